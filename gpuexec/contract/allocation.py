@@ -1,0 +1,35 @@
+"""What a worker was given: the value in ``WorkerMetadata.allocation``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class GpuShare:
+    """A worker's share of one GPU or MIG slice.
+
+    ``fraction`` is exact to the thousandth; ``memory_bytes`` is the part of the device's memory that
+    the plan reserved for it (``None`` where the device's size is unknown). Nothing enforces either:
+    they are what the planner promised not to give to anybody else.
+    """
+
+    index: int
+    uuid: str
+    name: str
+    fraction: float
+    memory_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Allocation:
+    """CPUs and GPUs of one worker. ``cuda_visible_devices`` is what its environment holds."""
+
+    gpus: tuple[GpuShare, ...] = ()
+    cpus: float = 1.0
+    cuda_visible_devices: str = ""
+
+    @property
+    def device_ids(self) -> tuple[int, ...]:
+        """NVML indices of the worker's GPUs, in the order CUDA numbers them in the worker."""
+        return tuple(share.index for share in self.gpus)

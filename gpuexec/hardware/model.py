@@ -1,0 +1,148 @@
+"""Frozen values that describe a node. Everything above ``hardware/`` works on these, never on NVML.
+
+A reading that could not be taken is ``None`` and its reason stands in the owner's ``unknown`` mapping
+under the field's name; it is never 0 and never a guess.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
+from types import MappingProxyType
+
+NO_REASONS: Mapping[str, str] = MappingProxyType({})
+
+
+class ComputeMode(StrEnum):
+    """Who may open a compute context (nvmlComputeMode_t)."""
+
+    DEFAULT = "default"
+    EXCLUSIVE_PROCESS = "exclusive_process"
+    PROHIBITED = "prohibited"
+
+
+class LinkKind(IntEnum):
+    """How two GPUs reach each other; a smaller value is closer."""
+
+    NVLINK = 0
+    SAME_BOARD = 10
+    SINGLE_SWITCH = 20
+    MULTIPLE_SWITCHES = 30
+    HOST_BRIDGE = 40
+    NUMA_NODE = 50
+    SYSTEM = 60
+    UNKNOWN = 70
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """The path between GPUs ``a`` < ``b`` (NVML indices); ``nvlinks`` counts active NVLinks."""
+
+    a: int
+    b: int
+    kind: LinkKind
+    nvlinks: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class GpuProcess:
+    """A process that holds memory on a GPU, under the pid NVML reports (maybe a foreign namespace's)."""
+
+    pid: int
+    used_bytes: int | None
+    kind: str  # "compute" or "graphics"
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MigSlice:
+    """One MIG device: what CUDA sees as a GPU of its own."""
+
+    index: int  # among its parent's slices
+    uuid: str
+    profile: str | None  # e.g. "1g.10gb"
+    memory_total_bytes: int | None
+    memory_used_bytes: int | None
+    memory_free_bytes: int | None
+    gpu_instance_id: int | None
+    compute_instance_id: int | None
+    processes: tuple[GpuProcess, ...] | None = None
+    unknown: Mapping[str, str] = field(default=NO_REASONS, hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One physical GPU as NVML describes it. ``lost`` GPUs keep their index and whatever is still readable."""
+
+    index: int
+    uuid: str | None
+    name: str | None = None
+    pci_bus_id: str | None = None
+    memory_total_bytes: int | None = None
+    memory_used_bytes: int | None = None  # without the driver's reserve where NVML tells it apart
+    memory_free_bytes: int | None = None
+    unified_memory: bool = False
+    compute_capability: tuple[int, int] | None = None
+    compute_mode: ComputeMode | None = None
+    utilization_percent: int | None = None
+    numa_node: int | None = None
+    cpu_affinity: tuple[int, ...] | None = None
+    mig_enabled: bool | None = None
+    mig_slices: tuple[MigSlice, ...] = ()
+    processes: tuple[GpuProcess, ...] | None = None
+    lost: bool = False
+    unknown: Mapping[str, str] = field(default=NO_REASONS, hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One thing CUDA can select, a whole GPU or one MIG slice, as the planner sees it."""
+
+    index: int  # NVML index of the GPU; of the parent GPU for a slice
+    uuid: str  # what CUDA_VISIBLE_DEVICES is given
+    name: str
+    memory_total_bytes: int | None
+    memory_free_bytes: int | None
+    compute_mode: ComputeMode | None = None
+    numa_node: int | None = None
+    cpus: tuple[int, ...] = ()  # CPUs near it; () when unknown
+    is_mig: bool = False
+    unified_memory: bool = False
+    process_count: int | None = None  # processes that hold memory on it now
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What this process may use of the machine's CPUs and memory."""
+
+    hostname: str
+    cpus: tuple[int, ...]  # ids in the affinity mask
+    cpu_quota: float | None  # cgroup CPU bandwidth in CPUs; None: unlimited
+    memory_total_bytes: int | None  # the smaller of RAM and the cgroup limit
+    memory_available_bytes: int | None
+
+    @property
+    def usable_cpus(self) -> float:
+        """CPUs this process can keep busy: the affinity mask, capped by the cgroup quota."""
+        return min(float(len(self.cpus)), self.cpu_quota or float("inf"))
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One machine: host, GPUs and how they are linked. ``no_gpus_reason`` says why ``gpus`` is empty."""
+
+    host: Host
+    gpus: tuple[Gpu, ...] = ()
+    links: tuple[Link, ...] = ()
+    driver_version: str | None = None
+    cuda_version: str | None = None
+    no_gpus_reason: str | None = None
+
+    def link_between(self, a: int, b: int) -> Link:
+        """Return the link between two GPUs by NVML index (``UNKNOWN`` if it was not readable)."""
+        low, high = min(a, b), max(a, b)
+        for link in self.links:
+            if (link.a, link.b) == (low, high):
+                return link
+        return Link(low, high, LinkKind.UNKNOWN)

@@ -1,0 +1,1 @@
+"""From demands and devices to workers: pure functions over frozen values."""
