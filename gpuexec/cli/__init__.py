@@ -1,0 +1,48 @@
+"""The ``gpuexec`` command. Each command lives in a module of its own; this one only assembles them."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from gpuexec._version import __version__
+from gpuexec.cli.gpus import gpus
+from gpuexec.cli.plan import plan
+from gpuexec.cli.run import run
+from gpuexec.errors import GpuexecError
+
+app = typer.Typer(
+    help="Run stage pipelines on this node's CPUs and GPUs.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(gpus)
+app.command()(plan)
+app.command()(run)
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        typer.echo(f"gpuexec {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(False, "--version", callback=_show_version, is_eager=True, help="Show the version."),
+) -> None:
+    """Run stage pipelines on this node's CPUs and GPUs."""
+
+
+def main() -> None:
+    """Entry point: our own errors end the command with their text and status 1, Ctrl-C with 130."""
+    try:
+        app()
+    except GpuexecError as error:
+        typer.secho(f"error: {error}", fg="red", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        typer.secho("interrupted", fg="red", err=True)
+        sys.exit(130)

@@ -1,0 +1,1 @@
+"""The executors: ``local`` (worker processes) and ``inline`` (this process, for debuggers)."""

@@ -1,0 +1,9 @@
+"""The inside of a worker process: started as ``python -m gpuexec.worker``, its environment already set.
+
+    bootstrap ──► loop ──► adapter.process_batch ──► outbox ──► driver
+        │          └── memory   figures of this process's GPUs
+        └── orphan, log_sink
+
+A worker imports nothing but the standard library, this package's contract and channel, and what its stage
+imports. It never creates a CUDA context.
+"""

@@ -1,0 +1,48 @@
+"""``gpuexec plan``: the workers a run would have, and why, without starting anything."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from gpuexec.cli.plan_view import render_plan
+from gpuexec.cli.run import Options, Settings, Target
+from gpuexec.cli.target import load_pipeline, parse_settings
+from gpuexec.errors import ConfigurationError
+from gpuexec.hardware.model import Node
+
+
+def plan(
+    target: Target,
+    node: Annotated[
+        Path | None, typer.Option(help="Plan for the node in this file (made by `gpuexec gpus --json`).")
+    ] = None,
+    settings: Settings = [],  # noqa: B006 - typer makes a new list
+    options: Options = [],  # noqa: B006
+) -> None:
+    """Show how many workers each stage would get, on which CPUs and GPUs, and why."""
+    from gpuexec.config import ExecutorConfig
+    from gpuexec.executors.prepare import prepare
+
+    config = ExecutorConfig.create(parse_settings(options))
+    pipeline = load_pipeline(target, parse_settings(settings))
+    pipeline.build()
+    prepared = prepare(pipeline.stages, config, node=_read_node(node) if node else None)
+    for part in render_plan(prepared.plan, prepared.node):
+        Console().print(part)
+
+
+def _read_node(path: Path) -> Node:
+    from gpuexec.hardware.inventory import node_from_json
+
+    try:
+        document = json.loads(path.read_text())
+    except OSError as error:
+        raise ConfigurationError(f"--node {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigurationError(f"--node {path} is not JSON: {error}") from error
+    return node_from_json(document)

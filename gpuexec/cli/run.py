@@ -1,0 +1,64 @@
+"""``gpuexec run``: run a pipeline and show what it cost."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from gpuexec.cli.target import load_pipeline, parse_settings
+
+
+class ExecutorName(StrEnum):
+    """Which executor runs the pipeline."""
+
+    LOCAL = "local"
+    INLINE = "inline"
+
+
+Target = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODULE_OR_FILE:OBJECT", help="A Pipeline, or a function that returns one.", show_default=False
+    ),
+]
+Settings = Annotated[
+    list[str], typer.Option("--set", metavar="KEY=VALUE", help="An argument of the function (repeatable).")
+]
+Options = Annotated[
+    list[str],
+    typer.Option("--option", "-o", metavar="KEY=VALUE", help="An executor option, e.g. reserved_cpus=1 (repeatable)."),
+]
+
+
+def run(
+    target: Target,
+    executor: Annotated[ExecutorName, typer.Option(help="Worker processes, or this process.")] = ExecutorName.LOCAL,
+    settings: Settings = [],  # noqa: B006 - typer makes a new list
+    options: Options = [],  # noqa: B006
+) -> None:
+    """Run a pipeline on this node."""
+    chosen = _executor(executor, parse_settings(options))
+    pipeline = load_pipeline(target, parse_settings(settings))
+    console = Console(stderr=True)
+    try:
+        tasks = pipeline.run(chosen)
+    finally:
+        report = getattr(chosen, "last_report", None)
+        if report is not None and report.stages:
+            from gpuexec.observe.report_table import stage_table
+
+            console.print(stage_table(report))
+    console.print(f"{len(tasks or [])} tasks came out of the last stage")
+
+
+def _executor(name: ExecutorName, options: dict[str, Any]) -> Any:
+    if name is ExecutorName.INLINE:
+        from gpuexec.executors.inline import InlineExecutor
+
+        return InlineExecutor(options)
+    from gpuexec.executors.local import LocalExecutor
+
+    return LocalExecutor(options)

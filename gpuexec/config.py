@@ -1,0 +1,113 @@
+"""Validated options of the executors: one frozen record, one way in, errors that name the option."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from gpuexec.errors import ConfigurationError
+
+MIB = 1024 * 1024
+
+
+def _at_least(low: float) -> Callable[[Any], str | None]:
+    def check(value: Any) -> str | None:
+        return None if math.isfinite(value) and value >= low else f"must be a finite number >= {low:g}"
+
+    return check
+
+
+def _fraction(value: Any) -> str | None:
+    return None if 0 <= value <= 1 else "must lie between 0 and 1"
+
+
+def _one_of(*choices: str) -> Callable[[Any], str | None]:
+    def check(value: Any) -> str | None:
+        return None if value in choices else f"must be one of {', '.join(map(repr, choices))}"
+
+    return check
+
+
+def _option(default: Any, check: Callable[[Any], str | None] | None, about: str) -> Any:
+    return field(default=default, metadata={"check": check, "about": about})
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutorConfig:
+    """Options of ``LocalExecutor`` and ``InlineExecutor``; each field's ``about`` is its documentation."""
+
+    show_progress: bool = _option(True, None, "display progress on stderr")
+    progress_interval_s: float = _option(
+        10.0, _at_least(0.1), "seconds between progress lines when stderr is no terminal"
+    )
+    reserved_cpus: float = _option(0.0, _at_least(0), "CPUs kept off for others")
+    reserved_gpus: float = _option(0.0, _at_least(0), "GPUs (or a fraction of one) kept off for others")
+    busy_gpus: str = _option(
+        "skip", _one_of("error", "skip", "wait"), "what to do with GPUs that other processes hold"
+    )
+    busy_gpu_tolerance: float = _option(
+        0.1, _fraction, "part of a GPU's memory that others may hold before it counts as busy"
+    )
+    busy_gpu_timeout_s: float = _option(600.0, _at_least(0), "how long busy_gpus='wait' waits, in seconds")
+    cpu_stages_see_gpus: bool = _option(
+        False, None, "let stages that ask for no GPU see all of them (default: none)"
+    )
+    queue_tasks: int = _option(4096, _at_least(1), "tasks that may wait before a stage")
+    queue_bytes: int = _option(256 * MIB, _at_least(1), "bytes of tasks that may wait before a stage")
+    max_parallel_setups: int = _option(
+        8, _at_least(1), "workers of the node that may run setup() at the same time (one per GPU at most)"
+    )
+    stop_timeout_s: float = _option(
+        10.0, _at_least(0), "how long workers may take for teardown() once told to stop, in seconds"
+    )
+    log_level: str = _option("DEBUG", None, "lowest loguru level that workers send to the driver")
+    runtime_env: Mapping[str, Any] | None = _option(
+        None, None, "Ray-style runtime environment; its env_vars are set in every worker"
+    )
+
+    @classmethod
+    def create(cls, config: Mapping[str, Any] | None = None, **options: Any) -> ExecutorConfig:
+        """Build from a config mapping and keyword options (which win).
+
+        Raises ``ConfigurationError`` for an unknown key (with the nearest known one), a wrong type or a
+        value out of range.
+        """
+        merged = {**(config or {}), **options}
+        known = {f.name: f for f in dataclasses.fields(cls)}
+        for name in merged:
+            if name not in known:
+                raise ConfigurationError(_unknown_option(str(name), known))
+        return cls(**{name: _checked(known[name], value) for name, value in merged.items()})
+
+
+def _unknown_option(name: str, known: Mapping[str, Any]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"known options: {', '.join(sorted(known))}"
+    return f"unknown executor option {name!r}; {hint}"
+
+
+def _checked(option: dataclasses.Field[Any], value: Any) -> Any:
+    expected = option.type if isinstance(option.type, str) else option.type.__name__
+    if not _has_type(value, expected):
+        raise ConfigurationError(f"option {option.name!r} must be {expected}, got {type(value).__name__} {value!r}")
+    check = option.metadata["check"]
+    problem = check(value) if check else None
+    if problem:
+        raise ConfigurationError(f"option {option.name!r} {problem}, got {value!r}")
+    return float(value) if expected == "float" else value
+
+
+def _has_type(value: Any, expected: str) -> bool:
+    if expected == "bool":
+        return isinstance(value, bool)
+    if expected == "int":
+        return isinstance(value, int) and not isinstance(value, bool)
+    if expected == "float":
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if expected == "str":
+        return isinstance(value, str)
+    return value is None or isinstance(value, Mapping)

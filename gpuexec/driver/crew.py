@@ -1,0 +1,167 @@
+"""The processes of a run: started, spoken to, watched and ended here and nowhere else."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping
+
+from gpuexec.channel.messages import Message, Start, Stop
+from gpuexec.channel.wire import ConnectionLost, Receiver, Sender
+from gpuexec.driver.state import StageState, Worker
+from gpuexec.lifecycle.workers import WorkerEvent, WorkerLife, WorkerState
+from gpuexec.plan.model import WorkerGrant
+from gpuexec.supervise import reap
+from gpuexec.supervise.guardian import Guardian
+from gpuexec.supervise.spawn import WorkerProcess, worker_environment
+from gpuexec.supervise.watch import Happening, Watch
+
+
+class Crew:
+    """All workers that are not yet reaped."""
+
+    def __init__(self, *, node_id: str, base_env: Mapping[str, str], log_level: str, stop_timeout_s: float) -> None:
+        self._node_id = node_id
+        self._base_env = base_env
+        self._log_level = log_level
+        self._stop_timeout_s = stop_timeout_s
+        self._watch = Watch()
+        self._guardian = Guardian()
+        self.workers: dict[int, Worker] = {}  # by pid
+
+    def start(self, stage: StageState, grant: WorkerGrant, *, node_setup: bool = False) -> Worker:
+        """Spawn a worker and send it its stage. Raises ``OSError`` if the system refuses a process."""
+        worker_id = f"{stage.spec.name}-node-setup" if node_setup else grant.worker_id
+        oom_kills = reap.read_oom_kills()
+        spawned_at = time.monotonic()
+        process = WorkerProcess(
+            worker_id, worker_environment(self._base_env, grant, stage.spec.env_vars)
+        )
+        self._guardian.watch(process.pid)
+        worker = Worker(
+            grant=grant,
+            stage=stage,
+            process=process,
+            life=WorkerLife(worker_id),
+            sender=Sender(process.sock),
+            receiver=Receiver(process.sock),
+            spawned_at=spawned_at,
+            oom_kills_before=oom_kills,
+            node_setup=node_setup,
+        )
+        self.workers[process.pid] = worker
+        self._watch.add(process.pid, process)
+        self.send(
+            worker,
+            Start(
+                stage.spec.name,
+                worker_id,
+                self._node_id,
+                dataclasses.asdict(grant.allocation),
+                list(sys.path),
+                list(grant.cpu_affinity),
+                self._log_level,
+                payloads=(stage.spec.payload,),
+            ),
+        )
+        return worker
+
+    def send(self, worker: Worker, message: Message) -> None:
+        """Send without waiting; what the socket does not take now is sent when it does."""
+        if not worker.hears:
+            return
+        worker.sender.put(message)
+        self.push(worker)
+
+    def push(self, worker: Worker) -> None:
+        """Send on what is pending."""
+        try:
+            done = worker.sender.flush()
+        except ConnectionLost:
+            self.hang_up(worker)
+            return
+        self._watch.want_write(worker.process.pid, worker.process, wanted=not done)
+
+    def hang_up(self, worker: Worker) -> None:
+        """The worker's socket is closed: its end will be reported."""
+        worker.hears = False
+        worker.sender.close()
+        self._watch.ignore_messages(worker.process)
+
+    def stop(self, worker: Worker, *, now: bool = False, within_s: float | None = None) -> None:
+        """Tell a worker to tear down and exit. ``now``: leave the stage's code with an exception."""
+        if worker.life.state not in (WorkerState.STOPPING, WorkerState.GONE):
+            worker.life.advance(WorkerEvent.STOP_SENT)
+            self.send(worker, Stop())
+        within_s = self._stop_timeout_s if within_s is None else within_s
+        worker.stop_deadline = time.monotonic() + within_s
+        if now:
+            os.kill(worker.process.pid, signal.SIGTERM)  # not reaped yet, so the number is its own
+
+    def kill_overdue(self) -> None:
+        """Kill workers that have not stopped in time."""
+        now = time.monotonic()
+        for worker in self.workers.values():
+            if worker.stop_deadline is not None and now >= worker.stop_deadline:
+                reap.kill_group(worker.process, signal.SIGKILL)
+
+    def next_deadline(self) -> float | None:
+        """When `kill_overdue` has something to do, on the monotonic clock."""
+        return min((w.stop_deadline for w in self.workers.values() if w.stop_deadline is not None), default=None)
+
+    def wait(self, timeout: float | None) -> Iterator[tuple[Worker, Happening]]:
+        """Wait and yield what happened, ends last."""
+        for pid, what in self._watch.wait(timeout):
+            worker = self.workers.get(pid)  # type: ignore[call-overload]
+            if worker is not None:
+                yield worker, what
+
+    def read(self, worker: Worker) -> list[Message]:
+        """Return the messages that have arrived; at the end of file, hang up."""
+        try:
+            return worker.receiver.receive() if worker.hears else []
+        except BlockingIOError:
+            return []
+        except ConnectionLost:
+            self.hang_up(worker)
+            return []
+
+    def read_rest(self, worker: Worker) -> list[Message]:
+        """Return everything that a worker which has exited still said."""
+        messages: list[Message] = []
+        while worker.hears:
+            try:
+                messages += worker.receiver.receive()
+            except BlockingIOError:  # a process that the stage started holds the other end open
+                break
+            except ConnectionLost:
+                self.hang_up(worker)
+        return messages
+
+    def ignore_output(self, worker: Worker) -> None:
+        """The worker closed its stdout and stderr."""
+        self._watch.ignore_output(worker.process)
+
+    def bury(self, worker: Worker) -> int:
+        """Reap a worker that has exited, with whatever it started; return its exit code."""
+        self._watch.remove(worker.process)
+        code = reap.reap(worker.process, self._guardian)
+        worker.life.advance(WorkerEvent.EXITED)
+        worker.sender.close()
+        worker.receiver.close()
+        worker.process.close()
+        del self.workers[worker.process.pid]
+        return code
+
+    def kill_all(self) -> None:
+        """End every worker at once and reap it."""
+        for worker in list(self.workers.values()):
+            self.bury(worker)
+
+    def close(self) -> None:
+        """Release what the crew itself holds. Every worker must be buried."""
+        self._watch.close()
+        self._guardian.dismiss()

@@ -1,0 +1,74 @@
+"""InlineExecutor: the whole pipeline in the calling process, one batch at a time.
+
+For debuggers (a ``breakpoint()`` in a stage works) and as the reference that other executors are compared
+with: same ids, same order, same figures.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from gpuexec.bridge import curator
+from gpuexec.config import ExecutorConfig
+from gpuexec.contract.executor import BaseExecutor, NodeInfo, WorkerMetadata
+from gpuexec.executors.prepare import prepare, seeds_for
+from gpuexec.plan.model import WorkerGrant
+
+
+class InlineExecutor(BaseExecutor):
+    """Runs every stage here, one after the other. Takes the same options as ``LocalExecutor``.
+
+    The stages' GPUs are planned and passed in ``WorkerMetadata.allocation``, but this process's
+    ``CUDA_VISIBLE_DEVICES`` stays as it is: CUDA may be initialised already. A stage's
+    ``runtime_env["env_vars"]`` hold while that stage runs.
+    """
+
+    def __init__(
+        self, config: Mapping[str, Any] | None = None, ignore_head_node: bool = False, **options: Any
+    ) -> None:
+        super().__init__(dict(config or {}), ignore_head_node)
+        self.options = ExecutorConfig.create(config, **options)
+
+    def execute(self, stages: Sequence[Any], initial_tasks: Sequence[Any] | None = None) -> list[Any]:
+        """Run the stages and return the last one's tasks. A stage's exception passes through as it is."""
+        prepared = prepare(stages, self.options)
+        grants = {
+            plan.stage_index: plan.workers[0] for phase in prepared.plan.phases for plan in phase.stages
+        }
+        tasks = list(seeds_for(prepared.stages, initial_tasks))
+        for index, stage in enumerate(prepared.stages):
+            tasks = self._run_stage(stage, grants[index], tasks)
+        return tasks
+
+    def _run_stage(self, stage: Any, grant: WorkerGrant, tasks: list[Any]) -> list[Any]:
+        size = curator.batch_size_of(stage)
+        worker = WorkerMetadata(worker_id=grant.worker_id, allocation=grant.allocation)
+        outputs: list[Any] = []
+        with _environment(curator.env_vars_of(stage)):
+            adapter = curator.adapter_for(stage)
+            adapter.setup_on_node(NodeInfo(node_id=socket.gethostname()), worker)
+            try:
+                adapter.setup(worker)
+                for start in range(0, len(tasks), size):
+                    outputs += adapter.process_batch(tasks[start : start + size])
+            finally:
+                adapter.teardown()
+        return outputs
+
+
+@contextlib.contextmanager
+def _environment(changes: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

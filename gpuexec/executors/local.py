@@ -1,0 +1,118 @@
+"""LocalExecutor: every stage in processes of its own, pinned to their share of the node's GPUs."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gpuexec.bridge import curator
+from gpuexec.channel import codec
+from gpuexec.config import ExecutorConfig
+from gpuexec.contract.executor import BaseExecutor
+from gpuexec.driver.run import Run
+from gpuexec.driver.state import StageSpec
+from gpuexec.errors import StageNotPicklable
+from gpuexec.executors.prepare import Prepared, prepare, seeds_for
+from gpuexec.observe import events
+from gpuexec.observe.progress import LIVE_PERIOD_S, LineProgress, LiveProgress
+from gpuexec.observe.relay import LogRelay
+from gpuexec.observe.report import ReportBuilder, RunReport
+
+
+class LocalExecutor(BaseExecutor):
+    """Runs a pipeline on this node, one or more spawned processes a stage.
+
+    Options are those of ``gpuexec.config.ExecutorConfig``, as a ``config`` mapping, as keywords, or both.
+    ``ignore_head_node`` is accepted for compatibility: there is one node only.
+
+    After ``execute``, ``last_report`` has the executor's own figures (also after a failure).
+    """
+
+    def __init__(
+        self, config: Mapping[str, Any] | None = None, ignore_head_node: bool = False, **options: Any
+    ) -> None:
+        super().__init__(dict(config or {}), ignore_head_node)
+        self.options = ExecutorConfig.create(config, **options)
+        self.last_report: RunReport | None = None
+
+    def execute(self, stages: Sequence[Any], initial_tasks: Sequence[Any] | None = None) -> list[Any]:
+        """Run the stages and return the last one's tasks, in the order one process would have made them.
+
+        Raises the stage's own exception (its ``__cause__`` is the worker's traceback), ``WorkerDied``,
+        ``ResourcesError`` or ``ConfigurationError`` before anything starts, ``KeyboardInterrupt`` on Ctrl-C.
+        """
+        prepared = prepare(stages, self.options)
+        specs = [self._spec(i, prepared) for i in range(len(prepared.stages))]
+        ledger = ReportBuilder()
+        self.last_report = ledger.report
+        run = Run(
+            specs,
+            prepared.plan,
+            iter(seeds_for(prepared.stages, initial_tasks)),
+            config=self.options,
+            node_id=socket.gethostname(),
+            base_env=os.environ,
+            observers=[ledger, *self._display()],
+            gauge_every_s=self._gauge_period(),
+            gpu_used=_gpu_used,
+        )
+        return run.execute()
+
+    def _spec(self, index: int, prepared: Prepared) -> StageSpec:
+        stage, demand = prepared.stages[index], prepared.demands[index]
+        return StageSpec(
+            index=index,
+            name=demand.name,
+            batch_size=curator.batch_size_of(stage),
+            payload=_pickled(stage, demand.name),
+            env_vars={**_env_vars(self.options.runtime_env), **curator.env_vars_of(stage)},
+            sets_up_node=curator.sets_up_node(stage),
+            uses_gpu=bool(demand.gpus or demand.gpu_memory_gb),
+        )
+
+    def _display(self) -> list[events.Observer]:
+        relay = LogRelay()
+        if not self.options.show_progress:
+            return [relay]
+        return [LiveProgress(relay)] if sys.stderr.isatty() else [relay, LineProgress()]
+
+    def _gauge_period(self) -> float | None:
+        if not self.options.show_progress:
+            return None
+        return LIVE_PERIOD_S if sys.stderr.isatty() else self.options.progress_interval_s
+
+
+def _env_vars(runtime_env: Mapping[str, Any] | None) -> dict[str, str]:
+    return {key: str(value) for key, value in ((runtime_env or {}).get("env_vars") or {}).items()}
+
+
+def _gpu_used(uuids: Sequence[str]) -> dict[str, int]:
+    from gpuexec.hardware import nvml
+
+    return nvml.memory_used(uuids) if uuids else {}
+
+
+def _pickled(stage: Any, name: str) -> bytes:
+    """Pickle a stage by value where needed. Raises ``StageNotPicklable`` naming the attribute at fault."""
+    try:
+        return codec.encode(stage).join()
+    except Exception as error:
+        culprit = _unpicklable_attribute(stage)
+        where = f"its attribute {culprit}" if culprit else "it"
+        raise StageNotPicklable(
+            f"stage {name!r} cannot be sent to a worker: {where} cannot be pickled "
+            f"({type(error).__name__}: {error}). Create such things in setup(), which runs in the worker."
+        ) from error
+
+
+def _unpicklable_attribute(owner: Any, depth: int = 3) -> str | None:
+    for name, value in getattr(owner, "__dict__", {}).items():
+        try:
+            codec.encode(value)
+        except Exception:  # noqa: BLE001 - whatever pickling raises, this is the one
+            inner = _unpicklable_attribute(value, depth - 1) if depth else None
+            return f"{name}.{inner}" if inner else f"{name} ({type(value).__name__})"
+    return None

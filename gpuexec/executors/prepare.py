@@ -1,0 +1,107 @@
+"""What both executors do before anything runs: check the pipeline, read the node, make the plan."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gpuexec.bridge import curator
+from gpuexec.config import ExecutorConfig
+from gpuexec.errors import ConfigurationError
+from gpuexec.hardware import host, inventory
+from gpuexec.hardware.model import Device, Node
+from gpuexec.plan.model import BusyGpuPolicy, Plan, PlanOptions, StageDemand
+from gpuexec.plan.planner import GpusBusy, make_plan
+
+_BUSY_POLL_S = 2.0  # NVML has no event for freed memory
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A checked pipeline and where it will run."""
+
+    stages: tuple[Any, ...]
+    demands: tuple[StageDemand, ...]
+    node: Node
+    plan: Plan
+
+
+def check_stages(stages: Sequence[Any]) -> None:
+    """Raise ``ConfigurationError`` for what no executor can run."""
+    if not stages:
+        raise ConfigurationError("there are no stages to run: give execute() a list of stages, or add_stage() to the pipeline")
+    for position, stage in enumerate(stages):
+        if not callable(getattr(stage, "process_batch", None)):
+            raise ConfigurationError(
+                f"stage {position} is {stage!r}, not a ProcessingStage (was the class passed instead of an instance?)"
+                if isinstance(stage, type)
+                else f"stage {position} is a {type(stage).__name__}, not a ProcessingStage"
+            )
+
+
+def prepare(
+    stages: Sequence[Any], config: ExecutorConfig, environ: Mapping[str, str] = os.environ, node: Node | None = None
+) -> Prepared:
+    """Check the stages and plan them on this node (or on ``node``, e.g. read from a file).
+
+    GPUs are looked at only if a stage asks for one. Raises ``ConfigurationError`` and ``ResourcesError``.
+    """
+    check_stages(stages)
+    demands = tuple(curator.demand_of(stage) for stage in stages)
+    looks_at_gpus = config.cpu_stages_see_gpus or any(d.gpus or d.gpu_memory_gb for d in demands)
+    deadline = time.monotonic() + config.busy_gpu_timeout_s
+    given = node
+    while True:
+        node = given or (inventory.read_node() if looks_at_gpus else Node(host=host.read_host()))
+        devices, reason = _devices(node, environ, ours=given is None) if looks_at_gpus else ((), None)
+        try:
+            plan = make_plan(demands, devices, node, _options(config), no_devices_reason=reason)
+        except GpusBusy:
+            if given is not None or time.monotonic() >= deadline:
+                raise
+            time.sleep(min(_BUSY_POLL_S, max(0.0, deadline - time.monotonic())))
+        else:
+            return Prepared(tuple(stages), demands, node, plan)
+
+
+def _devices(node: Node, environ: Mapping[str, str], *, ours: bool) -> tuple[tuple[Device, ...], str | None]:
+    """Devices the planner may use, and why there are none. Another node's are not cut by our environment."""
+    visible = inventory.visible_devices(node, environ if ours else {})
+    if visible.devices:
+        return visible.devices, None
+    if ours and "CUDA_VISIBLE_DEVICES" in environ and node.gpus:
+        value = environ["CUDA_VISIBLE_DEVICES"]
+        notes = "; ".join(visible.notes)
+        return (), (
+            f"CUDA_VISIBLE_DEVICES={value!r} selects none of the node's {len(node.gpus)} GPU(s)"
+            + (f" ({notes})" if notes else "")
+            + "; unset it or name a GPU as `gpuexec gpus` lists them"
+        )
+    return (), node.no_gpus_reason or "; ".join(visible.notes) or "the node has no usable GPU"
+
+
+def _options(config: ExecutorConfig) -> PlanOptions:
+    return PlanOptions(
+        reserved_cpus=config.reserved_cpus,
+        reserved_gpus=config.reserved_gpus,
+        busy_gpus=BusyGpuPolicy(config.busy_gpus),
+        busy_tolerance=config.busy_gpu_tolerance,
+        cpu_stages_see_gpus=config.cpu_stages_see_gpus,
+    )
+
+
+def seeds_for(stages: Sequence[Any], initial_tasks: Sequence[Any] | None) -> Sequence[Any]:
+    """The tasks a run begins with: the caller's, or one EmptyTask as Curator does (also for an empty list)."""
+    if initial_tasks:
+        return initial_tasks
+    if initial_tasks is not None:
+        from loguru import logger
+
+        logger.warning(
+            "initial_tasks is an empty list: as in NeMo Curator, the first stage is run once, with an EmptyTask. "
+            "If there is nothing to do, do not call run()."
+        )
+    return [curator.empty_task_for(stages[0])]

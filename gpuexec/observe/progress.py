@@ -1,0 +1,131 @@
+"""The progress display: a live table on a terminal, a line every N seconds elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from typing import TYPE_CHECKING, TextIO
+
+from gpuexec.observe import events
+
+if TYPE_CHECKING:
+    from rich.live import Live
+    from rich.table import Table
+
+LIVE_PERIOD_S = 0.2
+_RATE_WINDOW_S = 5.0
+
+
+class Rates:
+    """Tasks per second of each stage over the last seconds."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, tuple[int, ...]]] = deque()
+
+    def update(self, at: float, done: tuple[int, ...]) -> list[float | None]:
+        """Take a reading; return rates per stage (``None``: one reading makes no rate)."""
+        self._seen.append((at, done))
+        while len(self._seen) > 2 and at - self._seen[1][0] > _RATE_WINDOW_S:
+            self._seen.popleft()
+        began, first = self._seen[0]
+        elapsed = at - began
+        return [(now - then) / elapsed if elapsed > 0 else None for now, then in zip(done, first, strict=True)]
+
+
+class LineProgress:
+    """One line per period: for logs, pipes and CI."""
+
+    def __init__(self, out: TextIO | None = None) -> None:
+        self._out = out or sys.stderr
+        self._stages: tuple[str, ...] = ()
+        self._rates = Rates()
+        self._began = 0.0
+        self._quiet_until = 0.0
+
+    def see(self, event: events.RunEvent) -> None:
+        """Print a line for a gauge reading."""
+        match event:
+            case events.RunStarted():
+                self._stages, self._began = event.stages, event.at
+            case events.Gauged() if event.at - self._began >= 1.0:  # a short run says nothing
+                rates = self._rates.update(event.at, tuple(g.done for g in event.stages))
+                parts = [
+                    f"{name} {_describe(gauges, rate)}"
+                    for name, gauges, rate in zip(self._stages, event.stages, rates, strict=True)
+                ]
+                print(f"[{event.at - self._began:7.1f} s] " + " · ".join(parts), file=self._out, flush=True)
+
+
+class LiveProgress:
+    """A table that is redrawn in place. ``inner`` writes logs, which appear above the table."""
+
+    def __init__(self, inner: events.Observer) -> None:
+        self._inner = inner
+        self._live: Live | None = None
+        self._stages: tuple[str, ...] = ()
+        self._rates = Rates()
+        self._began = 0.0
+
+    def see(self, event: events.RunEvent) -> None:
+        """Redraw on a gauge reading; make way for logs."""
+        match event:
+            case events.RunStarted():
+                self._stages, self._began = event.stages, event.at
+            case events.Gauged():
+                self._draw(event)
+            case events.WorkerLogged() | events.WorkerPrinted() | events.RunEnded():
+                self._clear()
+        self._inner.see(event)
+
+    def _draw(self, event: events.Gauged) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        table = self._table(event)
+        if self._live is None:
+            console = Console(stderr=True)
+            self._live = Live(table, console=console, auto_refresh=False, transient=True, redirect_stdout=False)
+            self._live.start(refresh=True)
+        else:
+            self._live.update(table, refresh=True)
+
+    def _clear(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _table(self, event: events.Gauged) -> Table:
+        from rich.table import Table
+
+        rates = self._rates.update(event.at, tuple(g.done for g in event.stages))
+        table = Table(title=f"running for {event.at - self._began:.0f} s", title_justify="left")
+        table.add_column("stage", overflow="fold")
+        for heading in ("done", "queued", "in flight", "workers", "rate"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        for name, gauges, rate in zip(self._stages, event.stages, rates, strict=True):
+            table.add_row(
+                name + (" ✓" if gauges.finished else ""),
+                str(gauges.done),
+                str(gauges.queued),
+                str(gauges.in_flight),
+                _workers(gauges),
+                _rate(rate),
+            )
+        return table
+
+
+def _describe(gauges: events.StageGauges, rate: float | None) -> str:
+    if gauges.finished:
+        return f"{gauges.done} done ✓"
+    return (
+        f"{gauges.done} done, {gauges.queued} queued, {gauges.in_flight} in flight, "
+        f"{_workers(gauges)} workers, {_rate(rate)}"
+    )
+
+
+def _workers(gauges: events.StageGauges) -> str:
+    return f"{gauges.workers}" + (f" (+{gauges.starting} starting)" if gauges.starting else "")
+
+
+def _rate(rate: float | None) -> str:
+    return "–" if rate is None else f"{rate:,.1f}/s"

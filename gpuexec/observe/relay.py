@@ -1,0 +1,57 @@
+"""Workers' log records and prints, in the driver's log: with stage and worker, in order per worker."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from gpuexec.observe import events
+
+
+class LogRelay:
+    """Passes worker records to the driver's loguru, under their own time, place and level.
+
+    Each message starts with the worker's id, and the record's ``extra`` has ``stage``, ``worker`` and, for
+    prints, ``stream``, for formats and filters of the user's own.
+    """
+
+    def __init__(self) -> None:
+        self._stages: tuple[str, ...] = ()
+
+    def see(self, event: events.RunEvent) -> None:
+        """Relay what a worker said; ignore everything else."""
+        match event:
+            case events.RunStarted():
+                self._stages = event.stages
+            case events.WorkerLogged():
+                self._log_record(event)
+            case events.WorkerPrinted():
+                self._log_prints(event)
+
+    def _log_record(self, event: events.WorkerLogged) -> None:
+        said = event.record
+
+        def own_place(record: Any) -> None:
+            record.update(
+                time=datetime.fromtimestamp(said.time).astimezone(),
+                name=said.name,
+                function=said.function,
+                line=said.line,
+            )
+
+        logger = self._logger(event.stage, event.worker_id).patch(own_place)
+        try:
+            level: str | int = logger.level(said.level).name
+        except ValueError:  # a level that the stage defined for itself
+            level = said.level_no
+        logger.log(level, "{} | {}", event.worker_id, said.text)
+
+    def _log_prints(self, event: events.WorkerPrinted) -> None:
+        logger = self._logger(event.stage, event.worker_id).bind(stream="output")
+        for line in event.lines:
+            logger.info("{} | {}", event.worker_id, line)
+
+    def _logger(self, stage: int, worker_id: str) -> Any:
+        from loguru import logger  # costs 0.1 s, which a silent run does not pay
+
+        return logger.bind(stage=self._stages[stage], worker=worker_id)

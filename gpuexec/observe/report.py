@@ -1,0 +1,151 @@
+"""The executor's own ledger: one record per batch attempt, added up per stage and per worker.
+
+It is kept beside the figures on the tasks because those are lost with the tasks: a batch whose every task
+was filtered out leaves no task to carry its figures, and neither does a failed one (Curator#2296).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from gpuexec.contract.metrics import merge_metrics
+from gpuexec.observe import events
+
+
+@dataclass(slots=True)
+class WorkerReport:
+    """One worker process; times in seconds, ``None`` where that point was never reached."""
+
+    worker_id: str
+    stage: int
+    pid: int
+    spawn_s: float | None = None
+    load_s: float | None = None
+    setup_s: float | None = None
+    first_batch_s: float | None = None
+    steady_s: float = 0.0  # processing after the first batch
+    idle_s: float = 0.0
+    teardown_s: float | None = None
+    batches: int = 0
+    exit_code: int | None = None
+
+
+@dataclass(slots=True)
+class StageReport:
+    """One stage; times in seconds summed over its workers, sizes in bytes of pickled tasks."""
+
+    index: int
+    name: str
+    plan_reason: str
+    batches: int = 0
+    failed_batches: int = 0
+    tasks_in: int = 0
+    tasks_out: int = 0
+    items: int = 0
+    process_s: float = 0.0
+    receive_s: float = 0.0
+    send_s: float = 0.0
+    idle_s: float = 0.0
+    transfer_s: float = 0.0  # between driver and worker, both ways, waiting behind other batches included
+    queued_s: float = 0.0  # sum over tasks
+    input_bytes: int = 0
+    output_bytes: int = 0
+    node_setup_s: float | None = None
+    node_setup_gpu_growth: tuple[tuple[str, int], ...] = ()
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class FailedBatch:
+    """A batch whose stage raised."""
+
+    stage: int
+    worker_id: str
+    task_ids: tuple[str, ...]
+    elapsed_s: float
+    error: str
+
+
+@dataclass(slots=True)
+class RunReport:
+    """One run. ``error`` is ``None`` after success; ``wall_s`` runs from the plan to the last reaped worker."""
+
+    stages: list[StageReport] = field(default_factory=list)
+    workers: list[WorkerReport] = field(default_factory=list)
+    failures: list[FailedBatch] = field(default_factory=list)
+    notes: tuple[str, ...] = ()
+    wall_s: float | None = None
+    error: str | None = None
+
+
+class ReportBuilder:
+    """Reads the events of one run; ``report`` is complete when the run has ended."""
+
+    def __init__(self) -> None:
+        self.report = RunReport()
+        self._began = 0.0
+        self._workers: dict[str, WorkerReport] = {}
+
+    def see(self, event: events.RunEvent) -> None:
+        """Add an event to the sums."""
+        match event:
+            case events.BatchFinished():
+                self._add_batch(event)
+            case events.RunStarted():
+                self._begin(event)
+            case events.WorkerStarted():
+                worker = WorkerReport(event.worker_id, event.stage, event.pid)
+                self._workers[event.worker_id] = worker
+                self.report.workers.append(worker)
+            case events.WorkerLoaded():
+                worker = self._workers[event.worker_id]
+                worker.spawn_s, worker.load_s = event.spawn_s, event.load_s
+            case events.WorkerReady():
+                self._workers[event.worker_id].setup_s = event.setup_s
+            case events.NodeSetUp():
+                stage = self.report.stages[event.stage]
+                stage.node_setup_s, stage.node_setup_gpu_growth = event.seconds, event.gpu_growth_bytes
+            case events.BatchFailed():
+                self.report.stages[event.stage].failed_batches += 1
+                self.report.failures.append(
+                    FailedBatch(event.stage, event.worker_id, event.task_ids, event.elapsed_s, event.error)
+                )
+            case events.WorkerStopped():
+                worker = self._workers[event.worker_id]
+                worker.exit_code, worker.teardown_s = event.exit_code, event.teardown_s
+            case events.RunEnded():
+                self.report.wall_s = event.at - self._began
+                self.report.error = event.error
+
+    def _begin(self, event: events.RunStarted) -> None:
+        self._began = event.at
+        self.report.notes = event.plan.notes
+        reasons = {s.stage_index: s.reason for phase in event.plan.phases for s in phase.stages}
+        self.report.stages = [
+            StageReport(i, name, reasons.get(i, "")) for i, name in enumerate(event.stages)
+        ]
+
+    def _add_batch(self, event: events.BatchFinished) -> None:
+        figures, stage = event.figures, self.report.stages[event.stage]
+        busy = figures.receive_s + figures.process_s + figures.send_s
+        stage.batches += 1
+        stage.tasks_in += figures.tasks_in
+        stage.tasks_out += event.tasks_out
+        stage.items += figures.items
+        stage.process_s += figures.process_s
+        stage.receive_s += figures.receive_s
+        stage.send_s += figures.send_s
+        stage.idle_s += figures.idle_s
+        stage.transfer_s += max(0.0, event.in_worker_s - busy)
+        stage.queued_s += event.queued_s * figures.tasks_in
+        stage.input_bytes += figures.input_bytes
+        stage.output_bytes += figures.output_bytes
+        stage.metrics = merge_metrics(stage.metrics, figures.metrics)
+        worker = self._workers[event.worker_id]
+        worker.batches += 1
+        worker.idle_s += figures.idle_s
+        if worker.first_batch_s is None:
+            worker.first_batch_s = figures.process_s
+        else:
+            worker.steady_s += figures.process_s

@@ -1,0 +1,85 @@
+"""From a bare interpreter to a worker with its stage loaded.
+
+The environment (CUDA_VISIBLE_DEVICES, thread caps, the stage's own variables) was set before this
+interpreter started, so it is in force whatever the stage imports first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import os
+import signal
+import socket
+import sys
+import time
+from types import FrameType
+from typing import Any
+
+from gpuexec.bridge import curator
+from gpuexec.channel import codec
+from gpuexec.channel.messages import Booted, Inline, Start
+from gpuexec.channel.wire import BlockingConnection, ConnectionLost
+from gpuexec.contract.allocation import Allocation, GpuShare
+from gpuexec.contract.executor import NodeInfo, WorkerMetadata
+from gpuexec.worker import memory
+from gpuexec.worker.log_sink import LogSink
+from gpuexec.worker.loop import Terminated, WorkerLoop, describe_failure
+from gpuexec.worker.orphan import die_with_parent
+
+
+def main(socket_fd: int, driver_pid: int) -> int:
+    """Serve one driver; return the exit status: 0 after an orderly end, 1 if the driver is gone."""
+    die_with_parent(driver_pid)
+    faulthandler.enable()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
+    connection = BlockingConnection(socket.socket(fileno=socket_fd))
+    os.set_inheritable(socket_fd, False)
+    os.register_at_fork(after_in_child=connection.disown)
+    try:
+        _serve(connection)
+    except ConnectionLost:
+        return 1
+    return 0
+
+
+def _serve(connection: BlockingConnection) -> None:
+    start = connection.receive()
+    assert isinstance(start, Start), start
+    began = time.monotonic()
+    sys.path[:] = start.sys_path
+    if start.cpu_affinity:
+        with contextlib.suppress(OSError):  # CPUs may have gone offline since the plan
+            os.sched_setaffinity(0, start.cpu_affinity)
+    log = LogSink(connection, start.log_level)
+    curator.install()
+    allocation = _allocation(start.allocation)
+    try:
+        (payload,) = start.payloads
+        assert isinstance(payload, Inline)
+        adapter = curator.adapter_for(codec.decode(payload, in_place=False))
+    except BaseException as error:  # noqa: BLE001 - an import can raise anything, SystemExit included
+        connection.send(describe_failure(error, "import"))
+        return
+    connection.send(Booted(os.getpid(), began, time.monotonic()))
+    loop = WorkerLoop(
+        connection,
+        adapter,
+        NodeInfo(node_id=start.node_id),
+        WorkerMetadata(worker_id=start.worker_id, allocation=allocation),
+        memory.probe_for(allocation),
+        log,
+    )
+    signal.signal(signal.SIGTERM, _terminate_once)
+    loop.run()
+
+
+def _terminate_once(_signal: int, _frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # teardown may not be interrupted by a second one
+    raise Terminated
+
+
+def _allocation(fields: dict[str, Any]) -> Allocation:
+    shares = tuple(GpuShare(**share) for share in fields["gpus"])
+    return Allocation(**{**fields, "gpus": shares})
+

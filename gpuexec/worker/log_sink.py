@@ -1,0 +1,52 @@
+"""Sends this process's loguru records to the driver.
+
+loguru costs 0.1 s to import, so nothing is done until the stage itself has imported it. Whatever else is
+printed (logging, warnings, print) reaches the driver through the worker's output pipe.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from gpuexec.channel.messages import LogLine
+from gpuexec.channel.wire import BlockingConnection, ConnectionLost
+
+
+class LogSink:
+    """Replaces loguru's handler on stderr, once loguru is there."""
+
+    def __init__(self, connection: BlockingConnection, level: str) -> None:
+        self._connection = connection
+        self._level = level
+        self._installed = False
+
+    def install_if_imported(self) -> None:
+        """Called before each phase of the stage's code: cheap when there is nothing to do."""
+        if self._installed or "loguru" not in sys.modules:
+            return
+        from loguru import logger
+
+        self._installed = True
+        logger.remove()
+        logger.add(self._send, level=self._level, format="{message}", catch=False)
+
+    def _send(self, message: Any) -> None:
+        record = message.record
+        text = str(message).rstrip("\n")  # the formatted text has the traceback of logger.exception
+        try:
+            sent = self._connection.send(
+                LogLine(
+                    level=record["level"].name,
+                    level_no=record["level"].no,
+                    text=text,
+                    time=record["time"].timestamp(),
+                    name=record["name"],
+                    function=record["function"],
+                    line=record["line"],
+                )
+            )
+        except ConnectionLost:
+            sent = False
+        if not sent:
+            print(text, file=sys.stderr)
