@@ -12,11 +12,13 @@ import socket
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from gpuexec.bridge import curator
+from gpuexec.bridge import adapters, registration, stage_facts
 from gpuexec.config import ExecutorConfig
 from gpuexec.contract.executor import BaseExecutor, NodeInfo, WorkerMetadata
 from gpuexec.executors.prepare import prepare, seeds_for
 from gpuexec.plan.model import WorkerGrant
+
+registration.install()
 
 
 class InlineExecutor(BaseExecutor):
@@ -45,11 +47,11 @@ class InlineExecutor(BaseExecutor):
         return tasks
 
     def _run_stage(self, stage: Any, grant: WorkerGrant, tasks: list[Any]) -> list[Any]:
-        size = curator.batch_size_of(stage)
+        size = stage_facts.batch_size_of(stage)
         worker = WorkerMetadata(worker_id=grant.worker_id, allocation=grant.allocation)
         outputs: list[Any] = []
-        with _environment(curator.env_vars_of(stage)):
-            adapter = curator.adapter_for(stage)
+        with _environment(stage_facts.env_vars_of(stage)):
+            adapter = adapters.adapter_for(stage)
             adapter.setup_on_node(NodeInfo(node_id=socket.gethostname()), worker)
             try:
                 adapter.setup(worker)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gpuexec.bridge import curator
+from gpuexec.bridge import registration, stage_facts
 from gpuexec.channel import codec
 from gpuexec.config import ExecutorConfig
 from gpuexec.contract.executor import BaseExecutor
@@ -20,6 +20,8 @@ from gpuexec.observe import events
 from gpuexec.observe.progress import LIVE_PERIOD_S, LineProgress, LiveProgress
 from gpuexec.observe.relay import LogRelay
 from gpuexec.observe.report import ReportBuilder, RunReport
+
+registration.install()
 
 
 class LocalExecutor(BaseExecutor):
@@ -66,10 +68,10 @@ class LocalExecutor(BaseExecutor):
         return StageSpec(
             index=index,
             name=demand.name,
-            batch_size=curator.batch_size_of(stage),
+            batch_size=stage_facts.batch_size_of(stage),
             payload=_pickled(stage, demand.name),
-            env_vars={**_env_vars(self.options.runtime_env), **curator.env_vars_of(stage)},
-            sets_up_node=curator.sets_up_node(stage),
+            env_vars={**_env_vars(self.options.runtime_env), **stage_facts.env_vars_of(stage)},
+            sets_up_node=stage_facts.sets_up_node(stage),
             uses_gpu=bool(demand.gpus or demand.gpu_memory_gb),
         )
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gpuexec.bridge import curator
+from gpuexec.bridge import stage_facts
 from gpuexec.config import ExecutorConfig
 from gpuexec.errors import ConfigurationError
 from gpuexec.hardware import host, inventory
@@ -50,7 +50,7 @@ def prepare(
     GPUs are looked at only if a stage asks for one. Raises ``ConfigurationError`` and ``ResourcesError``.
     """
     check_stages(stages)
-    demands = tuple(curator.demand_of(stage) for stage in stages)
+    demands = tuple(stage_facts.demand_of(stage) for stage in stages)
     looks_at_gpus = config.cpu_stages_see_gpus or any(d.gpus or d.gpu_memory_gb for d in demands)
     deadline = time.monotonic() + config.busy_gpu_timeout_s
     given = node
@@ -104,4 +104,4 @@ def seeds_for(stages: Sequence[Any], initial_tasks: Sequence[Any] | None) -> Seq
             "initial_tasks is an empty list: as in NeMo Curator, the first stage is run once, with an EmptyTask. "
             "If there is nothing to do, do not call run()."
         )
-    return [curator.empty_task_for(stages[0])]
+    return [stage_facts.empty_task_for(stages[0])]

@@ -16,7 +16,7 @@ import time
 from types import FrameType
 from typing import Any
 
-from gpuexec.bridge import curator
+from gpuexec.bridge import adapters, registration
 from gpuexec.channel import codec
 from gpuexec.channel.messages import Booted, Inline, Start
 from gpuexec.channel.wire import BlockingConnection, ConnectionLost
@@ -52,12 +52,12 @@ def _serve(connection: BlockingConnection) -> None:
         with contextlib.suppress(OSError):  # CPUs may have gone offline since the plan
             os.sched_setaffinity(0, start.cpu_affinity)
     log = LogSink(connection, start.log_level)
-    curator.install()
+    registration.install()
     allocation = _allocation(start.allocation)
     try:
         (payload,) = start.payloads
         assert isinstance(payload, Inline)
-        adapter = curator.adapter_for(codec.decode(payload, in_place=False))
+        adapter = adapters.adapter_for(codec.decode(payload, in_place=False))
     except BaseException as error:  # noqa: BLE001 - an import can raise anything, SystemExit included
         connection.send(describe_failure(error, "import"))
         return

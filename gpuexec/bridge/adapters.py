@@ -1,0 +1,42 @@
+"""The adapter of a stage. A Curator stage gets Curator's own, so its behaviour is Curator's own code."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from gpuexec.bridge.stage_facts import is_curator_stage
+from gpuexec.contract.adapter import BaseStageAdapter
+
+
+def adapter_for(stage: Any) -> Any:
+    """Return an adapter with ``process_batch``, ``setup_on_node``, ``setup``, ``teardown``, ``last_stats``."""
+    return _curator_adapter()(stage) if is_curator_stage(stage) else BaseStageAdapter(stage)
+
+
+@functools.cache
+def _curator_adapter() -> type:
+    from nemo_curator.backends import base  # noqa: PLC0415 - only where its stages are in use
+    from nemo_curator.utils.performance_utils import StageTimer  # noqa: PLC0415
+
+    class RecordingTimer(StageTimer):  # type: ignore[misc]  # Curator has no type information
+        """Keeps the figures it hands out: a batch without outputs carries them nowhere."""
+
+        last_stats: Any = None
+
+        def log_stats(self, *, verbose: bool = False) -> tuple[str, Any]:
+            name, self.last_stats = super().log_stats(verbose=verbose)
+            return name, self.last_stats
+
+    class CuratorAdapter(base.BaseStageAdapter):  # type: ignore[misc]
+        """Curator's adapter, of which the executor can read the last batch's figures."""
+
+        def __init__(self, stage: Any) -> None:
+            super().__init__(stage)
+            self._timer = RecordingTimer(stage)
+
+        @property
+        def last_stats(self) -> Any:
+            return self._timer.last_stats
+
+    return CuratorAdapter

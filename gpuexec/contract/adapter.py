@@ -1,0 +1,105 @@
+"""Runs a stage on a batch: ids, markers and figures around the user's ``process_batch``."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable
+from typing import Any
+
+from gpuexec.contract.executor import NodeInfo, WorkerMetadata
+from gpuexec.contract.perf import StagePerfStats, StageTimer
+from gpuexec.contract.sentinels import NoneTask, is_failed, is_sentinel
+from gpuexec.contract.task import is_task
+from gpuexec.errors import StageContractError
+
+
+class BaseStageAdapter:
+    """One stage in one worker. ``last_stats`` are the figures of the last batch."""
+
+    def __init__(self, stage: Any) -> None:
+        self.stage = stage
+        self.last_stats: StagePerfStats | None = None
+        self._timer: StageTimer | None = None
+
+    def process_batch(self, tasks: list[Any]) -> list[Any]:
+        """Process a batch; return its real outputs with ids and figures, markers dropped.
+
+        Raises ``StageContractError`` when the stage returns anything but tasks, ``ValueError`` when a
+        source stage returns a ``FailedTask``, and whatever the stage raises.
+        """
+        self.last_stats = None
+        timer = self._timer = self._timer or StageTimer(self.stage)
+        size = sum(task.num_items for task in tasks)
+        timer.reinit(size)
+        with timer.time_process(size):
+            returned = self.stage.process_batch(tasks)
+            outputs = _as_tasks(returned, self.stage.name)
+        self._assign_ids(tasks, outputs)
+        self._check_failed(outputs)
+        outputs = [task for task in outputs if not is_sentinel(task)]
+        _, stats = timer.log_stats()
+        stats.custom_metrics.update(self.stage._consume_custom_metrics())  # noqa: SLF001 - the contract's name
+        for task in outputs:
+            task.add_stage_perf(stats)
+        self.last_stats = stats
+        return outputs
+
+    def setup_on_node(
+        self, node_info: NodeInfo | None = None, worker_metadata: WorkerMetadata | None = None
+    ) -> None:
+        """Prepare the node."""
+        self.stage.setup_on_node(node_info, worker_metadata)
+
+    def setup(self, worker_metadata: WorkerMetadata | None = None) -> None:
+        """Prepare the worker."""
+        self.stage.setup(worker_metadata)
+
+    def teardown(self) -> None:
+        """Undo ``setup``."""
+        self.stage.teardown()
+
+    def _assign_ids(self, inputs: list[Any], outputs: list[Any]) -> None:
+        """Give every output its path; a random id where outputs cannot be matched with inputs."""
+        if len(inputs) == 1:
+            parent_id = inputs[0].task_id  # read once: a stage may return its input
+            for position, task in enumerate(outputs):
+                task._set_task_id(parent_id, self._own_segment(task, position))  # noqa: SLF001
+        elif len(inputs) == len(outputs):
+            for parent_id, task in zip([task.task_id for task in inputs], outputs, strict=True):
+                task._set_task_id(parent_id, self._own_segment(task, 0))  # noqa: SLF001
+        else:
+            for task in outputs:
+                task.task_id = f"r{uuid.uuid4().hex}"
+
+    def _own_segment(self, task: Any, position: int) -> str | int:
+        if not getattr(self.stage, "is_source_stage", False):
+            return position
+        return task.get_deterministic_id() or position
+
+    def _check_failed(self, outputs: list[Any]) -> None:
+        failed = sum(map(is_failed, outputs))
+        if not failed:
+            return
+        if getattr(self.stage, "is_source_stage", False):
+            raise ValueError(f"Source stage {self.stage.name} emitted FailedTask, which is not supported.")
+        from loguru import logger  # noqa: PLC0415 - costs 0.1 s in a worker that logs nothing
+
+        logger.warning("stage {} gave up {} task(s) of a batch as FailedTask; they are dropped", self.stage.name, failed)
+
+
+def _as_tasks(returned: Any, stage_name: str) -> list[Any]:
+    if isinstance(returned, str | bytes | dict) or is_task(returned) or not isinstance(returned, Iterable):
+        raise StageContractError(
+            f"stage {stage_name!r}: process_batch() must return a list of tasks, got {type(returned).__name__}"
+            + ("; wrap the one task in a list" if is_task(returned) else "")
+            + ("; return [] if all tasks are dropped" if returned is None else "")
+        )
+    tasks = [NoneTask() if task is None else task for task in returned]
+    for task in tasks:
+        if not is_task(task):
+            hint = " (the class, not an instance)" if isinstance(task, type) else ""
+            raise StageContractError(
+                f"stage {stage_name!r} returned a {type(task).__name__}{hint} where a Task was due: "
+                "process() must return a Task, a list of Tasks, or None to drop the task"
+            )
+    return tasks

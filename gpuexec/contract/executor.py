@@ -1,0 +1,43 @@
+"""Executors, and what a stage is told about where it runs."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+_IGNORE_HEAD_NODE = "CURATOR_IGNORE_RAY_HEAD_NODE"
+
+
+@dataclass
+class NodeInfo:
+    """The machine; ``node_id`` is its hostname."""
+
+    node_id: str = ""
+
+
+@dataclass
+class WorkerMetadata:
+    """One worker: ``worker_id`` is ``"<stage>-<n>"``, ``allocation`` an ``Allocation`` (or ``None``)."""
+
+    worker_id: str = ""
+    allocation: Any = None
+
+
+class BaseExecutor(ABC):
+    """Runs the stages of a pipeline.
+
+    ``config`` holds the executor's options. ``ignore_head_node`` is also set by the environment variable
+    CURATOR_IGNORE_RAY_HEAD_NODE (1, true or yes); it matters to executors of more than one node.
+    """
+
+    def __init__(self, config: dict[str, Any] | None = None, ignore_head_node: bool = False) -> None:
+        self.config = config or {}
+        from_environment = os.environ.get(_IGNORE_HEAD_NODE, "").strip().lower() in {"1", "true", "yes"}
+        self.ignore_head_node = ignore_head_node or from_environment
+
+    @abstractmethod
+    def execute(self, stages: Sequence[Any], initial_tasks: Sequence[Any] | None = None) -> list[Any] | None:
+        """Run the stages, in order, and return the last one's tasks."""

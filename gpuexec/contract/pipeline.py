@@ -1,0 +1,166 @@
+"""Pipelines: stages in order."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from gpuexec.contract.composite import CompositeStage
+from gpuexec.contract.executor import BaseExecutor
+from gpuexec.contract.sentinels import EmptyTask
+from gpuexec.contract.stage import is_stage
+from gpuexec.errors import ConfigurationError
+
+
+class Pipeline:
+    """Named stages, run by an executor."""
+
+    def __init__(
+        self,
+        name: str,
+        description: str | None = None,
+        stages: list[Any] | None = None,
+        config: dict[str, Any] | None = None,
+    ) -> None:
+        self.name = name
+        self.description = description
+        self.stages: list[Any] = stages or []
+        self.config = config or {}
+        self.decomposition_info: dict[str, list[str]] = {}
+
+    def add_stage(self, stage: Any) -> Pipeline:
+        """Append a stage and return the pipeline. Raises ``TypeError`` for anything else."""
+        if not is_stage(stage):
+            raise TypeError(f"Stage must be a ProcessingStage, got {type(stage)}")
+        self.stages.append(stage)
+        return self
+
+    def build(self) -> None:
+        """Replace composite stages by what they stand for and settle which stage is source and sink.
+
+        Safe to repeat. Raises ``ValueError`` without stages or with several sources or sinks, ``TypeError``
+        for a composite in a composite.
+        """
+        if not self.stages:
+            raise ConfigurationError(f"Pipeline {self.name!r} has no stages: add_stage() first")
+        stages: list[Any] = []
+        for stage in self.stages:
+            if _is_composite(stage):
+                parts = _decomposed(stage)
+                self.decomposition_info[stage.name] = [part.name for part in parts]
+                stages += parts
+            else:
+                stages.append(stage)
+        _assign_role(stages, "is_source_stage", default=0)
+        _assign_role(stages, "is_sink_stage", default=-1)
+        self.stages = stages
+
+    def describe(self) -> str:
+        """Return what each stage is, needs and adds, as text."""
+        lines = [
+            f"Pipeline: {self.name}",
+            f"Description: {self.description or 'No description provided'}",
+            f"Stages: {len(self.stages)}",
+            "",
+        ]
+        for number, stage in enumerate(self.stages, start=1):
+            lines.append(f"Stage {number}: {stage.name}")
+            try:
+                lines += _description(stage)
+            except Exception as error:  # noqa: BLE001 - a stage's inputs() may raise anything
+                lines.append(f"  Error getting stage info: {error}")
+        return "\n".join([*lines, ""])
+
+    def run(
+        self,
+        executor: BaseExecutor | Any | None = None,
+        initial_tasks: Sequence[Any] | None = None,
+        checkpoint_path: str | Path | None = None,
+    ) -> list[Any] | None:
+        """Build the pipeline and run it, on ``LocalExecutor`` unless told otherwise; return the tasks.
+
+        ``initial_tasks`` get the ids ``0_0``, ``0_1``, …. Without them the first stage gets one
+        ``EmptyTask``. Raises what the executor raises.
+        """
+        self.build()
+        if checkpoint_path is not None:
+            self._refuse_checkpoint(checkpoint_path)
+        if executor is None:
+            executor = importlib.import_module("gpuexec.executors.local").LocalExecutor()
+        if initial_tasks:
+            for position, task in enumerate(initial_tasks):
+                if not isinstance(task, EmptyTask):
+                    task._set_task_id("0", position)  # noqa: SLF001 - the contract's name
+        tasks: list[Any] | None = executor.execute(self.stages, initial_tasks)
+        return tasks
+
+    def _refuse_checkpoint(self, path: str | Path) -> None:
+        fixed = [stage.name for stage in self.stages if not stage.is_resumable]
+        if fixed:
+            raise ValueError(f"checkpoint_path was set, but these stages are not marked resumable: {fixed}")
+        raise ConfigurationError(
+            f"checkpoint_path={str(path)!r}: gpuexec cannot resume runs yet; leave it out "
+            "(NeMo Curator's own checkpoints need Ray)"
+        )
+
+    def __repr__(self) -> str:
+        stages = ", ".join(f"{stage.name}({type(stage).__name__})" for stage in self.stages)
+        return f"Pipeline(name={self.name!r}, stages=[{stages}])"
+
+
+def _is_composite(stage: Any) -> bool:
+    # NeMo Curator's composites are not our subclasses; the method is the contract.
+    return isinstance(stage, CompositeStage) or callable(getattr(stage, "decompose_and_apply_with", None))
+
+
+def _decomposed(stage: Any) -> list[Any]:
+    parts: list[Any] = stage.decompose_and_apply_with()
+    for part in parts:
+        if _is_composite(part):
+            raise TypeError(
+                f"Composite stage {stage.name!r} decomposed into another composite stage {part.name!r}. "
+                "Nested composition is not supported: decompose it there."
+            )
+    return parts
+
+
+def _assign_role(stages: list[Any], flag: str, *, default: int) -> None:
+    marked = [stage.name for stage in stages if getattr(stage, flag)]
+    if len(marked) > 1:
+        role = "source" if flag == "is_source_stage" else "sink"
+        raise ValueError(f"Pipeline has multiple {role} stages marked: {marked}. At most one is supported.")
+    if not marked:
+        setattr(stages[default], flag, True)
+
+
+def _description(stage: Any) -> Iterator[str]:
+    specs, (attributes, columns) = stage.inputs(), stage.outputs()
+    yield f"  Resources: {stage.resources.cpus} CPUs"
+    if stage.resources.requires_gpu:
+        yield f"    GPU Memory: {stage.resources.gpu_memory_gb} GB ({stage.resources.gpus} GPUs)"
+    yield f"  Batch size: {stage.batch_size}"
+    needed = list(_needed(specs))
+    if needed:
+        yield "  Inputs:"
+        yield from needed
+    if attributes or columns:
+        yield "  Outputs:"
+    if attributes:
+        yield f"    Output attributes: {', '.join(attributes)}"
+    if columns:
+        yield f"    Output columns: {', '.join(columns)}"
+
+
+def _needed(specs: Any) -> Iterator[str]:
+    by_type = [("", "    ", specs)] if isinstance(specs, tuple) else [
+        (f"    {cls.__name__}:", "      ", spec) for cls, spec in specs.items()
+    ]
+    for heading, indent, (attributes, columns) in by_type:
+        if heading and (attributes or columns):
+            yield heading
+        if attributes:
+            yield f"{indent}Required attributes: {', '.join(attributes)}"
+        if columns:
+            yield f"{indent}Required columns: {', '.join(columns)}"

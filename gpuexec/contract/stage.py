@@ -1,0 +1,288 @@
+"""Stages: what users write."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import inspect
+import time
+from abc import ABC, ABCMeta, abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Generic, TypeVar, final
+
+from gpuexec.contract.executor import NodeInfo, WorkerMetadata
+from gpuexec.contract.input_spec import InputSpec, InputSpecs, missing_from, spec_for_task
+from gpuexec.contract.resources import Resources
+from gpuexec.contract.sizing import check_worker_sizing
+from gpuexec.contract.task import Task
+
+X = TypeVar("X", bound=Task[Any])
+Y = TypeVar("Y", bound=Task[Any])
+
+_UNSET: Any = object()
+_CONCRETE: dict[str, type[ProcessingStage[Any, Any]]] = {}
+
+
+class Constant:
+    """A method result set by ``with_``: a function that always returns the same, and can be pickled."""
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    def __call__(self) -> Any:
+        return dict(self._value) if isinstance(self._value, dict) else self._value
+
+
+class StageMeta(ABCMeta):
+    """Registers concrete stage classes by name and checks every new stage's worker counts."""
+
+    def __new__(
+        mcs, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **kwargs: Any
+    ) -> StageMeta:
+        cls = super().__new__(mcs, name, bases, namespace, **kwargs)
+        if not namespace.get("_is_abstract_root") and not inspect.isabstract(cls):
+            _CONCRETE[name] = cls  # type: ignore[assignment]
+        return cls
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        stage = super().__call__(*args, **kwargs)
+        stage._validate_worker_sizing()
+        return stage
+
+
+def get_stage_class(name: str) -> type[ProcessingStage[Any, Any]]:
+    """Return a concrete stage class by its class name. Raises ``KeyError``."""
+    return _CONCRETE[name]
+
+
+class ProcessingStage(ABC, Generic[X, Y], metaclass=StageMeta):
+    """One step of a pipeline. Implement ``process`` (or ``process_batch``); the rest has defaults.
+
+    Class or instance attributes: ``name``; ``resources`` of one worker; ``batch_size``, the most tasks
+    given to ``process_batch`` at once; ``runtime_env``, of which ``env_vars`` are set in the workers;
+    ``is_source_stage`` and ``is_sink_stage``, which ``Pipeline.build`` sets where no stage has them;
+    ``is_resumable``, whether outputs can be traced to inputs.
+    """
+
+    _is_abstract_root = True
+
+    name = "ProcessingStage"
+    resources = Resources(cpus=1.0)
+    batch_size = 1
+    runtime_env: ClassVar[dict[str, Any] | None] = None
+    is_source_stage: bool = False
+    is_sink_stage: bool = False
+    is_resumable: bool = True
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        _refuse_unusable_members(cls)
+
+    @property
+    @final
+    def _name(self) -> str:
+        return self.name
+
+    @property
+    @final
+    def _resources(self) -> Resources:
+        return self.resources
+
+    @property
+    @final
+    def _batch_size(self) -> int | None:
+        return self.batch_size
+
+    # ---- what stages override ----------------------------------------------------------------------
+
+    @abstractmethod
+    def process(self, task: X) -> Y | list[Y] | None:
+        """Return one task, a list of tasks, or ``None`` to drop this one. Never set ``task_id``."""
+
+    def process_batch(self, tasks: list[X]) -> list[Y | None]:
+        """Process up to ``batch_size`` tasks; override to work on them at once.
+
+        Return one task or ``None`` per input, in order. Any other number of outputs is allowed, but gives
+        them random ids, since they cannot be matched with inputs. Raises ``ValueError`` for a task that
+        ``validate_input`` refuses.
+        """
+        results: list[Y | None] = []
+        for task in tasks:
+            if not self.validate_input(task):
+                raise ValueError(f"Task {task!s} failed validation for stage {self}")
+            result = self.process(task)
+            if isinstance(result, list):
+                results.extend(result)
+            else:
+                results.append(result)
+        return results
+
+    def inputs(self) -> InputSpecs:
+        """Declare (attributes of the task, columns of its data) that are needed, maybe per task type."""
+        return [], []
+
+    def outputs(self) -> tuple[list[str], list[str]]:
+        """Declare (attributes of the task, columns of its data) that the stage adds."""
+        return [], []
+
+    def num_workers(self) -> int | None:
+        """Return an exact number of workers, or ``None`` to leave it to the executor."""
+        return None
+
+    def num_workers_per_node(self) -> float | None:
+        """Return a number of workers for each node, or ``None``."""
+        return None
+
+    def setup_on_node(
+        self, node_info: NodeInfo | None = None, worker_metadata: WorkerMetadata | None = None
+    ) -> None:
+        """Prepare the node: runs once, in a process of its own, before any worker's ``setup``."""
+
+    def setup(self, worker_metadata: WorkerMetadata | None = None) -> None:
+        """Prepare a worker: load models, open connections."""
+
+    def teardown(self) -> None:
+        """Undo ``setup``: runs once a worker, also when the run fails."""
+
+    def ray_stage_spec(self) -> dict[str, Any]:
+        """Options for Ray Data; ignored here."""
+        return {}
+
+    def xenna_stage_spec(self) -> dict[str, Any]:
+        """Options for Xenna; ignored here."""
+        return {}
+
+    # ---- what executors and pipelines ask -----------------------------------------------------------
+
+    def supports_batch_processing(self) -> bool:
+        """Whether ``process_batch`` is the stage's own."""
+        return type(self).process_batch is not ProcessingStage.process_batch
+
+    def input_spec_for_task(self, task: Task[Any]) -> InputSpec:
+        """Return the part of ``inputs()`` that applies to this task. Raises ``TypeError`` if none does."""
+        return spec_for_task(self.name, self.inputs(), task)
+
+    def validate_input(self, task: X) -> bool:
+        """Check a task against ``inputs()``; log what is missing and return ``False``."""
+        from loguru import logger  # noqa: PLC0415 - costs 0.1 s in a worker that logs nothing
+
+        try:
+            spec = self.input_spec_for_task(task)
+        except TypeError as error:
+            logger.error("{}", error)
+            return False
+        attributes, columns = missing_from(task, spec)
+        if attributes or columns:
+            logger.error(
+                "Task {} lacks what stage {} declares as input: attributes {}, columns {}",
+                task.task_id,
+                self.name,
+                attributes,
+                columns,
+            )
+        return not attributes and not columns
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the stage's settings."""
+        return {
+            "name": self.name,
+            "resources": self.resources,
+            "batch_size": self.batch_size,
+            "supports_batch_processing": self.supports_batch_processing(),
+        }
+
+    def with_(
+        self,
+        name: str | None = None,
+        resources: Resources | None = None,
+        batch_size: int | None = None,
+        runtime_env: dict[str, Any] | None = None,
+        ray_stage_spec: Mapping[str, Any] | None = None,
+        xenna_stage_spec: Mapping[str, Any] | None = None,
+        num_workers: int | None = _UNSET,
+        num_workers_per_node: float | None = _UNSET,
+    ) -> Any:
+        """Return a copy with other settings. ``num_workers=None`` gives the choice back to the executor."""
+        changed = copy.deepcopy(self)
+        plain = {"name": name, "resources": resources, "batch_size": batch_size, "runtime_env": runtime_env}
+        for attribute, value in plain.items():
+            if value is not None:
+                setattr(changed, attribute, value)
+        if xenna_stage_spec is not None and "num_workers" in xenna_stage_spec:
+            raise ValueError("xenna_stage_spec has num_workers: use with_(num_workers=...)")
+        methods: dict[str, Any] = {"num_workers": num_workers, "num_workers_per_node": num_workers_per_node}
+        if ray_stage_spec is not None:
+            methods["ray_stage_spec"] = {**changed.ray_stage_spec(), **ray_stage_spec}
+        if xenna_stage_spec is not None:
+            methods["xenna_stage_spec"] = {**changed.xenna_stage_spec(), **xenna_stage_spec}
+        for method, value in methods.items():
+            if value is not _UNSET:
+                setattr(changed, method, Constant(value))
+        changed._validate_worker_sizing()
+        return changed
+
+    def _validate_worker_sizing(self) -> None:
+        check_worker_sizing(self)
+
+    # ---- metrics of the stage's own ----------------------------------------------------------------
+
+    def _log_metrics(self, metrics: Mapping[str, float]) -> None:
+        """Add numbers to the figures of the batch in hand."""
+        recorded: dict[str, float] = self.__dict__.setdefault("_custom_metrics", {})
+        for name, value in metrics.items():
+            if isinstance(value, int | float):
+                recorded[name] = float(value)
+            else:
+                from loguru import logger  # noqa: PLC0415
+
+                logger.warning("stage {}: metric {} is not a number ({!r}) and is dropped", self.name, name, value)
+
+    def _log_metric(self, name: str, value: float) -> None:
+        """Add one number to the figures of the batch in hand."""
+        self._log_metrics({name: value})
+
+    @contextlib.contextmanager
+    def _time_metric(self, name: str) -> Iterator[None]:
+        """Add the time of a block, in seconds, to the figures of the batch in hand."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._log_metric(name, time.perf_counter() - began)
+
+    def _consume_custom_metrics(self) -> dict[str, float]:
+        """Return what was logged since the last call."""
+        metrics: dict[str, float] = self.__dict__.pop("_custom_metrics", None) or {}
+        return metrics
+
+    def __repr__(self) -> str:
+        return type(self).__name__
+
+
+def is_stage(value: object) -> bool:
+    """Whether a pipeline can hold ``value``: a stage of this library or of NeMo Curator."""
+    if isinstance(value, ProcessingStage):
+        return True
+    return not isinstance(value, type) and callable(getattr(value, "process_batch", None)) and hasattr(value, "_batch_size")
+
+
+def _refuse_unusable_members(cls: type) -> None:
+    """Raise ``TypeError`` at class creation for what would break only when a pipeline runs."""
+    own = cls.__dict__
+    for name in ("_name", "_resources", "_batch_size"):
+        if name in own:
+            raise TypeError(f"{cls.__name__} must not override {name!r}")
+    for name in ("num_workers", "num_workers_per_node"):
+        value = own.get(name)
+        declared = value is None and name in own.get("__annotations__", {})
+        if declared or (value is not None and not callable(value)):
+            raise TypeError(
+                f"{cls.__name__} must not define {name!r} as a stage attribute: override the method {name}(), "
+                "or name the field differently"
+            )
+    for name in ("name", "resources", "batch_size", "runtime_env"):
+        if isinstance(own.get(name), property):
+            raise TypeError(
+                f"{cls.__name__} must not define {name!r} as a @property: with_() could not change it. "
+                "Use a class attribute or a dataclass field"
+            )
