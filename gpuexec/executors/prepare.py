@@ -69,7 +69,7 @@ def prepare(
 
 def _devices(node: Node, environ: Mapping[str, str], *, ours: bool) -> tuple[tuple[Device, ...], str | None]:
     """Devices the planner may use, and why there are none. Another node's are not cut by our environment."""
-    visible = inventory.visible_devices(node, environ if ours else {})
+    visible = inventory.visible(node, environ if ours else {})
     if visible.devices:
         return visible.devices, None
     if ours and "CUDA_VISIBLE_DEVICES" in environ and node.gpus:

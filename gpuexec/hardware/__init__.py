@@ -1,1 +1,6 @@
-"""The machine as frozen values: `inventory.read_node()` asks NVML and the host, everything else is pure."""
+"""The machine, read once and turned into frozen values (``model``).
+
+    nvml ──┐
+    host ──┼─► inventory ─► Node ─► visible_devices ─► Devices for the planner
+    topology ┘
+"""

@@ -1,0 +1,100 @@
+"""CPUs and memory this process may use: affinity mask and cgroup, not what the machine has."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from gpuexec.hardware.model import Host
+
+_CGROUP_ROOT = Path("/sys/fs/cgroup")
+_V1_UNLIMITED = 1 << 60  # v1 writes about 2**63 where there is no limit
+
+
+def read_host(root: Path = Path("/")) -> Host:
+    """Read the host. ``root`` is where ``/proc`` and ``/sys`` are (another folder in tests)."""
+    groups = list(_cgroup_folders(root))
+    total = _meminfo(root, "MemTotal")
+    available = _meminfo(root, "MemAvailable")
+    limits = [(limit, used) for folder in groups for limit, used in _memory_limit(folder)]
+    for limit, used in limits:
+        total = min(total or limit, limit)
+        available = min(available if available is not None else limit, max(0, limit - used))
+    return Host(
+        hostname=socket.gethostname(),
+        cpus=_affinity(),
+        cpu_quota=min((quota for folder in groups for quota in _cpu_quota(folder)), default=None),
+        memory_total_bytes=total,
+        memory_available_bytes=available,
+    )
+
+
+def _affinity() -> tuple[int, ...]:
+    if hasattr(os, "sched_getaffinity"):
+        return tuple(sorted(os.sched_getaffinity(0)))
+    return tuple(range(os.cpu_count() or 1))
+
+
+def _cgroup_folders(root: Path) -> Iterator[Path]:
+    """Our own cgroup and its ancestors, of every hierarchy: the tightest limit of them holds."""
+    base = root / _CGROUP_ROOT.relative_to("/")
+    lines: list[str] = []
+    with contextlib.suppress(OSError):
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    seen = set()
+    for line in lines:
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        mounts = [base] if not controllers else [base / controllers, *(base / c for c in controllers.split(","))]
+        for mount in mounts:
+            # In a container the path is often the host's and not there; the mount itself then is our group.
+            own = mount / path.strip().lstrip("/")
+            for folder in (own, *own.parents):
+                if folder not in seen and folder.is_relative_to(mount):
+                    seen.add(folder)
+                    yield folder
+
+
+def _cpu_quota(folder: Path) -> Iterator[float]:
+    with contextlib.suppress(OSError, ValueError):  # v2: "max 100000" or "150000 100000"
+        quota, period = (folder / "cpu.max").read_text().split()
+        if quota != "max":
+            yield int(quota) / int(period)
+    with contextlib.suppress(OSError, ValueError):
+        quota_us = int((folder / "cpu.cfs_quota_us").read_text())
+        if quota_us > 0:
+            yield quota_us / int((folder / "cpu.cfs_period_us").read_text())
+
+
+def _memory_limit(folder: Path) -> Iterator[tuple[int, int]]:
+    """Yield (limit, working set) in bytes. Page cache that can be dropped is not use (ray#35989)."""
+    for limit_file, used_file in (
+        ("memory.max", "memory.current"),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+    ):
+        with contextlib.suppress(OSError, ValueError):
+            limit = int((folder / limit_file).read_text())  # "max" is a ValueError: no limit
+            if limit < _V1_UNLIMITED:
+                yield limit, int((folder / used_file).read_text()) - _inactive_file(folder)
+
+
+def _inactive_file(folder: Path) -> int:
+    with contextlib.suppress(OSError, ValueError):
+        for line in (folder / "memory.stat").read_text().splitlines():
+            key, _, value = line.partition(" ")
+            if key in {"total_inactive_file", "inactive_file"}:
+                return int(value)
+    return 0
+
+
+def _meminfo(root: Path, key: str) -> int | None:
+    with contextlib.suppress(OSError, ValueError):
+        for line in (root / "proc/meminfo").read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name == key:
+                return math.floor(int(value.split()[0]) * 1024)
+    return None

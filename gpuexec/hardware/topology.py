@@ -1,0 +1,66 @@
+"""How the GPUs of a node are joined. Pure: readings in, links out."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from gpuexec.hardware.model import Gpu, Link, LinkKind, Node
+
+SWITCH_BUS_ID = "FFFFFFFF:FF:FF.0"  # what NVML reports at the far end of a link into an NVSwitch
+
+# nvmlGpuTopologyLevel_t
+_ANCESTORS = {
+    0: LinkKind.SAME_BOARD,
+    10: LinkKind.SINGLE_SWITCH,
+    20: LinkKind.MULTIPLE_SWITCHES,
+    30: LinkKind.HOST_BRIDGE,
+    40: LinkKind.NUMA_NODE,
+    50: LinkKind.SYSTEM,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PairReading:
+    """What NVML says of two GPUs. ``ancestor``: nvmlGpuTopologyLevel_t; ``None``: not readable."""
+
+    ancestor: int | None
+    nvlink_p2p: bool | None
+
+
+def links_between(
+    bus_ids: Sequence[str | None],
+    far_ends: Sequence[Sequence[str]],
+    pairs: Mapping[tuple[int, int], PairReading],
+) -> tuple[Link, ...]:
+    """Join the readings. ``far_ends[i]``: bus ids at the other ends of GPU i's active NVLinks.
+
+    Links that end in an NVSwitch say nothing about the peer; then the peer-to-peer status decides, and as
+    many links count as the GPU with fewer of them has.
+    """
+    links = []
+    for a, b in itertools.combinations(range(len(bus_ids)), 2):
+        reading = pairs.get((a, b), PairReading(None, None))
+        direct = Counter(far_ends[a])[bus_ids[b]] if bus_ids[b] else 0
+        switched = min(Counter(far_ends[i])[SWITCH_BUS_ID] for i in (a, b)) if reading.nvlink_p2p else 0
+        nvlinks = direct or switched
+        ancestor = LinkKind.UNKNOWN if reading.ancestor is None else _ANCESTORS.get(reading.ancestor, LinkKind.UNKNOWN)
+        links.append(Link(a, b, LinkKind.NVLINK if nvlinks else ancestor, nvlinks))
+    return tuple(links)
+
+
+def closest_to(node: Node, gpu: Gpu) -> list[tuple[int, Link]]:
+    """Return (index, link) of the GPUs that no other is closer to ``gpu`` than; [] where nothing is known."""
+    others = [(other.index, node.link_between(gpu.index, other.index)) for other in node.gpus if other is not gpu]
+    known = [(index, link) for index, link in others if link.kind is not LinkKind.UNKNOWN]
+    if not known:
+        return []
+    best = min(distance(link) for _, link in known)
+    return [(index, link) for index, link in known if distance(link) == best]
+
+
+def distance(link: Link) -> tuple[int, int]:
+    """Order links: closer kinds first, then more NVLinks."""
+    return int(link.kind), -link.nvlinks

@@ -1,0 +1,168 @@
+"""CUDA_VISIBLE_DEVICES as CUDA reads it. Pure.
+
+The rules (CUDA C++ Programming Guide, "CUDA Environment Variables", and what the runtime does where the
+guide is silent; distributed#8419, pytorch#92315):
+
+* unset: every device; empty: none.
+* Entries are separated by commas: indices, ``GPU-`` UUIDs, ``MIG-`` UUIDs, or unique prefixes of UUIDs.
+* The list ends at the first entry that is invalid, negative, ambiguous or of another kind than the first.
+* A device named twice: no device at all.
+* Indices follow CUDA_DEVICE_ORDER. Its default, FASTEST_FIRST, cannot be read from NVML: PCI order is
+  assumed, and a note says so.
+* A GPU in MIG mode, named by index or by its own UUID, stands for its first slice.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from gpuexec.hardware.model import Device, Gpu
+
+VARIABLE = "CUDA_VISIBLE_DEVICES"
+ORDER_VARIABLE = "CUDA_DEVICE_ORDER"
+
+_NUMBER = re.compile(r"\s*[+-]?\d+")  # like strtol: what follows the digits is ignored
+_LEGACY_MIG = re.compile(r"MIG-(GPU-[^/]+)/(\d+)/(\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Visible:
+    """Devices in CUDA's order, and what the user should know about the choice."""
+
+    devices: tuple[Device, ...]
+    notes: tuple[str, ...] = ()
+
+
+def select(gpus: Sequence[Gpu], environ: Mapping[str, str]) -> Visible:
+    """Return the devices that an environment lets CUDA see, out of the node's GPUs in PCI order."""
+    notes = [f"GPU {gpu.index} is lost and cannot be used" for gpu in gpus if gpu.lost]
+    value = environ.get(VARIABLE)
+    if value is None:
+        return Visible(tuple(d for gpu in gpus for d in devices_of(gpu)), tuple(notes))
+    selection = _Selection(gpus)
+    for entry in value.split(",") if value.strip() else []:
+        problem = selection.add(entry)
+        if problem:
+            notes.append(f"{VARIABLE}={value!r} ends at {entry!r}: {problem}")
+            break
+    if selection.duplicate:
+        notes.append(f"{VARIABLE}={value!r} names {selection.duplicate} twice: CUDA then sees no device")
+        return Visible((), tuple(notes))
+    if selection.kind == "index" and len(gpus) > 1 and environ.get(ORDER_VARIABLE) != "PCI_BUS_ID":
+        notes.append(
+            f"{VARIABLE}={value!r} counts in CUDA's order FASTEST_FIRST, which NVML does not know; "
+            f"PCI order is assumed (set {ORDER_VARIABLE}=PCI_BUS_ID, or give UUIDs, to be sure)"
+        )
+    return Visible(tuple(selection.devices), tuple(notes))
+
+
+def devices_of(gpu: Gpu) -> list[Device]:
+    """Return what CUDA can select of one GPU: its MIG slices in MIG mode, else itself; none if lost."""
+    if gpu.lost or gpu.uuid is None:
+        return []
+    if gpu.mig_enabled:
+        return [_slice_device(gpu, number) for number in range(len(gpu.mig_slices))]
+    return [
+        Device(
+            index=gpu.index,
+            uuid=gpu.uuid,
+            name=gpu.name or "GPU",
+            memory_total_bytes=gpu.memory_total_bytes,
+            memory_free_bytes=gpu.memory_free_bytes,
+            compute_mode=gpu.compute_mode,
+            numa_node=gpu.numa_node,
+            cpus=gpu.cpu_affinity or (),
+            unified_memory=gpu.unified_memory,
+            process_count=None if gpu.processes is None else len(gpu.processes),
+        )
+    ]
+
+
+def _slice_device(gpu: Gpu, number: int) -> Device:
+    mig = gpu.mig_slices[number]
+    return Device(
+        index=gpu.index,
+        uuid=mig.uuid,
+        name=f"{gpu.name or 'GPU'} MIG {mig.profile or mig.index}",
+        memory_total_bytes=mig.memory_total_bytes,
+        memory_free_bytes=mig.memory_free_bytes,
+        compute_mode=gpu.compute_mode,
+        numa_node=gpu.numa_node,
+        cpus=gpu.cpu_affinity or (),
+        is_mig=True,
+        process_count=None if mig.processes is None else len(mig.processes),
+    )
+
+
+class _Selection:
+    """Entries taken one after the other; ``add`` says why it cannot take one."""
+
+    def __init__(self, gpus: Sequence[Gpu]) -> None:
+        self._gpus = gpus
+        self.devices: list[Device] = []
+        self.kind: str | None = None
+        self.duplicate: str | None = None
+
+    def add(self, entry: str) -> str | None:
+        kind = _kind(entry)
+        if kind is None:
+            return "it is neither an index nor a UUID"
+        if self.kind not in (None, kind):
+            return f"indices, GPU and MIG UUIDs cannot be mixed (the list began with {self.kind})"
+        self.kind = kind
+        found = {"index": self._by_index, "GPU UUID": self._by_gpu_uuid, "MIG UUID": self._by_mig_uuid}[kind](entry)
+        if isinstance(found, str):
+            return found
+        if any(device.uuid == found.uuid for device in self.devices):
+            self.duplicate = found.uuid
+        self.devices.append(found)
+        return None
+
+    def _by_index(self, entry: str) -> Device | str:
+        match = _NUMBER.match(entry)
+        index = int(match[0]) if match else -1
+        if index < 0:
+            return "a negative index ends the list"
+        if index >= len(self._gpus):
+            return f"there is no GPU {index} (the node has {len(self._gpus)})"
+        return self._first_of(self._gpus[index])
+
+    def _by_gpu_uuid(self, entry: str) -> Device | str:
+        named = [gpu for gpu in self._gpus if gpu.uuid and gpu.uuid.startswith(entry.strip())]
+        if len(named) != 1:
+            return "several GPUs' UUIDs begin like this" if named else "no GPU has such a UUID"
+        return self._first_of(named[0])
+
+    def _by_mig_uuid(self, entry: str) -> Device | str:
+        legacy = _LEGACY_MIG.fullmatch(entry.strip())
+        named = [
+            device
+            for gpu in self._gpus
+            for device, mig in zip(devices_of(gpu), gpu.mig_slices, strict=False)
+            if (
+                (gpu.uuid, str(mig.gpu_instance_id), str(mig.compute_instance_id)) == legacy.groups()
+                if legacy
+                else mig.uuid.startswith(entry.strip())
+            )
+        ]
+        if len(named) != 1:
+            return "several MIG slices' UUIDs begin like this" if named else "no MIG slice has such a UUID"
+        return named[0]
+
+    @staticmethod
+    def _first_of(gpu: Gpu) -> Device | str:
+        devices = devices_of(gpu)
+        if devices:
+            return devices[0]
+        return f"GPU {gpu.index} is lost" if gpu.lost else f"GPU {gpu.index} is in MIG mode without a slice"
+
+
+def _kind(entry: str) -> str | None:
+    entry = entry.strip()
+    if _NUMBER.match(entry):
+        return "index"
+    if entry.startswith("GPU-"):
+        return "GPU UUID"
+    return "MIG UUID" if entry.startswith("MIG-") else None
