@@ -9,9 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
-from types import MappingProxyType
-
-NO_REASONS: Mapping[str, str] = MappingProxyType({})
 
 
 class ComputeMode(StrEnum):
@@ -68,7 +65,7 @@ class MigSlice:
     gpu_instance_id: int | None
     compute_instance_id: int | None
     processes: tuple[GpuProcess, ...] | None = None
-    unknown: Mapping[str, str] = field(default=NO_REASONS, hash=False)
+    unknown: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +89,7 @@ class Gpu:
     mig_slices: tuple[MigSlice, ...] = ()
     processes: tuple[GpuProcess, ...] | None = None
     lost: bool = False
-    unknown: Mapping[str, str] = field(default=NO_REASONS, hash=False)
+    unknown: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType, ModuleType
+from types import ModuleType
 from typing import Any
 
 from gpuexec.errors import NvmlError
@@ -169,7 +169,7 @@ def _why_not_loaded() -> str:
 def _read_gpu(reader: _Reader, index: int, handle: Any, why: str) -> Gpu:
     nvml = reader.nvml
     if handle is None:
-        return Gpu(index=index, uuid=None, lost="lost" in why, unknown=MappingProxyType({"handle": why}))
+        return Gpu(index=index, uuid=None, lost="lost" in why, unknown={"handle": why})
     unknown: dict[str, str] = {}
 
     def read(field: str, function: Callable[..., Any], *args: Any) -> Any:
@@ -212,7 +212,7 @@ def _read_gpu(reader: _Reader, index: int, handle: Any, why: str) -> Gpu:
         mig_slices=_read_slices(reader, handle) if mig and mig[0] == nvml.NVML_DEVICE_MIG_ENABLE else (),
         processes=processes,
         lost=lost,
-        unknown=MappingProxyType(unknown),
+        unknown=unknown,
     )
 
 
@@ -274,7 +274,7 @@ def _read_slices(reader: _Reader, handle: Any) -> tuple[MigSlice, ...]:
                 gpu_instance_id=reader.ask(nvml.nvmlDeviceGetGpuInstanceId, mig)[0],
                 compute_instance_id=reader.ask(nvml.nvmlDeviceGetComputeInstanceId, mig)[0],
                 processes=processes,
-                unknown=MappingProxyType({field: why for field, why in reasons.items() if why}),
+                unknown={field: why for field, why in reasons.items() if why},
             )
         )
     return tuple(slices)

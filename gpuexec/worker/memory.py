@@ -1,0 +1,176 @@
+"""GPU memory of this process, around each batch. Never creates a CUDA context.
+
+Sources, in order of trust:
+
+1. torch's allocator, only if the stage has imported torch and initialised CUDA itself;
+2. NVML's entry of this process, only where its pids are verifiably ours (the initial pid namespace) and
+   the device is no MIG slice;
+3. none: the reason is recorded instead (``memory_absent.<why>``), never a 0.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from gpuexec.contract import metrics
+from gpuexec.contract.allocation import Allocation, GpuShare
+
+_INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO in the kernel's include/linux/proc_ns.h
+_SAMPLE_S = 0.05
+
+
+class NoProbe:
+    """For a worker without a GPU."""
+
+    def before_batch(self) -> None:
+        """Nothing to do."""
+
+    def after_batch(self) -> dict[str, float]:
+        """No figures."""
+        return {}
+
+    def close(self) -> None:
+        """Nothing held."""
+
+
+def probe_for(allocation: Allocation) -> NoProbe | GpuProbe:
+    """Return the probe of a worker; cheap until the first batch."""
+    return GpuProbe(allocation.gpus) if allocation.gpus else NoProbe()
+
+
+class GpuProbe:
+    """Reads every GPU of a worker before and after a batch, and samples NVML in between."""
+
+    def __init__(self, shares: Sequence[GpuShare]) -> None:
+        self._shares = shares
+        self._session: Any = None
+        self._sampler: _Sampler | None = None
+        self._why_no_nvml: str | None = None
+        self._torch: Any = None
+
+    def before_batch(self) -> None:
+        """Reset the peaks."""
+        self._torch = _torch_with_cuda()
+        if self._torch is not None:
+            for ordinal in range(self._visible(self._torch)):
+                self._torch.cuda.reset_peak_memory_stats(ordinal)
+        if self._session is None and self._why_no_nvml is None:
+            self._open_nvml()
+        if self._sampler is not None:
+            self._sampler.start_batch()
+
+    def after_batch(self) -> dict[str, float]:
+        """Return the figures of the batch, by key (see ``gpuexec.contract.metrics``)."""
+        sampled = self._sampler.end_batch() if self._sampler is not None else {}
+        torch = self._torch or _torch_with_cuda()
+        found: dict[str, float] = {}
+        for ordinal, share in enumerate(self._shares):
+            found.update(self._figures(ordinal, share, torch, sampled))
+        return found
+
+    def close(self) -> None:
+        """Stop sampling and end the NVML session."""
+        if self._sampler is not None:
+            self._sampler.stop()
+            self._sampler = None
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+
+    def _figures(self, ordinal: int, share: GpuShare, torch: Any, sampled: dict[str, Any]) -> dict[str, float]:
+        figures: dict[str, float] = {}
+        used, peak, why = sampled.get(share.uuid, (None, None, self._why_no_nvml or "not_sampled"))
+        if used is not None:
+            figures = {metrics.PROCESS_USED: used, metrics.PROCESS_PEAK: max(used, peak or 0)}
+        source = "nvml_process" if figures else "absent"
+        if torch is not None and ordinal < self._visible(torch):
+            source = "torch"
+            figures[metrics.TORCH_ALLOCATED] = torch.cuda.memory_allocated(ordinal)
+            figures[metrics.TORCH_RESERVED] = torch.cuda.memory_reserved(ordinal)
+            figures[metrics.TORCH_PEAK] = torch.cuda.max_memory_allocated(ordinal)
+        figures[f"memory_source.{source}"] = 1.0
+        if source == "absent":
+            figures[f"memory_absent.{why}"] = 1.0
+        return {metrics.gpu_key(share.index, name): float(value) for name, value in figures.items()}
+
+    @staticmethod
+    def _visible(torch: Any) -> int:
+        return int(torch.cuda.device_count())
+
+    def _open_nvml(self) -> None:
+        if _pid_namespace() != _INITIAL_PID_NAMESPACE:
+            self._why_no_nvml = "pid_namespace"
+        elif all(share.uuid.startswith("MIG-") for share in self._shares):
+            self._why_no_nvml = "mig"
+        else:
+            from gpuexec.hardware import nvml  # noqa: PLC0415 - only GPU workers need it
+
+            self._session = contextlib.ExitStack()
+            try:
+                library = self._session.enter_context(nvml.session())
+            except nvml.NvmlUnavailable:
+                self._session = None
+                self._why_no_nvml = "nvml_unavailable"
+                return
+            readers = {share.uuid: nvml.ProcessMemory(library, share.uuid, os.getpid()) for share in self._shares}
+            self._sampler = _Sampler(readers)
+
+
+class _Sampler:
+    """A thread that reads NVML every 50 ms while a batch runs."""
+
+    def __init__(self, readers: dict[str, Any]) -> None:
+        self._readers = readers
+        self._peaks: dict[str, int] = {}
+        self._running = threading.Event()
+        self._stopping = threading.Event()
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._sample, name="gpuexec-memory", daemon=True)
+        self._thread.start()
+
+    def start_batch(self) -> None:
+        with self._lock:
+            self._peaks = {}
+        self._running.set()
+
+    def end_batch(self) -> dict[str, tuple[int | None, int | None, str]]:
+        """Return (bytes now, most bytes, why there are none) by UUID."""
+        self._running.clear()
+        found: dict[str, tuple[int | None, int | None, str]] = {}
+        with self._lock:
+            for uuid, reader in self._readers.items():
+                used, _ = reader.read()
+                found[uuid] = (used, self._peaks.get(uuid), "not_listed_by_nvml")
+        return found
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._running.set()
+        self._thread.join()
+
+    def _sample(self) -> None:
+        while self._running.wait() and not self._stopping.is_set():
+            with self._lock:
+                for uuid, reader in self._readers.items():
+                    used, _ = reader.read()
+                    if used is not None:
+                        self._peaks[uuid] = max(used, self._peaks.get(uuid, 0))
+            self._stopping.wait(_SAMPLE_S)
+
+
+def _torch_with_cuda() -> Any:
+    """torch, if the stage imported it and has a CUDA context already."""
+    torch = sys.modules.get("torch")
+    cuda = getattr(torch, "cuda", None)
+    return torch if cuda is not None and cuda.is_initialized() else None
+
+
+def _pid_namespace() -> int | None:
+    with contextlib.suppress(OSError):
+        return os.stat("/proc/self/ns/pid").st_ino  # noqa: PTH116
+    return None
