@@ -93,7 +93,9 @@ def _unknown_option(name: str, known: Mapping[str, Any]) -> str:
 def _checked(option: dataclasses.Field[Any], value: Any) -> Any:
     expected = option.type if isinstance(option.type, str) else option.type.__name__
     if not _has_type(value, expected):
-        raise ConfigurationError(f"option {option.name!r} must be {expected}, got {type(value).__name__} {value!r}")
+        raise ConfigurationError(
+            f"option {option.name!r} must be {expected}, got {type(value).__name__} {value!r}"
+        )
     check = option.metadata["check"]
     problem = check(value) if check else None
     if problem:

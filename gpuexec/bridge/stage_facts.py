@@ -47,7 +47,9 @@ def batch_size_of(stage: Any) -> int:
     """Return the most tasks a batch of the stage may have."""
     size = 1 if stage.batch_size is None else stage.batch_size
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise ConfigurationError(f"stage {stage.name!r}: batch_size must be a whole number >= 1, got {size!r}")
+        raise ConfigurationError(
+            f"stage {stage.name!r}: batch_size must be a whole number >= 1, got {size!r}"
+        )
     return size
 
 
@@ -89,7 +91,9 @@ def _num_workers(stage: Any, name: str) -> int | None:
         per_node = getattr(stage, "num_workers_per_node", lambda: None)()
         return None if per_node is None else max(1, math.ceil(per_node))
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise ConfigurationError(f"stage {name!r}: num_workers() must return a whole number >= 1, got {count!r}")
+        raise ConfigurationError(
+            f"stage {name!r}: num_workers() must return a whole number >= 1, got {count!r}"
+        )
     return count
 
 

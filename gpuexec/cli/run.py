@@ -21,7 +21,9 @@ class ExecutorName(StrEnum):
 Target = Annotated[
     str,
     typer.Argument(
-        metavar="MODULE_OR_FILE:OBJECT", help="A Pipeline, or a function that returns one.", show_default=False
+        metavar="MODULE_OR_FILE:OBJECT",
+        help="A Pipeline, or a function that returns one.",
+        show_default=False,
     ),
 ]
 Settings = Annotated[
@@ -29,13 +31,17 @@ Settings = Annotated[
 ]
 Options = Annotated[
     list[str],
-    typer.Option("--option", "-o", metavar="KEY=VALUE", help="An executor option, e.g. reserved_cpus=1 (repeatable)."),
+    typer.Option(
+        "--option", "-o", metavar="KEY=VALUE", help="An executor option, e.g. reserved_cpus=1 (repeatable)."
+    ),
 ]
 
 
 def run(
     target: Target,
-    executor: Annotated[ExecutorName, typer.Option(help="Worker processes, or this process.")] = ExecutorName.LOCAL,
+    executor: Annotated[
+        ExecutorName, typer.Option(help="Worker processes, or this process.")
+    ] = ExecutorName.LOCAL,
     settings: Settings = [],  # noqa: B006 - typer makes a new list
     options: Options = [],  # noqa: B006
 ) -> None:

@@ -38,7 +38,7 @@ class BaseStageAdapter:
         self._check_failed(outputs)
         outputs = [task for task in outputs if not is_sentinel(task)]
         _, stats = timer.log_stats()
-        stats.custom_metrics.update(self.stage._consume_custom_metrics())  # noqa: SLF001 - the contract's name
+        stats.custom_metrics.update(self.stage._consume_custom_metrics())
         for task in outputs:
             task.add_stage_perf(stats)
         self.last_stats = stats
@@ -63,10 +63,10 @@ class BaseStageAdapter:
         if len(inputs) == 1:
             parent_id = inputs[0].task_id  # read once: a stage may return its input
             for position, task in enumerate(outputs):
-                task._set_task_id(parent_id, self._own_segment(task, position))  # noqa: SLF001
+                task._set_task_id(parent_id, self._own_segment(task, position))
         elif len(inputs) == len(outputs):
             for parent_id, task in zip([task.task_id for task in inputs], outputs, strict=True):
-                task._set_task_id(parent_id, self._own_segment(task, 0))  # noqa: SLF001
+                task._set_task_id(parent_id, self._own_segment(task, 0))
         else:
             for task in outputs:
                 task.task_id = f"r{uuid.uuid4().hex}"
@@ -84,7 +84,9 @@ class BaseStageAdapter:
             raise ValueError(f"Source stage {self.stage.name} emitted FailedTask, which is not supported.")
         from loguru import logger  # noqa: PLC0415 - costs 0.1 s in a worker that logs nothing
 
-        logger.warning("stage {} gave up {} task(s) of a batch as FailedTask; they are dropped", self.stage.name, failed)
+        logger.warning(
+            "stage {} gave up {} task(s) of a batch as FailedTask; they are dropped", self.stage.name, failed
+        )
 
 
 def _as_tasks(returned: Any, stage_name: str) -> list[Any]:

@@ -92,7 +92,7 @@ class Pipeline:
         if initial_tasks:
             for position, task in enumerate(initial_tasks):
                 if not isinstance(task, EmptyTask):
-                    task._set_task_id("0", position)  # noqa: SLF001 - the contract's name
+                    task._set_task_id("0", position)
         tasks: list[Any] | None = executor.execute(self.stages, initial_tasks)
         return tasks
 
@@ -154,9 +154,11 @@ def _description(stage: Any) -> Iterator[str]:
 
 
 def _needed(specs: Any) -> Iterator[str]:
-    by_type = [("", "    ", specs)] if isinstance(specs, tuple) else [
-        (f"    {cls.__name__}:", "      ", spec) for cls, spec in specs.items()
-    ]
+    by_type = (
+        [("", "    ", specs)]
+        if isinstance(specs, tuple)
+        else [(f"    {cls.__name__}:", "      ", spec) for cls, spec in specs.items()]
+    )
     for heading, indent, (attributes, columns) in by_type:
         if heading and (attributes or columns):
             yield heading

@@ -164,23 +164,22 @@ class ProcessingStage(ABC, Generic[X, Y], metaclass=StageMeta):
 
     def validate_input(self, task: X) -> bool:
         """Check a task against ``inputs()``; log what is missing and return ``False``."""
-        from loguru import logger  # noqa: PLC0415 - costs 0.1 s in a worker that logs nothing
-
         try:
             spec = self.input_spec_for_task(task)
         except TypeError as error:
-            logger.error("{}", error)
-            return False
-        attributes, columns = missing_from(task, spec)
-        if attributes or columns:
-            logger.error(
-                "Task {} lacks what stage {} declares as input: attributes {}, columns {}",
-                task.task_id,
-                self.name,
-                attributes,
-                columns,
+            problem = str(error)
+        else:
+            attributes, columns = missing_from(task, spec)
+            if not attributes and not columns:
+                return True
+            problem = (
+                f"Task {task.task_id} lacks what stage {self.name} declares as input: "
+                f"attributes {attributes}, columns {columns}"
             )
-        return not attributes and not columns
+        from loguru import logger  # noqa: PLC0415 - 0.1 s, which a worker that logs nothing does not pay
+
+        logger.error("{}", problem)
+        return False
 
     def get_config(self) -> dict[str, Any]:
         """Return the stage's settings."""
@@ -235,7 +234,9 @@ class ProcessingStage(ABC, Generic[X, Y], metaclass=StageMeta):
             else:
                 from loguru import logger  # noqa: PLC0415
 
-                logger.warning("stage {}: metric {} is not a number ({!r}) and is dropped", self.name, name, value)
+                logger.warning(
+                    "stage {}: metric {} is not a number ({!r}) and is dropped", self.name, name, value
+                )
 
     def _log_metric(self, name: str, value: float) -> None:
         """Add one number to the figures of the batch in hand."""
@@ -263,7 +264,11 @@ def is_stage(value: object) -> bool:
     """Whether a pipeline can hold ``value``: a stage of this library or of NeMo Curator."""
     if isinstance(value, ProcessingStage):
         return True
-    return not isinstance(value, type) and callable(getattr(value, "process_batch", None)) and hasattr(value, "_batch_size")
+    return (
+        not isinstance(value, type)
+        and callable(getattr(value, "process_batch", None))
+        and hasattr(value, "_batch_size")
+    )
 
 
 def _refuse_unusable_members(cls: type) -> None:

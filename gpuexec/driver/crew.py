@@ -23,7 +23,9 @@ from gpuexec.supervise.watch import Happening, Watch
 class Crew:
     """All workers that are not yet reaped."""
 
-    def __init__(self, *, node_id: str, base_env: Mapping[str, str], log_level: str, stop_timeout_s: float) -> None:
+    def __init__(
+        self, *, node_id: str, base_env: Mapping[str, str], log_level: str, stop_timeout_s: float
+    ) -> None:
         self._node_id = node_id
         self._base_env = base_env
         self._log_level = log_level
@@ -37,9 +39,7 @@ class Crew:
         worker_id = f"{stage.spec.name}-node-setup" if node_setup else grant.worker_id
         oom_kills = reap.read_oom_kills()
         spawned_at = time.monotonic()
-        process = WorkerProcess(
-            worker_id, worker_environment(self._base_env, grant, stage.spec.env_vars)
-        )
+        process = WorkerProcess(worker_id, worker_environment(self._base_env, grant, stage.spec.env_vars))
         self._guardian.watch(process.pid)
         worker = Worker(
             grant=grant,
@@ -110,7 +110,9 @@ class Crew:
 
     def next_deadline(self) -> float | None:
         """When `kill_overdue` has something to do, on the monotonic clock."""
-        return min((w.stop_deadline for w in self.workers.values() if w.stop_deadline is not None), default=None)
+        return min(
+            (w.stop_deadline for w in self.workers.values() if w.stop_deadline is not None), default=None
+        )
 
     def wait(self, timeout: float | None) -> Iterator[tuple[Worker, Happening]]:
         """Wait and yield what happened, ends last."""

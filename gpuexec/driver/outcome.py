@@ -74,7 +74,14 @@ def _own_exception(failed: Failed, stage: str, producer: str) -> BaseException:
 
 
 def worker_died(
-    *, stage: str, worker_id: str, exit_code: int, cause: str, phase: str, task_ids: Sequence[str], last: Sequence[str]
+    *,
+    stage: str,
+    worker_id: str,
+    exit_code: int,
+    cause: str,
+    phase: str,
+    task_ids: Sequence[str],
+    last: Sequence[str],
 ) -> WorkerDied:
     """Return the exception for a process that ended unasked."""
     return WorkerDied(

@@ -52,7 +52,10 @@ class Run:
         self._gpu_used = gpu_used
         self._gpu_before: dict[int, dict[str, int]] = {}
         self._crew = Crew(
-            node_id=node_id, base_env=base_env, log_level=config.log_level, stop_timeout_s=config.stop_timeout_s
+            node_id=node_id,
+            base_env=base_env,
+            log_level=config.log_level,
+            stop_timeout_s=config.stop_timeout_s,
         )
         self._pool = SegmentPool()
         self._stages: list[StageState] = []
@@ -76,7 +79,9 @@ class Run:
             for phase in self._plan.phases:
                 self._run_phase([self._stages[p.stage_index] for p in phase.stages])
         except BaseException as error:
-            self._abort(_INTERRUPT_GRACE_S if isinstance(error, KeyboardInterrupt) else self._config.stop_timeout_s)
+            self._abort(
+                _INTERRUPT_GRACE_S if isinstance(error, KeyboardInterrupt) else self._config.stop_timeout_s
+            )
             self._tell(events.RunEnded(time.monotonic(), f"{type(error).__name__}: {error}"))
             raise
         else:
@@ -129,7 +134,9 @@ class Run:
             try:
                 payload = lay_down(codec.encode(task), self._pool)
             except Exception as error:
-                raise StageNotPicklable(f"initial task {number} ({task!r}) cannot be sent to a worker: {error}") from error
+                raise StageNotPicklable(
+                    f"initial task {number} ({task!r}) cannot be sent to a worker: {error}"
+                ) from error
             stage.queue.push(TaskRef(task.task_id, (number,), payload, time.monotonic()))
 
     def _finish(self, stage: StageState) -> None:
@@ -163,7 +170,9 @@ class Run:
         if not waiting:
             return
         running = [w.gpus for w in crew if w.life.state is WorkerState.SETTING_UP]
-        chosen = decide.next_setups([(w.id, w.gpus) for w in waiting], running, self._config.max_parallel_setups)
+        chosen = decide.next_setups(
+            [(w.id, w.gpus) for w in waiting], running, self._config.max_parallel_setups
+        )
         for worker in waiting:
             if worker.id in chosen:
                 worker.life.advance(WorkerEvent.SETUP_SENT)
@@ -328,7 +337,13 @@ class Run:
             now = time.monotonic()
             self._tell(
                 events.BatchFailed(
-                    now, stage.spec.index, worker.id, batch.batch_id, task_ids, now - batch.sent_at, failed.text
+                    now,
+                    stage.spec.index,
+                    worker.id,
+                    batch.batch_id,
+                    task_ids,
+                    now - batch.sent_at,
+                    failed.text,
                 )
             )
         before = stage.spec.index - 1
@@ -397,7 +412,9 @@ class Run:
         stage.node_ready = True
         before = self._gpu_before.pop(stage.spec.index, {})
         after = self._gpu_used(tuple(before))
-        growth = tuple((uuid, after[uuid] - before[uuid]) for uuid in before if after.get(uuid, 0) > before[uuid])
+        growth = tuple(
+            (uuid, after[uuid] - before[uuid]) for uuid in before if after.get(uuid, 0) > before[uuid]
+        )
         now = time.monotonic()
         self._tell(events.NodeSetUp(now, stage.spec.index, now - worker.spawned_at, growth))
 

@@ -32,7 +32,9 @@ class Prepared:
 def check_stages(stages: Sequence[Any]) -> None:
     """Raise ``ConfigurationError`` for what no executor can run."""
     if not stages:
-        raise ConfigurationError("there are no stages to run: give execute() a list of stages, or add_stage() to the pipeline")
+        raise ConfigurationError(
+            "there are no stages to run: give execute() a list of stages, or add_stage() to the pipeline"
+        )
     for position, stage in enumerate(stages):
         if not callable(getattr(stage, "process_batch", None)):
             raise ConfigurationError(
@@ -43,7 +45,10 @@ def check_stages(stages: Sequence[Any]) -> None:
 
 
 def prepare(
-    stages: Sequence[Any], config: ExecutorConfig, environ: Mapping[str, str] = os.environ, node: Node | None = None
+    stages: Sequence[Any],
+    config: ExecutorConfig,
+    environ: Mapping[str, str] = os.environ,
+    node: Node | None = None,
 ) -> Prepared:
     """Check the stages and plan them on this node (or on ``node``, e.g. read from a file).
 

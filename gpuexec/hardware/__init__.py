@@ -1,6 +1,6 @@
 """The machine, read once and turned into frozen values (``model``).
 
-    nvml ──┐
-    host ──┼─► inventory ─► Node ─► visible_devices ─► Devices for the planner
-    topology ┘
+nvml ──┐
+host ──┼─► inventory ─► Node ─► visible_devices ─► Devices for the planner
+topology ┘
 """

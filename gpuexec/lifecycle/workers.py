@@ -1,11 +1,11 @@
 """The life of a worker process, as the driver sees it.
 
-    SPAWNED ─booted─► LOADED ─setup_sent─► SETTING_UP ─setup_done─► READY
-       │                 │                      │                     │
-       ├─────────────────┴──── stage_raised ────┴─────────────────────┤
-       ▼                            ▼                                 ▼
-    (stop_sent) ────────────►   FAILED ── stop_sent ──►  STOPPING ◄── stop_sent
-    from any state but GONE: exited ──► GONE
+SPAWNED ─booted─► LOADED ─setup_sent─► SETTING_UP ─setup_done─► READY
+   │                 │                      │                     │
+   ├─────────────────┴──── stage_raised ────┴─────────────────────┤
+   ▼                            ▼                                 ▼
+(stop_sent) ────────────►   FAILED ── stop_sent ──►  STOPPING ◄── stop_sent
+from any state but GONE: exited ──► GONE
 """
 
 from __future__ import annotations
@@ -48,10 +48,7 @@ TRANSITIONS: dict[tuple[WorkerState, WorkerEvent], WorkerState] = {
     (_S.STOPPING, _E.SETUP_DONE): _S.STOPPING,
     (_S.STOPPING, _E.STAGE_RAISED): _S.STOPPING,  # its teardown
     **{(s, _E.STAGE_RAISED): _S.FAILED for s in (_S.SPAWNED, _S.LOADED, _S.SETTING_UP, _S.READY)},
-    **{
-        (s, _E.STOP_SENT): _S.STOPPING
-        for s in (_S.SPAWNED, _S.LOADED, _S.SETTING_UP, _S.READY, _S.FAILED)
-    },
+    **{(s, _E.STOP_SENT): _S.STOPPING for s in (_S.SPAWNED, _S.LOADED, _S.SETTING_UP, _S.READY, _S.FAILED)},
     **{(s, _E.EXITED): _S.GONE for s in _S if s is not _S.GONE},
 }
 

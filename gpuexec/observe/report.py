@@ -122,9 +122,7 @@ class ReportBuilder:
         self._began = event.at
         self.report.notes = event.plan.notes
         reasons = {s.stage_index: s.reason for phase in event.plan.phases for s in phase.stages}
-        self.report.stages = [
-            StageReport(i, name, reasons.get(i, "")) for i, name in enumerate(event.stages)
-        ]
+        self.report.stages = [StageReport(i, name, reasons.get(i, "")) for i, name in enumerate(event.stages)]
 
     def _add_batch(self, event: events.BatchFinished) -> None:
         figures, stage = event.figures, self.report.stages[event.stage]

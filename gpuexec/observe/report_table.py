@@ -15,14 +15,32 @@ def stage_table(report: RunReport) -> Table:
     wall = f"{report.wall_s:.2f} s" if report.wall_s is not None else "still running"
     table = Table(title=f"{'failed' if report.error else 'done'} in {wall}", title_justify="left")
     table.add_column("stage", overflow="fold")
-    for heading in ("workers", "batches", "tasks in", "out", "items", "items/s", "busy", "idle", "queued/task", "sent"):
+    for heading in (
+        "workers",
+        "batches",
+        "tasks in",
+        "out",
+        "items",
+        "items/s",
+        "busy",
+        "idle",
+        "queued/task",
+        "sent",
+    ):
         table.add_column(heading, justify="right", no_wrap=True)
     with_gpu = any(gpu_peaks(stage.metrics) for stage in report.stages)
     if with_gpu:
         table.add_column("GPU peak", justify="right")
     for stage in report.stages:
         workers = sum(w.stage == stage.index and w.batches > 0 for w in report.workers)
-        cells = [stage.name, str(workers), _batches(stage), str(stage.tasks_in), str(stage.tasks_out), str(stage.items)]
+        cells = [
+            stage.name,
+            str(workers),
+            _batches(stage),
+            str(stage.tasks_in),
+            str(stage.tasks_out),
+            str(stage.items),
+        ]
         cells += [
             f"{stage.items / stage.process_s:,.0f}" if stage.process_s else "–",
             f"{stage.process_s:.2f} s",
@@ -50,6 +68,9 @@ def _batches(stage: StageReport) -> str:
 
 
 def _peaks(stage: StageReport) -> str:
-    return "\n".join(
-        f"{index}: {show_bytes(size)} ({figure})" for index, figure, size in gpu_peaks(stage.metrics)
-    ) or "–"
+    return (
+        "\n".join(
+            f"{index}: {show_bytes(size)} ({figure})" for index, figure, size in gpu_peaks(stage.metrics)
+        )
+        or "–"
+    )

@@ -23,7 +23,9 @@ class Crowd:
     reason: str
 
 
-def least(requests: Sequence[Request], ledger: Ledger, node: Node) -> tuple[dict[int, list[tuple[int, ...]]], Ledger] | None:
+def least(
+    requests: Sequence[Request], ledger: Ledger, node: Node
+) -> tuple[dict[int, list[tuple[int, ...]]], Ledger] | None:
     """Place every stage's own count, or one worker; ``None`` if they do not fit together.
 
     CPUs do not matter here: they are shared in time, so a pipeline of many light stages runs on few.

@@ -19,7 +19,9 @@ def refuse_cpus(request: Request, usable_cpus: float, total_cpus: float, reserve
     )
 
 
-def refuse_gpus(request: Request, ledger: Ledger, notes: Sequence[str], no_devices_reason: str | None) -> ResourcesError:
+def refuse_gpus(
+    request: Request, ledger: Ledger, notes: Sequence[str], no_devices_reason: str | None
+) -> ResourcesError:
     """The stage does not fit even alone."""
     name, wanted = request.demand.name, request.describe()
     workers = request.demand.num_workers or 1

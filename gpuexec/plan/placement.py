@@ -41,9 +41,7 @@ def _closest(free: list[int], count: int, ledger: Ledger, node: Node) -> tuple[i
     if len(free) < count:
         return None
     gpu = [slot.device.index for slot in ledger.slots]
-    apart = {
-        (a, b): distance(node.link_between(gpu[a], gpu[b])) for a, b in itertools.permutations(free, 2)
-    }
+    apart = {(a, b): distance(node.link_between(gpu[a], gpu[b])) for a, b in itertools.permutations(free, 2)}
 
     def spread(chosen: Sequence[int]) -> tuple[int, int]:
         pairs = [apart[pair] for pair in itertools.combinations(chosen, 2)]
@@ -56,6 +54,6 @@ def _closest(free: list[int], count: int, ledger: Ledger, node: Node) -> tuple[i
         chosen = [seed]
         while len(chosen) < count:
             rest = [i for i in free if i not in chosen]
-            chosen.append(min(rest, key=lambda i: (sum(apart[i, j][0] for j in chosen), i)))  # noqa: B023
+            chosen.append(min(rest, key=lambda i: (sum(apart[i, j][0] for j in chosen), i)))
         grown.append(tuple(sorted(chosen)))
     return min(grown, key=spread)

@@ -46,7 +46,9 @@ def describe_exit(exit_code: int, *, oom_kills: int | None) -> str:
         name = f"signal {-exit_code}"
     text = f"killed by {name} (signal {-exit_code})"
     if -exit_code == signal.SIGKILL and oom_kills:
-        return f"{text}, probably by the out-of-memory killer: the cgroup counted {oom_kills} kill(s) meanwhile"
+        return (
+            f"{text}, probably by the out-of-memory killer: the cgroup counted {oom_kills} kill(s) meanwhile"
+        )
     if -exit_code == signal.SIGKILL and oom_kills == 0:
         return f"{text}; the cgroup's out-of-memory counter did not move, so somebody sent it"
     return text
@@ -70,7 +72,10 @@ def _oom_counters() -> list[Path]:
             _, controllers, path = line.split(":", 2)
             relative = path.lstrip("/")
             if not controllers:
-                found += [Path("/sys/fs/cgroup", relative, "memory.events"), Path("/sys/fs/cgroup/memory.events")]
+                found += [
+                    Path("/sys/fs/cgroup", relative, "memory.events"),
+                    Path("/sys/fs/cgroup/memory.events"),
+                ]
             elif "memory" in controllers.split(","):
                 root = Path("/sys/fs/cgroup/memory")
                 found += [root / relative / "memory.oom_control", root / "memory.oom_control"]

@@ -64,7 +64,7 @@ class WorkerProcess:
         self._partial = b""
         self.sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with theirs:
-            flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # noqa: SLF001
+            flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
             self.process = subprocess.Popen(
                 [sys.executable, *flags, "-m", "gpuexec.worker", str(theirs.fileno()), str(os.getpid())],
                 env=dict(env),

@@ -82,4 +82,3 @@ def _terminate_once(_signal: int, _frame: FrameType | None) -> None:
 def _allocation(fields: dict[str, Any]) -> Allocation:
     shares = tuple(GpuShare(**share) for share in fields["gpus"])
     return Allocation(**{**fields, "gpus": shares})
-

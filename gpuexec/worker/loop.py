@@ -212,7 +212,7 @@ class WorkerLoop:
             yield
         except Terminated:
             raise
-        except BaseException as error:  # noqa: BLE001 - also SystemExit: the driver decides
+        except BaseException as error:
             self._outbox.flush()
             self._connection.send(describe_failure(error, phase, batch_id))
             raise StageFailure from error

@@ -82,7 +82,9 @@ class GpuProbe:
             self._session.close()
             self._session = None
 
-    def _figures(self, ordinal: int, share: GpuShare, torch: Any, sampled: dict[str, Any]) -> dict[str, float]:
+    def _figures(
+        self, ordinal: int, share: GpuShare, torch: Any, sampled: dict[str, Any]
+    ) -> dict[str, float]:
         figures: dict[str, float] = {}
         used, peak, why = sampled.get(share.uuid, (None, None, self._why_no_nvml or "not_sampled"))
         if used is not None:
@@ -117,7 +119,9 @@ class GpuProbe:
                 self._session = None
                 self._why_no_nvml = "nvml_unavailable"
                 return
-            readers = {share.uuid: nvml.ProcessMemory(library, share.uuid, os.getpid()) for share in self._shares}
+            readers = {
+                share.uuid: nvml.ProcessMemory(library, share.uuid, os.getpid()) for share in self._shares
+            }
             self._sampler = _Sampler(readers)
 
 

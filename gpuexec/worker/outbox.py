@@ -113,4 +113,3 @@ class Outbox:
         self._arena.write(encoded.parts, place.offset)
         self._arena_used += segments.page_aligned(encoded.size)
         return place
-
