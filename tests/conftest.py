@@ -1,0 +1,68 @@
+"""Every test leaves the machine as it found it: no process, descriptor, mapping or file of its own."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+
+
+_WATCHED_FOLDERS = (Path("/dev/shm"), Path(__file__).parent.parent)
+_MADE_BY_TOOLS = {".coverage", ".hypothesis", ".pytest_cache", ".ruff_cache", "__pycache__", ".mypy_cache"}
+
+
+@pytest.fixture(autouse=True)
+def leaves_nothing_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Compare this process's children, descriptors and mappings, and our folders, before and after."""
+    gc.collect()
+    before = _holdings()
+    yield
+    gc.collect()
+    leaked = {kind: now - before[kind] for kind, now in _holdings().items()}
+    assert not any(leaked.values()), f"left behind: { {k: dict(v) for k, v in leaked.items() if v} }"
+
+
+def _holdings() -> dict[str, Counter[str]]:
+    return {
+        "processes": Counter(_describe(child) for child in psutil.Process().children(recursive=True)),
+        "descriptors": Counter(_descriptors()),
+        "mappings": Counter(line.split()[-1] for line in _maps() if "memfd:gpuexec" in line),
+        "files": Counter(_files()),
+    }
+
+
+def _describe(process: psutil.Process) -> str:
+    try:
+        return f"{process.pid} {' '.join(process.cmdline()[:4])}"
+    except psutil.NoSuchProcess:
+        return f"{process.pid} gone"
+
+
+def _descriptors() -> Iterator[str]:
+    """What each descriptor refers to, its number left out: libraries may reopen theirs."""
+    for fd in Path("/proc/self/fd").iterdir():
+        try:
+            target = str(fd.readlink())
+        except OSError:
+            continue
+        if not target.startswith(("/proc/", "anon_inode:inotify")) and "/pytest-" not in target:
+            # Numbers of pipes and sockets differ each time; how many there are matters.
+            yield target.split(":[")[0] if ":[" in target else target
+
+
+def _maps() -> list[str]:
+    return Path("/proc/self/maps").read_text().splitlines()
+
+
+def _files() -> Iterator[str]:
+    for folder in _WATCHED_FOLDERS:
+        if folder.is_dir():
+            for name in os.listdir(folder):
+                if name not in _MADE_BY_TOOLS and not name.startswith(".coverage"):
+                    yield str(folder / name)

@@ -1,0 +1,205 @@
+"""Small stages with which the process tests provoke every ending. Importable, so they pickle by reference."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpuexec import ProcessingStage, Resources, Task
+
+
+@dataclass(repr=False)
+class Item(Task[Any]):
+    """A task that holds anything."""
+
+    @property
+    def num_items(self) -> int:
+        return 1
+
+    def validate(self) -> bool:
+        return True
+
+
+def items(*values: Any) -> list[Item]:
+    return [Item("test", value) for value in values]
+
+
+class Range(ProcessingStage[Task[Any], Item]):
+    """Source: ``count`` items from 0 up."""
+
+    name = "range"
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def process(self, task: Task[Any]) -> list[Item]:
+        return items(*range(self.count))
+
+
+class Apply(ProcessingStage[Item, Item]):
+    """Calls a function on each item's data; ``None`` drops the item."""
+
+    name = "apply"
+
+    def __init__(self, function: Any, name: str = "apply", cpus: float = 0.25) -> None:
+        self.function = function
+        self.name = name
+        self.resources = Resources(cpus=cpus)
+
+    def process(self, task: Item) -> Item | None:
+        result = self.function(task.data)
+        if result is None:
+            return None
+        task.data = result
+        return task
+
+
+class Journal(ProcessingStage[Item, Item]):
+    """Writes a line for every call of its life cycle to a file."""
+
+    name = "journal"
+
+    def __init__(self, path: Path, workers: int = 1, fail_on: Any = None, fail_in: str = "process") -> None:
+        self.path = path
+        self.workers = workers
+        self.fail_on = fail_on
+        self.fail_in = fail_in
+
+    def num_workers(self) -> int:
+        return self.workers
+
+    def note(self, *words: object) -> None:
+        line = " ".join(map(str, (os.getpid(), *words)))
+        with self.path.open("a") as out:
+            out.write(line + "\n")
+
+    def setup_on_node(self, node_info: Any = None, worker_metadata: Any = None) -> None:
+        self.note("setup_on_node", node_info.node_id, worker_metadata.worker_id)
+        self.maybe_fail("setup_on_node")
+
+    def setup(self, worker_metadata: Any = None) -> None:
+        self.note("setup", worker_metadata.worker_id, type(worker_metadata.allocation).__name__)
+        self.maybe_fail("setup")
+
+    def process(self, task: Item) -> Item:
+        self.note("process", task.data)
+        if self.fail_in == "process" and task.data == self.fail_on:
+            raise LookupError(f"no {task.data}")
+        return task
+
+    def teardown(self) -> None:
+        self.note("teardown")
+        self.maybe_fail("teardown")
+
+    def maybe_fail(self, where: str) -> None:
+        if self.fail_in == where:
+            raise LookupError(f"in {where}")
+
+
+class Choosy(Exception):
+    """Pickles, but does not unpickle (cpython#103061)."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(f"{code}: {reason}")
+
+
+class PicklesOnly:
+    """Pickles, but does not unpickle."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (int, ("not a number",))
+
+
+def double(value: int) -> int:
+    return 2 * value
+
+
+def drop(value: Any) -> None:
+    return None
+
+
+def kill_self(value: Any) -> None:
+    print("about to die", flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def segfault(value: Any) -> None:
+    ctypes.string_at(0)
+
+
+def leave(value: Any) -> None:
+    os._exit(7)
+
+
+def call_exit(value: Any) -> None:
+    sys.exit("enough")
+
+
+def raise_choosy(value: Any) -> None:
+    raise Choosy(5, "because")
+
+
+def return_lock(value: Any) -> Any:
+    return threading.Lock()
+
+
+def return_pickles_only(value: Any) -> Any:
+    return PicklesOnly()
+
+
+def big_array(value: int) -> np.ndarray:
+    return np.full(1_000_000, value, np.uint8)
+
+
+def write_into(array: np.ndarray) -> int:
+    array += 1
+    return int(array.sum())
+
+
+def close_stdin_and_print(value: int) -> int:
+    sys.stdin.close()
+    print(f"printed {value}")
+    print(f"complained {value}", file=sys.stderr)
+    sys.stdout.write("no newline")
+    os.write(1, b"\x00\xff binary\n")
+    return value
+
+
+def environment(value: Any) -> dict[str, str]:
+    return dict(os.environ)
+
+
+def threads_and_affinity(value: Any) -> tuple[str | None, int, int]:
+    return os.environ.get("OMP_NUM_THREADS"), len(os.sched_getaffinity(0)), os.getpid()
+
+
+def start_child_and_wait(path: str) -> None:
+    """Start a process of its own, tell its pid, and wait for ever."""
+    child = subprocess.Popen(["sleep", "1000"])
+    Path(path).write_text(f"{os.getpid()} {child.pid}")
+    signal.pause()
+
+
+def announce_and_wait(path: str) -> None:
+    Path(path).write_text(str(os.getpid()))
+    while True:
+        signal.pause()
+
+
+def loaded_modules(value: Any) -> list[str]:
+    return sorted(sys.modules)
+
+
+def ignore_everything(path: str) -> None:
+    """Wait for ever, deaf to signals and exceptions."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    announce_and_wait(path)

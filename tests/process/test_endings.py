@@ -1,0 +1,243 @@
+"""Every way a run can end other than well: which error, and nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+from pathlib import Path
+
+import psutil
+import pytest
+
+from gpuexec import (
+    LocalExecutor,
+    Pipeline,
+    ProcessingStage,
+    ResultNotPicklable,
+    StageContractError,
+    StageNotPicklable,
+    WorkerDied,
+)
+from gpuexec.driver.outcome import RemoteTraceback
+from gpuexec.errors import RemoteStageError
+from tests.process import stages
+from tests.process.stages import Apply, Journal, items
+
+
+def run(*given: ProcessingStage, tasks=None, **options):
+    executor = LocalExecutor(show_progress=False, **options)
+    return Pipeline("p", stages=list(given)).run(executor, initial_tasks=tasks or items(1, 2, 3))
+
+
+def test_a_stages_exception_keeps_its_type_and_tells_where(tmp_path: Path):
+    with pytest.raises(LookupError, match="no 2") as caught:
+        run(Apply(abs, "first"), Journal(tmp_path / "log", fail_on=2))
+    (note,) = caught.value.__notes__
+    assert "stage 'journal'" in note
+    assert "worker 'journal-0'" in note
+    assert "0_1_0" in note
+    cause = caught.value.__cause__
+    assert isinstance(cause, RemoteTraceback)
+    assert cause.task_ids == ("0_1_0",)
+    assert "stages.py" in cause.text
+    assert "gpuexec/worker/loop.py" not in cause.text.replace("\\", "/").splitlines()[1]
+
+
+@pytest.mark.parametrize("phase", ["setup_on_node", "setup", "teardown"])
+def test_life_cycle_methods_that_raise(tmp_path: Path, phase: str):
+    with pytest.raises(LookupError, match=f"in {phase}") as caught:
+        run(Journal(tmp_path / "log", fail_in=phase))
+    assert f"in {phase}() of stage 'journal'" in caught.value.__notes__[0]
+
+
+def test_an_exception_that_cannot_travel_comes_as_text():
+    with pytest.raises(RemoteStageError, match=r"Choosy: .*5: because"):
+        run(Apply(stages.raise_choosy))
+
+
+def test_sys_exit_in_a_stage_does_not_end_the_driver():
+    with pytest.raises(RemoteStageError, match="tried to end its process"):
+        run(Apply(stages.call_exit))
+
+
+@pytest.mark.parametrize(
+    ("function", "code", "words"),
+    [
+        (stages.kill_self, -signal.SIGKILL, "SIGKILL"),
+        (stages.segfault, -signal.SIGSEGV, "SIGSEGV"),
+        (stages.leave, 7, "code 7"),
+    ],
+)
+def test_a_dead_worker_is_named_with_its_cause(function, code: int, words: str):
+    with pytest.raises(WorkerDied, match=words) as caught:
+        run(Apply(function))
+    died = caught.value
+    assert (died.stage, died.exit_code, died.phase) == ("apply", code, "process")
+    assert died.worker_id.startswith("apply-")
+    assert "0_0" in died.task_ids
+
+
+def test_a_dead_worker_leaves_its_last_lines():
+    with pytest.raises(WorkerDied) as caught:
+        run(Apply(stages.kill_self))
+    assert "about to die" in caught.value.last_lines
+    with pytest.raises(WorkerDied) as caught:
+        run(Apply(stages.segfault))
+    assert any("Segmentation fault" in line for line in caught.value.last_lines), "faulthandler's dump"
+
+
+def test_a_result_that_cannot_be_pickled():
+    with pytest.raises(ResultNotPicklable, match=r"stage 'apply' returned a task that cannot be sent on.*lock"):
+        run(Apply(stages.return_lock))
+
+
+def test_a_result_that_pickles_but_does_not_unpickle():
+    with pytest.raises(ResultNotPicklable, match="made by stage 'first' was pickled but cannot be unpickled"):
+        run(Apply(stages.return_pickles_only, "first"), Apply(id, "second"))
+    with pytest.raises(ResultNotPicklable, match="returned by stage 'last' was pickled but cannot be unpickled here"):
+        run(Apply(stages.return_pickles_only, "last"))
+
+
+def test_an_unpicklable_stage_is_refused_before_anything_starts():
+    stage = Apply(abs)
+    stage.handle = threading.Lock()
+    with pytest.raises(StageNotPicklable, match=r"stage 'apply'.*attribute handle.*setup\(\)"):
+        run(stage)
+
+
+def test_an_unpicklable_initial_task():
+    with pytest.raises(StageNotPicklable, match="initial task 0"):
+        run(Apply(abs), tasks=items(open_generator()))
+
+
+def open_generator():
+    return (i for i in range(3))
+
+
+class ReturnsText(ProcessingStage):
+    name = "text"
+
+    def process(self, task):
+        return "done"
+
+
+def test_a_stage_that_returns_the_wrong_type():
+    with pytest.raises(StageContractError, match=r"stage 'text' returned a str where a Task was due"):
+        run(ReturnsText())
+
+
+class CannotImport(ProcessingStage):
+    name = "cannot_import"
+
+    def __reduce__(self):
+        return (__import__, ("a_module_that_is_not_there",))
+
+    def process(self, task):
+        return task
+
+
+def test_a_stage_whose_module_the_worker_lacks():
+    with pytest.raises(ModuleNotFoundError, match="a_module_that_is_not_there"):
+        run(CannotImport())
+
+
+DRIVER = """
+import sys
+from pathlib import Path
+from gpuexec import LocalExecutor, Pipeline
+from tests.process import stages
+from tests.process.stages import Apply, items
+function = getattr(stages, sys.argv[1])
+tasks = items(*sys.argv[2:])
+try:
+    Pipeline("p", stages=[Apply(function)]).run(LocalExecutor(show_progress=False, stop_timeout_s=60), initial_tasks=tasks)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+    raise SystemExit(130)
+"""
+
+
+@pytest.fixture
+def driver():
+    """Start a driver in a session of its own; whatever is left of it is killed."""
+    started = []
+
+    def start(*args: str) -> subprocess.Popen:
+        process = subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(DRIVER), *args],
+            cwd=Path(__file__).parents[2],
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def wait_for_text(path: Path, driver: subprocess.Popen) -> str:
+    while not (path.exists() and path.read_text()):
+        assert driver.poll() is None, "the driver ended early"
+        os.sched_yield()
+    return path.read_text()
+
+
+def wait_until_gone(pids: list[int], seconds: float) -> list[psutil.Process]:
+    processes = [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
+    _, alive = psutil.wait_procs(processes, timeout=seconds)
+    return [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_no_worker_nor_its_child_outlives_a_killed_driver(driver, tmp_path: Path, how):
+    path = tmp_path / "pids"
+    process = driver("start_child_and_wait", str(path))
+    pids = [int(word) for word in wait_for_text(path, process).split()]
+    pids += [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
+    process.send_signal(how)
+    assert process.wait(5) == -how
+    assert not wait_until_gone(pids, 2)
+
+
+def test_ctrl_c_ends_a_run_that_is_stuck_in_a_stage(driver, tmp_path: Path):
+    path = tmp_path / "pids"
+    process = driver("announce_and_wait", str(path))
+    worker = int(wait_for_text(path, process))
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=5)  # the promise: within 5 s
+    assert (process.returncode, out) == (130, "interrupted\n")
+    assert not psutil.pid_exists(worker)
+
+
+def test_a_worker_that_ignores_ctrl_cs_grace_is_killed(driver, tmp_path: Path):
+    path = tmp_path / "pids"
+    process = driver("ignore_everything", str(path))
+    worker = int(wait_for_text(path, process))
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=5)
+    assert process.returncode == 130
+    assert not psutil.pid_exists(worker)
+
+
+def test_teardown_that_takes_too_long_is_cut_off():
+    with pytest.raises(WorkerDied, match="did not stop within stop_timeout_s"):
+        run(HangsInTeardown(), stop_timeout_s=0.2)
+
+
+class HangsInTeardown(ProcessingStage):
+    name = "hangs"
+
+    def process(self, task):
+        return task
+
+    def teardown(self):
+        while True:
+            signal.pause()

@@ -1,0 +1,206 @@
+"""The main job: what comes out, in which order, with which figures, and the life of a stage."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+from loguru import logger
+
+from gpuexec import InlineExecutor, LocalExecutor, Pipeline, ProcessingStage, Resources, StagePerfStats
+from tests.process import stages
+from tests.process.stages import Apply, Item, Journal, Range, items
+
+
+@pytest.fixture
+def quiet() -> LocalExecutor:
+    return LocalExecutor(show_progress=False)
+
+
+def test_returns_what_the_inline_executor_returns(quiet):
+    def pipeline():
+        return Pipeline("p", stages=[Range(200), Apply(stages.double).with_(batch_size=7), FanOut(), DropOdd()])
+
+    expected = pipeline().run(InlineExecutor())
+    actual = pipeline().run(quiet)
+    assert [(t.task_id, t.data) for t in actual] == [(t.task_id, t.data) for t in expected]
+    assert [[p.stage_name for p in t._stage_perf] for t in actual] == [
+        [p.stage_name for p in t._stage_perf] for t in expected
+    ]
+
+
+class FanOut(ProcessingStage):
+    name = "fan_out"
+
+    def process(self, task):
+        return items(*[(task.data, i) for i in range(task.data % 4)])
+
+
+class DropOdd(ProcessingStage):
+    name = "drop_odd"
+    batch_size = 3
+
+    def process(self, task):
+        return task if task.data[1] % 2 == 0 else None
+
+
+def test_a_filter_that_drops_everything_gives_an_empty_list_and_a_report(quiet):
+    assert Pipeline("p", stages=[Range(20), Apply(stages.drop)]).run(quiet) == []
+    dropped = quiet.last_report.stages[1]
+    assert (dropped.tasks_in, dropped.tasks_out, dropped.batches) == (20, 0, 20)
+
+
+def test_initial_tasks_get_ids_below_the_root(quiet):
+    out = Pipeline("p", stages=[Apply(stages.double)]).run(quiet, initial_tasks=items(1, 2, 3))
+    assert [(t.task_id, t.data) for t in out] == [("0_0_0", 2), ("0_1_0", 4), ("0_2_0", 6)]
+
+
+def test_every_task_carries_the_figures_of_every_stage(quiet):
+    out = Pipeline("p", stages=[Range(10), Apply(stages.double).with_(batch_size=5)]).run(quiet)
+    for task in out:
+        assert [p.stage_name for p in task._stage_perf] == ["range", "apply"]
+        assert all(isinstance(p, StagePerfStats) and p.process_time > 0 for p in task._stage_perf)
+        assert task._stage_perf[1].num_items_processed == 5
+        assert task._stage_perf[1].custom_metrics["gpuexec.input_bytes"] > 0
+    assert len({id(t._stage_perf[1]) for t in out}) == 2  # two batches: two objects, shared by their tasks
+    assert len({id(t._stage_perf[0]) for t in out}) == 1
+
+
+def test_life_cycle_of_a_stage(quiet, tmp_path: Path):
+    log = tmp_path / "log"
+    Pipeline("p", stages=[Journal(log, workers=2)]).run(quiet, initial_tasks=items(*range(8)))
+    lines = [line.split() for line in log.read_text().splitlines()]
+    calls = [words[1] for words in lines]
+    assert calls.count("setup_on_node") == 1
+    assert calls[0] == "setup_on_node"
+    assert lines[0][2] == socket.gethostname()
+    setups = [words for words in lines if words[1] == "setup"]
+    assert sorted(words[2] for words in setups) == ["journal-0", "journal-1"]
+    assert {words[3] for words in setups} == {"Allocation"}
+    assert len({words[0] for words in setups}) == 2
+    assert lines[0][0] not in {words[0] for words in setups}, "setup_on_node has a process of its own"
+    assert calls.count("teardown") == 2
+    assert sorted(int(words[2]) for words in lines if words[1] == "process") == list(range(8))
+    assert str(os.getpid()) not in {words[0] for words in lines}
+
+
+def test_teardown_runs_when_the_run_fails(quiet, tmp_path: Path):
+    log = tmp_path / "log"
+    with pytest.raises(LookupError):
+        Pipeline("p", stages=[Journal(log, workers=2, fail_on=3)]).run(quiet, initial_tasks=items(*range(8)))
+    calls = [line.split()[1] for line in log.read_text().splitlines()]
+    assert calls.count("teardown") == calls.count("setup") >= 1
+
+
+def test_arrays_arrive_writable_and_private(quiet):
+    out = Pipeline("p", stages=[Apply(stages.big_array, "make"), Apply(stages.write_into, "add")]).run(
+        quiet, initial_tasks=items(*range(12))
+    )
+    assert [t.data for t in out] == [1_000_000 * (i + 1) for i in range(12)]
+
+
+def test_result_arrays_belong_to_the_caller(quiet):
+    (task,) = Pipeline("p", stages=[Apply(stages.big_array)]).run(quiet, initial_tasks=items(7))
+    task.data += 1
+    assert np.all(task.data == 8)
+
+
+def test_a_cpu_worker_sees_no_gpu_and_capped_threads(quiet):
+    (task,) = Pipeline("p", stages=[Apply(stages.environment)]).run(quiet, initial_tasks=items(0))
+    assert task.data["CUDA_VISIBLE_DEVICES"] == ""
+    assert task.data["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+    assert task.data["OMP_NUM_THREADS"] == "1"
+
+
+def test_stage_and_executor_set_environment_variables():
+    executor = LocalExecutor(show_progress=False, runtime_env={"env_vars": {"A": "executor", "B": "executor"}})
+    stage = Apply(stages.environment).with_(runtime_env={"env_vars": {"B": "stage", "OMP_NUM_THREADS": "5"}})
+    (task,) = Pipeline("p", stages=[stage]).run(executor, initial_tasks=items(0))
+    assert (task.data["A"], task.data["B"], task.data["OMP_NUM_THREADS"]) == ("executor", "stage", "5")
+
+
+def test_a_native_worker_imports_nothing_heavy(quiet):
+    (task,) = Pipeline("p", stages=[Apply(stages.loaded_modules)]).run(quiet, initial_tasks=items(0))
+    assert not {"nemo_curator", "ray", "pynvml", "torch", "loguru", "rich", "typer"} & set(task.data)
+
+
+def test_stages_of_a_script_travel_by_value(quiet):
+    class Local(ProcessingStage):
+        name = "local"
+        resources = Resources(cpus=0.5)
+
+        def process(self, task):
+            task.data = (lambda x: x + offset)(task.data)
+            return task
+
+    offset = 40
+    (task,) = Pipeline("p", stages=[Local()]).run(quiet, initial_tasks=items(2))
+    assert task.data == 42
+
+
+def test_prints_and_a_closed_stdin_do_not_disturb(quiet):
+    lines: list[str] = []
+    handler = logger.add(lambda message: lines.append(str(message).rstrip("\n")), format="{extra[worker]} {message}")
+    try:
+        out = Pipeline("p", stages=[Apply(stages.close_stdin_and_print)]).run(quiet, initial_tasks=items(*range(50)))
+    finally:
+        logger.remove(handler)
+    assert [t.data for t in out] == list(range(50))
+    workers = {line.split()[0] for line in lines if "printed" in line}
+    for worker in workers:
+        numbers = [int(line.split()[-1]) for line in lines if line.startswith(worker) and "printed" in line]
+        assert numbers == sorted(numbers), "in order per worker"
+    assert sum("complained" in line for line in lines) == 50
+
+
+class Logs(ProcessingStage):
+    name = "logs"
+
+    def process(self, task):
+        logger.bind(x=1).warning("said {} with {{braces}}", task.data)
+        return task
+
+
+def test_loguru_lines_arrive_with_stage_and_worker(quiet):
+    records = []
+    handler = logger.add(lambda message: records.append(message.record), level="WARNING")
+    try:
+        Pipeline("p", stages=[Logs()]).run(quiet, initial_tasks=items(*range(20)))
+    finally:
+        logger.remove(handler)
+    assert len(records) == 20
+    assert {r["extra"]["stage"] for r in records} == {"logs"}
+    assert all(r["extra"]["worker"].startswith("logs-") and r["level"].name == "WARNING" for r in records)
+    assert all(r["name"] == __name__ and r["function"] == "process" for r in records)
+    assert {r["message"].split(" | ")[1] for r in records} == {f"said {i} with {{braces}}" for i in range(20)}
+
+
+def test_the_report_accounts_for_every_task(quiet):
+    Pipeline("p", stages=[Range(30), Apply(stages.double).with_(batch_size=4)]).run(quiet)
+    report = quiet.last_report
+    assert report.error is None
+    assert report.wall_s > 0
+    assert [(s.tasks_in, s.tasks_out) for s in report.stages] == [(1, 30), (30, 30)]
+    assert report.stages[1].batches == 8
+    assert all(w.exit_code == 0 and w.teardown_s is not None and w.spawn_s > 0 for w in report.workers)
+
+
+def test_two_stages_of_the_same_name(quiet):
+    out = Pipeline("p", stages=[Apply(stages.double), Apply(stages.double)]).run(quiet, initial_tasks=items(1))
+    assert [t.data for t in out] == [4]
+    assert {w.worker_id for w in quiet.last_report.workers} == {"apply-0", "apply#2-0"}
+
+
+def test_an_executor_can_run_again(quiet):
+    for _ in range(2):
+        assert len(Pipeline("p", stages=[Range(3)]).run(quiet)) == 3
+
+
+def test_an_item_that_does_not_fit_one_chunk_of_the_socket(quiet):
+    text = "x" * 60_000  # inline, several of them in a message
+    out = Pipeline("p", stages=[Apply(len)]).run(quiet, initial_tasks=items(*[text] * 300))
+    assert {t.data for t in out} == {60_000}
+    assert isinstance(out[0], Item)
