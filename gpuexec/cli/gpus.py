@@ -1,0 +1,107 @@
+"""``gpuexec gpus``: the node's GPUs, as a table or as JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from gpuexec.hardware.model import Gpu, LinkKind, MigSlice, Node
+from gpuexec.observe.report_table import show_bytes
+
+
+def gpus(
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print a JSON list, which `gpuexec plan --node` reads.")
+    ] = False,
+    whole_node: Annotated[
+        bool, typer.Option("--node", help="With --json: also the host, links and driver, as one object.")
+    ] = False,
+) -> None:
+    """List the GPUs of this node."""
+    from gpuexec.hardware.inventory import node_to_json, read_node
+
+    node = read_node()
+    if as_json:
+        document = node_to_json(node)
+        typer.echo(json.dumps(document if whole_node else document["gpus"], indent=2))
+        return
+    if not node.gpus:
+        typer.echo(f"no GPU: {node.no_gpus_reason}")
+        return
+    console = Console()
+    console.print(gpu_table(node))
+    for gpu in node.gpus:
+        for field, why in gpu.unknown.items():
+            console.print(f"GPU {gpu.index}: {field} unknown: {why}", style="dim", markup=False)
+
+
+def gpu_table(node: Node) -> Table:
+    """One row per GPU, and one under it per MIG slice."""
+    table = Table(title=f"driver {node.driver_version or '?'}, CUDA {node.cuda_version or '?'}", title_justify="left")
+    table.add_column("GPU", justify="right")
+    table.add_column("name\nUUID", overflow="fold")
+    for heading in ("memory", "used", "free", "load"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("NUMA", justify="right")
+    table.add_column("closest")
+    table.add_column("processes", overflow="fold")
+    for gpu in node.gpus:
+        table.add_row(*_gpu_row(node, gpu))
+        for mig in gpu.mig_slices:
+            table.add_row(*_slice_row(gpu, mig))
+    return table
+
+
+def _gpu_row(node: Node, gpu: Gpu) -> list[str]:
+    name = gpu.name or "?"
+    marks = [mark for mark, is_set in (("lost", gpu.lost), ("unified memory", gpu.unified_memory)) if is_set]
+    return [
+        str(gpu.index),
+        f"{name}{' (' + ', '.join(marks) + ')' if marks else ''}\n{gpu.uuid or '?'}",
+        _size(gpu.memory_total_bytes),
+        _size(gpu.memory_used_bytes),
+        _size(gpu.memory_free_bytes),
+        "?" if gpu.utilization_percent is None else f"{gpu.utilization_percent} %",
+        "?" if gpu.numa_node is None else str(gpu.numa_node),
+        _closest(node, gpu),
+        _processes(gpu),
+    ]
+
+
+def _slice_row(gpu: Gpu, mig: MigSlice) -> list[str]:
+    return [
+        f"{gpu.index}.{mig.index}",
+        f"MIG {mig.profile or '?'}\n{mig.uuid}",
+        _size(mig.memory_total_bytes),
+        _size(mig.memory_used_bytes),
+        _size(mig.memory_free_bytes),
+        "",
+        "",
+        "",
+        _processes(mig),
+    ]
+
+
+def _closest(node: Node, gpu: Gpu) -> str:
+    from gpuexec.hardware.topology import closest_to
+
+    closest = closest_to(node, gpu)
+    if not closest:
+        return "" if len(node.gpus) == 1 else "?"
+    link = closest[0][1]
+    how = f"NVLink ×{link.nvlinks}" if link.kind is LinkKind.NVLINK else link.kind.name.lower().replace("_", " ")
+    return f"{', '.join(str(index) for index, _ in closest)} ({how})"
+
+
+def _processes(owner: Gpu | MigSlice) -> str:
+    if owner.processes is None:
+        return "?"
+    return "\n".join(f"{p.pid} {p.name or ''} {_size(p.used_bytes)}".replace("  ", " ") for p in owner.processes)
+
+
+def _size(size: int | None) -> str:
+    return "?" if size is None else show_bytes(size)

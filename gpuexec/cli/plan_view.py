@@ -1,0 +1,49 @@
+"""A plan, for people."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from gpuexec.hardware.model import Node
+from gpuexec.observe.report_table import show_bytes
+from gpuexec.plan.model import Plan, StagePlan, WorkerGrant
+
+
+def render_plan(plan: Plan, node: Node) -> Iterator[RenderableType]:
+    """Yield the node in a line, a table per phase, and the notes."""
+    host = node.host
+    yield Text(f"{host.hostname}: {host.usable_cpus:g} usable CPUs, {len(node.gpus)} GPU(s)")
+    for number, phase in enumerate(plan.phases, start=1):
+        title = f"phase {number} of {len(plan.phases)}" if len(plan.phases) > 1 else None
+        table = Table("stage", "workers", "CPUs each", "GPUs", "why", title=title, title_justify="left")
+        for stage in phase.stages:
+            table.add_row(*_row(stage))
+        yield table
+    for note in plan.notes:
+        yield Text(f"note: {note}")
+
+
+def _row(stage: StagePlan) -> list[str]:
+    count = len(stage.workers)
+    by_gpus = Counter(_gpus(worker) for worker in stage.workers)
+    return [
+        stage.name,
+        str(count) if stage.fixed or stage.workers[0].allocation.gpus else f"1 to {count}" if count > 1 else "1",
+        f"{stage.workers[0].allocation.cpus:g}",
+        "\n".join(f"{times} × {gpus}" if times > 1 else gpus for gpus, times in by_gpus.items() if gpus) or "none",
+        stage.reason,
+    ]
+
+
+def _gpus(worker: WorkerGrant) -> str:
+    shares = worker.allocation.gpus
+    return " + ".join(
+        f"{share.fraction:g} of GPU {share.index}"
+        + (f" ({show_bytes(share.memory_bytes)})" if share.memory_bytes is not None else "")
+        for share in shares
+    )

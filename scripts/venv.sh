@@ -1,0 +1,34 @@
+# Sourced by the other scripts: finds Python and makes a virtual environment, once.
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+find_python() {
+  local candidate
+  for candidate in ${PYTHON:-} python3.11 python3.12 python3.13 python3; do
+    if command -v "$candidate" >/dev/null 2>&1 &&
+      "$candidate" -c 'import sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
+      echo "$candidate"
+      return
+    fi
+  done
+  echo "error: Python 3.11, 3.12 or 3.13 (with its venv module) is needed; name one with PYTHON=…" >&2
+  return 1
+}
+
+# ensure_venv FOLDER PIP_ARGUMENTS…: installs once for each pyproject.toml and set of arguments.
+ensure_venv() {
+  local venv=$1 python stamp wanted
+  shift
+  stamp=$venv/installed
+  wanted="$(cksum "$root/pyproject.toml") $*"
+  if [ -x "$venv/bin/python" ] && grep -qxF "$wanted" "$stamp" 2>/dev/null; then
+    return
+  fi
+  if [ ! -x "$venv/bin/pip" ]; then
+    python=$(find_python)
+    "$python" -m venv "$venv"
+  fi
+  echo "installing into $venv …" >&2
+  (cd "$root" && "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "$@")
+  echo "$wanted" >>"$stamp"
+}
