@@ -15,6 +15,7 @@ from gpuexec.hardware import host, inventory
 from gpuexec.hardware.model import Device, Node
 from gpuexec.plan.model import BusyGpuPolicy, Plan, PlanOptions, StageDemand
 from gpuexec.plan.planner import GpusBusy, make_plan
+from gpuexec.worker import bootstrap
 
 _BUSY_POLL_S = 2.0  # NVML has no event for freed memory
 
@@ -44,6 +45,15 @@ def check_stages(stages: Sequence[Any]) -> None:
             )
 
 
+def _refuse_run_on_import() -> None:
+    """A worker that imports its stage's module must not start the module's own run, which would never end."""
+    if bootstrap.is_loading:
+        raise ConfigurationError(
+            "the module that defines the stage starts a run when it is imported: "
+            "put that run under `if __name__ == '__main__':`"
+        )
+
+
 def prepare(
     stages: Sequence[Any],
     config: ExecutorConfig,
@@ -54,6 +64,7 @@ def prepare(
 
     GPUs are looked at only if a stage asks for one. Raises ``ConfigurationError`` and ``ResourcesError``.
     """
+    _refuse_run_on_import()
     check_stages(stages)
     demands = tuple(stage_facts.demand_of(stage) for stage in stages)
     looks_at_gpus = config.cpu_stages_see_gpus or any(d.gpus or d.gpu_memory_gb for d in demands)

@@ -28,6 +28,9 @@ from gpuexec.worker.loop import Terminated, WorkerLoop, describe_failure
 from gpuexec.worker.orphan import die_with_parent
 
 
+is_loading = False  # whether this process is a worker that is still importing its stage
+
+
 def main(socket_fd: int, driver_pid: int) -> int:
     """Serve one driver; return the exit status: 0 after an orderly end, 1 if the driver is gone."""
     die_with_parent(driver_pid)
@@ -54,6 +57,8 @@ def _serve(connection: BlockingConnection) -> None:
     log = LogSink(connection, start.log_level)
     registration.install()
     allocation = _allocation(start.allocation)
+    global is_loading  # noqa: PLW0603 - read by executors that the stage's module might start
+    is_loading = True
     try:
         (payload,) = start.payloads
         assert isinstance(payload, Inline)
@@ -61,6 +66,7 @@ def _serve(connection: BlockingConnection) -> None:
     except BaseException as error:  # noqa: BLE001 - an import can raise anything, SystemExit included
         connection.send(describe_failure(error, "import"))
         return
+    is_loading = False
     connection.send(Booted(os.getpid(), began, time.monotonic()))
     loop = WorkerLoop(
         connection,

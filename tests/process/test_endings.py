@@ -241,3 +241,25 @@ class HangsInTeardown(ProcessingStage):
     def teardown(self):
         while True:
             signal.pause()
+
+
+def test_a_module_that_runs_its_pipeline_when_imported_is_told_so(tmp_path: Path):
+    (tmp_path / "careless.py").write_text(
+        "from gpuexec import LocalExecutor, Pipeline\n"
+        "from tests.process.stages import Apply, items\n"
+        "class Mine(Apply): pass\n"
+        "stage = Mine(abs)\n"
+        "Pipeline('p', stages=[stage]).run(LocalExecutor(show_progress=False), initial_tasks=items(1))\n"
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", "import careless"],
+        check=False,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{root}"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert "starts a run when it is imported" in done.stderr.splitlines()[-2]
