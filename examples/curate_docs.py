@@ -1,0 +1,408 @@
+"""Curates the documentation of this machine: read → clean → filter → deduplicate → embed → Parquet.
+
+    python examples/curate_docs.py --output out            # worker processes
+    gpuexec run examples/curate_docs.py:pipeline --set output=out
+
+Documents that are dropped leave a record with the reason, so that the books balance: read = kept + dropped.
+The embedding is a hashed bag of character n-grams, a stand-in for a model: what matters here is that its
+stage asks for a GPU where there is one that torch can use, and runs on the CPU elsewhere.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import hashlib
+import importlib.util
+import re
+import sys
+import unicodedata
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpuexec import GpuexecError, InlineExecutor, LocalExecutor, Pipeline, ProcessingStage, Resources, Task
+
+PATTERNS = ("*.txt", "*.md", "*.rst", "LICENSE*", "COPYING*", "METADATA", "README*", "copyright", "*.gz")
+LARGEST_BYTES = 2_000_000
+DIMENSIONS = 256
+PERMUTATIONS = 64
+SIMILARITY = 0.85
+
+
+@dataclass
+class Document:
+    """One text and where it was found."""
+
+    path: str
+    text: str
+    hashes: Any = None  # MinHash values, uint64[PERMUTATIONS]
+    embedding: Any = None  # float32[DIMENSIONS], of length 1
+
+
+@dataclass
+class Dropped:
+    """A document that is not kept, and why."""
+
+    path: str
+    stage: str
+    reason: str
+    size: int
+
+
+@dataclass
+class Documents:
+    """Documents still in, and records of those that are out."""
+
+    kept: list[Document] = field(default_factory=list)
+    dropped: list[Dropped] = field(default_factory=list)
+
+
+@dataclass(repr=False)
+class FileGroup(Task[list[str]]):
+    """Paths to read."""
+
+    @property
+    def num_items(self) -> int:
+        return len(self.data)
+
+    def validate(self) -> bool:
+        return True
+
+
+@dataclass(repr=False)
+class DocumentTask(Task[Documents]):
+    """What travels from stage to stage."""
+
+    @property
+    def num_items(self) -> int:
+        return len(self.data.kept)
+
+    def validate(self) -> bool:
+        return True
+
+
+class ListFiles(ProcessingStage[Task[Any], FileGroup]):
+    """Source: groups of text files below some folders."""
+
+    name = "list_files"
+
+    def __init__(self, roots: list[str], limit: int | None, files_per_task: int) -> None:
+        self.roots = roots
+        self.limit = limit
+        self.files_per_task = files_per_task
+
+    def process(self, task: Task[Any]) -> list[FileGroup]:
+        files = sorted({str(path) for root in self.roots for path in text_files(Path(root))})[: self.limit]
+        step = self.files_per_task
+        return [FileGroup("machine_docs", files[i : i + step]) for i in range(0, len(files), step)]
+
+
+def text_files(root: Path) -> Iterator[Path]:
+    """Yield the text files below a folder, by name; links are not followed."""
+    for pattern in PATTERNS:
+        for path in root.rglob(pattern):
+            if path.is_file() and not path.is_symlink():
+                yield path
+
+
+class ReadText(ProcessingStage[FileGroup, DocumentTask]):
+    """Reads UTF-8, also gzipped; drops what is binary, empty, too large or unreadable."""
+
+    name = "read_text"
+    resources = Resources(cpus=0.5)
+
+    def process(self, task: FileGroup) -> DocumentTask:
+        documents = Documents()
+        for path in task.data:
+            text, reason = read_text(Path(path))
+            if reason:
+                documents.dropped.append(Dropped(path, self.name, reason, len(text)))
+            else:
+                documents.kept.append(Document(path, text))
+        return DocumentTask(task.dataset_name, documents)
+
+
+def read_text(path: Path) -> tuple[str, str]:
+    """Return (text, "") or (what was read, why it is no use)."""
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            raw = file.read(LARGEST_BYTES + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        return "", f"unreadable ({type(error).__name__})"
+    if len(raw) > LARGEST_BYTES:
+        return "", "larger than 2 MB"
+    if b"\0" in raw:
+        return "", "binary"
+    text = raw.decode("utf-8", errors="replace")
+    if text.count("\N{REPLACEMENT CHARACTER}") > 0.01 * len(text):
+        return text, "not UTF-8"
+    return (text, "") if text.strip() else (text, "empty")
+
+
+class PerDocument(ProcessingStage[DocumentTask, DocumentTask]):
+    """Base: looks at one document at a time; ``judge`` changes it and returns why to drop it, or ""."""
+
+    resources = Resources(cpus=0.5)
+
+    def judge(self, document: Document) -> str:
+        raise NotImplementedError
+
+    def process(self, task: DocumentTask) -> DocumentTask:
+        documents, kept = task.data, []
+        for document in documents.kept:
+            size, reason = len(document.text), self.judge(document)
+            if reason:
+                documents.dropped.append(Dropped(document.path, self.name, reason, size))
+            else:
+                kept.append(document)
+        documents.kept = kept
+        self._log_metric("dropped", float(len(documents.dropped)))
+        return task
+
+
+class Clean(PerDocument):
+    """Normalises characters, line ends and blank space."""
+
+    name = "clean"
+
+    def judge(self, document: Document) -> str:
+        text = unicodedata.normalize("NFKC", document.text).replace("\r\n", "\n")
+        text = re.sub(r"[ \t\f\v]+", " ", text)
+        document.text = re.sub(r" ?\n(?: ?\n)+", "\n\n", text).strip()
+        return "" if document.text else "nothing left"
+
+
+class QualityFilter(PerDocument):
+    """Heuristics of web-text curation, as in the Gopher rules (Rae et al., 2021, table A1)."""
+
+    name = "quality_filter"
+
+    def judge(self, document: Document) -> str:
+        words = document.text.split()
+        lines = [line for line in document.text.splitlines() if line.strip()]
+        if len(words) < 50:
+            return "fewer than 50 words"
+        if len(words) > 100_000:
+            return "more than 100,000 words"
+        if not 3 <= sum(map(len, words)) / len(words) <= 10:
+            return "mean word length not 3 to 10"
+        if sum(any(c.isalpha() for c in word) for word in words) < 0.8 * len(words):
+            return "under 80 % of words have a letter"
+        if sum(line.lstrip().startswith(("-", "*", "•")) for line in lines) > 0.9 * len(lines):
+            return "over 90 % bullet lines"
+        if len(set(lines)) < 0.7 * len(lines):
+            return "over 30 % repeated lines"
+        return ""
+
+
+class Signatures(PerDocument):
+    """MinHash values of word 5-grams, for the near-duplicate search."""
+
+    name = "minhash"
+
+    def judge(self, document: Document) -> str:
+        from datasketch import MinHash
+
+        words = document.text.lower().split()
+        grams = {" ".join(words[i : i + 5]).encode() for i in range(max(1, len(words) - 4))}
+        sketch = MinHash(num_perm=PERMUTATIONS, seed=1)
+        sketch.update_batch(sorted(grams))
+        document.hashes = sketch.hashvalues
+        return ""
+
+
+class Deduplicate(ProcessingStage[DocumentTask, DocumentTask]):
+    """Keeps the first of each set of equal or nearly equal texts, by path.
+
+    All documents come in one batch: which of two twins stays must not depend on the order of arrival.
+    """
+
+    name = "deduplicate"
+    batch_size = 1_000_000
+
+    def num_workers(self) -> int:
+        return 1
+
+    def process(self, task: DocumentTask) -> DocumentTask:
+        return self.process_batch([task])[0]
+
+    def process_batch(self, tasks: list[DocumentTask]) -> list[DocumentTask]:  # type: ignore[override]
+        from datasketch import MinHash, MinHashLSH
+
+        exact: dict[bytes, str] = {}
+        near = MinHashLSH(threshold=SIMILARITY, num_perm=PERMUTATIONS)
+        reasons: dict[str, str] = {}
+        for document in sorted((d for t in tasks for d in t.data.kept), key=lambda d: d.path):
+            digest = hashlib.sha256(document.text.encode()).digest()
+            sketch = MinHash(num_perm=PERMUTATIONS, seed=1, hashvalues=document.hashes)
+            if digest in exact:
+                reasons[document.path] = "exact duplicate"
+            elif near.query(sketch):
+                reasons[document.path] = "near duplicate"
+            else:
+                exact[digest] = document.path
+                near.insert(document.path, sketch)
+        for task in tasks:
+            split_off(task.data, reasons, self.name)
+        return tasks
+
+
+def split_off(documents: Documents, reasons: dict[str, str], stage: str) -> None:
+    """Move the documents that have a reason to the dropped ones."""
+    documents.dropped += [
+        Dropped(d.path, stage, reasons[d.path], len(d.text)) for d in documents.kept if d.path in reasons
+    ]
+    documents.kept = [d for d in documents.kept if d.path not in reasons]
+
+
+class Embed(PerDocument):
+    """Projects counts of hashed character 4-grams to unit vectors, on a GPU if it was given one."""
+
+    name = "embed"
+
+    def __init__(self, on_gpu: bool) -> None:
+        self.on_gpu = on_gpu
+        self.resources = Resources(gpu_memory_gb=1) if on_gpu else Resources(cpus=0.5)
+
+    def setup(self, worker_metadata: Any = None) -> None:
+        weights = np.random.default_rng(0).standard_normal((4096, DIMENSIONS)).astype(np.float32)
+        if self.on_gpu:
+            import torch
+
+            self._project = lambda counts: (torch.from_numpy(counts).cuda() @ self._weights).cpu().numpy()
+            self._weights = torch.from_numpy(weights).cuda()
+        else:
+            self._project = lambda counts: counts @ weights
+
+    def judge(self, document: Document) -> str:
+        raw = np.frombuffer(document.text.encode(), np.uint8).astype(np.uint32)
+        grams = raw[:-3] + raw[1:-2] * 257 + raw[2:-1] * 66049 + raw[3:] * 16974593
+        counts = np.bincount((grams * np.uint32(2654435761)) >> np.uint32(20), minlength=4096)
+        vector = self._project(np.log1p(counts).astype(np.float32))
+        document.embedding = vector / max(float(np.linalg.norm(vector)), 1e-9)
+        return ""
+
+
+class WriteParquet(ProcessingStage[DocumentTask, DocumentTask]):
+    """Writes each task's documents to a file of its own, and passes on the records of the dropped ones."""
+
+    name = "write_parquet"
+    resources = Resources(cpus=0.5)
+
+    def __init__(self, output: str) -> None:
+        self.output = output
+
+    def setup_on_node(self, node_info: Any = None, worker_metadata: Any = None) -> None:
+        folder = Path(self.output)
+        folder.mkdir(parents=True, exist_ok=True)
+        for stale in folder.glob("part-*.parquet"):
+            stale.unlink()  # of an earlier run
+
+    def process(self, task: DocumentTask) -> DocumentTask:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        kept = task.data.kept
+        if kept:
+            vectors = pa.array(np.concatenate([d.embedding for d in kept]), pa.float32())
+            table = pa.table(
+                {
+                    "path": [d.path for d in kept],
+                    "text": [d.text for d in kept],
+                    "embedding": pa.FixedSizeListArray.from_arrays(vectors, DIMENSIONS),
+                }
+            )
+            pq.write_table(table, Path(self.output) / f"part-{task.task_id}.parquet")
+        self._log_metric("written", float(len(kept)))
+        task.data.kept = [Document(d.path, "") for d in kept]  # the texts are on disk now
+        return task
+
+
+def pipeline(
+    output: str, roots: list[str] | None = None, limit: int | None = None, files_per_task: int = 64
+) -> Pipeline:
+    """Build the pipeline; ``roots`` are the Python prefix and /usr/share/doc unless given."""
+    stages: list[ProcessingStage[Any, Any]] = [
+        ListFiles(roots or [sys.base_prefix, sys.prefix, "/usr/share/doc"], limit, files_per_task),
+        ReadText(),
+        Clean(),
+        QualityFilter(),
+        Signatures(),
+        Deduplicate(),
+        Embed(on_gpu=torch_has_gpu()),
+        WriteParquet(output),
+    ]
+    return Pipeline("curate_docs", "The documentation of this machine, curated", stages)
+
+
+def torch_has_gpu() -> bool:
+    """Whether NVML lists a GPU and torch could use one; asks neither CUDA nor torch itself."""
+    from gpuexec.hardware.inventory import read_node
+
+    return importlib.util.find_spec("torch") is not None and bool(read_node().gpus)
+
+
+def write_dropped(output: Path, dropped: list[Dropped]) -> None:
+    """Write the records of dropped documents next to the kept ones."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.Table.from_pylist([vars(d) for d in dropped] or [vars(Dropped("", "", "", 0))]), output)
+
+
+def show_dropped(dropped: list[Dropped], kept: int) -> None:
+    """Print what was dropped, where and why."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("stage", "reason", "documents", "characters", "for example", title="dropped", title_justify="left")
+    sizes: Counter[tuple[str, str]] = Counter()
+    for record in dropped:
+        sizes[record.stage, record.reason] += record.size
+    order = [ReadText.name, Clean.name, QualityFilter.name, Deduplicate.name]
+    counts = Counter((d.stage, d.reason) for d in dropped)
+    for stage, reason in sorted(counts, key=lambda key: (order.index(key[0]), -counts[key])):
+        example = min(d.path for d in dropped if (d.stage, d.reason) == (stage, reason))
+        table.add_row(stage, reason, str(counts[stage, reason]), f"{sizes[stage, reason]:,}", example)
+    Console().print(table)
+    print(f"{kept + len(dropped)} documents read = {kept} kept + {len(dropped)} dropped")
+
+
+def main() -> int:
+    """Run the pipeline and print its tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", default="curated", help="folder for the Parquet files")
+    parser.add_argument("--root", action="append", help="a folder to read instead of the usual ones (repeatable)")
+    parser.add_argument("--limit", type=int, help="read at most this many files")
+    parser.add_argument("--executor", choices=["local", "inline"], default="local")
+    options = parser.parse_args()
+    output = Path(options.output)
+    executor = LocalExecutor() if options.executor == "local" else InlineExecutor()
+    try:
+        tasks = pipeline(str(output), options.root, options.limit).run(executor) or []
+        dropped = [record for task in tasks for record in task.data.dropped]
+        kept = sum(len(task.data.kept) for task in tasks)
+        output.mkdir(parents=True, exist_ok=True)
+        write_dropped(output / "dropped.parquet", dropped)
+    except (OSError, GpuexecError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    show_dropped(dropped, kept)
+    if isinstance(executor, LocalExecutor) and executor.last_report is not None:
+        from rich.console import Console
+
+        from gpuexec.observe.report_table import stage_table
+
+        Console().print(stage_table(executor.last_report))
+    print(f"the documents are in {output.resolve()}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
