@@ -41,7 +41,7 @@ class Document:
 
     path: str
     text: str
-    hashes: Any = None  # MinHash values, uint64[PERMUTATIONS]
+    sketch: Any = None  # datasketch.MinHash of its word 5-grams
     embedding: Any = None  # float32[DIMENSIONS], of length 1
 
 
@@ -213,7 +213,7 @@ class Signatures(PerDocument):
         grams = {" ".join(words[i : i + 5]).encode() for i in range(max(1, len(words) - 4))}
         sketch = MinHash(num_perm=PERMUTATIONS, seed=1)
         sketch.update_batch(sorted(grams))
-        document.hashes = sketch.hashvalues
+        document.sketch = sketch
         return ""
 
 
@@ -233,21 +233,20 @@ class Deduplicate(ProcessingStage[DocumentTask, DocumentTask]):
         return self.process_batch([task])[0]
 
     def process_batch(self, tasks: list[DocumentTask]) -> list[DocumentTask]:  # type: ignore[override]
-        from datasketch import MinHash, MinHashLSH
+        from datasketch import MinHashLSH
 
         exact: dict[bytes, str] = {}
         near = MinHashLSH(threshold=SIMILARITY, num_perm=PERMUTATIONS)
         reasons: dict[str, str] = {}
         for document in sorted((d for t in tasks for d in t.data.kept), key=lambda d: d.path):
             digest = hashlib.sha256(document.text.encode()).digest()
-            sketch = MinHash(num_perm=PERMUTATIONS, seed=1, hashvalues=document.hashes)
             if digest in exact:
                 reasons[document.path] = "exact duplicate"
-            elif near.query(sketch):
+            elif near.query(document.sketch):
                 reasons[document.path] = "near duplicate"
             else:
                 exact[digest] = document.path
-                near.insert(document.path, sketch)
+                near.insert(document.path, document.sketch)
         for task in tasks:
             split_off(task.data, reasons, self.name)
         return tasks

@@ -424,7 +424,8 @@ class Run:
         """Let every worker tear down, within ``grace_s``; a second Ctrl-C ends them at once."""
         try:
             for worker in list(self._crew.workers.values()):
-                busy = bool(worker.in_hand) or worker.life.state is WorkerState.SETTING_UP
+                state = worker.life.state  # one that failed waits for its orders already
+                busy = state is WorkerState.SETTING_UP or (state is WorkerState.READY and bool(worker.in_hand))
                 self._crew.stop(worker, now=busy, within_s=grace_s)
             while self._crew.workers:
                 for worker, what in self._crew.wait(self._timeout()):
