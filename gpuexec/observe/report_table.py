@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rich import box
 from rich.table import Table
 
 from gpuexec.contract.metrics import gpu_peaks
@@ -13,45 +14,36 @@ _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 def stage_table(report: RunReport) -> Table:
     """Lay out one row per stage."""
     wall = f"{report.wall_s:.2f} s" if report.wall_s is not None else "still running"
-    table = Table(title=f"{'failed' if report.error else 'done'} in {wall}", title_justify="left")
-    table.add_column("stage", overflow="fold")
-    for heading in (
-        "workers",
-        "batches",
-        "tasks in",
-        "out",
-        "items",
-        "items/s",
-        "busy",
-        "idle",
-        "queued/task",
-        "sent",
-    ):
+    table = Table(
+        title=f"{'failed' if report.error else 'done'} in {wall}", title_justify="left", box=box.SIMPLE_HEAD
+    )
+    table.add_column("stage", overflow="fold", min_width=10)
+    for heading in ("workers", "in", "out", "items", "items/s", "busy", "idle", "queued", "sent"):
         table.add_column(heading, justify="right", no_wrap=True)
     with_gpu = any(gpu_peaks(stage.metrics) for stage in report.stages)
     if with_gpu:
         table.add_column("GPU peak", justify="right")
     for stage in report.stages:
-        workers = sum(w.stage == stage.index and w.batches > 0 for w in report.workers)
-        cells = [
-            stage.name,
-            str(workers),
-            _batches(stage),
-            str(stage.tasks_in),
-            str(stage.tasks_out),
-            str(stage.items),
-        ]
-        cells += [
-            f"{stage.items / stage.process_s:,.0f}" if stage.process_s else "–",
-            f"{stage.process_s:.2f} s",
-            f"{stage.idle_s:.2f} s",
-            f"{1000 * stage.queued_s / stage.tasks_in:.1f} ms" if stage.tasks_in else "–",
-            show_bytes(stage.output_bytes),
-        ]
-        if with_gpu:
-            cells.append(_peaks(stage))
-        table.add_row(*cells)
+        cells = _cells(report, stage)
+        table.add_row(*cells, *([_peaks(stage)] if with_gpu else []))
     return table
+
+
+def _cells(report: RunReport, stage: StageReport) -> list[str]:
+    """``in`` and ``out`` are tasks; ``queued`` is a task's mean wait, in seconds like the other times."""
+    failed = f"\n{stage.failed_batches} failed" if stage.failed_batches else ""
+    return [
+        stage.name + failed,
+        str(sum(w.stage == stage.index and w.batches > 0 for w in report.workers)),
+        str(stage.tasks_in),
+        str(stage.tasks_out),
+        str(stage.items),
+        f"{stage.items / stage.process_s:,.0f}" if stage.process_s and stage.items else "–",
+        f"{stage.process_s:.1f} s",
+        f"{stage.idle_s:.1f} s",
+        f"{stage.queued_s / stage.tasks_in:.2f} s" if stage.tasks_in else "–",
+        show_bytes(stage.output_bytes),
+    ]
 
 
 def show_bytes(size: float) -> str:
@@ -61,10 +53,6 @@ def show_bytes(size: float) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1024
     raise AssertionError("unreachable")
-
-
-def _batches(stage: StageReport) -> str:
-    return f"{stage.batches}" + (f" (+{stage.failed_batches} failed)" if stage.failed_batches else "")
 
 
 def _peaks(stage: StageReport) -> str:
