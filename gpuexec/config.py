@@ -46,16 +46,12 @@ class ExecutorConfig:
     )
     reserved_cpus: float = _option(0.0, _at_least(0), "CPUs kept off for others")
     reserved_gpus: float = _option(0.0, _at_least(0), "GPUs (or a fraction of one) kept off for others")
-    busy_gpus: str = _option(
-        "skip", _one_of("error", "skip", "wait"), "what to do with GPUs that other processes hold"
-    )
+    busy_gpus: str = _option("skip", _one_of("error", "skip", "wait"), "what to do with GPUs that other processes hold")
     busy_gpu_tolerance: float = _option(
         0.1, _fraction, "part of a GPU's memory that others may hold before it counts as busy"
     )
     busy_gpu_timeout_s: float = _option(600.0, _at_least(0), "how long busy_gpus='wait' waits, in seconds")
-    cpu_stages_see_gpus: bool = _option(
-        False, None, "let stages that ask for no GPU see all of them (default: none)"
-    )
+    cpu_stages_see_gpus: bool = _option(False, None, "let stages that ask for no GPU see all of them (default: none)")
     queue_tasks: int = _option(4096, _at_least(1), "tasks that may wait before a stage")
     queue_bytes: int = _option(256 * MIB, _at_least(1), "bytes of tasks that may wait before a stage")
     max_parallel_setups: int = _option(
@@ -93,9 +89,7 @@ def _unknown_option(name: str, known: Mapping[str, Any]) -> str:
 def _checked(option: dataclasses.Field[Any], value: Any) -> Any:
     expected = option.type if isinstance(option.type, str) else option.type.__name__
     if not _has_type(value, expected):
-        raise ConfigurationError(
-            f"option {option.name!r} must be {expected}, got {type(value).__name__} {value!r}"
-        )
+        raise ConfigurationError(f"option {option.name!r} must be {expected}, got {type(value).__name__} {value!r}")
     check = option.metadata["check"]
     problem = check(value) if check else None
     if problem:

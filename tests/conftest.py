@@ -11,8 +11,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-
-
 _WATCHED_FOLDERS = (Path("/dev/shm"), Path(__file__).parent.parent)
 _MADE_BY_TOOLS = {".coverage", ".hypothesis", ".pytest_cache", ".ruff_cache", "__pycache__", ".mypy_cache"}
 
@@ -53,7 +51,7 @@ def _descriptors() -> Iterator[str]:
             continue
         if not target.startswith(("/proc/", "anon_inode:inotify")) and "/pytest-" not in target:
             # Numbers of pipes and sockets differ each time; how many there are matters.
-            yield target.split(":[")[0] if ":[" in target else target
+            yield target.split(":[", maxsplit=1)[0] if ":[" in target else target
 
 
 def _maps() -> list[str]:

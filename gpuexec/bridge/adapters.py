@@ -16,8 +16,8 @@ def adapter_for(stage: Any) -> Any:
 
 @functools.cache
 def _curator_adapter() -> type:
-    from nemo_curator.backends import base  # noqa: PLC0415 - only where its stages are in use
-    from nemo_curator.utils.performance_utils import StageTimer  # noqa: PLC0415
+    from nemo_curator.backends import base
+    from nemo_curator.utils.performance_utils import StageTimer
 
     class RecordingTimer(StageTimer):  # type: ignore[misc]  # Curator has no type information
         """Keeps the figures it hands out: a batch without outputs carries them nowhere."""

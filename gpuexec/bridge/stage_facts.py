@@ -47,9 +47,7 @@ def batch_size_of(stage: Any) -> int:
     """Return the most tasks a batch of the stage may have."""
     size = 1 if stage.batch_size is None else stage.batch_size
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise ConfigurationError(
-            f"stage {stage.name!r}: batch_size must be a whole number >= 1, got {size!r}"
-        )
+        raise ConfigurationError(f"stage {stage.name!r}: batch_size must be a whole number >= 1, got {size!r}")
     return size
 
 
@@ -58,7 +56,7 @@ def env_vars_of(stage: Any) -> dict[str, str]:
     runtime_env = getattr(stage, "runtime_env", None) or {}
     ignored = sorted(set(runtime_env) - {"env_vars"})
     if ignored:
-        from loguru import logger  # noqa: PLC0415
+        from loguru import logger
 
         logger.warning(
             "stage {}: runtime_env {} is ignored: only env_vars are set here, nothing is installed",
@@ -80,7 +78,7 @@ def empty_task_for(stage: Any) -> Any:
     """Return the task that a run without initial tasks begins with, of the first stage's library."""
     if not is_curator_stage(stage):
         return EmptyTask()
-    from nemo_curator.tasks import EmptyTask as CuratorEmptyTask  # noqa: PLC0415 - it is imported already
+    from nemo_curator.tasks import EmptyTask as CuratorEmptyTask
 
     return CuratorEmptyTask()
 
@@ -91,14 +89,12 @@ def _num_workers(stage: Any, name: str) -> int | None:
         per_node = getattr(stage, "num_workers_per_node", lambda: None)()
         return None if per_node is None else max(1, math.ceil(per_node))
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise ConfigurationError(
-            f"stage {name!r}: num_workers() must return a whole number >= 1, got {count!r}"
-        )
+        raise ConfigurationError(f"stage {name!r}: num_workers() must return a whole number >= 1, got {count!r}")
     return count
 
 
 def _refuse_ray_only(stage: Any, name: str) -> None:
-    spec = getattr(stage, "ray_stage_spec", dict)()
+    spec: dict[Any, Any] = getattr(stage, "ray_stage_spec", dict)()
     for key, wanted in spec.items():
         need = _NEEDS_RAY.get(getattr(key, "value", key))
         if need and wanted:

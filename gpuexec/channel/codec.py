@@ -75,7 +75,7 @@ def encode(obj: object) -> Encoded:
 
 def encode_by_value(obj: object) -> Encoded:
     """Pickle with cloudpickle: classes and functions that the receiver cannot import travel along."""
-    import cloudpickle  # noqa: PLC0415 - 60 ms that most workers never need
+    import cloudpickle
 
     buffers: list[pickle.PickleBuffer] = []
     sink = io.BytesIO()

@@ -31,17 +31,13 @@ Settings = Annotated[
 ]
 Options = Annotated[
     list[str],
-    typer.Option(
-        "--option", "-o", metavar="KEY=VALUE", help="An executor option, e.g. reserved_cpus=1 (repeatable)."
-    ),
+    typer.Option("--option", "-o", metavar="KEY=VALUE", help="An executor option, e.g. reserved_cpus=1 (repeatable)."),
 ]
 
 
 def run(
     target: Target,
-    executor: Annotated[
-        ExecutorName, typer.Option(help="Worker processes, or this process.")
-    ] = ExecutorName.LOCAL,
+    executor: Annotated[ExecutorName, typer.Option(help="Worker processes, or this process.")] = ExecutorName.LOCAL,
     settings: Settings = [],  # noqa: B006 - typer makes a new list
     options: Options = [],  # noqa: B006
 ) -> None:

@@ -84,9 +84,7 @@ def _call(function: Callable[..., Any], name: str, settings: Mapping[str, Any]) 
     missing = [
         p.name
         for p in parameters.values()
-        if p.default is p.empty
-        and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
-        and p.name not in settings
+        if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name not in settings
     ]
     if missing:
         raise ConfigurationError(f"{name}() needs {', '.join(missing)}: give --set {missing[0]}=…")

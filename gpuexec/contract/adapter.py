@@ -44,9 +44,7 @@ class BaseStageAdapter:
         self.last_stats = stats
         return outputs
 
-    def setup_on_node(
-        self, node_info: NodeInfo | None = None, worker_metadata: WorkerMetadata | None = None
-    ) -> None:
+    def setup_on_node(self, node_info: NodeInfo | None = None, worker_metadata: WorkerMetadata | None = None) -> None:
         """Prepare the node."""
         self.stage.setup_on_node(node_info, worker_metadata)
 
@@ -82,7 +80,7 @@ class BaseStageAdapter:
             return
         if getattr(self.stage, "is_source_stage", False):
             raise ValueError(f"Source stage {self.stage.name} emitted FailedTask, which is not supported.")
-        from loguru import logger  # noqa: PLC0415 - costs 0.1 s in a worker that logs nothing
+        from loguru import logger
 
         logger.warning(
             "stage {} gave up {} task(s) of a batch as FailedTask; they are dropped", self.stage.name, failed

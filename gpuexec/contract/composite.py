@@ -38,12 +38,8 @@ class CompositeStage(ProcessingStage[X, Y]):
                 )
             for name in changes:
                 if name not in names:
-                    raise ValueError(
-                        f"Stage {name} not found in composite stage {self.name}, which has {names}"
-                    )
-            stages = [
-                stage.with_(**changes[stage.name]) if stage.name in changes else stage for stage in stages
-            ]
+                    raise ValueError(f"Stage {name} not found in composite stage {self.name}, which has {names}")
+            stages = [stage.with_(**changes[stage.name]) if stage.name in changes else stage for stage in stages]
         return stages
 
     def inputs(self) -> InputSpecs:

@@ -106,7 +106,7 @@ class StageTimer:
             num_items_processed=self._num_items,
         )
         if verbose:
-            from loguru import logger  # noqa: PLC0415 - costs 0.1 s in a worker that logs nothing
+            from loguru import logger
 
             each = statistics.mean(self._durations_s) if self._durations_s else 0.0
             logger.info(

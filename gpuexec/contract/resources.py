@@ -25,12 +25,7 @@ class Resources:
         """Refuse what can never be meant."""
         for each in fields(self):
             value = getattr(self, each.name)
-            if (
-                isinstance(value, bool)
-                or not isinstance(value, int | float)
-                or not math.isfinite(value)
-                or value < 0
-            ):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
                 raise ConfigurationError(f"Resources({each.name}={value!r}): it must be a finite number >= 0")
         if self.gpus > 0 and self.gpu_memory_gb > 0:
             raise ConfigurationError(

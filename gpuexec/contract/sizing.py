@@ -22,9 +22,7 @@ def check_worker_sizing(stage: Any) -> None:
     if any(_key_name(key) in _POOL_KEYS for key in stage.ray_stage_spec()):
         given.append("actor-pool sizing keys in ray_stage_spec()")
     if len(given) > 1:
-        raise ValueError(
-            f"Stage {stage.name} sets multiple worker-sizing options ({', '.join(given)}); use one"
-        )
+        raise ValueError(f"Stage {stage.name} sets multiple worker-sizing options ({', '.join(given)}); use one")
 
 
 def _key_name(key: object) -> object:
@@ -33,8 +31,6 @@ def _key_name(key: object) -> object:
 
 def _check_per_node(value: object, stage_name: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(
-            f"num_workers_per_node for stage {stage_name} must be a positive number, got {value!r}"
-        )
+        raise TypeError(f"num_workers_per_node for stage {stage_name} must be a positive number, got {value!r}")
     if not math.isfinite(value) or value <= 0:
         raise ValueError(f"num_workers_per_node for stage {stage_name} must be finite and > 0, got {value!r}")

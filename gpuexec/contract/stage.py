@@ -29,16 +29,14 @@ class Constant:
     def __init__(self, value: Any) -> None:
         self._value = value
 
-    def __call__(self) -> Any:
+    def __call__(self) -> Any:  # noqa: D102
         return dict(self._value) if isinstance(self._value, dict) else self._value
 
 
 class StageMeta(ABCMeta):
     """Registers concrete stage classes by name and checks every new stage's worker counts."""
 
-    def __new__(
-        mcs, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **kwargs: Any
-    ) -> StageMeta:
+    def __new__(mcs, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **kwargs: Any) -> StageMeta:
         cls = super().__new__(mcs, name, bases, namespace, **kwargs)
         if not namespace.get("_is_abstract_root") and not inspect.isabstract(cls):
             _CONCRETE[name] = cls  # type: ignore[assignment]
@@ -133,9 +131,7 @@ class ProcessingStage(ABC, Generic[X, Y], metaclass=StageMeta):
         """Return a number of workers for each node, or ``None``."""
         return None
 
-    def setup_on_node(
-        self, node_info: NodeInfo | None = None, worker_metadata: WorkerMetadata | None = None
-    ) -> None:
+    def setup_on_node(self, node_info: NodeInfo | None = None, worker_metadata: WorkerMetadata | None = None) -> None:
         """Prepare the node: runs once, in a process of its own, before any worker's ``setup``."""
 
     def setup(self, worker_metadata: WorkerMetadata | None = None) -> None:
@@ -176,7 +172,7 @@ class ProcessingStage(ABC, Generic[X, Y], metaclass=StageMeta):
                 f"Task {task.task_id} lacks what stage {self.name} declares as input: "
                 f"attributes {attributes}, columns {columns}"
             )
-        from loguru import logger  # noqa: PLC0415 - 0.1 s, which a worker that logs nothing does not pay
+        from loguru import logger
 
         logger.error("{}", problem)
         return False
@@ -229,14 +225,13 @@ class ProcessingStage(ABC, Generic[X, Y], metaclass=StageMeta):
         """Add numbers to the figures of the batch in hand."""
         recorded: dict[str, float] = self.__dict__.setdefault("_custom_metrics", {})
         for name, value in metrics.items():
-            if isinstance(value, int | float):
-                recorded[name] = float(value)
+            number: object = value  # stages written without types log anything
+            if isinstance(number, int | float):
+                recorded[name] = float(number)
             else:
-                from loguru import logger  # noqa: PLC0415
+                from loguru import logger
 
-                logger.warning(
-                    "stage {}: metric {} is not a number ({!r}) and is dropped", self.name, name, value
-                )
+                logger.warning("stage {}: metric {} is not a number ({!r}) and is dropped", self.name, name, value)
 
     def _log_metric(self, name: str, value: float) -> None:
         """Add one number to the figures of the batch in hand."""

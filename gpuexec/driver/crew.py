@@ -23,9 +23,7 @@ from gpuexec.supervise.watch import Happening, Watch
 class Crew:
     """All workers that are not yet reaped."""
 
-    def __init__(
-        self, *, node_id: str, base_env: Mapping[str, str], log_level: str, stop_timeout_s: float
-    ) -> None:
+    def __init__(self, *, node_id: str, base_env: Mapping[str, str], log_level: str, stop_timeout_s: float) -> None:
         self._node_id = node_id
         self._base_env = base_env
         self._log_level = log_level
@@ -110,9 +108,7 @@ class Crew:
 
     def next_deadline(self) -> float | None:
         """When `kill_overdue` has something to do, on the monotonic clock."""
-        return min(
-            (w.stop_deadline for w in self.workers.values() if w.stop_deadline is not None), default=None
-        )
+        return min((w.stop_deadline for w in self.workers.values() if w.stop_deadline is not None), default=None)
 
     def wait(self, timeout: float | None) -> Iterator[tuple[Worker, Happening]]:
         """Wait and yield what happened, ends last."""

@@ -79,9 +79,7 @@ class Run:
             for phase in self._plan.phases:
                 self._run_phase([self._stages[p.stage_index] for p in phase.stages])
         except BaseException as error:
-            self._abort(
-                _INTERRUPT_GRACE_S if isinstance(error, KeyboardInterrupt) else self._config.stop_timeout_s
-            )
+            self._abort(_INTERRUPT_GRACE_S if isinstance(error, KeyboardInterrupt) else self._config.stop_timeout_s)
             self._tell(events.RunEnded(time.monotonic(), f"{type(error).__name__}: {error}"))
             raise
         else:
@@ -158,21 +156,15 @@ class Run:
 
     def _adopt(self, worker: Worker) -> None:
         worker.stage.workers[worker.id] = worker
-        self._tell(
-            events.WorkerStarted(worker.spawned_at, worker.stage.spec.index, worker.id, worker.process.pid)
-        )
+        self._tell(events.WorkerStarted(worker.spawned_at, worker.stage.spec.index, worker.id, worker.process.pid))
 
     def _permit_setups(self) -> None:
         crew = self._crew.workers.values()
-        waiting = [
-            w for w in crew if w.life.state is WorkerState.LOADED and (w.node_setup or w.stage.node_ready)
-        ]
+        waiting = [w for w in crew if w.life.state is WorkerState.LOADED and (w.node_setup or w.stage.node_ready)]
         if not waiting:
             return
         running = [w.gpus for w in crew if w.life.state is WorkerState.SETTING_UP]
-        chosen = decide.next_setups(
-            [(w.id, w.gpus) for w in waiting], running, self._config.max_parallel_setups
-        )
+        chosen = decide.next_setups([(w.id, w.gpus) for w in waiting], running, self._config.max_parallel_setups)
         for worker in waiting:
             if worker.id in chosen:
                 worker.life.advance(WorkerEvent.SETUP_SENT)
@@ -201,9 +193,7 @@ class Run:
             return
         ready = [w for w in stage.workers.values() if w.is_ready]
         limit = decide.credit(stage.batch_s, stage.batch_bytes)
-        dealt = decide.share_out(
-            decide.batches_ready(stage.view()), [len(worker.in_hand) for worker in ready], limit
-        )
+        dealt = decide.share_out(decide.batches_ready(stage.view()), [len(worker.in_hand) for worker in ready], limit)
         for worker, count in zip(ready, dealt, strict=True):
             if count:
                 self._send_work(stage, worker, count)
@@ -269,9 +259,9 @@ class Run:
 
     def _put_by(self, stage: StageState, task: TaskRef) -> None:
         """Queue a task. What waits for a later phase may be far more than there are descriptors."""
-        if stage.queue.segments >= self._most_segments and stage not in self._active:
-            if isinstance(task.payload, Range):
-                task.payload = read_range(task.payload)
+        full = stage.queue.segments >= self._most_segments and stage not in self._active
+        if full and isinstance(task.payload, Range):
+            task.payload = read_range(task.payload)
         stage.queue.push(task)
 
     def _decode_result(self, stage: StageState, task: TaskRef) -> Any:
@@ -317,13 +307,13 @@ class Run:
                 worker.stage.startup_s = worker.stage.startup_s or now - worker.spawned_at
                 self._tell(events.WorkerReady(now, worker.stage.spec.index, worker.id, message.seconds))
             case messages.NodeReady():
-                self._node_is_set_up(worker, message.seconds)
+                self._node_is_set_up(worker)
             case messages.Stopped():
                 worker.teardown_s = message.seconds
             case messages.Failed():
                 self._stage_raised(worker, message)
 
-    def _node_is_set_up(self, worker: Worker, seconds: float) -> None:
+    def _node_is_set_up(self, worker: Worker) -> None:
         worker.life.advance(WorkerEvent.SETUP_DONE)
         worker.teardown_s = 0.0
         self._crew.stop(worker)
@@ -402,9 +392,7 @@ class Run:
         del stage.workers[worker.id]
         if worker.node_setup and worker.teardown_s is not None:
             self._note_node_setup(stage, worker)
-        self._tell(
-            events.WorkerStopped(time.monotonic(), stage.spec.index, worker.id, code, worker.teardown_s)
-        )
+        self._tell(events.WorkerStopped(time.monotonic(), stage.spec.index, worker.id, code, worker.teardown_s))
         return code
 
     def _note_node_setup(self, stage: StageState, worker: Worker) -> None:
@@ -412,9 +400,7 @@ class Run:
         stage.node_ready = True
         before = self._gpu_before.pop(stage.spec.index, {})
         after = self._gpu_used(tuple(before))
-        growth = tuple(
-            (uuid, after[uuid] - before[uuid]) for uuid in before if after.get(uuid, 0) > before[uuid]
-        )
+        growth = tuple((uuid, after[uuid] - before[uuid]) for uuid in before if after.get(uuid, 0) > before[uuid])
         now = time.monotonic()
         self._tell(events.NodeSetUp(now, stage.spec.index, now - worker.spawned_at, growth))
 

@@ -29,18 +29,14 @@ class InlineExecutor(BaseExecutor):
     ``runtime_env["env_vars"]`` hold while that stage runs.
     """
 
-    def __init__(
-        self, config: Mapping[str, Any] | None = None, ignore_head_node: bool = False, **options: Any
-    ) -> None:
+    def __init__(self, config: Mapping[str, Any] | None = None, ignore_head_node: bool = False, **options: Any) -> None:
         super().__init__(dict(config or {}), ignore_head_node)
         self.options = ExecutorConfig.create(config, **options)
 
     def execute(self, stages: Sequence[Any], initial_tasks: Sequence[Any] | None = None) -> list[Any]:
         """Run the stages and return the last one's tasks. A stage's exception passes through as it is."""
         prepared = prepare(stages, self.options)
-        grants = {
-            plan.stage_index: plan.workers[0] for phase in prepared.plan.phases for plan in phase.stages
-        }
+        grants = {plan.stage_index: plan.workers[0] for phase in prepared.plan.phases for plan in phase.stages}
         tasks = list(seeds_for(prepared.stages, initial_tasks))
         for index, stage in enumerate(prepared.stages):
             tasks = self._run_stage(stage, grants[index], tasks)

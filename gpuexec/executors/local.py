@@ -33,9 +33,7 @@ class LocalExecutor(BaseExecutor):
     After ``execute``, ``last_report`` has the executor's own figures (also after a failure).
     """
 
-    def __init__(
-        self, config: Mapping[str, Any] | None = None, ignore_head_node: bool = False, **options: Any
-    ) -> None:
+    def __init__(self, config: Mapping[str, Any] | None = None, ignore_head_node: bool = False, **options: Any) -> None:
         super().__init__(dict(config or {}), ignore_head_node)
         self.options = ExecutorConfig.create(config, **options)
         self.last_report: RunReport | None = None

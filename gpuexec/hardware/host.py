@@ -49,9 +49,7 @@ def _cgroup_folders(root: Path) -> Iterator[Path]:
     for line in lines:
         _, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
-        mounts = (
-            [base] if not controllers else [base / controllers, *(base / c for c in controllers.split(","))]
-        )
+        mounts = [base] if not controllers else [base / controllers, *(base / c for c in controllers.split(","))]
         for mount in mounts:
             # In a container the path is often the host's and not there; the mount itself then is our group.
             own = mount / path.strip().lstrip("/")

@@ -51,20 +51,19 @@ def node_from_json(document: Any) -> Node:
     A bare list of GPUs is taken for a node with this machine's host.
     """
     if isinstance(document, list):
-        return Node(
-            host=read_host(), gpus=tuple(_build(Gpu, gpu, f"[{i}]") for i, gpu in enumerate(document))
-        )
+        return Node(host=read_host(), gpus=tuple(_build(Gpu, gpu, f"[{i}]") for i, gpu in enumerate(document)))
     return _build(Node, document, "node")
 
 
 def _with_host_memory(gpu: Gpu, host: Host) -> Gpu:
     """A GPU that shares the system's memory can use what the system has."""
-    known = {
-        "memory_total_bytes": host.memory_total_bytes,
-        "memory_free_bytes": host.memory_available_bytes,
-    }
-    unknown = {field: why for field, why in gpu.unknown.items() if known.get(field) is None}
-    return dataclasses.replace(gpu, **known, unknown=unknown)
+    shared = {"memory_total_bytes": host.memory_total_bytes, "memory_free_bytes": host.memory_available_bytes}
+    return dataclasses.replace(
+        gpu,
+        memory_total_bytes=host.memory_total_bytes,
+        memory_free_bytes=host.memory_available_bytes,
+        unknown={field: why for field, why in gpu.unknown.items() if shared.get(field) is None},
+    )
 
 
 def _plain(value: Any) -> Any:
@@ -88,9 +87,7 @@ def _build(cls: type[T], document: Any, place: str) -> T:
     missing = [
         name
         for name, f in fields.items()
-        if name not in document
-        and f.default is dataclasses.MISSING
-        and f.default_factory is dataclasses.MISSING
+        if name not in document and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
     ]
     if missing:
         raise ConfigurationError(f"node file: {place} lacks {', '.join(missing)}")
@@ -122,9 +119,7 @@ def _tuple(items: tuple[Any, ...], value: Any, place: str) -> tuple[Any, ...]:
     hints = [items[0]] * len(value) if items[-1] is ... else list(items)
     if len(hints) != len(value):
         raise ConfigurationError(f"node file: {place} must have {len(hints)} values, got {len(value)}")
-    return tuple(
-        _value(hint, item, f"{place}[{i}]") for i, (hint, item) in enumerate(zip(hints, value, strict=True))
-    )
+    return tuple(_value(hint, item, f"{place}[{i}]") for i, (hint, item) in enumerate(zip(hints, value, strict=True)))
 
 
 def _enum_member(cls: type[Enum], value: Any, place: str) -> Enum:

@@ -42,7 +42,7 @@ class Listing:
 def session() -> Iterator[ModuleType]:
     """Initialise NVML for the block. Raises ``NvmlUnavailable``."""
     try:
-        import pynvml  # noqa: PLC0415 - 80 ms, only where GPUs are looked at
+        import pynvml
     except ImportError as error:
         raise NvmlUnavailable(f"the Python package nvidia-ml-py is not installed ({error})") from error
     try:
@@ -144,9 +144,7 @@ def _why_unavailable(nvml: ModuleType, error: Exception) -> str:
     if isinstance(error, nvml.NVMLError_LibraryNotFound):
         return _why_not_loaded()
     if isinstance(error, nvml.NVMLError_DriverNotLoaded):
-        return (
-            "the NVIDIA driver is installed but its kernel module is not loaded (try nvidia-smi, or reboot)"
-        )
+        return "the NVIDIA driver is installed but its kernel module is not loaded (try nvidia-smi, or reboot)"
     if isinstance(error, nvml.NVMLError_LibRmVersionMismatch):
         return (
             "driver/library version mismatch: the loaded NVIDIA kernel module and libnvidia-ml are of different "
@@ -183,9 +181,7 @@ def _read_gpu(reader: _Reader, index: int, handle: Any, why: str) -> Gpu:
     lost = reader.is_lost(handle)
     memory, memory_why = _memory(reader, handle)
     if memory is None:
-        unknown.update(
-            dict.fromkeys(("memory_total_bytes", "memory_used_bytes", "memory_free_bytes"), memory_why)
-        )
+        unknown.update(dict.fromkeys(("memory_total_bytes", "memory_used_bytes", "memory_free_bytes"), memory_why))
     total, used, free = memory or (None, None, None)
     mode = read("compute_mode", nvml.nvmlDeviceGetComputeMode, handle)
     utilization = read("utilization_percent", nvml.nvmlDeviceGetUtilizationRates, handle)
@@ -231,9 +227,7 @@ def _memory(reader: _Reader, handle: Any) -> tuple[tuple[int, int, int] | None, 
     return (int(memory.total), int(memory.used), int(memory.free)), ""
 
 
-def _processes(
-    reader: _Reader, handle: Any, *, names: bool = True
-) -> tuple[tuple[GpuProcess, ...] | None, str]:
+def _processes(reader: _Reader, handle: Any, *, names: bool = True) -> tuple[tuple[GpuProcess, ...] | None, str]:
     nvml = reader.nvml
     found: list[GpuProcess] = []
     answered, reason = False, ""
@@ -294,9 +288,7 @@ def _read_links(reader: _Reader, handles: Sequence[Any], gpus: Sequence[Gpu]) ->
         if handles[a] is None or handles[b] is None:
             continue
         ancestor, _ = reader.ask(nvml.nvmlDeviceGetTopologyCommonAncestor, handles[a], handles[b])
-        status, _ = reader.ask(
-            nvml.nvmlDeviceGetP2PStatus, handles[a], handles[b], nvml.NVML_P2P_CAPS_INDEX_NVLINK
-        )
+        status, _ = reader.ask(nvml.nvmlDeviceGetP2PStatus, handles[a], handles[b], nvml.NVML_P2P_CAPS_INDEX_NVLINK)
         pairs[a, b] = PairReading(ancestor, None if status is None else status == nvml.NVML_P2P_STATUS_OK)
     return links_between([gpu.pci_bus_id for gpu in gpus], far_ends, pairs)
 

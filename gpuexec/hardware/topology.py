@@ -43,23 +43,18 @@ def links_between(
     links = []
     for a, b in itertools.combinations(range(len(bus_ids)), 2):
         reading = pairs.get((a, b), PairReading(None, None))
-        direct = Counter(far_ends[a])[bus_ids[b]] if bus_ids[b] else 0
+        bus_id = bus_ids[b]
+        direct = Counter(far_ends[a])[bus_id] if bus_id else 0
         switched = min(Counter(far_ends[i])[SWITCH_BUS_ID] for i in (a, b)) if reading.nvlink_p2p else 0
         nvlinks = direct or switched
-        ancestor = (
-            LinkKind.UNKNOWN
-            if reading.ancestor is None
-            else _ANCESTORS.get(reading.ancestor, LinkKind.UNKNOWN)
-        )
+        ancestor = LinkKind.UNKNOWN if reading.ancestor is None else _ANCESTORS.get(reading.ancestor, LinkKind.UNKNOWN)
         links.append(Link(a, b, LinkKind.NVLINK if nvlinks else ancestor, nvlinks))
     return tuple(links)
 
 
 def closest_to(node: Node, gpu: Gpu) -> list[tuple[int, Link]]:
     """Return (index, link) of the GPUs that no other is closer to ``gpu`` than; [] where nothing is known."""
-    others = [
-        (other.index, node.link_between(gpu.index, other.index)) for other in node.gpus if other is not gpu
-    ]
+    others = [(other.index, node.link_between(gpu.index, other.index)) for other in node.gpus if other is not gpu]
     known = [(index, link) for index, link in others if link.kind is not LinkKind.UNKNOWN]
     if not known:
         return []

@@ -112,9 +112,7 @@ class _Selection:
         if self.kind not in (None, kind):
             return f"indices, GPU and MIG UUIDs cannot be mixed (the list began with {self.kind})"
         self.kind = kind
-        found = {"index": self._by_index, "GPU UUID": self._by_gpu_uuid, "MIG UUID": self._by_mig_uuid}[kind](
-            entry
-        )
+        found = {"index": self._by_index, "GPU UUID": self._by_gpu_uuid, "MIG UUID": self._by_mig_uuid}[kind](entry)
         if isinstance(found, str):
             return found
         if any(device.uuid == found.uuid for device in self.devices):

@@ -29,9 +29,7 @@ class Rates:
             self._seen.popleft()
         began, first = self._seen[0]
         elapsed = at - began
-        return [
-            (now - then) / elapsed if elapsed > 0 else None for now, then in zip(done, first, strict=True)
-        ]
+        return [(now - then) / elapsed if elapsed > 0 else None for now, then in zip(done, first, strict=True)]
 
 
 class LineProgress:
@@ -86,9 +84,7 @@ class LiveProgress:
         table = self._table(event)
         if self._live is None:
             console = Console(stderr=True)
-            self._live = Live(
-                table, console=console, auto_refresh=False, transient=True, redirect_stdout=False
-            )
+            self._live = Live(table, console=console, auto_refresh=False, transient=True, redirect_stdout=False)
             self._live.start(refresh=True)
         else:
             self._live.update(table, refresh=True)

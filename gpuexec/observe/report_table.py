@@ -15,10 +15,13 @@ def stage_table(report: RunReport) -> Table:
     """Lay out one row per stage."""
     wall = f"{report.wall_s:.2f} s" if report.wall_s is not None else "still running"
     table = Table(
-        title=f"{'failed' if report.error else 'done'} in {wall}", title_justify="left", box=box.SIMPLE_HEAD
+        title=f"{'failed' if report.error else 'done'} in {wall}",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
     )
-    table.add_column("stage", overflow="fold", min_width=10)
-    for heading in ("workers", "in", "out", "items", "items/s", "busy", "idle", "queued", "sent"):
+    table.add_column("stage", overflow="fold", min_width=14)
+    for heading in ("workers", "in", "out", "items/s", "busy s", "idle s", "wait s", "sent"):
         table.add_column(heading, justify="right", no_wrap=True)
     with_gpu = any(gpu_peaks(stage.metrics) for stage in report.stages)
     if with_gpu:
@@ -30,18 +33,17 @@ def stage_table(report: RunReport) -> Table:
 
 
 def _cells(report: RunReport, stage: StageReport) -> list[str]:
-    """``in`` and ``out`` are tasks; ``queued`` is a task's mean wait, in seconds like the other times."""
+    """``in`` and ``out`` are tasks; ``wait`` is a task's mean time in the queue."""
     failed = f"\n{stage.failed_batches} failed" if stage.failed_batches else ""
     return [
         stage.name + failed,
         str(sum(w.stage == stage.index and w.batches > 0 for w in report.workers)),
         str(stage.tasks_in),
         str(stage.tasks_out),
-        str(stage.items),
         f"{stage.items / stage.process_s:,.0f}" if stage.process_s and stage.items else "–",
-        f"{stage.process_s:.1f} s",
-        f"{stage.idle_s:.1f} s",
-        f"{stage.queued_s / stage.tasks_in:.2f} s" if stage.tasks_in else "–",
+        f"{stage.process_s:.1f}",
+        f"{stage.idle_s:.1f}",
+        f"{stage.queued_s / stage.tasks_in:.2f}" if stage.tasks_in else "–",
         show_bytes(stage.output_bytes),
     ]
 
@@ -57,8 +59,5 @@ def show_bytes(size: float) -> str:
 
 def _peaks(stage: StageReport) -> str:
     return (
-        "\n".join(
-            f"{index}: {show_bytes(size)} ({figure})" for index, figure, size in gpu_peaks(stage.metrics)
-        )
-        or "–"
+        "\n".join(f"{index}: {show_bytes(size)} ({figure})" for index, figure, size in gpu_peaks(stage.metrics)) or "–"
     )

@@ -60,7 +60,9 @@ def _arithmetic(request: Request, ledger: Ledger) -> str:
         most = max((slot.memory_left or 0 for slot in slots), default=0)
         room = sum((slot.memory_left or 0) // request.memory for slot in slots)
         if workers == 1 or not room:
-            return f"{request.memory / GIB:.2f} GiB on one device is needed, the most that is free is {most / GIB:.2f} GiB"
+            return (
+                f"{request.memory / GIB:.2f} GiB on one device is needed, the most that is free is {most / GIB:.2f} GiB"
+            )
         return f"the devices have room for {room} such worker(s)"
     room = sum(slot.free // (slot.units(request) or 1) for slot in slots)
     return f"the devices have room for {room} worker(s) of {request.share / WHOLE:g} GPU"

@@ -51,8 +51,7 @@ def make_plan(
     planned = tuple(
         Phase(
             tuple(
-                _stage_plan(crowd, names, ledger, node.host, shown)
-                for crowd in crowds(part, ledger, node, usable_cpus)
+                _stage_plan(crowd, names, ledger, node.host, shown) for crowd in crowds(part, ledger, node, usable_cpus)
             )
         )
         for part in cut
@@ -71,9 +70,7 @@ def _stage_plan(crowd: Crowd, names: Sequence[str], ledger: Ledger, host: Host, 
             cuda_visible_devices=",".join(device.uuid for device in devices) if devices else shown,
         )
         workers.append(
-            WorkerGrant(
-                f"{names[request.stage]}-{number}", request.stage, allocation, _affinity(devices, host)
-            )
+            WorkerGrant(f"{names[request.stage]}-{number}", request.stage, allocation, _affinity(devices, host))
         )
     fixed = request.demand.num_workers is not None
     return StagePlan(request.stage, request.demand.name, tuple(workers), fixed, crowd.reason)

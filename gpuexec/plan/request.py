@@ -49,9 +49,7 @@ def request_of(stage: int, demand: StageDemand) -> Request:
             "give only one of them"
         )
     if demand.num_workers is not None and demand.num_workers < 1:
-        raise ConfigurationError(
-            f"stage {demand.name!r}: num_workers={demand.num_workers} must be at least 1"
-        )
+        raise ConfigurationError(f"stage {demand.name!r}: num_workers={demand.num_workers} must be at least 1")
     if demand.gpu_memory_gb:
         return Request(stage, demand, memory=math.ceil(demand.gpu_memory_gb * GIB))
     if demand.gpus > 1 and demand.gpus != int(demand.gpus):

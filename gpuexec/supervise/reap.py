@@ -46,9 +46,7 @@ def describe_exit(exit_code: int, *, oom_kills: int | None) -> str:
         name = f"signal {-exit_code}"
     text = f"killed by {name} (signal {-exit_code})"
     if -exit_code == signal.SIGKILL and oom_kills:
-        return (
-            f"{text}, probably by the out-of-memory killer: the cgroup counted {oom_kills} kill(s) meanwhile"
-        )
+        return f"{text}, probably by the out-of-memory killer: the cgroup counted {oom_kills} kill(s) meanwhile"
     if -exit_code == signal.SIGKILL and oom_kills == 0:
         return f"{text}; the cgroup's out-of-memory counter did not move, so somebody sent it"
     return text

@@ -26,9 +26,7 @@ _OUTPUT_CHUNK = 64 * 1024
 _LONGEST_LINE = 16 * 1024
 
 
-def worker_environment(
-    base: Mapping[str, str], grant: WorkerGrant, env_vars: Mapping[str, str]
-) -> dict[str, str]:
+def worker_environment(base: Mapping[str, str], grant: WorkerGrant, env_vars: Mapping[str, str]) -> dict[str, str]:
     """Return a worker's environment: the driver's, the pinning, the thread caps, the stage's own variables.
 
     Thread caps follow the CPU share, ``max(1, floor(cpus))``, unless the user has set them: BLAS libraries

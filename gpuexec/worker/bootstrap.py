@@ -27,7 +27,6 @@ from gpuexec.worker.log_sink import LogSink
 from gpuexec.worker.loop import Terminated, WorkerLoop, describe_failure
 from gpuexec.worker.orphan import die_with_parent
 
-
 is_loading = False  # whether this process is a worker that is still importing its stage
 
 

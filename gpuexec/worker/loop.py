@@ -21,7 +21,6 @@ from gpuexec.channel.messages import (
     NodeReady,
     Payload,
     Ready,
-    Results,
     SetUp,
     SetUpOnNode,
     Stop,
@@ -253,6 +252,3 @@ def _stage_traceback(error: BaseException) -> str:
         return "".join(traceback.format_exception(type(error), error, trace))
     except Exception:  # noqa: BLE001 - an exception whose __str__ raises must still be reported
         return f"{type(error).__name__} (its text could not be formatted)\n{sys.exc_info()[1]!r}"
-
-
-__all__ = ["Results", "StageFailure", "Terminated", "WorkerLoop", "describe_failure"]

@@ -82,9 +82,7 @@ class GpuProbe:
             self._session.close()
             self._session = None
 
-    def _figures(
-        self, ordinal: int, share: GpuShare, torch: Any, sampled: dict[str, Any]
-    ) -> dict[str, float]:
+    def _figures(self, ordinal: int, share: GpuShare, torch: Any, sampled: dict[str, Any]) -> dict[str, float]:
         figures: dict[str, float] = {}
         used, peak, why = sampled.get(share.uuid, (None, None, self._why_no_nvml or "not_sampled"))
         if used is not None:
@@ -110,7 +108,7 @@ class GpuProbe:
         elif all(share.uuid.startswith("MIG-") for share in self._shares):
             self._why_no_nvml = "mig"
         else:
-            from gpuexec.hardware import nvml  # noqa: PLC0415 - only GPU workers need it
+            from gpuexec.hardware import nvml
 
             self._session = contextlib.ExitStack()
             try:
@@ -119,9 +117,7 @@ class GpuProbe:
                 self._session = None
                 self._why_no_nvml = "nvml_unavailable"
                 return
-            readers = {
-                share.uuid: nvml.ProcessMemory(library, share.uuid, os.getpid()) for share in self._shares
-            }
+            readers = {share.uuid: nvml.ProcessMemory(library, share.uuid, os.getpid()) for share in self._shares}
             self._sampler = _Sampler(readers)
 
 

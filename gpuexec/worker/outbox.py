@@ -29,6 +29,7 @@ class Outbox:
         self._pool = pool
         self._arena: Segment | None = None
         self._arena_used = 0
+        self._oldest = 0.0
         self._clear()
 
     def add(self, batch_id: int, tasks: list[Any], parents: Sequence[int]) -> int:
