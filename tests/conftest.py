@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,6 +60,6 @@ def _maps() -> list[str]:
 def _files() -> Iterator[str]:
     for folder in _WATCHED_FOLDERS:
         if folder.is_dir():
-            for name in os.listdir(folder):
+            for name in (entry.name for entry in folder.iterdir()):
                 if name not in _MADE_BY_TOOLS and not name.startswith(".coverage"):
                     yield str(folder / name)

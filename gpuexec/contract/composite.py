@@ -50,7 +50,7 @@ class CompositeStage(ProcessingStage[X, Y]):
         """Return the last stage's outputs."""
         return self.decompose()[-1].outputs()
 
-    def process(self, task: X) -> Y | list[Y] | None:
+    def process(self, task: X) -> Y | list[Y] | None:  # noqa: ARG002
         """Raise ``RuntimeError``: only the decomposed stages run."""
         raise RuntimeError(
             f"composite stage {self.name!r} should not be executed directly: run it in a Pipeline, which decomposes it"

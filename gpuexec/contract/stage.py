@@ -29,7 +29,7 @@ class Constant:
     def __init__(self, value: Any) -> None:
         self._value = value
 
-    def __call__(self) -> Any:  # noqa: D102
+    def __call__(self) -> Any:
         return dict(self._value) if isinstance(self._value, dict) else self._value
 
 

@@ -49,7 +49,7 @@ class LogRelay:
     def _log_prints(self, event: events.WorkerPrinted) -> None:
         logger = self._logger(event.stage, event.worker_id).bind(stream="output")
         for line in event.lines:
-            logger.info("{} | {}", event.worker_id, line)
+            logger.log("INFO", "{} | {}", event.worker_id, line)
 
     def _logger(self, stage: int, worker_id: str) -> Any:
         from loguru import logger  # costs 0.1 s, which a silent run does not pay

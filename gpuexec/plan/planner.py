@@ -56,7 +56,7 @@ def make_plan(
         )
         for part in cut
     )
-    return Plan(planned, tuple([*notes, *_notes(cut, requests, usable_cpus)]))
+    return Plan(planned, (*notes, *_notes(cut, requests, usable_cpus)))
 
 
 def _stage_plan(crowd: Crowd, names: Sequence[str], ledger: Ledger, host: Host, shown: str) -> StagePlan:

@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 
-import gpuexec
 from gpuexec.plan.model import WorkerGrant
 
 THREAD_CAPS = (
@@ -42,7 +41,7 @@ def worker_environment(base: Mapping[str, str], grant: WorkerGrant, env_vars: Ma
 
 
 def _package_root() -> str:
-    return str(Path(gpuexec.__file__).parent.parent)
+    return str(Path(__file__).parents[2])
 
 
 def _is_installed() -> bool:

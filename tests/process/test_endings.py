@@ -154,7 +154,8 @@ from tests.process.stages import Apply, items
 function = getattr(stages, sys.argv[1])
 tasks = items(*sys.argv[2:])
 try:
-    Pipeline("p", stages=[Apply(function)]).run(LocalExecutor(show_progress=False, stop_timeout_s=60), initial_tasks=tasks)
+    executor = LocalExecutor(show_progress=False, stop_timeout_s=60)
+    Pipeline("p", stages=[Apply(function)]).run(executor, initial_tasks=tasks)
 except KeyboardInterrupt:
     print("interrupted", flush=True)
     raise SystemExit(130)

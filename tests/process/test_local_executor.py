@@ -133,7 +133,7 @@ def test_stages_of_a_script_travel_by_value(quiet):
         resources = Resources(cpus=0.5)
 
         def process(self, task):
-            task.data = (lambda x: x + offset)(task.data)
+            task.data += offset
             return task
 
     offset = 40
