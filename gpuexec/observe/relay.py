@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any
 
 from gpuexec.observe import events
@@ -32,8 +31,9 @@ class LogRelay:
         said = event.record
 
         def own_place(record: Any) -> None:
+            now = record["time"]
             record.update(
-                time=datetime.fromtimestamp(said.time).astimezone(),
+                time=type(now).fromtimestamp(said.time, now.tzinfo),  # of loguru's class, which formats itself
                 name=said.name,
                 function=said.function,
                 line=said.line,

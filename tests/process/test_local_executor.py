@@ -165,13 +165,16 @@ class Logs(ProcessingStage):
 
 
 def test_loguru_lines_arrive_with_stage_and_worker(quiet):
-    records = []
-    handler = logger.add(lambda message: records.append(message.record), level="WARNING")
+    records, texts = [], []
+    handler = logger.add(
+        lambda message: (records.append(message.record), texts.append(str(message))), level="WARNING", format="{time}"
+    )
     try:
         Pipeline("p", stages=[Logs()]).run(quiet, initial_tasks=items(*range(20)))
     finally:
         logger.remove(handler)
     assert len(records) == 20
+    assert all(text.startswith("20") for text in texts), "a time that loguru can format"
     assert {r["extra"]["stage"] for r in records} == {"logs"}
     assert all(r["extra"]["worker"].startswith("logs-") and r["level"].name == "WARNING" for r in records)
     assert all(r["name"] == __name__ and r["function"] == "process" for r in records)
