@@ -68,8 +68,11 @@ class Journal(ProcessingStage[Item, Item]):
 
     name = "journal"
 
-    def __init__(self, path: Path, workers: int = 1, fail_on: Any = None, fail_in: str = "process") -> None:
+    def __init__(
+        self, path: Path, workers: int = 1, fail_on: Any = None, fail_in: str = "process", await_setups: int = 0
+    ) -> None:
         self.path = path
+        self.await_setups = await_setups
         self.workers = workers
         self.fail_on = fail_on
         self.fail_in = fail_in
@@ -92,6 +95,8 @@ class Journal(ProcessingStage[Item, Item]):
 
     def process(self, task: Item) -> Item:
         self.note("process", task.data)
+        while self.path.read_text().count(" setup ") < self.await_setups:
+            os.sched_yield()
         if self.fail_in == "process" and task.data == self.fail_on:
             raise LookupError(f"no {task.data}")
         return task

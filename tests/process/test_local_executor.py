@@ -71,7 +71,9 @@ def test_every_task_carries_the_figures_of_every_stage(quiet):
 
 def test_life_cycle_of_a_stage(quiet, tmp_path: Path):
     log = tmp_path / "log"
-    Pipeline("p", stages=[Journal(log, workers=2)]).run(quiet, initial_tasks=items(*range(8)))
+    # Both workers are there before the first task is done, so the run cannot end before the second's setup.
+    stage = Journal(log, workers=2, await_setups=2)
+    Pipeline("p", stages=[stage]).run(quiet, initial_tasks=items(*range(8)))
     lines = [line.split() for line in log.read_text().splitlines()]
     calls = [words[1] for words in lines]
     assert calls.count("setup_on_node") == 1
