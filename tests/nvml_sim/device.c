@@ -1,0 +1,318 @@
+/* Figures of one device: identity, memory, load, processes, MIG. */
+#include "node.h"
+
+#include <unistd.h>
+
+/* Answer a number of the file, "not supported" where it has none. */
+static nvmlReturn_t number(nvmlDevice_t device, const char *field, unsigned long long *value) {
+  Sim sim;
+  nvmlReturn_t result = sim_find_field(device, field, &sim);
+  const char *found = result == NVML_SUCCESS ? json_member(sim.value, field) : NULL;
+  if (result == NVML_SUCCESS && !found) return NVML_ERROR_NOT_SUPPORTED;
+  *value = json_number(found, 0);
+  return result;
+}
+
+static nvmlReturn_t small_number(nvmlDevice_t device, const char *field, unsigned int *value) {
+  unsigned long long wide = 0;
+  nvmlReturn_t result = number(device, field, &wide);
+  if (result == NVML_SUCCESS) *value = (unsigned int)wide;
+  return result;
+}
+
+static nvmlReturn_t string(nvmlDevice_t device, const char *field, char *target, unsigned int size) {
+  Sim sim;
+  nvmlReturn_t result = sim_find_field(device, field, &sim);
+  return result == NVML_SUCCESS ? sim_text(json_member(sim.value, field), target, size) : result;
+}
+
+nvmlReturn_t nvmlDeviceGetUUID(nvmlDevice_t device, char *uuid, unsigned int length) {
+  LOCKED(string(device, "uuid", uuid, length));
+}
+
+static nvmlReturn_t get_name(nvmlDevice_t device, char *name, unsigned int length) {
+  Sim sim;
+  nvmlReturn_t result = sim_find_field(device, "name", &sim);
+  if (result != NVML_SUCCESS) return result;
+  char gpu[64], profile[32], whole[128];
+  json_copy(json_member(sim.gpu, "name"), gpu, sizeof gpu);
+  json_copy(json_member(sim.value, "profile"), profile, sizeof profile);
+  snprintf(whole, sizeof whole, sim.slice < 0 ? "%s" : "%s MIG %s", gpu, profile);
+  if (strlen(whole) >= length) return NVML_ERROR_INSUFFICIENT_SIZE;
+  strcpy(name, whole);
+  return NVML_SUCCESS;
+}
+
+nvmlReturn_t nvmlDeviceGetName(nvmlDevice_t device, char *name, unsigned int length) {
+  LOCKED(get_name(device, name, length));
+}
+
+static nvmlReturn_t get_index(nvmlDevice_t device, unsigned int *index) {
+  Sim sim;
+  nvmlReturn_t result = sim_find_field(device, "index", &sim);
+  if (result == NVML_SUCCESS) *index = (unsigned int)sim.index;
+  return result;
+}
+
+nvmlReturn_t nvmlDeviceGetIndex(nvmlDevice_t device, unsigned int *index) { LOCKED(get_index(device, index)); }
+
+nvmlReturn_t nvmlDeviceGetMinorNumber(nvmlDevice_t device, unsigned int *minor) {
+  LOCKED(small_number(device, "minor_number", minor));
+}
+
+static nvmlReturn_t get_pci(nvmlDevice_t device, nvmlPciInfo_t *pci) {
+  Sim sim;
+  nvmlReturn_t result = sim_find_field(device, "pci_bus_id", &sim);
+  if (result != NVML_SUCCESS) return result;
+  memset(pci, 0, sizeof *pci);
+  json_copy(json_member(sim.gpu, "pci_bus_id"), pci->busId, sizeof pci->busId);
+  sscanf(pci->busId, "%x:%x:%x", &pci->domain, &pci->bus, &pci->device);
+  snprintf(pci->busIdLegacy, sizeof pci->busIdLegacy, "%04X:%02X:%02X.0", pci->domain & 0xFFFF, pci->bus & 0xFF,
+           pci->device & 0x1F);
+  pci->pciDeviceId = 0x10DE;
+  return NVML_SUCCESS;
+}
+
+nvmlReturn_t nvmlDeviceGetPciInfo_v3(nvmlDevice_t device, nvmlPciInfo_t *pci) { LOCKED(get_pci(device, pci)); }
+
+/* ---- memory and processes ---- */
+
+static int is_listed(const Sim *sim, const char *process) {
+  int slice = (int)json_number(json_member(process, "slice"), (unsigned long long)-1);
+  return sim->slice < 0 || slice == sim->slice;
+}
+
+unsigned long long sim_used(const Sim *sim) {
+  unsigned long long used = json_number(json_member(sim->value, "memory_used_bytes"), 0);
+  const char *list = json_member(sim->gpu, "processes"), *process;
+  for (int i = 0; (process = json_element(list, i)); i++)
+    if (is_listed(sim, process)) used += json_number(json_member(process, "used_bytes"), 0);
+  return used;
+}
+
+static nvmlReturn_t memory(nvmlDevice_t device, nvmlMemory_v2_t *memory) {
+  Sim sim;
+  nvmlReturn_t result = sim_find_field(device, "memory", &sim);
+  if (result != NVML_SUCCESS) return result;
+  unsigned int version = memory->version;
+  memset(memory, 0, sizeof *memory);
+  memory->version = version;
+  memory->total = json_number(json_member(sim.value, "memory_total_bytes"), 0);
+  memory->reserved = json_number(json_member(sim.value, "memory_reserved_bytes"), 0);
+  memory->used = sim_used(&sim);
+  memory->free = memory->total - memory->reserved - memory->used;
+  return NVML_SUCCESS;
+}
+
+nvmlReturn_t nvmlDeviceGetMemoryInfo_v2(nvmlDevice_t device, nvmlMemory_v2_t *answer) {
+  LOCKED(memory(device, answer));
+}
+
+/* Version 1 counts the reserved part as used. */
+static nvmlReturn_t memory_v1(nvmlDevice_t device, nvmlMemory_t *answer) {
+  nvmlMemory_v2_t full = {0};
+  nvmlReturn_t result = memory(device, &full);
+  if (result == NVML_SUCCESS) *answer = (nvmlMemory_t){full.total, full.free, full.used + full.reserved};
+  return result;
+}
+
+nvmlReturn_t nvmlDeviceGetMemoryInfo(nvmlDevice_t device, nvmlMemory_t *answer) { LOCKED(memory_v1(device, answer)); }
+
+static nvmlReturn_t processes(nvmlDevice_t device, const char *kind, unsigned int *count, nvmlProcessInfo_t *infos) {
+  Sim sim;
+  nvmlReturn_t result = sim_find_field(device, "processes", &sim);
+  if (result != NVML_SUCCESS) return result;
+  const char *list = json_true(json_member(sim_node(), "hide_pids")) ? NULL : json_member(sim.gpu, "processes");
+  const char *process;
+  unsigned int found = 0, room = *count;
+  for (int i = 0; (process = json_element(list, i)); i++) {
+    const char *own = json_member(process, "kind");
+    if (!is_listed(&sim, process) || !(own ? json_equals(own, kind) : !strcmp(kind, "compute"))) continue;
+    if (found < room) {
+      infos[found].pid = (unsigned int)json_number(json_member(process, "pid"), 0);
+      infos[found].usedGpuMemory =
+          json_number(json_member(process, "used_bytes"), (unsigned long long)NVML_VALUE_NOT_AVAILABLE);
+      infos[found].gpuInstanceId = infos[found].computeInstanceId = 0xFFFFFFFF;
+    }
+    found++;
+  }
+  *count = found;
+  return found > room ? NVML_ERROR_INSUFFICIENT_SIZE : NVML_SUCCESS;
+}
+
+nvmlReturn_t nvmlDeviceGetComputeRunningProcesses_v3(nvmlDevice_t device, unsigned int *count,
+                                                     nvmlProcessInfo_t *infos) {
+  LOCKED(processes(device, "compute", count, infos));
+}
+
+nvmlReturn_t nvmlDeviceGetGraphicsRunningProcesses_v3(nvmlDevice_t device, unsigned int *count,
+                                                      nvmlProcessInfo_t *infos) {
+  LOCKED(processes(device, "graphics", count, infos));
+}
+
+/* ---- load and abilities ---- */
+
+static nvmlReturn_t utilization(nvmlDevice_t device, nvmlUtilization_t *rates) {
+  Sim sim;
+  nvmlReturn_t result = sim_find_field(device, "utilization_percent", &sim);
+  if (result != NVML_SUCCESS) return result;
+  const char *load = json_member(sim.gpu, "utilization_percent");
+  if (!load || sim.slice >= 0 || json_true(json_member(json_member(sim.gpu, "mig"), "enabled")))
+    return NVML_ERROR_NOT_SUPPORTED;
+  rates->gpu = (unsigned int)json_number(load, 0);
+  rates->memory = 0;
+  return NVML_SUCCESS;
+}
+
+nvmlReturn_t nvmlDeviceGetUtilizationRates(nvmlDevice_t device, nvmlUtilization_t *rates) {
+  LOCKED(utilization(device, rates));
+}
+
+static nvmlReturn_t capability(nvmlDevice_t device, int *major, int *minor) {
+  Sim sim;
+  nvmlReturn_t result = sim_find_field(device, "compute_capability", &sim);
+  if (result != NVML_SUCCESS) return result;
+  const char *pair = json_member(sim.gpu, "compute_capability");
+  if (!pair) return NVML_ERROR_NOT_SUPPORTED;
+  *major = (int)json_number(json_element(pair, 0), 0);
+  *minor = (int)json_number(json_element(pair, 1), 0);
+  return NVML_SUCCESS;
+}
+
+nvmlReturn_t nvmlDeviceGetCudaComputeCapability(nvmlDevice_t device, int *major, int *minor) {
+  LOCKED(capability(device, major, minor));
+}
+
+static nvmlReturn_t compute_mode(nvmlDevice_t device, nvmlComputeMode_t *mode) {
+  Sim sim;
+  nvmlReturn_t result = sim_find_field(device, "compute_mode", &sim);
+  const char *name = result == NVML_SUCCESS ? json_member(sim.gpu, "compute_mode") : NULL;
+  *mode = json_equals(name, "prohibited")          ? NVML_COMPUTEMODE_PROHIBITED
+          : json_equals(name, "exclusive_process") ? NVML_COMPUTEMODE_EXCLUSIVE_PROCESS
+                                                   : NVML_COMPUTEMODE_DEFAULT;
+  return result;
+}
+
+nvmlReturn_t nvmlDeviceGetComputeMode(nvmlDevice_t device, nvmlComputeMode_t *mode) {
+  LOCKED(compute_mode(device, mode));
+}
+
+nvmlReturn_t nvmlDeviceGetTemperature(nvmlDevice_t device, nvmlTemperatureSensors_t sensor, unsigned int *degrees) {
+  (void)sensor;
+  LOCKED(small_number(device, "temperature_c", degrees));
+}
+
+nvmlReturn_t nvmlDeviceGetPowerUsage(nvmlDevice_t device, unsigned int *milliwatts) {
+  LOCKED(small_number(device, "power_mw", milliwatts));
+}
+
+nvmlReturn_t nvmlDeviceGetTotalEnergyConsumption(nvmlDevice_t device, unsigned long long *millijoules) {
+  LOCKED(number(device, "energy_mj", millijoules));
+}
+
+nvmlReturn_t nvmlDeviceGetCurrentClocksEventReasons(nvmlDevice_t device, unsigned long long *reasons) {
+  LOCKED(number(device, "clocks_event_reasons", reasons));
+}
+
+static nvmlReturn_t affinity(nvmlDevice_t device, unsigned int words, unsigned long *mask) {
+  Sim sim; /* asked of the kernel, so a lost GPU answers too */
+  nvmlReturn_t result = sim_find(device, &sim);
+  const char *cpus = result == NVML_SUCCESS ? json_member(sim.gpu, "cpu_affinity") : NULL, *cpu;
+  if (result == NVML_SUCCESS && !cpus) return NVML_ERROR_NOT_SUPPORTED;
+  memset(mask, 0, words * sizeof *mask);
+  for (int i = 0; (cpu = json_element(cpus, i)); i++) {
+    unsigned long long number = json_number(cpu, 0);
+    if (number / 64 < words) mask[number / 64] |= 1UL << number % 64;
+  }
+  return result;
+}
+
+nvmlReturn_t nvmlDeviceGetCpuAffinity(nvmlDevice_t device, unsigned int words, unsigned long *mask) {
+  LOCKED(affinity(device, words, mask));
+}
+
+nvmlReturn_t nvmlDeviceGetNumaNodeId(nvmlDevice_t device, unsigned int *node) {
+  LOCKED(small_number(device, "numa_node", node));
+}
+
+/* ---- MIG ---- */
+
+static nvmlReturn_t mig_mode(nvmlDevice_t device, unsigned int *current, unsigned int *pending) {
+  Sim sim;
+  nvmlReturn_t result = sim_find_field(device, "mig", &sim);
+  const char *mig = result == NVML_SUCCESS ? json_member(sim.gpu, "mig") : NULL;
+  if (result == NVML_SUCCESS && !mig) return NVML_ERROR_NOT_SUPPORTED;
+  *current = *pending = json_true(json_member(mig, "enabled")) ? NVML_DEVICE_MIG_ENABLE : NVML_DEVICE_MIG_DISABLE;
+  return result;
+}
+
+nvmlReturn_t nvmlDeviceGetMigMode(nvmlDevice_t device, unsigned int *current, unsigned int *pending) {
+  LOCKED(mig_mode(device, current, pending));
+}
+
+static nvmlReturn_t most_slices(nvmlDevice_t device, unsigned int *count) {
+  Sim sim;
+  nvmlReturn_t result = sim_find_field(device, "mig", &sim);
+  *count = result == NVML_SUCCESS && json_member(sim.gpu, "mig") ? MOST_SLICES : 0;
+  return result;
+}
+
+nvmlReturn_t nvmlDeviceGetMaxMigDeviceCount(nvmlDevice_t device, unsigned int *count) {
+  LOCKED(most_slices(device, count));
+}
+
+static nvmlReturn_t slice_handle(nvmlDevice_t device, unsigned int index, nvmlDevice_t *slice) {
+  Sim sim, found;
+  nvmlReturn_t result = sim_find_field(device, "mig", &sim);
+  if (result != NVML_SUCCESS) return result;
+  if (sim.slice >= 0 || index >= MOST_SLICES) return NVML_ERROR_INVALID_ARGUMENT;
+  *slice = &sim_handles[sim.index][1 + index];
+  return sim_find(*slice, &found) == NVML_SUCCESS ? NVML_SUCCESS : NVML_ERROR_NOT_FOUND;
+}
+
+nvmlReturn_t nvmlDeviceGetMigDeviceHandleByIndex(nvmlDevice_t device, unsigned int index, nvmlDevice_t *slice) {
+  LOCKED(slice_handle(device, index, slice));
+}
+
+static nvmlReturn_t parent(nvmlDevice_t slice, nvmlDevice_t *device) {
+  Sim sim;
+  nvmlReturn_t result = sim_find(slice, &sim);
+  if (result != NVML_SUCCESS || sim.slice < 0) return NVML_ERROR_INVALID_ARGUMENT;
+  *device = &sim_handles[sim.index][0];
+  return NVML_SUCCESS;
+}
+
+nvmlReturn_t nvmlDeviceGetDeviceHandleFromMigDeviceHandle(nvmlDevice_t slice, nvmlDevice_t *device) {
+  LOCKED(parent(slice, device));
+}
+
+static nvmlReturn_t is_slice(nvmlDevice_t device, unsigned int *answer) {
+  Sim sim;
+  nvmlReturn_t result = sim_find(device, &sim);
+  if (result == NVML_SUCCESS) *answer = sim.slice >= 0;
+  return result;
+}
+
+nvmlReturn_t nvmlDeviceIsMigDeviceHandle(nvmlDevice_t device, unsigned int *answer) { LOCKED(is_slice(device, answer)); }
+
+nvmlReturn_t nvmlDeviceGetGpuInstanceId(nvmlDevice_t device, unsigned int *id) {
+  LOCKED(small_number(device, "gpu_instance_id", id));
+}
+
+nvmlReturn_t nvmlDeviceGetComputeInstanceId(nvmlDevice_t device, unsigned int *id) {
+  LOCKED(small_number(device, "compute_instance_id", id));
+}
+
+static nvmlReturn_t attributes(nvmlDevice_t device, nvmlDeviceAttributes_t *answer) {
+  Sim sim;
+  nvmlReturn_t result = sim_find_field(device, "attributes", &sim);
+  if (result != NVML_SUCCESS) return result;
+  if (sim.slice < 0) return NVML_ERROR_NOT_SUPPORTED;
+  memset(answer, 0, sizeof *answer);
+  answer->memorySizeMB = json_number(json_member(sim.value, "memory_total_bytes"), 0) >> 20;
+  return NVML_SUCCESS;
+}
+
+nvmlReturn_t nvmlDeviceGetAttributes_v2(nvmlDevice_t device, nvmlDeviceAttributes_t *answer) {
+  LOCKED(attributes(device, answer));
+}

@@ -1,0 +1,111 @@
+"""Builds the simulator of ``libnvidia-ml.so.1`` and puts it in front of the real ``pynvml``.
+
+The C files implement what `pynvml` and the tools built on it ask for; every other function of the true
+header is exported as "not supported", because a missing symbol is not the same as that answer. The compiler
+checks each signature against the header (PyPI package ``nvidia-nvml-dev``, never copied into this repository).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from importlib.metadata import files
+from pathlib import Path
+from typing import Any
+
+VARIABLE = "GPUEXEC_NVML_SIM"
+LIBRARY = "libnvidia-ml.so.1"
+
+_FOLDER = Path(__file__).parent
+_SOURCES = [_FOLDER / name for name in ("system.c", "device.c", "links.c")]
+_DECLARATION = re.compile(r"nvmlReturn_t DECLDIR\s+(nvml\w+)\s*\(([^)]*)\)\s*;", re.DOTALL)
+
+
+def build(folder: Path) -> Path:
+    """Compile the library into a folder and return its path."""
+    library = folder / LIBRARY
+    header = _header()
+    stubs = folder / "stubs.c"
+    stubs.write_text(_stubs(header.read_text(encoding="utf-8", errors="replace")))
+    subprocess.run(
+        [
+            _compiler(),
+            *("-std=gnu11", "-O1", "-Wall", "-Wextra", "-Werror", "-Wno-unused-function", "-shared", "-fPIC"),
+            f"-Wl,-soname,{LIBRARY}",
+            *("-I", str(header.parent), "-I", str(_FOLDER)),
+            *map(str, [*_SOURCES, stubs]),
+            *("-o", str(library), "-lpthread"),
+        ],
+        check=True,
+    )
+    return library
+
+
+def preload(library: Path) -> None:
+    """Load the library into this process, so that pynvml's own load finds it by its soname."""
+    ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+
+
+class SimulatedNode:
+    """The JSON file that describes the node, of which every process sees each change at once."""
+
+    def __init__(self, path: Path, description: dict[str, Any]) -> None:
+        self.path = path
+        self.write(description)
+
+    def read(self) -> dict[str, Any]:
+        """Return the description as it is now."""
+        return json.loads(self.path.read_text())
+
+    def write(self, description: dict[str, Any]) -> None:
+        """Replace the description, in one step."""
+        fresh = self.path.with_suffix(f".{os.getpid()}")
+        fresh.write_text(json.dumps(description))
+        fresh.replace(self.path)
+
+    def change(self, edit: Callable[[dict[str, Any]], None]) -> None:
+        """Edit the description in place."""
+        description = self.read()
+        edit(description)
+        self.write(description)
+
+
+def hold_memory(gpu: int, used_bytes: int | None) -> None:
+    """List the calling process as one that holds memory on a GPU (in a worker: by the inherited variable)."""
+    path = Path(os.environ[VARIABLE])
+    description = json.loads(path.read_text())
+    others = [p for p in description["gpus"][gpu].get("processes", []) if p["pid"] != os.getpid()]
+    description["gpus"][gpu]["processes"] = [*others, {"pid": os.getpid(), "used_bytes": used_bytes}]
+    SimulatedNode(path, description)
+
+
+def _compiler() -> str:
+    for name in (os.environ.get("CC"), "cc", "gcc", "clang"):
+        if name and shutil.which(name):
+            return name
+    raise RuntimeError("no C compiler (cc): the tests build a simulator of the NVIDIA driver library with it")
+
+
+def _header() -> Path:
+    for file in files("nvidia-nvml-dev") or ():
+        if file.name == "nvml.h":
+            return Path(str(file.locate()))
+    raise RuntimeError("nvml.h is missing: install the test extra (nvidia-nvml-dev)")
+
+
+def _stubs(header: str) -> str:
+    """Definitions of every function that the C files do not define."""
+    written = set(re.findall(r"^nvmlReturn_t (nvml\w+)\(", "\n".join(s.read_text() for s in _SOURCES), re.MULTILINE))
+    plain = re.sub(r"//[^\n]*|/\*.*?\*/", "", header, flags=re.DOTALL)
+    lines = ['#include "node.h"', '#pragma GCC diagnostic ignored "-Wunused-parameter"']
+    done = set(written)
+    for name, parameters in _DECLARATION.findall(plain):
+        if name not in done:
+            done.add(name)
+            lines.append(f"nvmlReturn_t {name}({' '.join(parameters.split())}) {{ return NVML_ERROR_NOT_SUPPORTED; }}")
+    return "\n".join(lines) + "\n"
