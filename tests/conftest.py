@@ -10,6 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+pytest_plugins = ["tests.nvml_sim.plugin"]
+
 _WATCHED_FOLDERS = (Path("/dev/shm"), Path(__file__).parent.parent)
 _MADE_BY_TOOLS = {".coverage", ".hypothesis", ".pytest_cache", ".ruff_cache", "__pycache__", ".mypy_cache"}
 

@@ -23,21 +23,20 @@ LIBRARY = "libnvidia-ml.so.1"
 
 _FOLDER = Path(__file__).parent
 _SOURCES = [_FOLDER / name for name in ("system.c", "device.c", "links.c")]
-_DECLARATION = re.compile(r"nvmlReturn_t DECLDIR\s+(nvml\w+)\s*\(([^)]*)\)\s*;", re.DOTALL)
+_DECLARATION = re.compile(r"nvmlReturn_t\s+DECLDIR\s+(nvml\w+)\s*\(([^)]*)\)\s*;", re.DOTALL)
 
 
 def build(folder: Path) -> Path:
     """Compile the library into a folder and return its path."""
     library = folder / LIBRARY
-    header = _header()
     stubs = folder / "stubs.c"
-    stubs.write_text(_stubs(header.read_text(encoding="utf-8", errors="replace")))
+    stubs.write_text(_stubs())
     subprocess.run(
         [
             _compiler(),
             *("-std=gnu11", "-O1", "-Wall", "-Wextra", "-Werror", "-Wno-unused-function", "-shared", "-fPIC"),
             f"-Wl,-soname,{LIBRARY}",
-            *("-I", str(header.parent), "-I", str(_FOLDER)),
+            *("-I", str(_header().parent), "-I", str(_FOLDER)),
             *map(str, [*_SOURCES, stubs]),
             *("-o", str(library), "-lpthread"),
         ],
@@ -91,6 +90,12 @@ def _compiler() -> str:
     raise RuntimeError("no C compiler (cc): the tests build a simulator of the NVIDIA driver library with it")
 
 
+def declared_functions() -> list[tuple[str, str]]:
+    """Names and parameter lists of the header's functions."""
+    plain = re.sub(r"//[^\n]*|/\*.*?\*/", "", _header().read_text(encoding="utf-8", errors="replace"), flags=re.DOTALL)
+    return [(name, " ".join(parameters.split())) for name, parameters in _DECLARATION.findall(plain)]
+
+
 def _header() -> Path:
     for file in files("nvidia-nvml-dev") or ():
         if file.name == "nvml.h":
@@ -98,14 +103,12 @@ def _header() -> Path:
     raise RuntimeError("nvml.h is missing: install the test extra (nvidia-nvml-dev)")
 
 
-def _stubs(header: str) -> str:
+def _stubs() -> str:
     """Definitions of every function that the C files do not define."""
     written = set(re.findall(r"^nvmlReturn_t (nvml\w+)\(", "\n".join(s.read_text() for s in _SOURCES), re.MULTILINE))
-    plain = re.sub(r"//[^\n]*|/\*.*?\*/", "", header, flags=re.DOTALL)
-    lines = ['#include "node.h"', '#pragma GCC diagnostic ignored "-Wunused-parameter"']
-    done = set(written)
-    for name, parameters in _DECLARATION.findall(plain):
-        if name not in done:
-            done.add(name)
-            lines.append(f"nvmlReturn_t {name}({' '.join(parameters.split())}) {{ return NVML_ERROR_NOT_SUPPORTED; }}")
-    return "\n".join(lines) + "\n"
+    stubs = [
+        f"nvmlReturn_t {name}({parameters}) {{ return NVML_ERROR_NOT_SUPPORTED; }}"
+        for name, parameters in dict(declared_functions()).items()
+        if name not in written
+    ]
+    return "\n".join(['#include "node.h"', '#pragma GCC diagnostic ignored "-Wunused-parameter"', *stubs, ""])
