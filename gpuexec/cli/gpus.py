@@ -12,6 +12,9 @@ from rich.table import Table
 from gpuexec.hardware.model import Gpu, LinkKind, MigSlice, Node
 from gpuexec.observe.report_table import show_bytes
 
+_WIDE = 110  # columns
+_UUID_WIDTH = len("GPU-00000000-0000-0000-0000-000000000000")
+
 
 def gpus(
     as_json: Annotated[
@@ -33,17 +36,29 @@ def gpus(
         typer.echo(f"no GPU: {node.no_gpus_reason}")
         return
     console = Console()
-    console.print(gpu_table(node))
+    console.print(gpu_table(node, wide=console.width >= _WIDE))
+    for line in unknown_lines(node):
+        console.print(line, style="dim", markup=False, highlight=False)
+
+
+def unknown_lines(node: Node) -> list[str]:
+    """Say why readings are missing, the same reason for several GPUs in one line."""
+    per_gpu: dict[tuple[tuple[str, ...], str], list[int]] = {}
     for gpu in node.gpus:
-        for field, why in gpu.unknown.items():
-            console.print(f"GPU {gpu.index}: {field} unknown: {why}", style="dim", markup=False)
+        for why in dict.fromkeys(gpu.unknown.values()):
+            fields = tuple(field for field, reason in gpu.unknown.items() if reason == why)
+            per_gpu.setdefault((fields, why), []).append(gpu.index)
+    return [
+        f"GPU {', '.join(map(str, indices))}: {', '.join(fields)} unknown: {why}"
+        for (fields, why), indices in per_gpu.items()
+    ]
 
 
-def gpu_table(node: Node) -> Table:
-    """One row per GPU, and one under it per MIG slice."""
+def gpu_table(node: Node, *, wide: bool = True) -> Table:
+    """One row per GPU, and one under it per MIG slice. ``wide``: there is room for a UUID in one line."""
     table = Table(title=f"driver {node.driver_version or '?'}, CUDA {node.cuda_version or '?'}", title_justify="left")
     table.add_column("GPU", justify="right")
-    table.add_column("name\nUUID", overflow="fold")
+    table.add_column("name\nUUID", overflow="fold", min_width=_UUID_WIDTH if wide else None)
     for heading in ("memory", "used", "free", "load"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("NUMA", justify="right")
@@ -94,7 +109,8 @@ def _closest(node: Node, gpu: Gpu) -> str:
         return "" if len(node.gpus) == 1 else "?"
     link = closest[0][1]
     how = f"NVLink ×{link.nvlinks}" if link.kind is LinkKind.NVLINK else link.kind.name.lower().replace("_", " ")
-    return f"{', '.join(str(index) for index, _ in closest)} ({how})"
+    everybody = len(closest) == len(node.gpus) - 1 > 1
+    return f"{'all' if everybody else ', '.join(str(index) for index, _ in closest)} ({how})"
 
 
 def _processes(owner: Gpu | MigSlice) -> str:
