@@ -75,7 +75,7 @@ def test_a_multi_gpu_worker_gets_the_closest():
     assert workers(made, 0)[0].allocation.cuda_visible_devices in {"GPU-0,GPU-2", "GPU-1,GPU-3"}
 
 
-@pytest.mark.parametrize(("near", "far"), itertools.pairwise(list(LinkKind)))
+@pytest.mark.parametrize(("near", "far"), list(itertools.pairwise(LinkKind)))
 def test_each_kind_of_link_is_preferred_to_the_next(near, far):
     links = (Link(0, 1, far), Link(0, 2, far), Link(1, 2, near))
     made = plan([demand(gpus=2, num_workers=1)], [device(i) for i in range(3)], on=node(3, links))
