@@ -7,12 +7,13 @@
     │           (payloads pass through unread; a full queue stops the stage before it)
     │
     │   watch    Watch.wait: messages, output, process ends      supervise/
-    │   handle   update tables: StageState, Worker, Batch         run.py, state.py
+    │   handle   update tables: StageState, Worker, Batch         run.py, flow.py, state.py
     └── decide   pure functions of those tables                  decide.py
-        apply    send batches, start and stop workers             crew.py
+        apply    send batches, start and stop workers             flow.py, crew.py
 
 Who does what
-* ``Run`` owns the tables and the loop; one phase of the plan after the other.
+* ``Run`` owns the loop and the workers' tables; one phase of the plan after the other.
+* ``Flow`` owns the tasks: seeds, queues, batches in hand, results.
 * ``Crew`` owns the processes: nothing else starts, signals or reaps one.
 * ``outcome`` turns what a worker reported, or its silence, into the exception the caller sees.
 

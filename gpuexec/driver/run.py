@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
-import resource
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from gpuexec.channel import codec, messages
-from gpuexec.channel.messages import Payload, payload_size
-from gpuexec.channel.payloads import lay_down
-from gpuexec.channel.segments import Range, SegmentPool, read_range
+from gpuexec.channel import messages
 from gpuexec.config import ExecutorConfig
 from gpuexec.driver import decide, outcome
 from gpuexec.driver.crew import Crew
-from gpuexec.driver.state import Batch, StageSpec, StageState, TaskRef, Worker
-from gpuexec.errors import ResultNotPicklable, StageNotPicklable
+from gpuexec.driver.flow import Flow
+from gpuexec.driver.state import StageSpec, StageState, Worker
 from gpuexec.lifecycle.workers import WorkerEvent, WorkerState
 from gpuexec.observe import events
 from gpuexec.plan.model import Plan
@@ -24,7 +19,6 @@ from gpuexec.supervise import reap
 from gpuexec.supervise.watch import Happening
 
 _INTERRUPT_GRACE_S = 3.0  # Ctrl-C must end a run within 5 s, teardowns included
-_OPEN_FILES_RESERVE = 4  # a quarter of the descriptor limit may be tasks in segments
 
 
 class Run:
@@ -45,7 +39,6 @@ class Run:
     ) -> None:
         self._specs = specs
         self._plan = plan
-        self._seeds = seeds
         self._config = config
         self._observers = observers
         self._gauge_every_s = gauge_every_s
@@ -57,14 +50,9 @@ class Run:
             log_level=config.log_level,
             stop_timeout_s=config.stop_timeout_s,
         )
-        self._pool = SegmentPool()
-        self._stages: list[StageState] = []
-        self._active: list[StageState] = []
-        self._results: list[tuple[tuple[int, ...], Any]] = []
-        self._seed_numbers = itertools.count()
-        self._batch_ids = itertools.count()
+        self._stages = [StageState(specs[s.stage_index], s) for phase in plan.phases for s in phase.stages]
+        self._flow = Flow(self._stages, seeds, config, send=self._crew.send, tell=self._tell)
         self._next_gauge = 0.0
-        self._most_segments = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // _OPEN_FILES_RESERVE
 
     def execute(self) -> list[Any]:
         """Run to the end and return the last stage's tasks, in the order of one process working in turn.
@@ -73,9 +61,6 @@ class Run:
         """
         self._tell(events.RunStarted(time.monotonic(), self._plan, tuple(s.name for s in self._specs)))
         try:
-            self._stages = [
-                StageState(self._specs[p.stage_index], p) for phase in self._plan.phases for p in phase.stages
-            ]
             for phase in self._plan.phases:
                 self._run_phase([self._stages[p.stage_index] for p in phase.stages])
         except BaseException as error:
@@ -87,16 +72,13 @@ class Run:
         finally:
             self._crew.kill_all()
             self._crew.close()
-            self._pool.close()
-        self._results.sort(key=lambda result: result[0])
-        return [task for _, task in self._results]
+            self._flow.close()
+        return self._flow.results()
 
     # ---- the loop ----------------------------------------------------------------------------------
 
     def _run_phase(self, active: list[StageState]) -> None:
-        self._active = active
-        if active[0].spec.index > 0:
-            active[0].upstream_done = True  # the phase before put everything in its queue
+        self._flow.begin_phase(active)
         while True:
             self._decide(active)
             if all(stage.finished for stage in active) and not self._crew.workers:
@@ -107,41 +89,25 @@ class Run:
             self._gauge_if_due()
 
     def _decide(self, active: list[StageState]) -> None:
-        if active[0].spec.index == 0:
-            self._feed_seeds(active[0])
+        self._flow.feed_seeds()
         for stage in active:
             if not stage.finished and decide.is_finished(stage.view()):
                 self._finish(stage)
         for stage in active:
             if not stage.finished:
                 self._start_workers(stage)
-                self._send_batches(stage)
+                self._flow.send_batches(stage)
         self._permit_setups()
 
     def _timeout(self) -> float | None:
         times = [t for t in (self._crew.next_deadline(), self._next_gauge or None) if t is not None]
         return max(0.0, min(times) - time.monotonic()) if times else None
 
-    def _feed_seeds(self, stage: StageState) -> None:
-        while not stage.upstream_done and self._has_room(stage):
-            number = next(self._seed_numbers)
-            task = next(self._seeds, None)
-            if task is None:
-                stage.upstream_done = True
-                return
-            try:
-                payload = lay_down(codec.encode(task), self._pool)
-            except Exception as error:
-                raise StageNotPicklable(
-                    f"initial task {number} ({task!r}) cannot be sent to a worker: {error}"
-                ) from error
-            stage.queue.push(TaskRef(task.task_id, (number,), payload, time.monotonic()))
-
     def _finish(self, stage: StageState) -> None:
         stage.finished = True
         for worker in stage.workers.values():
             self._crew.stop(worker)
-        following = self._following(stage)
+        following = self._flow.following(stage)
         if following is not None:
             following.upstream_done = True
 
@@ -170,112 +136,6 @@ class Run:
                 worker.life.advance(WorkerEvent.SETUP_SENT)
                 self._crew.send(worker, messages.SetUpOnNode() if worker.node_setup else messages.SetUp())
 
-    # ---- tasks -------------------------------------------------------------------------------------
-
-    def _following(self, stage: StageState) -> StageState | None:
-        index = stage.spec.index + 1
-        return self._stages[index] if index < len(self._stages) else None
-
-    def _has_room(self, stage: StageState) -> bool:
-        """Whether more may be put before a stage; always, while the stage's own phase is yet to come."""
-        if stage not in self._active:
-            return True
-        queue, config, batch = stage.queue, self._config, stage.spec.batch_size
-        return (
-            len(queue) < max(config.queue_tasks, batch)
-            and (queue.bytes < config.queue_bytes or len(queue) < batch)
-            and queue.segments < max(self._most_segments, batch)
-        )
-
-    def _send_batches(self, stage: StageState) -> None:
-        following = self._following(stage)
-        if not stage.queue or (following is not None and not self._has_room(following)):
-            return
-        ready = [w for w in stage.workers.values() if w.is_ready]
-        limit = decide.credit(stage.batch_s, stage.batch_bytes)
-        dealt = decide.share_out(decide.batches_ready(stage.view()), [len(worker.in_hand) for worker in ready], limit)
-        for worker, count in zip(ready, dealt, strict=True):
-            if count:
-                self._send_work(stage, worker, count)
-
-    def _send_work(self, stage: StageState, worker: Worker, count: int) -> None:
-        now = time.monotonic()
-        ids: list[int] = []
-        counts: list[int] = []
-        payloads: list[Payload] = []
-        for _ in range(count):
-            tasks = stage.queue.take(stage.spec.batch_size)
-            batch = Batch(
-                batch_id=next(self._batch_ids),
-                task_ids=tuple(task.task_id for task in tasks),
-                paths=[task.path for task in tasks],
-                input_bytes=sum(payload_size(task.payload) for task in tasks),
-                queued_s=sum(now - task.queued_at for task in tasks) / len(tasks),
-                sent_at=now,
-            )
-            worker.in_hand[batch.batch_id] = batch
-            ids.append(batch.batch_id)
-            counts.append(len(tasks))
-            payloads += [task.payload for task in tasks]
-        self._crew.send(worker, messages.Work(ids, counts, payloads=tuple(payloads)))
-
-    def _take_results(self, worker: Worker, results: messages.Results) -> None:
-        at = 0
-        now = time.monotonic()
-        for batch_id, count, figures in zip(results.batch_ids, results.counts, results.figures, strict=True):
-            batch = worker.in_hand[batch_id]
-            for i in range(at, at + count):
-                parent = results.parents[i]
-                above = batch.paths[parent] if parent >= 0 else min(batch.paths)
-                path = (*above, len(batch.outputs))
-                batch.outputs.append(TaskRef(results.task_ids[i], path, results.payloads[i], now))
-            at += count
-            if figures is not None:
-                self._complete(worker, batch, messages.Figures(*figures), now)
-
-    def _complete(self, worker: Worker, batch: Batch, figures: messages.Figures, now: float) -> None:
-        stage = worker.stage
-        del worker.in_hand[batch.batch_id]
-        stage.done_tasks += len(batch.task_ids)
-        stage.note_pace(figures.receive_s + figures.process_s + figures.send_s, batch.input_bytes)
-        following = self._following(stage)
-        if following is not None:
-            for task in batch.outputs:
-                self._put_by(following, task)
-        else:
-            self._results += [(task.path, self._decode_result(stage, task)) for task in batch.outputs]
-        self._tell(
-            events.BatchFinished(
-                now,
-                stage.spec.index,
-                worker.id,
-                batch.batch_id,
-                len(batch.outputs),
-                batch.queued_s,
-                now - batch.sent_at,
-                figures,
-            )
-        )
-
-    def _put_by(self, stage: StageState, task: TaskRef) -> None:
-        """Queue a task. What waits for a later phase may be far more than there are descriptors."""
-        full = stage.queue.segments >= self._most_segments and stage not in self._active
-        if full and isinstance(task.payload, Range):
-            task.payload = read_range(task.payload)
-        stage.queue.push(task)
-
-    def _decode_result(self, stage: StageState, task: TaskRef) -> Any:
-        # Copied out of its segment: a caller may keep a million results, but not a million descriptors.
-        try:
-            if isinstance(task.payload, Range):
-                return codec.decode(read_range(task.payload), in_place=True)
-            return codec.decode(task.payload, in_place=False)
-        except Exception as error:
-            raise ResultNotPicklable(
-                f"task {task.task_id} returned by stage {stage.spec.name!r} was pickled but cannot be unpickled "
-                f"here: {type(error).__name__}: {error}"
-            ) from error
-
     # ---- what workers say and do -------------------------------------------------------------------
 
     def _handle(self, worker: Worker, what: Happening) -> None:
@@ -294,7 +154,7 @@ class Run:
         now = time.monotonic()
         match message:
             case messages.Results():
-                self._take_results(worker, message)
+                self._flow.take_results(worker, message)
             case messages.LogLine():
                 worker.process.last_lines.append(f"{message.level}: {message.text}")
                 self._tell(events.WorkerLogged(worker.stage.spec.index, worker.id, message))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,8 @@ from gpuexec.bridge import stage_facts
 from gpuexec.config import ExecutorConfig
 from gpuexec.errors import ConfigurationError
 from gpuexec.hardware import host, inventory
-from gpuexec.hardware.model import Device, Node
+from gpuexec.hardware.model import Node
+from gpuexec.hardware.visible_devices import VARIABLE, Visible
 from gpuexec.plan.model import BusyGpuPolicy, Plan, PlanOptions, StageDemand
 from gpuexec.plan.planner import GpusBusy, make_plan
 from gpuexec.worker import bootstrap
@@ -62,7 +64,8 @@ def prepare(
 ) -> Prepared:
     """Check the stages and plan them on this node (or on ``node``, e.g. read from a file).
 
-    GPUs are looked at only if a stage asks for one. Raises ``ConfigurationError`` and ``ResourcesError``.
+    GPUs are looked at only if a stage asks for one. Another node's are not cut by our environment.
+    Raises ``ConfigurationError`` and ``ResourcesError``.
     """
     _refuse_run_on_import()
     check_stages(stages)
@@ -72,31 +75,29 @@ def prepare(
     given = node
     while True:
         node = given or (inventory.read_node() if looks_at_gpus else Node(host=host.read_host()))
-        devices, reason = _devices(node, environ, ours=given is None) if looks_at_gpus else ((), None)
+        visible = inventory.visible(node, environ if given is None else {}) if looks_at_gpus else Visible(())
+        reason = _why_no_devices(node, environ, visible, ours=given is None)
         try:
-            plan = make_plan(demands, devices, node, _options(config), no_devices_reason=reason)
+            plan = make_plan(demands, visible.devices, node, _options(config), no_devices_reason=reason)
         except GpusBusy:
             if given is not None or time.monotonic() >= deadline:
                 raise
             time.sleep(min(_BUSY_POLL_S, max(0.0, deadline - time.monotonic())))
         else:
+            plan = dataclasses.replace(plan, notes=(*visible.notes, *plan.notes))
             return Prepared(tuple(stages), demands, node, plan)
 
 
-def _devices(node: Node, environ: Mapping[str, str], *, ours: bool) -> tuple[tuple[Device, ...], str | None]:
-    """Devices the planner may use, and why there are none. Another node's are not cut by our environment."""
-    visible = inventory.visible(node, environ if ours else {})
-    if visible.devices:
-        return visible.devices, None
-    if ours and "CUDA_VISIBLE_DEVICES" in environ and node.gpus:
-        value = environ["CUDA_VISIBLE_DEVICES"]
+def _why_no_devices(node: Node, environ: Mapping[str, str], visible: Visible, *, ours: bool) -> str:
+    if ours and VARIABLE in environ and node.gpus:
+        value = environ[VARIABLE]
         notes = "; ".join(visible.notes)
-        return (), (
-            f"CUDA_VISIBLE_DEVICES={value!r} selects none of the node's {len(node.gpus)} GPU(s)"
+        return (
+            f"{VARIABLE}={value!r} selects none of the node's {len(node.gpus)} GPU(s)"
             + (f" ({notes})" if notes else "")
             + "; unset it or name a GPU as `gpuexec gpus` lists them"
         )
-    return (), node.no_gpus_reason or "; ".join(visible.notes) or "the node has no usable GPU"
+    return node.no_gpus_reason or "; ".join(visible.notes) or "the node has no usable GPU"
 
 
 def _options(config: ExecutorConfig) -> PlanOptions:

@@ -2,5 +2,5 @@
 
 * ``report``    totals per stage and worker, kept by the executor beside the figures on the tasks
 * ``progress``  the display on stderr
-* ``relay``     workers' log records and prints, in the driver's log
+* ``relay``     notices, workers' log records and prints, in the driver's log
 """

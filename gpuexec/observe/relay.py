@@ -1,7 +1,8 @@
-"""Workers' log records and prints, in the driver's log: with stage and worker, in order per worker."""
+"""What the user should read, in the driver's log: workers' records and prints, and notices about the run."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from gpuexec.observe import events
@@ -22,10 +23,28 @@ class LogRelay:
         match event:
             case events.RunStarted():
                 self._stages = event.stages
+                self._warn(event.plan.notes)
+            case events.NodeSetUp():
+                self._warn(self._growth(event))
             case events.WorkerLogged():
                 self._log_record(event)
             case events.WorkerPrinted():
                 self._log_prints(event)
+
+    def _growth(self, event: events.NodeSetUp) -> list[str]:
+        """GPU memory that outlived its process is held by something that process started (Curator#1905)."""
+        return [
+            f"setup_on_node() of stage {self._stages[event.stage]!r} left {grown / 2**20:,.0f} MiB more in use on "
+            f"{uuid}: a process it started still holds them, or another tenant came"
+            for uuid, grown in event.gpu_growth_bytes
+        ]
+
+    @staticmethod
+    def _warn(notices: Iterable[str]) -> None:
+        for notice in notices:
+            from loguru import logger
+
+            logger.warning("{}", notice)
 
     def _log_record(self, event: events.WorkerLogged) -> None:
         said = event.record

@@ -24,7 +24,7 @@ from gpuexec.contract.allocation import Allocation, GpuShare
 from gpuexec.contract.executor import NodeInfo, WorkerMetadata
 from gpuexec.worker import memory
 from gpuexec.worker.log_sink import LogSink
-from gpuexec.worker.loop import Terminated, WorkerLoop, describe_failure
+from gpuexec.worker.loop import WorkerLoop, describe_failure
 from gpuexec.worker.orphan import die_with_parent
 
 is_loading = False  # whether this process is a worker that is still importing its stage
@@ -75,13 +75,13 @@ def _serve(connection: BlockingConnection) -> None:
         memory.probe_for(allocation),
         log,
     )
-    signal.signal(signal.SIGTERM, _terminate_once)
+
+    def terminate_once(_signal: int, _frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # teardown may not be interrupted by a second one
+        loop.terminate()
+
+    signal.signal(signal.SIGTERM, terminate_once)
     loop.run()
-
-
-def _terminate_once(_signal: int, _frame: FrameType | None) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # teardown may not be interrupted by a second one
-    raise Terminated
 
 
 def _allocation(fields: dict[str, Any]) -> Allocation:

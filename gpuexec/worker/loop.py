@@ -86,6 +86,15 @@ class WorkerLoop:
         self._outbox = Outbox(connection, self._pool)
         self._idle_since = time.monotonic()
         self._needs_teardown = False
+        self._terminated = False
+
+    def terminate(self) -> None:
+        """Leave the stage's code at once: called by the signal handler.
+
+        Python drops an exception that is raised inside a finalizer; ``_terminated`` is seen after the batch.
+        """
+        self._terminated = True
+        raise Terminated
 
     def run(self) -> None:
         """Serve messages until told to stop. Raises ``ConnectionLost`` when the driver is gone."""
@@ -101,6 +110,8 @@ class WorkerLoop:
     def _serve(self) -> None:
         failed = False
         while True:
+            if self._terminated:
+                raise Terminated
             self._outbox.flush_if_due(idle=not self._connection.poll())
             match self._connection.receive():
                 case Stop():

@@ -116,6 +116,4 @@ def unified() -> dict[str, Any]:
     return node(gpu(0, name="NVIDIA GB10", compute_capability=[12, 1], unsupported=["memory"]))
 
 
-ALL = {
-    make.__name__: make for make in (no_gpu, small, eight_nvlink, two_islands, unequal, mig, lost, held, unified)
-}
+ALL = {make.__name__: make for make in (no_gpu, small, eight_nvlink, two_islands, unequal, mig, lost, held, unified)}

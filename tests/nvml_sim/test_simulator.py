@@ -9,8 +9,8 @@ import subprocess
 import sys
 import threading
 
-import pytest
 import pynvml
+import pytest
 
 from tests.nvml_sim import nodes, simulator
 from tests.nvml_sim.nodes import GIB

@@ -15,7 +15,9 @@ MIB = 1024**2
 def machine(root: Path, cgroup: str, files: dict[str, str], memory_kib: int = 1024 * 1024) -> Path:
     (root / "proc/self").mkdir(parents=True)
     (root / "proc/self/cgroup").write_text(cgroup)
-    (root / "proc/meminfo").write_text(f"MemTotal: {memory_kib} kB\nMemFree: 1 kB\nMemAvailable: {memory_kib // 2} kB\n")
+    (root / "proc/meminfo").write_text(
+        f"MemTotal: {memory_kib} kB\nMemFree: 1 kB\nMemAvailable: {memory_kib // 2} kB\n"
+    )
     for name, text in files.items():
         path = root / "sys/fs/cgroup" / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 import pynvml
+import pytest
 
 from gpuexec.hardware import nvml
 from gpuexec.hardware.inventory import read_node
