@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -76,19 +75,26 @@ def prepare(
     while True:
         node = given or (inventory.read_node() if looks_at_gpus else Node(host=host.read_host()))
         visible = inventory.visible(node, environ if given is None else {}) if looks_at_gpus else Visible(())
-        reason = _why_no_devices(node, environ, visible, ours=given is None)
         try:
-            plan = make_plan(demands, visible.devices, node, _options(config), no_devices_reason=reason)
+            plan = make_plan(
+                demands,
+                visible.devices,
+                node,
+                _options(config),
+                no_devices_reason=_why_no_devices(node, environ, visible, ours=given is None),
+                device_notes=visible.notes,
+            )
         except GpusBusy:
             if given is not None or time.monotonic() >= deadline:
                 raise
             time.sleep(min(_BUSY_POLL_S, max(0.0, deadline - time.monotonic())))
         else:
-            plan = dataclasses.replace(plan, notes=(*visible.notes, *plan.notes))
             return Prepared(tuple(stages), demands, node, plan)
 
 
-def _why_no_devices(node: Node, environ: Mapping[str, str], visible: Visible, *, ours: bool) -> str:
+def _why_no_devices(node: Node, environ: Mapping[str, str], visible: Visible, *, ours: bool) -> str | None:
+    if visible.devices:
+        return None
     if ours and VARIABLE in environ and node.gpus:
         value = environ[VARIABLE]
         notes = "; ".join(visible.notes)

@@ -26,7 +26,7 @@ def refuse_gpus(
     name, wanted = request.demand.name, request.describe()
     workers = request.demand.num_workers or 1
     if not ledger.slots:
-        reason = "; ".join(notes) or no_devices_reason or "the node has no usable GPU"
+        reason = no_devices_reason or "; ".join(notes) or "the node has no usable GPU"
         return ResourcesError(f"stage {name!r} asks for {wanted}, but there is no GPU for it: {reason}")
     each = f"{workers} workers of {wanted} each" if workers > 1 else wanted
     lines = [f"stage {name!r} asks for {each}, which can never fit here: {_arithmetic(request, ledger)}"]

@@ -25,8 +25,11 @@ def make_plan(
     options: PlanOptions,
     *,
     no_devices_reason: str | None = None,
+    device_notes: Sequence[str] = (),
 ) -> Plan:
     """Plan all stages of a pipeline on a node.
+
+    ``no_devices_reason``: why ``devices`` is empty; ``device_notes``: what the user should know about them.
 
     Raises ``ResourcesError`` for a stage that can never run here, ``GpusBusy`` while GPUs are to be waited
     for, ``ConfigurationError`` for a demand that means nothing.
@@ -38,7 +41,8 @@ def make_plan(
             f"reserved_cpus={options.reserved_cpus:g} leaves none of the {node.host.usable_cpus:g} usable CPUs"
         )
     asks = any(request.uses_gpu for request in requests)
-    usable, notes = usable_devices(devices, options) if asks else ([], [])
+    usable, busy_notes = usable_devices(devices, options) if asks else ([], [])
+    notes = [*device_notes, *busy_notes]
     ledger = Ledger.open(usable, math.floor(options.reserved_gpus * WHOLE + 0.5))
     for request in requests:
         if request.demand.cpus > usable_cpus:

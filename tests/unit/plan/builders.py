@@ -22,7 +22,11 @@ def node(gpus: int = 0, links: tuple[Link, ...] = (), cpus: int = 16, quota: flo
 
 def plan(demands, devices=(), on=None, **options):
     return make_plan(
-        list(demands), list(devices), on or node(len(devices)), PlanOptions(**options), no_devices_reason="no driver"
+        list(demands),
+        list(devices),
+        on or node(len(devices)),
+        PlanOptions(**options),
+        no_devices_reason=None if devices else "no driver",
     )
 
 

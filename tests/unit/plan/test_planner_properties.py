@@ -76,9 +76,8 @@ def test_nothing_is_overcommitted_and_nobody_forgotten(wanted, machine, reserved
                 uuids = [g.uuid for g in given_gpus]
                 assert len(set(uuids)) == len(uuids)
                 assert worker.allocation.cuda_visible_devices == ",".join(uuids)
-                assert len(uuids) == (
-                    max(1, int(ask.get("gpus", 0))) if any(map(ask.get, ("gpus", "gpu_memory_gb"))) else 0
-                )
+                asks_gpu = bool(ask.get("gpus") or ask.get("gpu_memory_gb"))
+                assert len(uuids) == (max(1, int(ask.get("gpus", 0))) if asks_gpu else 0)
                 assert len(uuids) <= 1 or not any(by_uuid[u].is_mig for u in uuids)
                 for share in given_gpus:
                     holders[share.uuid] += 1
