@@ -131,6 +131,12 @@ def test_stages_that_do_not_fit_at_once_run_in_phases():
     assert "2 phases" in made.notes[0]
 
 
+def test_a_thousandth_of_a_gpu_does_not_make_a_thousand_processes():
+    made = plan([demand(gpus=0.001, cpus=0)], [device(0)])
+    assert len(workers(made, 0)) == 64
+    assert "16 usable CPUs at 0.25 each allow no more" in made.phases[0].stages[0].reason
+
+
 def test_curators_three_light_stages_run_on_two_cpus():
     made = plan([demand("a", cpus=0.25), demand("b", cpus=0.5), demand("c", cpus=0.5)], on=node(cpus=2))
     assert len(made.phases) == 1
