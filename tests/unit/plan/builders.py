@@ -21,13 +21,9 @@ def node(gpus: int = 0, links: tuple[Link, ...] = (), cpus: int = 16, quota: flo
 
 
 def plan(demands, devices=(), on=None, **options):
-    return make_plan(
-        list(demands),
-        list(devices),
-        on or node(len(devices)),
-        PlanOptions(**options),
-        no_devices_reason=None if devices else "no driver",
-    )
+    where = on or node(len(devices))
+    reason = None if devices else "no driver"
+    return make_plan(list(demands), list(devices), where, PlanOptions(**options), no_devices_reason=reason)
 
 
 def demand(name="s", **fields) -> StageDemand:

@@ -1,0 +1,107 @@
+"""Anonymous shared memory: one owner, one release, reuse."""
+
+from __future__ import annotations
+
+import gc
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpuexec.channel.segments import PAGE, Range, Segment, SegmentPool, open_range, page_aligned, read_range
+
+
+@pytest.fixture
+def pool():
+    pool = SegmentPool()
+    yield pool
+    pool.close()
+
+
+@given(st.integers(0, 10 * PAGE))
+def test_page_alignment(size):
+    aligned = page_aligned(size)
+    assert aligned % PAGE == 0
+    assert 0 <= aligned - size < PAGE
+
+
+@given(st.lists(st.binary(max_size=3000), max_size=1500), st.integers(0, 3))
+def test_any_number_of_parts_is_written_in_order(parts, pages):
+    pool = SegmentPool()
+    whole = b"".join(parts)
+    segment = pool.acquire(len(whole) + pages * PAGE + 1)
+    segment.write(parts, pages * PAGE)
+    if whole:
+        assert bytes(read_range(Range(segment, pages * PAGE, len(whole), exclusive=False))) == whole
+    segment.close()
+    pool.close()
+
+
+def test_a_mapping_is_the_consumers_to_write(pool):
+    segment = pool.acquire(PAGE)
+    segment.write([b"abc"], 0)
+    view = open_range(Range(segment, 0, 3, exclusive=False), pool)
+    view[0] = ord("x")
+    assert bytes(read_range(Range(segment, 0, 3, exclusive=False))) == b"xbc"
+    view.release()
+
+
+def test_an_exclusive_segment_returns_when_the_last_view_dies(pool):
+    segment = pool.acquire(PAGE)
+    view = open_range(Range(segment, 0, PAGE, exclusive=True), pool)
+    part = view[10:20]
+    del view
+    gc.collect()
+    assert pool.acquire(PAGE) is not segment, "part of it is still looked at"
+    del part
+    gc.collect()
+    assert pool.acquire(PAGE) is segment
+
+
+def test_a_shared_segment_never_returns(pool):
+    segment = pool.acquire(2 * PAGE)
+    view = open_range(Range(segment, PAGE, PAGE, exclusive=False), pool)
+    del view
+    gc.collect()
+    assert pool.acquire(2 * PAGE) is not segment
+
+
+def test_a_far_too_large_segment_is_not_given_for_a_small_payload(pool):
+    large = pool.acquire(100 * PAGE)
+    pool.keep(large)
+    assert pool.acquire(PAGE) is not large
+    assert pool.acquire(50 * PAGE) is large
+
+
+def test_the_pool_is_bounded(pool):
+    segments = [pool.acquire(PAGE) for _ in range(10)]
+    for segment in segments:
+        pool.keep(segment)
+    assert sum(segment.fd >= 0 for segment in segments) == 4
+
+
+def test_the_last_reference_closes_the_descriptor():
+    segment = SegmentPool().acquire(PAGE)
+    fd = segment.fd
+    del segment
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)
+
+
+def test_closing_twice_is_harmless():
+    segment = Segment(os.memfd_create("gpuexec"), PAGE)
+    segment.close()
+    segment.close()
+
+
+def test_a_range_beyond_the_end_is_an_error(pool):
+    segment = pool.acquire(PAGE)
+    with pytest.raises(EOFError, match="short"):
+        read_range(Range(segment, 0, 2 * PAGE, exclusive=False))
+
+
+def test_segments_have_no_name(pool):
+    segment = pool.acquire(PAGE)
+    assert os.readlink(f"/proc/self/fd/{segment.fd}") == "/memfd:gpuexec (deleted)"
+    assert not os.get_inheritable(segment.fd)

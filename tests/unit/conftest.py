@@ -1,0 +1,6 @@
+"""Property tests have no deadline: a slow machine is no failure."""
+
+from hypothesis import settings
+
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
