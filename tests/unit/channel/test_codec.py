@@ -58,7 +58,6 @@ def test_buffers_stay_where_they_are_until_written():
 def test_in_place_views_are_aligned_and_write_through():
     payload = bytearray(codec.encode([np.arange(3), np.arange(5.0)]).join())
     first, second = codec.decode(payload, in_place=True)
-    assert all(np.frombuffer(payload, np.uint8).ctypes.data % 1 == 0 for _ in range(1))
     offset = first.ctypes.data - np.frombuffer(payload, np.uint8).ctypes.data
     assert offset % 64 == 0
     first[0] = 99

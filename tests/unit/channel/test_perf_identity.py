@@ -1,0 +1,59 @@
+"""A batch's figures stay one object on their way, and are let go with the last task."""
+
+from __future__ import annotations
+
+import gc
+import pickle
+
+from gpuexec.channel import codec
+from gpuexec.channel.perf_identity import PERF_IDENTITY
+from gpuexec.contract.perf import StagePerfStats
+from tests.process.stages import Item
+
+
+def travel(value):
+    return codec.decode(codec.encode(value).join(), in_place=False)
+
+
+def test_tasks_of_a_batch_share_their_figures_again():
+    stats = StagePerfStats("s", process_time=1.5, custom_metrics={"a": 1.0})
+    first, second = (travel(Item("d", i, _stage_perf=[stats])) for i in range(2))
+    assert first._stage_perf[0] is second._stage_perf[0]
+    assert first._stage_perf[0] == stats
+
+
+def test_equal_figures_of_two_batches_stay_two():
+    first, second = (travel(Item("d", i, _stage_perf=[StagePerfStats("s", 1.0)])) for i in range(2))
+    assert first._stage_perf[0] is not second._stage_perf[0]
+
+
+def test_figures_also_survive_two_hops():
+    stats = StagePerfStats("s")
+    payloads = [codec.encode(Item("d", i, _stage_perf=[stats])).join() for i in range(2)]
+    del stats
+    gc.collect()
+    hop = [codec.decode(p, in_place=False) for p in payloads]
+    again = [travel(task) for task in hop]
+    assert again[0]._stage_perf[0] is again[1]._stage_perf[0]
+
+
+def test_nothing_is_kept_of_figures_that_died():
+    before = len(PERF_IDENTITY._tokens)
+    stats = StagePerfStats("s")
+    travel([stats])
+    assert len(PERF_IDENTITY._tokens) == before + 1
+    del stats
+    gc.collect()
+    assert len(PERF_IDENTITY._tokens) == before
+
+
+def test_plain_pickle_is_untouched():
+    stats = StagePerfStats("s", 2.0)
+    assert pickle.loads(pickle.dumps(stats)) == stats
+
+
+def test_the_cloudpickle_way_keeps_identity_too():
+    stats = StagePerfStats("s")
+    first, second = (travel(Item("d", lambda i=i: i, _stage_perf=[stats])) for i in range(2))
+    assert first._stage_perf[0] is second._stage_perf[0]
+    assert (first.data(), second.data()) == (0, 1)

@@ -1,0 +1,239 @@
+"""Frames on a socket: every message arrives whole and in order, with its descriptors, however it is cut."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import os
+import socket
+import threading
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpuexec.channel.messages import BY_KIND, Failed, LogLine, Message, Results, Start, Stop, Work, payload_size
+from gpuexec.channel.segments import PAGE, Range, SegmentPool, read_range
+from gpuexec.channel.wire import BlockingConnection, ConnectionLost, Receiver, Sender
+
+ids = st.integers(0, 2**31)
+text = st.text(max_size=40)
+inline = st.binary(max_size=2000)
+
+
+@st.composite
+def works(draw):
+    counts = draw(st.lists(st.integers(0, 3), max_size=5))
+    payloads = tuple(draw(st.lists(inline, min_size=sum(counts), max_size=sum(counts))))
+    return Work([draw(ids) for _ in counts], counts, payloads=payloads)
+
+
+messages = st.one_of(
+    works(),
+    st.just(Stop()),
+    st.builds(
+        Start, text, text, text, st.just({"gpus": []}), st.lists(text), st.lists(ids), text, payloads=st.tuples(inline)
+    ),
+    st.builds(Failed, text, st.none() | ids, text, text, text, st.booleans()),
+    st.builds(LogLine, text, ids, text, st.floats(0, 2e9), st.none() | text, text, ids),
+    st.builds(lambda i, t: Results([i], [1], [None], [t], [-1], payloads=(b"x",)), ids, text),
+)
+
+
+@pytest.fixture
+def pair():
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    yield ours, theirs
+    ours.close()
+    theirs.close()
+
+
+def plain(message: Message) -> tuple:
+    fields = [getattr(message, f.name) for f in dataclasses.fields(message) if f.name != "payloads"]
+    bodies = [bytes(read_range(p)) if isinstance(p, Range) else bytes(p) for p in message.payloads]
+    return (type(message), fields, bodies)
+
+
+@given(st.lists(messages, min_size=1, max_size=8))
+def test_messages_arrive_as_they_were_sent(sent):
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        sender, receiver = Sender(ours), Receiver(theirs)
+        for message in sent:
+            sender.put(message)
+        assert sender.flush()
+        received = []
+        while len(received) < len(sent):
+            received += receiver.receive()
+        assert list(map(plain, received)) == list(map(plain, sent))
+
+
+@given(st.lists(works(), min_size=1, max_size=3), st.data())
+def test_frames_may_be_cut_anywhere(sent, data):
+    ours, middle = socket.socketpair()
+    far, theirs = socket.socketpair()
+    with ours, middle, far, theirs:
+        sender, receiver = Sender(ours), Receiver(theirs)
+        for message in sent:
+            sender.put(message)
+        sender.flush()
+        stream = middle.recv(1 << 20)
+        received = []
+        while stream:
+            count = data.draw(st.integers(1, len(stream)))
+            far.send(stream[:count])
+            stream = stream[count:]
+            received += receiver.receive()
+        assert list(map(plain, received)) == list(map(plain, sent))
+
+
+def segment_with(pool: SegmentPool, content: bytes) -> Range:
+    segment = pool.acquire(len(content))
+    segment.write([content], 0)
+    return Range(segment, 0, len(content), exclusive=True)
+
+
+def test_segments_travel_by_descriptor(pair):
+    ours, theirs = pair
+    pool = SegmentPool()
+    shared = pool.acquire(2 * PAGE)
+    shared.write([b"first"], 0)
+    shared.write([b"second"], PAGE)
+    ranges = (
+        Range(shared, 0, 5, exclusive=False),
+        Range(shared, PAGE, 6, exclusive=False),
+        segment_with(pool, b"alone"),
+    )
+    sender, receiver = Sender(ours), Receiver(theirs)
+    sender.put(Work([1], [4], payloads=(*ranges, b"inline")))
+    sender.flush()
+    (message,) = receiver.receive()
+    a, b, c, d = message.payloads
+    assert a.segment is b.segment, "one descriptor for one segment"
+    assert [bytes(read_range(r)) for r in (a, b, c)] == [b"first", b"second", b"alone"]
+    assert bytes(d) == b"inline"
+    assert [r.exclusive for r in (a, b, c)] == [False, False, True]
+    assert not os.get_inheritable(c.segment.fd)
+    assert [payload_size(p) for p in message.payloads] == [5, 6, 5, 6]
+
+
+def test_more_descriptors_than_one_call_may_carry(pair):
+    ours, theirs = pair
+    pool = SegmentPool()
+    ranges = tuple(segment_with(pool, b"%d" % i) for i in range(600))
+    sender, receiver = Sender(ours), Receiver(theirs)
+    sender.put(Work([1], [600], payloads=ranges))
+    received = []
+    while not received:
+        sender.flush()
+        received += receiver.receive()
+    assert [bytes(read_range(r)) for r in received[0].payloads] == [b"%d" % i for i in range(600)]
+
+
+def test_the_sender_lets_go_of_a_segment_once_it_is_sent(pair):
+    ours, _ = pair
+    pool = SegmentPool()
+    place = segment_with(pool, b"x" * PAGE)
+    fd = place.segment.fd
+    sender = Sender(ours)
+    sender.put(Work([1], [1], payloads=(place,)))
+    sender.flush()
+    del place
+    gc.collect()
+    with pytest.raises(OSError, match="Bad file"):
+        os.fstat(fd)
+
+
+def test_a_full_socket_keeps_the_rest_for_later(pair):
+    ours, theirs = pair
+    sender, receiver = Sender(ours), Receiver(theirs)
+    big = Work([1], [1], payloads=(bytes(5_000_000),))
+    sender.put(big)
+    sender.put(Stop())
+    assert not sender.flush()
+    assert sender.pending
+    received = []
+    while len(received) < 2:
+        received += receiver.receive()
+        sender.flush()
+    assert not sender.pending
+    assert payload_size(received[0].payloads[0]) == 5_000_000
+    assert isinstance(received[1], Stop)
+
+
+def test_segments_of_a_frame_that_never_ends_are_closed(pair):
+    ours, theirs = pair
+    pool = SegmentPool()
+    sender, receiver = Sender(ours), Receiver(theirs)
+    sender.put(Work([1], [2], payloads=(segment_with(pool, b"abc"), bytes(5_000_000))))
+    sender.flush()
+    assert receiver.receive() == []
+    before = len(os.listdir("/proc/self/fd"))
+    receiver.close()
+    assert len(os.listdir("/proc/self/fd")) == before - 1
+
+
+def test_nothing_to_read_and_end_of_file(pair):
+    ours, theirs = pair
+    receiver = Receiver(ours)
+    with pytest.raises(BlockingIOError):
+        receiver.receive()
+    theirs.close()
+    with pytest.raises(ConnectionLost):
+        receiver.receive()
+    sender = Sender(ours)
+    sender.put(Stop())
+    with pytest.raises(ConnectionLost):
+        sender.flush()
+
+
+def test_the_workers_end_sends_from_any_thread(pair):
+    ours, theirs = pair
+    connection, receiver = BlockingConnection(theirs), Receiver(ours)
+    senders = [
+        threading.Thread(target=lambda n=n: [connection.send(Results([n], [0], [None], [], [])) for _ in range(200)])
+        for n in range(4)
+    ]
+    for thread in senders:
+        thread.start()
+    received = []
+    while len(received) < 800:
+        received += _poll(receiver)
+    for thread in senders:
+        thread.join()
+    assert sorted(m.batch_ids[0] for m in received) == sorted([n for n in range(4) for _ in range(200)])
+
+
+def _poll(receiver: Receiver) -> list[Message]:
+    try:
+        return receiver.receive()
+    except BlockingIOError:
+        return []
+
+
+def test_the_workers_end_knows_whether_something_waits(pair):
+    ours, theirs = pair
+    connection, sender = BlockingConnection(theirs), Sender(ours)
+    assert not connection.poll()
+    sender.put(Stop())
+    sender.flush()
+    assert connection.poll()
+    assert isinstance(connection.receive(), Stop)
+    ours.close()
+    with pytest.raises(ConnectionLost):
+        connection.receive()
+
+
+def test_a_disowned_connection_says_nothing(pair):
+    ours, theirs = pair
+    connection = BlockingConnection(theirs)
+    connection.disown()
+    assert connection.send(Stop()) is False
+    with pytest.raises(BlockingIOError):
+        ours.recv(1)
+
+
+def test_every_message_has_a_number_of_its_own():
+    kinds = [cls.kind for cls in Message.__subclasses__()]
+    assert len(set(kinds)) == len(kinds) == len(BY_KIND)
