@@ -13,10 +13,12 @@ plain pickle fails, and where the stream names a module that means something els
 from __future__ import annotations
 
 import copyreg
+import functools
 import io
 import pickle
 import struct
 import sys
+from collections import ChainMap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -55,6 +57,17 @@ class _Pickler(pickle.Pickler):
             cls.dispatch_table = {**copyreg.dispatch_table, **reducers}
 
 
+@functools.cache
+def _by_value_pickler(figures: tuple[type, ...]) -> Any:
+    """cloudpickle's pickler, with the same care for figures; it reads the table from its class only."""
+    import cloudpickle
+
+    class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no type information
+        dispatch_table = ChainMap(dict.fromkeys(figures, PERF_IDENTITY.reduce), cloudpickle.Pickler.dispatch_table)
+
+    return ByValuePickler
+
+
 def encode(obj: object) -> Encoded:
     """Pickle an object; large buffers (arrays, Arrow tables) stay where they are until written.
 
@@ -75,14 +88,9 @@ def encode(obj: object) -> Encoded:
 
 def encode_by_value(obj: object) -> Encoded:
     """Pickle with cloudpickle: classes and functions that the receiver cannot import travel along."""
-    import cloudpickle
-
     buffers: list[pickle.PickleBuffer] = []
     sink = io.BytesIO()
-    pickler = cloudpickle.Pickler(sink, protocol=5, buffer_callback=buffers.append)
-    _Pickler.refresh()
-    pickler.dispatch_table = {**pickler.dispatch_table, **_Pickler.dispatch_table}
-    pickler.dump(obj)
+    _by_value_pickler(PERF_IDENTITY.classes)(sink, protocol=5, buffer_callback=buffers.append).dump(obj)
     return _lay_out(sink.getvalue(), buffers)
 
 
