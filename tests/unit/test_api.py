@@ -1,0 +1,65 @@
+"""The public names, and what importing them costs."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import gpuexec
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_every_public_name_is_there_and_sorted():
+    assert gpuexec.__all__ == sorted(gpuexec.__all__)
+    for name in gpuexec.__all__:
+        assert getattr(gpuexec, name) is not None
+    assert dir(gpuexec) == gpuexec.__all__
+    assert set(gpuexec._HOME_OF) == set(gpuexec.__all__) - {"__version__"}
+
+
+def test_an_unknown_name():
+    with pytest.raises(AttributeError, match="no attribute 'LocalExecuter'"):
+        gpuexec.LocalExecuter  # noqa: B018
+
+
+def loaded_by(code: str) -> set[str]:
+    code += "; import sys; print(' '.join(sys.modules))"
+    done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+HEAVY = {"pynvml", "ray", "nemo_curator", "torch", "loguru", "rich", "typer", "psutil", "cloudpickle", "numpy"}
+
+
+def test_importing_the_package_imports_nothing_else():
+    loaded = loaded_by("import gpuexec")
+    assert not HEAVY & loaded
+    assert {name for name in loaded if name.startswith("gpuexec")} == {"gpuexec", "gpuexec._version"}
+
+
+def test_the_public_names_load_no_nvml_ray_or_curator():
+    assert not HEAVY & loaded_by("from gpuexec import *")
+
+
+def test_the_version_is_semantic_and_in_the_changelog():
+    assert re.fullmatch(r"\d+\.\d+\.\d+", gpuexec.__version__)
+    assert "## " in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_package_is_typed():
+    assert (ROOT / "gpuexec/py.typed").exists()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "gpuexec").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
+def test_every_module_imports_alone_says_what_it_is_and_is_short(path: Path):
+    name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    if name != "gpuexec.worker.__main__":
+        module = importlib.import_module(name)
+        assert module.__doc__ or name == "gpuexec._version"
+    assert len(path.read_text().splitlines()) <= 400

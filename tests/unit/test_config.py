@@ -1,0 +1,52 @@
+"""Options: one way in, and errors that name the option."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from gpuexec import ConfigurationError, InlineExecutor, LocalExecutor
+from gpuexec.config import ExecutorConfig
+
+
+def test_defaults_are_valid_and_documented():
+    config = ExecutorConfig.create()
+    again = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+    assert ExecutorConfig.create(again) == config
+    assert all(f.metadata["about"] for f in dataclasses.fields(ExecutorConfig))
+
+
+def test_keywords_win_over_the_mapping():
+    assert ExecutorConfig.create({"queue_tasks": 5}, queue_tasks=6).queue_tasks == 6
+
+
+@pytest.mark.parametrize("executor", [LocalExecutor, InlineExecutor])
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"show_progres": True}, "unknown executor option 'show_progres'; did you mean 'show_progress'?"),
+        ({"reserve_cpus": 1}, "did you mean 'reserved_cpus'?"),
+        ({"zzz": 1}, "known options: "),
+        ({"show_progress": 1}, "option 'show_progress' must be bool, got int 1"),
+        ({"queue_tasks": True}, "must be int, got bool"),
+        ({"queue_tasks": 1.5}, "must be int, got float"),
+        ({"queue_tasks": 0}, "must be a finite number >= 1, got 0"),
+        ({"reserved_cpus": "1"}, "must be float, got str '1'"),
+        ({"reserved_cpus": -0.5}, "must be a finite number >= 0"),
+        ({"stop_timeout_s": float("nan")}, "must be a finite number"),
+        ({"busy_gpus": "ignore"}, "must be one of 'error', 'skip', 'wait', got 'ignore'"),
+        ({"busy_gpu_tolerance": 1.1}, "must lie between 0 and 1"),
+        ({"runtime_env": "A=1"}, "option 'runtime_env' must be"),
+    ],
+)
+def test_a_bad_option_is_named(executor, options, said):
+    with pytest.raises(ConfigurationError) as caught:
+        executor(options)
+    assert said in str(caught.value)
+    with pytest.raises(ValueError, match=r"."):
+        executor(**options)
+
+
+def test_whole_numbers_serve_as_fractions():
+    assert ExecutorConfig.create(reserved_cpus=1).reserved_cpus == 1.0
