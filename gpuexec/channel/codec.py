@@ -21,7 +21,7 @@ import sys
 from collections import ChainMap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from gpuexec.channel.perf_identity import PERF_IDENTITY
 
@@ -63,7 +63,9 @@ def _by_value_pickler(figures: tuple[type, ...]) -> Any:
     import cloudpickle
 
     class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no type information
-        dispatch_table = ChainMap(dict.fromkeys(figures, PERF_IDENTITY.reduce), cloudpickle.Pickler.dispatch_table)
+        dispatch_table: ClassVar[Any] = ChainMap(
+            dict.fromkeys(figures, PERF_IDENTITY.reduce), cloudpickle.Pickler.dispatch_table
+        )
 
     return ByValuePickler
 
