@@ -63,4 +63,6 @@ class Task(ABC, Generic[T]):
 
 def is_task(value: object) -> bool:
     """Whether an adapter can treat ``value`` as a task, of this library or of NeMo Curator."""
+    if isinstance(value, type):
+        return False
     return isinstance(value, Task) or (hasattr(value, "_set_task_id") and hasattr(value, "add_stage_perf"))

@@ -38,7 +38,7 @@ def check_stages(stages: Sequence[Any]) -> None:
             "there are no stages to run: give execute() a list of stages, or add_stage() to the pipeline"
         )
     for position, stage in enumerate(stages):
-        if not callable(getattr(stage, "process_batch", None)):
+        if isinstance(stage, type) or not callable(getattr(stage, "process_batch", None)):
             raise ConfigurationError(
                 f"stage {position} is {stage!r}, not a ProcessingStage (was the class passed instead of an instance?)"
                 if isinstance(stage, type)

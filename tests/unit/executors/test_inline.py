@@ -1,0 +1,78 @@
+"""The inline executor: the contract in one process, for debuggers."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from loguru import logger
+
+from gpuexec import InlineExecutor, Pipeline
+from tests.process import stages
+from tests.process.stages import Apply, Journal, items
+from tests.unit.contract.toys import Split, Upper, Words
+
+
+class Reads(Upper):
+    """Tells what it sees of its environment."""
+
+    name = "reads"
+
+    def setup(self, worker_metadata=None):
+        self.worker = worker_metadata
+
+    def process(self, task):
+        value = os.environ.get("GPUEXEC_TEST", "unset")
+        return Words("d", [value, self.worker.worker_id, str(os.getpid())])
+
+
+def test_a_stage_runs_in_this_process_with_its_variables(monkeypatch):
+    monkeypatch.setenv("GPUEXEC_TEST", "outer")
+    stage = Reads().with_(runtime_env={"env_vars": {"GPUEXEC_TEST": "inner", "GPUEXEC_OTHER": 1}})
+    (task,) = Pipeline("p", stages=[stage]).run(InlineExecutor())
+    assert task.data == ["inner", "reads-0", str(os.getpid())]
+    assert os.environ["GPUEXEC_TEST"] == "outer"
+    assert "GPUEXEC_OTHER" not in os.environ
+
+
+def test_other_parts_of_a_runtime_env_are_said_to_be_ignored():
+    lines: list[str] = []
+    handler = logger.add(lines.append, level="WARNING")
+    try:
+        Pipeline("p", stages=[Reads().with_(runtime_env={"pip": ["x"]})]).run(InlineExecutor())
+    finally:
+        logger.remove(handler)
+    assert any("runtime_env ['pip'] is ignored" in line for line in lines)
+
+
+def test_the_life_cycle_and_teardown_after_a_failure(tmp_path):
+    log = tmp_path / "log"
+    with pytest.raises(LookupError, match="no 2"):
+        Pipeline("p", stages=[Journal(log, fail_on=2)]).run(InlineExecutor(), initial_tasks=items(1, 2, 3))
+    calls = [line.split()[1] for line in log.read_text().splitlines()]
+    assert calls == ["setup_on_node", "setup", "process", "process", "teardown"]
+
+
+def test_an_empty_list_of_tasks_is_curators_empty_task_and_said():
+    lines: list[str] = []
+    handler = logger.add(lines.append, level="WARNING")
+    try:
+        out = Pipeline("p", stages=[stages.Range(2)]).run(InlineExecutor(), initial_tasks=[])
+    finally:
+        logger.remove(handler)
+    assert [task.data for task in out] == [0, 1]
+    assert any("initial_tasks is an empty list" in line for line in lines)
+
+
+def test_batches_are_cut_to_size():
+    out = Pipeline("p", stages=[Split(), Upper().with_(batch_size=2)]).run(
+        InlineExecutor(), initial_tasks=[Words("d", list("abcde"))]
+    )
+    assert [task.data for task in out] == [["A"], ["B"], ["C"], ["D"], ["E"]]
+    assert [task._stage_perf[-1].num_items_processed for task in out] == [2, 2, 2, 2, 1]
+
+
+def test_an_exception_passes_through_as_it_is():
+    with pytest.raises(stages.Choosy) as caught:
+        Pipeline("p", stages=[Apply(stages.raise_choosy)]).run(InlineExecutor(), initial_tasks=items(1))
+    assert caught.traceback[-1].name == "raise_choosy", "the debugger's frames are the stage's own"
