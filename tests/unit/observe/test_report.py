@@ -133,7 +133,8 @@ class Heard(list):
     see = list.append
 
 
-def test_the_live_table_makes_way_for_logs(capsys):
+def test_the_live_table_makes_way_for_logs(capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich then takes the captured stderr for a terminal
     inner = Heard()
     live = LiveProgress(inner)
     printed = events.WorkerPrinted(0, "read-0", ("hello",))
