@@ -208,3 +208,45 @@ def ignore_everything(path: str) -> None:
     """Wait for ever, deaf to signals and exceptions."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     announce_and_wait(path)
+
+
+class WaitsInFinalizer:
+    """Is waiting for a signal while it is finalized."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __del__(self) -> None:
+        Path(self.path).write_text(str(os.getpid()))
+        signal.pause()
+
+
+def wait_in_a_finalizer(path: str) -> str:
+    waiting = WaitsInFinalizer(path)
+    del waiting
+    Path(path + ".after").touch()
+    return path
+
+
+def square(value: int) -> int:
+    return value * value
+
+
+def sum_in_a_pool(count: int) -> int:
+    """Use processes, which a daemonic worker could not."""
+    import multiprocessing
+
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        return sum(pool.map(square, range(count)))
+
+
+def leave_a_child(path: str) -> str:
+    child = subprocess.Popen(["sleep", "1000"])
+    Path(path).write_text(str(child.pid))
+    return path
+
+
+def write_to_a_full_disk(value: Any) -> Any:
+    with open("/dev/full", "w") as out:
+        out.write("x" * 100_000)
+    return value

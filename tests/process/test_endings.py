@@ -228,6 +228,55 @@ def test_a_worker_that_ignores_ctrl_cs_grace_is_killed(driver, tmp_path: Path):
     assert not psutil.pid_exists(worker)
 
 
+def test_a_second_ctrl_c_ends_a_run_at_once(driver, tmp_path: Path):
+    path = tmp_path / "pids"
+    process = driver("ignore_everything", str(path))
+    worker = int(wait_for_text(path, process))
+    process.send_signal(signal.SIGINT)
+    while is_alive_and_interruptible(worker):  # the first has reached the worker, which does not care
+        os.sched_yield()
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=2)
+    assert process.returncode == 130
+    assert not psutil.pid_exists(worker)
+
+
+def is_alive_and_interruptible(pid: int) -> bool:
+    """Whether no SIGTERM has been delivered yet: the stage says so by a file when it comes."""
+    return not Path(f"/proc/{pid}/status").exists() or "SigPnd:\t0000000000000000" not in (
+        Path(f"/proc/{pid}/status").read_text()
+    )
+
+
+def test_a_signal_that_arrives_inside_a_finalizer_still_ends_the_worker(driver, tmp_path: Path):
+    """Python drops what a finalizer raises; the worker must notice afterwards."""
+    path = tmp_path / "pids"
+    process = driver("wait_in_a_finalizer", str(path))
+    worker = int(wait_for_text(path, process))
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=5)
+    assert process.returncode == 130
+    assert (tmp_path / "pids.after").exists(), "the stage's code went on after the finalizer"
+    assert not psutil.pid_exists(worker)
+
+
+def test_a_stage_may_start_processes_of_its_own():
+    out = run(Apply(stages.sum_in_a_pool), tasks=items(4))
+    assert [task.data for task in out] == [0 + 1 + 4 + 9]
+
+
+def test_what_a_stage_leaves_running_ends_with_its_worker(tmp_path: Path):
+    path = tmp_path / "pid"
+    run(Apply(stages.leave_a_child), tasks=items(str(path)))
+    assert not wait_until_gone([int(path.read_text())], 2)
+
+
+def test_a_full_disk_is_the_stages_own_error():
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        run(Apply(stages.write_to_a_full_disk))
+    assert "stage 'apply'" in caught.value.__notes__[0]
+
+
 def test_teardown_that_takes_too_long_is_cut_off():
     with pytest.raises(WorkerDied, match="did not stop within stop_timeout_s"):
         run(HangsInTeardown(), stop_timeout_s=0.2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import psutil
@@ -86,7 +87,7 @@ class Gauge:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._sample)
 
-    def __enter__(self) -> Gauge:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -195,7 +196,7 @@ def test_a_task_of_three_gigabytes():
     executor = LocalExecutor(show_progress=False)
     (task,) = Pipeline("p", stages=[Huge(), Ends()]).run(executor, initial_tasks=items(0))
     assert task.data == (3_000_000_000, 7)
-    assert task._stage_perf[1].custom_metrics["gpuexec.input_bytes"] > 3e9
+    assert task._stage_perf[-1].custom_metrics["gpuexec.input_bytes"] > 3e9
 
 
 def test_no_stages_and_no_tasks():

@@ -1,0 +1,6 @@
+"""``python -m gpuexec``: the same as the ``gpuexec`` command."""
+
+from gpuexec.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""MODULE_OR_FILE:OBJECT and KEY=VALUE, and what is said of wrong ones."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from gpuexec import ConfigurationError, Pipeline
+from gpuexec.cli.target import load_pipeline, parse_settings
+
+MODULE = """
+from gpuexec import Pipeline
+from tests.process.stages import Range
+
+pipeline = Pipeline("fixed", stages=[Range(3)])
+number = 3
+
+def make(count: int = 2, *, name):
+    return Pipeline(name, stages=[Range(count)])
+
+def loose(**settings):
+    return Pipeline(str(settings), stages=[Range(1)])
+
+def broken():
+    raise LookupError("inside")
+"""
+
+
+@pytest.fixture
+def target(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    path = tmp_path / "target_module.py"
+    path.write_text(MODULE)
+    yield str(path)
+    sys.modules.pop("target_module", None)
+
+
+def test_a_file_and_a_module(target, monkeypatch):
+    assert load_pipeline(f"{target}:pipeline", {}).name == "fixed"
+    monkeypatch.chdir(Path(target).parent)
+    assert load_pipeline("target_module:pipeline", {}).name == "fixed"
+
+
+def test_a_function_gets_its_settings(target):
+    made = load_pipeline(f"{target}:make", {"name": "n", "count": 5})
+    assert isinstance(made, Pipeline)
+    assert (made.name, made.stages[0].count) == ("n", 5)
+    assert load_pipeline(f"{target}:loose", {"a": 1}).name == "{'a': 1}"
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "said"),
+    [
+        ("pipelin", {}, "has no 'pipelin'; did you mean 'pipeline'?"),
+        ("number", {}, "gives a int, not a Pipeline"),
+        ("make", {"name": "n", "cuont": 1}, "make() has no parameter 'cuont'; did you mean 'count'?"),
+        ("make", {}, "make() needs name: give --set name=…"),
+        ("pipeline", {"a": 1}, "is a Pipeline, not a function: --set has nothing to set"),
+    ],
+)
+def test_a_wrong_object(target, name, settings, said):
+    with pytest.raises(ConfigurationError) as caught:
+        load_pipeline(f"{target}:{name}", settings)
+    assert said in str(caught.value)
+
+
+def test_an_error_inside_passes_through(target):
+    with pytest.raises(LookupError, match="inside"):
+        load_pipeline(f"{target}:broken", {})
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("justaname", "must be MODULE:OBJECT or FILE.py:OBJECT"),
+        (":pipeline", "must be MODULE:OBJECT"),
+        ("no/such/file.py:pipeline", "there is no file 'no/such/file.py'"),
+        ("no_such_module:pipeline", "there is no module 'no_such_module'"),
+    ],
+)
+def test_a_wrong_place(place, said, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(ConfigurationError) as caught:
+        load_pipeline(place, {})
+    assert said in str(caught.value)
+
+
+def test_settings_are_literals_or_text():
+    given = ["a=1", "b=1.5", "c=text", "d=[1, 2]", "e=None", "f=x=y", "g="]
+    assert parse_settings(given) == {"a": 1, "b": 1.5, "c": "text", "d": [1, 2], "e": None, "f": "x=y", "g": ""}
+
+
+@pytest.mark.parametrize("wrong", ["a", "=1", "a b=1", "1a=2"])
+def test_a_setting_without_a_key(wrong):
+    with pytest.raises(ConfigurationError, match="must be KEY=VALUE"):
+        parse_settings([wrong])
