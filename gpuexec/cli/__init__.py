@@ -37,12 +37,9 @@ def _options(
 
 
 def main() -> None:
-    """Entry point: our own errors end the command with their text and status 1, Ctrl-C with 130."""
+    """Entry point: our own errors end the command with their text and status 1."""
     try:
         app()
     except GpuexecError as error:
         typer.secho(f"error: {error}", fg="red", err=True)
         sys.exit(1)
-    except KeyboardInterrupt:
-        typer.secho("interrupted", fg="red", err=True)
-        sys.exit(130)

@@ -10,6 +10,8 @@ from rich.console import Console
 
 from gpuexec.cli.target import load_pipeline, parse_settings
 
+_INTERRUPTED = 130  # as shells say of a command that Ctrl-C ended
+
 
 class ExecutorName(StrEnum):
     """Which executor runs the pipeline."""
@@ -45,8 +47,12 @@ def run(
     chosen = _executor(executor, parse_settings(options))
     pipeline = load_pipeline(target, parse_settings(settings))
     console = Console(stderr=True)
+    tasks: list[Any] | None = None
     try:
         tasks = pipeline.run(chosen)
+    except KeyboardInterrupt:
+        console.print("interrupted", style="red")
+        raise typer.Exit(_INTERRUPTED) from None
     finally:
         report = getattr(chosen, "last_report", None)
         if report is not None and report.stages:

@@ -210,6 +210,11 @@ def ignore_everything(path: str) -> None:
     announce_and_wait(path)
 
 
+def note_and_ignore_termination(path: str) -> None:
+    signal.signal(signal.SIGTERM, lambda *_: Path(path + ".told").write_text("told"))
+    announce_and_wait(path)
+
+
 class WaitsInFinalizer:
     """Is waiting for a signal while it is finalized."""
 
@@ -247,6 +252,6 @@ def leave_a_child(path: str) -> str:
 
 
 def write_to_a_full_disk(value: Any) -> Any:
-    with open("/dev/full", "w") as out:
+    with Path("/dev/full").open("w") as out:
         out.write("x" * 100_000)
     return value
