@@ -11,9 +11,11 @@ stage asks for a GPU where there is one that torch can use, and runs on the CPU 
 from __future__ import annotations
 
 import argparse
+import fnmatch
 import gzip
 import hashlib
 import importlib.util
+import os
 import re
 import sys
 import unicodedata
@@ -29,6 +31,7 @@ import numpy as np
 from gpuexec import GpuexecError, InlineExecutor, LocalExecutor, Pipeline, ProcessingStage, Resources, Task
 
 PATTERNS = ("*.txt", "*.md", "*.rst", "LICENSE*", "COPYING*", "METADATA", "README*", "copyright", "*.gz")
+LOOKS_LIKE_TEXT = re.compile("|".join(map(fnmatch.translate, PATTERNS)))
 LARGEST_BYTES = 2_000_000
 DIMENSIONS = 256
 PERMUTATIONS = 64
@@ -105,9 +108,10 @@ class ListFiles(ProcessingStage[Task[Any], FileGroup]):
 
 def text_files(root: Path) -> Iterator[Path]:
     """Yield the text files below a folder, by name; links are not followed."""
-    for pattern in PATTERNS:
-        for path in root.rglob(pattern):
-            if path.is_file() and not path.is_symlink():
+    for folder, _, names in os.walk(root):
+        for name in names:
+            path = Path(folder, name)
+            if LOOKS_LIKE_TEXT.fullmatch(name) and path.is_file() and not path.is_symlink():
                 yield path
 
 
@@ -352,7 +356,8 @@ def write_dropped(output: Path, dropped: list[Dropped]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    pq.write_table(pa.Table.from_pylist([vars(d) for d in dropped] or [vars(Dropped("", "", "", 0))]), output)
+    schema = pa.schema({"path": pa.string(), "stage": pa.string(), "reason": pa.string(), "size": pa.int64()})
+    pq.write_table(pa.Table.from_pylist([vars(d) for d in dropped], schema), output)
 
 
 def show_dropped(dropped: list[Dropped], kept: int) -> None:
