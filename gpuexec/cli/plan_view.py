@@ -9,6 +9,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from gpuexec.contract.allocation import GpuShare
 from gpuexec.hardware.model import Node
 from gpuexec.observe.report_table import show_bytes
 from gpuexec.plan.model import Plan, StagePlan, WorkerGrant
@@ -42,8 +43,13 @@ def _row(stage: StagePlan) -> list[str]:
 
 def _gpus(worker: WorkerGrant) -> str:
     shares = worker.allocation.gpus
-    return " + ".join(
-        f"{share.fraction:g} of GPU {share.index}"
-        + (f" ({show_bytes(share.memory_bytes)})" if share.memory_bytes is not None else "")
-        for share in shares
-    )
+    if len(shares) > 1:
+        return f"GPUs {', '.join(str(share.index) for share in shares)}"
+    return "".join(_share(share) for share in shares)
+
+
+def _share(share: GpuShare) -> str:
+    part = "" if share.fraction == 1 else f"{share.fraction:g} of "
+    slice_ = f" {share.uuid.partition('-')[0]}" if share.uuid.startswith("MIG-") else ""
+    size = "" if share.memory_bytes is None else f" ({show_bytes(share.memory_bytes)})"
+    return f"{part}GPU {share.index}{slice_}{size}"

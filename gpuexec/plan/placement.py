@@ -41,11 +41,15 @@ def _closest(free: list[int], count: int, ledger: Ledger, node: Node) -> tuple[i
     if len(free) < count:
         return None
     gpu = [slot.device.index for slot in ledger.slots]
-    apart = {(a, b): distance(node.link_between(gpu[a], gpu[b])) for a, b in itertools.permutations(free, 2)}
+    numa = [slot.device.numa_node for slot in ledger.slots]
+    apart = {
+        (a, b): (*distance(node.link_between(gpu[a], gpu[b])), numa[a] != numa[b])
+        for a, b in itertools.permutations(free, 2)
+    }
 
-    def spread(chosen: Sequence[int]) -> tuple[int, int]:
-        pairs = [apart[pair] for pair in itertools.combinations(chosen, 2)]
-        return sum(kind for kind, _ in pairs), sum(links for _, links in pairs)
+    def spread(chosen: Sequence[int]) -> tuple[int, ...]:
+        """Sums over all pairs: kind of link, NVLinks, NUMA nodes crossed (GPUs on one NVSwitch are equally close)."""
+        return tuple(map(sum, zip(*(apart[pair] for pair in itertools.combinations(chosen, 2)), strict=True)))
 
     if math.comb(len(free), count) <= _EXHAUSTIVE:
         return min(itertools.combinations(free, count), key=spread)

@@ -82,6 +82,14 @@ def test_each_kind_of_link_is_preferred_to_the_next(near, far):
     assert gpus_of(made) == [(1, 2)]
 
 
+def test_on_one_switch_a_numa_node_is_not_crossed_without_need():
+    links = tuple(nvlink(a, b, 18) for a, b in itertools.combinations(range(8), 2))
+    devices = [device(i, numa_node=i // 4) for i in range(8)]
+    made = plan([demand("pairs", gpus=2, cpus=1), demand("one", gpus=1, num_workers=1)], devices, on=node(8, links))
+    assert len(gpus_of(made)) == 3
+    assert all(a // 4 == b // 4 for a, b in gpus_of(made))
+
+
 def test_more_nvlinks_are_closer():
     links = (nvlink(0, 1, 1), nvlink(0, 2, 2), nvlink(1, 2, 4))
     made = plan([demand(gpus=2, num_workers=1)], [device(i) for i in range(3)], on=node(3, links))
