@@ -34,12 +34,14 @@ from gpuexec.contract.executor import NodeInfo, WorkerMetadata
 from gpuexec.contract.lineage import parents_of
 from gpuexec.contract.metrics import INPUT_BYTES
 from gpuexec.worker.log_sink import LogSink
+from gpuexec.worker.node_lock import node_lock
 from gpuexec.worker.outbox import Outbox
 
 
 class Adapter(Protocol):
     """What native and Curator adapters have in common."""
 
+    stage: Any
     last_stats: Any
 
     def process_batch(self, tasks: list[Any]) -> list[Any]: ...
@@ -131,7 +133,7 @@ class WorkerLoop:
         match message:
             case SetUpOnNode():
                 began = time.monotonic()
-                with self._in_phase("setup_on_node"):
+                with self._in_phase("setup_on_node"), node_lock(_class_name(self._adapter.stage)):
                     self._adapter.setup_on_node(self._node, self._metadata)
                 self._connection.send(NodeReady(time.monotonic() - began))
             case SetUp():
@@ -226,6 +228,10 @@ class WorkerLoop:
             self._outbox.flush()
             self._connection.send(describe_failure(error, phase, batch_id))
             raise StageFailure from error
+
+
+def _class_name(stage: Any) -> str:
+    return f"{type(stage).__module__}.{type(stage).__qualname__}"
 
 
 def describe_failure(error: BaseException, phase: str, batch_id: int | None = None) -> Failed:

@@ -24,6 +24,7 @@ from gpuexec import (
 )
 from gpuexec.driver.outcome import RemoteTraceback
 from gpuexec.errors import RemoteStageError
+from gpuexec.worker.node_lock import node_lock
 from tests.process import stages
 from tests.process.stages import Apply, Journal, items
 
@@ -267,6 +268,21 @@ def test_a_full_disk_is_the_stages_own_error():
     with pytest.raises(OSError, match="No space left on device") as caught:
         run(Apply(stages.write_to_a_full_disk))
     assert "stage 'apply'" in caught.value.__notes__[0]
+
+
+def test_setup_on_node_waits_for_another_runs(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    log = tmp_path / "log"
+    ended: list[object] = []
+    other_run = threading.Thread(target=lambda: ended.append(run(Journal(log))))
+    with node_lock(f"{Journal.__module__}.{Journal.__qualname__}"):
+        other_run.start()
+        while not any("->" in line and "FLOCK" in line for line in Path("/proc/locks").read_text().splitlines()):
+            os.sched_yield()
+        assert not log.exists()
+    other_run.join()
+    assert len(ended) == 1
+    assert log.read_text().count("setup_on_node") == 1
 
 
 def test_teardown_that_takes_too_long_is_cut_off():
