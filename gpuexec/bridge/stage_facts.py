@@ -25,6 +25,11 @@ def is_curator_stage(stage: object) -> bool:
     )
 
 
+def class_name_of(stage: object) -> str:
+    """Return the full name of the stage's class."""
+    return f"{type(stage).__module__}.{type(stage).__qualname__}"
+
+
 def demand_of(stage: Any) -> StageDemand:
     """Return what the stage asks for. Raises ``ConfigurationError`` for what cannot be meant or run here."""
     name = str(stage.name)

@@ -17,6 +17,7 @@ from gpuexec.config import ExecutorConfig
 from gpuexec.contract.executor import BaseExecutor, NodeInfo, WorkerMetadata
 from gpuexec.executors.prepare import prepare, seeds_for
 from gpuexec.plan.model import WorkerGrant
+from gpuexec.worker.node_lock import node_lock
 
 registration.install()
 
@@ -48,7 +49,8 @@ class InlineExecutor(BaseExecutor):
         outputs: list[Any] = []
         with _environment(stage_facts.env_vars_of(stage)):
             adapter = adapters.adapter_for(stage)
-            adapter.setup_on_node(NodeInfo(node_id=socket.gethostname()), worker)
+            with node_lock(stage_facts.class_name_of(stage)):
+                adapter.setup_on_node(NodeInfo(node_id=socket.gethostname()), worker)
             try:
                 adapter.setup(worker)
                 for start in range(0, len(tasks), size):

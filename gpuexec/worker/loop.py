@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Iterator
 from typing import Any, Protocol
 
+from gpuexec.bridge.stage_facts import class_name_of
 from gpuexec.channel import codec, segments
 from gpuexec.channel.messages import (
     Failed,
@@ -133,7 +134,7 @@ class WorkerLoop:
         match message:
             case SetUpOnNode():
                 began = time.monotonic()
-                with self._in_phase("setup_on_node"), node_lock(_class_name(self._adapter.stage)):
+                with self._in_phase("setup_on_node"), node_lock(class_name_of(self._adapter.stage)):
                     self._adapter.setup_on_node(self._node, self._metadata)
                 self._connection.send(NodeReady(time.monotonic() - began))
             case SetUp():
@@ -228,10 +229,6 @@ class WorkerLoop:
             self._outbox.flush()
             self._connection.send(describe_failure(error, phase, batch_id))
             raise StageFailure from error
-
-
-def _class_name(stage: Any) -> str:
-    return f"{type(stage).__module__}.{type(stage).__qualname__}"
 
 
 def describe_failure(error: BaseException, phase: str, batch_id: int | None = None) -> Failed:
