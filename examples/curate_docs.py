@@ -365,7 +365,10 @@ def show_dropped(dropped: list[Dropped], kept: int) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("stage", "reason", "documents", "characters", "for example", title="dropped", title_justify="left")
+    table = Table("stage", "reason", title="dropped", title_justify="left")
+    table.add_column("documents", justify="right")
+    table.add_column("characters", justify="right")
+    table.add_column("for example", no_wrap=True)
     sizes: Counter[tuple[str, str]] = Counter()
     for record in dropped:
         sizes[record.stage, record.reason] += record.size

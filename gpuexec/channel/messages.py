@@ -177,6 +177,7 @@ class Figures:
     process_s: float  # the adapter's process_batch
     send_s: float  # pickling the outputs
     idle_s: float  # waiting for this batch
+    rss_peak_bytes: int  # most resident memory of the worker so far
     metrics: dict[str, float]  # the stage's own and the GPU figures
 
     def to_list(self) -> list[Any]:

@@ -146,6 +146,7 @@ class Flow:
     def _complete(self, worker: Worker, batch: Batch, figures: messages.Figures, now: float) -> None:
         stage = worker.stage
         del worker.in_hand[batch.batch_id]
+        worker.rss_peak_bytes = figures.rss_peak_bytes
         stage.done_tasks += len(batch.task_ids)
         stage.note_pace(figures.receive_s + figures.process_s + figures.send_s, batch.input_bytes)
         following = self.following(stage)

@@ -236,7 +236,7 @@ class Run:
             return f"it did not stop within stop_timeout_s = {self._config.stop_timeout_s:g} s and was killed"
         after, before = reap.read_oom_kills(), worker.oom_kills_before
         kills = after - before if after is not None and before is not None else None
-        return reap.describe_exit(code, oom_kills=kills)
+        return reap.describe_exit(code, oom_kills=kills, rss_peak_bytes=worker.rss_peak_bytes)
 
     def _drain_output(self, worker: Worker) -> None:
         while True:

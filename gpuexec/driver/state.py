@@ -101,6 +101,7 @@ class Worker:
     hears: bool = True  # its socket is open
     stop_deadline: float | None = None
     teardown_s: float | None = None
+    rss_peak_bytes: int | None = None  # as of its last batch
 
     @property
     def id(self) -> str:

@@ -28,11 +28,11 @@ def reap(worker: WorkerProcess, guardian: Guardian) -> int:
     return code
 
 
-def describe_exit(exit_code: int, *, oom_kills: int | None) -> str:
+def describe_exit(exit_code: int, *, oom_kills: int | None, rss_peak_bytes: int | None = None) -> str:
     """Say in one line how a process ended; "probably" only where there is evidence.
 
     ``oom_kills``: how many kills the memory controller of our cgroup counted while it ran (``None``: the
-    counter cannot be read).
+    counter cannot be read). ``rss_peak_bytes``: most resident memory up to its last batch, if it had one.
     """
     if exit_code >= 0:
         hint = {
@@ -45,10 +45,14 @@ def describe_exit(exit_code: int, *, oom_kills: int | None) -> str:
     except ValueError:
         name = f"signal {-exit_code}"
     text = f"killed by {name} (signal {-exit_code})"
-    if -exit_code == signal.SIGKILL and oom_kills:
-        return f"{text}, probably by the out-of-memory killer: the cgroup counted {oom_kills} kill(s) meanwhile"
-    if -exit_code == signal.SIGKILL and oom_kills == 0:
-        return f"{text}; the cgroup's out-of-memory counter did not move, so somebody sent it"
+    if -exit_code != signal.SIGKILL:
+        return text
+    if oom_kills:
+        text += f", probably by the out-of-memory killer: the cgroup counted {oom_kills} kill(s) meanwhile"
+    elif oom_kills == 0:
+        text += "; the cgroup's out-of-memory counter did not move, so somebody sent it"
+    if rss_peak_bytes is not None:
+        text += f"; up to its last batch it had held at most {rss_peak_bytes / 2**20:,.0f} MiB of memory"
     return text
 
 

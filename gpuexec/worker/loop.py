@@ -8,6 +8,7 @@ message. After a failure the worker takes no more batches: it waits to be told t
 from __future__ import annotations
 
 import contextlib
+import resource
 import sys
 import time
 import traceback
@@ -37,6 +38,7 @@ from gpuexec.contract.metrics import INPUT_BYTES
 from gpuexec.worker.log_sink import LogSink
 from gpuexec.worker.node_lock import node_lock
 from gpuexec.worker.outbox import Outbox
+from gpuexec.worker.pinning import check_pinning
 
 
 class Adapter(Protocol):
@@ -142,6 +144,7 @@ class WorkerLoop:
                 self._needs_teardown = True
                 with self._in_phase("setup"):
                     self._adapter.setup(self._metadata)
+                    check_pinning(self._metadata.allocation)
                 self._connection.send(Ready(time.monotonic() - began))
                 self._idle_since = time.monotonic()
             case Work():
@@ -184,6 +187,7 @@ class WorkerLoop:
             process_s=processed - began,
             send_s=done - processed,
             idle_s=received - self._idle_since,
+            rss_peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,  # Linux counts in KiB
             metrics=dict(stats.custom_metrics) if stats is not None else {},
         )
         self._outbox.finish(batch_id, figures)

@@ -55,7 +55,7 @@ class GpuProbe:
 
     def before_batch(self) -> None:
         """Reset the peaks."""
-        self._torch = _torch_with_cuda()
+        self._torch = torch_with_cuda()
         if self._torch is not None:
             for ordinal in range(self._visible(self._torch)):
                 self._torch.cuda.reset_peak_memory_stats(ordinal)
@@ -67,7 +67,7 @@ class GpuProbe:
     def after_batch(self) -> dict[str, float]:
         """Return the figures of the batch, by key (see ``gpuexec.contract.metrics``)."""
         sampled = self._sampler.end_batch() if self._sampler is not None else {}
-        torch = self._torch or _torch_with_cuda()
+        torch = self._torch or torch_with_cuda()
         found: dict[str, float] = {}
         for ordinal, share in enumerate(self._shares):
             found.update(self._figures(ordinal, share, torch, sampled))
@@ -163,7 +163,7 @@ class _Sampler:
             self._stopping.wait(_SAMPLE_S)
 
 
-def _torch_with_cuda() -> Any:
+def torch_with_cuda() -> Any:
     """torch, if the stage imported it and has a CUDA context already."""
     torch = sys.modules.get("torch")
     cuda = getattr(torch, "cuda", None)

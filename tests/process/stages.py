@@ -137,6 +137,12 @@ def kill_self(value: Any) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def kill_self_at_two(value: int) -> int:
+    if value == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return value
+
+
 def segfault(value: Any) -> None:
     ctypes.string_at(0)
 

@@ -82,6 +82,12 @@ def test_a_dead_worker_is_named_with_its_cause(function, code: int, words: str):
     assert "0_0" in died.task_ids
 
 
+def test_a_killed_worker_tells_its_memory_and_what_the_kernel_counted():
+    with pytest.raises(WorkerDied) as caught:
+        run(Apply(stages.kill_self_at_two).with_(num_workers=1))
+    assert "up to its last batch it had held at most" in caught.value.cause
+
+
 def test_a_dead_worker_leaves_its_last_lines():
     with pytest.raises(WorkerDied) as caught:
         run(Apply(stages.kill_self))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from loguru import logger
 
-from gpuexec import LocalExecutor, Pipeline, ProcessingStage, Resources, ResourcesError
+from gpuexec import LocalExecutor, Pipeline, ProcessingStage, Resources, ResourcesError, StageContractError
 from gpuexec.contract.metrics import gpu_peaks
 from gpuexec.plan.planner import GpusBusy
 from tests.nvml_sim import nodes, simulator
@@ -266,15 +266,22 @@ def test_setups_on_one_gpu_never_overlap(nvml_node, tmp_path: Path):
 FAKE_TORCH = '''
 class cuda:
     """What gpuexec asks torch for, answered from a file-wide table: a test double of torch itself, not of NVML."""
-    peak = {0: 5, 1: 6}
+    peak = {0: 5}
     is_initialized = staticmethod(lambda: True)
-    device_count = staticmethod(lambda: 2)
+    device_count = staticmethod(lambda: 1)
     memory_allocated = staticmethod(lambda ordinal: 10 + ordinal)
     memory_reserved = staticmethod(lambda ordinal: 20 + ordinal)
     max_memory_allocated = staticmethod(lambda ordinal: cuda.peak[ordinal])
     @staticmethod
     def reset_peak_memory_stats(ordinal):
         cuda.peak[ordinal] = 30 + ordinal
+
+    class _Properties:
+        def __init__(self, ordinal):
+            import os
+            given = os.environ.get("FAKE_TORCH_SEES", os.environ["CUDA_VISIBLE_DEVICES"])
+            self.uuid = given.split(",")[ordinal].removeprefix("GPU-")
+    get_device_properties = staticmethod(_Properties)
 '''
 
 
@@ -295,6 +302,16 @@ def test_the_stages_own_torch_is_asked_first(nvml_node, tmp_path: Path, monkeypa
     assert metrics["gpuexec.gpu1.torch_reserved_bytes"] == 20
     assert metrics["gpuexec.gpu1.torch_peak_bytes"] == 30
     assert metrics["gpuexec.gpu1.memory_source.torch"] == 1
+
+
+def test_a_worker_on_somebody_elses_gpu_is_stopped(nvml_node, tmp_path: Path, monkeypatch):
+    nvml_node(nodes.held())
+    (tmp_path / "torch.py").write_text(FAKE_TORCH)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("FAKE_TORCH_SEES", nodes.uuid(0))
+    with pytest.raises(StageContractError) as caught:
+        run(ImportsTorch(workers=1, gpus=1), tasks=items(0))
+    assert f"CUDA shows this worker {nodes.uuid(0)}, but it was given {nodes.uuid(1)}" in str(caught.value)
 
 
 def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

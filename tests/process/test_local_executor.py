@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -141,6 +143,41 @@ def test_stages_of_a_script_travel_by_value(quiet):
     offset = 40
     (task,) = Pipeline("p", stages=[Local()]).run(quiet, initial_tasks=items(2))
     assert task.data == 42
+
+
+SCRIPT = """
+from gpuexec import LocalExecutor, Pipeline, ProcessingStage
+from tests.process.stages import items
+
+class Mine(ProcessingStage):
+    name = "mine"
+    def process(self, task):
+        task.data = helper(task.data)
+        return task
+
+def helper(value):
+    return value * 10
+
+out = Pipeline("p", stages=[Mine()]).run(LocalExecutor(show_progress=False), initial_tasks=items(1, 2))
+print([task.data for task in out])
+"""
+
+
+def test_a_script_without_a_guard_and_one_on_stdin(tmp_path: Path):
+    """As in a notebook or a shell's here-document: no __main__ guard, no file to import."""
+    root = Path(__file__).parents[2]
+    (tmp_path / "script.py").write_text(SCRIPT)
+    for command, given in ((["-"], SCRIPT), ([str(tmp_path / "script.py")], None), (["-c", SCRIPT], None)):
+        done = subprocess.run(
+            [sys.executable, *command],
+            check=False,
+            input=given,
+            env={**os.environ, "PYTHONPATH": str(root)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert (done.stdout, done.stderr) == ("[10, 20]\n", "")
 
 
 def test_prints_and_a_closed_stdin_do_not_disturb(quiet):

@@ -18,7 +18,7 @@ PLAN = Plan((Phase((StagePlan(0, "read", (), False, "because"), StagePlan(1, "em
 
 
 def batch(stage: int, worker: str, tasks_in=2, tasks_out=1, at=5.0, metrics=None) -> events.BatchFinished:
-    figures = Figures(tasks_in, 10, 100, 50, 0.1, 1.0, 0.2, 0.5, metrics or {})
+    figures = Figures(tasks_in, 10, 100, 50, 0.1, 1.0, 0.2, 0.5, 2**20, metrics or {})
     return events.BatchFinished(at, stage, worker, 1, tasks_out, 0.25, 1.5, figures)
 
 
