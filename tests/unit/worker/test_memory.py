@@ -1,0 +1,96 @@
+"""Where a figure of GPU memory comes from, and why there is none."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gpuexec.contract.allocation import Allocation, GpuShare
+from gpuexec.worker.memory import GpuProbe, NoProbe, probe_for
+from tests.nvml_sim import nodes, simulator
+from tests.nvml_sim.nodes import GIB
+
+
+def share(uuid: str) -> GpuShare:
+    return GpuShare(0, uuid, "GPU", 1.0, None)
+
+
+def one_batch(*uuids: str) -> dict[str, float]:
+    probe = probe_for(Allocation(tuple(map(share, uuids))))
+    try:
+        probe.before_batch()
+        return probe.after_batch()
+    finally:
+        probe.close()
+
+
+def test_a_worker_without_a_gpu_measures_nothing():
+    assert isinstance(probe_for(Allocation()), NoProbe)
+    assert one_batch() == {}
+
+
+def test_the_processs_entry(nvml_node):
+    nvml_node(nodes.small())
+    simulator.hold_memory(0, 2 * GIB)
+    assert one_batch(nodes.uuid(0)) == {
+        "gpuexec.gpu0.process_used_bytes": 2.0 * GIB,
+        "gpuexec.gpu0.process_peak_bytes": 2.0 * GIB,
+        "gpuexec.gpu0.memory_source.nvml_process": 1.0,
+    }
+
+
+def absent(why: str) -> dict[str, float]:
+    return {"gpuexec.gpu0.memory_source.absent": 1.0, f"gpuexec.gpu0.memory_absent.{why}": 1.0}
+
+
+def test_hidden_pids_and_missing_figures(nvml_node):
+    node = nvml_node(nodes.small())
+    simulator.hold_memory(0, None)  # as WSL lists a process
+    assert one_batch(nodes.uuid(0)) == absent("not_listed_by_nvml")
+    node.change(lambda d: d.update(hide_pids=True))
+    assert one_batch(nodes.uuid(0)) == absent("not_listed_by_nvml")
+
+
+def test_a_driver_that_went_away(nvml_node):
+    nvml_node({**nodes.small(), "init_error": 9})
+    assert one_batch(nodes.uuid(0)) == absent("nvml_unavailable")
+
+
+def test_mig():
+    assert one_batch(nodes.uuid(0, "MIG")) == absent("mig")
+
+
+def test_closing_twice_is_harmless(nvml_node):
+    nvml_node(nodes.small())
+    probe = GpuProbe([share(nodes.uuid(0))])
+    probe.before_batch()
+    probe.close()
+    probe.close()
+
+
+IN_A_CONTAINER = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from tests.unit.worker.test_memory import one_batch, absent
+from tests.nvml_sim import nodes, simulator
+simulator.hold_memory(0, 2 * nodes.GIB)  # under our pid here, which is another's outside
+assert one_batch(nodes.uuid(0)) == absent("pid_namespace")
+"""
+
+
+def test_pids_of_another_namespace_are_not_trusted(nvml_node):
+    unshare = [shutil.which("unshare") or "unshare", "--pid", "--fork", "--mount-proc"]
+    try:
+        subprocess.run([*unshare, "true"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"a pid namespace cannot be made here: {error}")
+    nvml_node(nodes.small())
+    root = str(Path(__file__).parents[3])
+    command = [*unshare, sys.executable, "-c", IN_A_CONTAINER, root]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=os.environ, timeout=60)
+    assert done.returncode == 0, done.stderr
