@@ -11,6 +11,7 @@ from gpuexec.contract.composite import CompositeStage
 from gpuexec.contract.executor import BaseExecutor
 from gpuexec.contract.sentinels import EmptyTask
 from gpuexec.contract.stage import is_stage
+from gpuexec.contract.task import is_task
 from gpuexec.errors import ConfigurationError
 
 
@@ -91,7 +92,7 @@ class Pipeline:
             executor = importlib.import_module("gpuexec.executors.local").LocalExecutor()
         if initial_tasks:
             for position, task in enumerate(initial_tasks):
-                if not isinstance(task, EmptyTask):
+                if is_task(task) and not isinstance(task, EmptyTask):  # the executor refuses what is no task
                     task._set_task_id("0", position)
         tasks: list[Any] | None = executor.execute(self.stages, initial_tasks)
         return tasks

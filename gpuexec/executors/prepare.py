@@ -10,6 +10,7 @@ from typing import Any
 
 from gpuexec.bridge import stage_facts
 from gpuexec.config import ExecutorConfig
+from gpuexec.contract.task import is_task
 from gpuexec.errors import ConfigurationError
 from gpuexec.hardware import host, inventory
 from gpuexec.hardware.model import Node
@@ -117,8 +118,14 @@ def _options(config: ExecutorConfig) -> PlanOptions:
 
 
 def seeds_for(stages: Sequence[Any], initial_tasks: Sequence[Any] | None) -> Sequence[Any]:
-    """The tasks a run begins with: the caller's, or one EmptyTask as Curator does (also for an empty list)."""
+    """The tasks a run begins with: the caller's, or one EmptyTask as Curator does (also for an empty list).
+
+    Raises ``ConfigurationError`` for what is no task.
+    """
     if initial_tasks:
+        for position, task in enumerate(initial_tasks):
+            if not is_task(task):
+                raise ConfigurationError(f"initial task {position} is {task!r}, not a Task")
         return initial_tasks
     if initial_tasks is not None:
         from loguru import logger

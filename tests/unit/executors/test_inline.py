@@ -7,7 +7,7 @@ import os
 import pytest
 from loguru import logger
 
-from gpuexec import InlineExecutor, Pipeline
+from gpuexec import ConfigurationError, InlineExecutor, LocalExecutor, Pipeline
 from tests.process import stages
 from tests.process.stages import Apply, Journal, items
 from tests.unit.contract.toys import Split, Upper, Words
@@ -62,6 +62,13 @@ def test_an_empty_list_of_tasks_is_curators_empty_task_and_said():
         logger.remove(handler)
     assert [task.data for task in out] == [0, 1]
     assert any("initial_tasks is an empty list" in line for line in lines)
+
+
+@pytest.mark.parametrize("executor", [InlineExecutor, LocalExecutor])
+@pytest.mark.parametrize("wrong", [None, "text", Words])
+def test_an_initial_task_that_is_none(executor, wrong):
+    with pytest.raises(ConfigurationError, match=r"initial task 1 is .*, not a Task"):
+        Pipeline("p", stages=[Upper()]).run(executor(), initial_tasks=[Words("d", []), wrong])
 
 
 def test_batches_are_cut_to_size():
