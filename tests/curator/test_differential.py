@@ -153,7 +153,29 @@ def figures(task: Any) -> list[tuple[Any, ...]]:
 def test_any_batches_get_the_same_ids_figures_and_errors(batches, source):
     ours = outcome(gpuexec.BaseStageAdapter, OURS.Acts(), batches, OURS.Toy, source=source)
     theirs = outcome(curator_backend.BaseStageAdapter, THEIRS.Acts(), batches, THEIRS.Toy, source=source)
-    assert ours == theirs
+    for words, our, their in zip(batches, ours, theirs, strict=True):
+        if is_shifted(words) and isinstance(our, list):
+            our, their = ([told[1:] for told in each] for each in (our, their))
+        assert our == their
+
+
+SHIFTING = {"empty_list": 0, "two": 2, "same_and_none": 2}
+
+
+def is_shifted(words: list[str]) -> bool:
+    """Whether outputs are as many as inputs by accident while some inputs are returned in another's place."""
+    shifts = any(word in SHIFTING for word in words)
+    returns_inputs = any(word in {"same", "same_and_none"} for word in words)
+    return len(words) > 1 and shifts and returns_inputs and sum(SHIFTING.get(w, 1) for w in words) == len(words)
+
+
+def test_ids_are_read_before_any_is_changed():
+    """docs/adr/0003: Curator reads a parent's id when it may already be that of its output."""
+    batches = [["empty_list", "same", "two"]]
+    (ours,) = outcome(gpuexec.BaseStageAdapter, OURS.Acts(), batches, OURS.Toy, source=False)
+    (theirs,) = outcome(curator_backend.BaseStageAdapter, THEIRS.Acts(), batches, THEIRS.Toy, source=False)
+    assert [told[0] for told in ours] == ["0_0_0_0", "0_0_1_0", "0_0_2_0"]
+    assert [told[0] for told in theirs] == ["0_0_0_0", "0_0_0_0_0", "0_0_2_0"]
 
 
 @given(st.lists(st.lists(st.sampled_from(WORDS), min_size=1, max_size=4), min_size=1, max_size=3))
