@@ -207,17 +207,20 @@ class BlockingConnection:
     def receive(self) -> Message:
         """Return the next message, waiting for it. Raises ``ConnectionLost`` when the driver is gone."""
         while not self._inbox:
+            if self._disowned:
+                raise ConnectionLost("another process owns the connection")
             self._inbox.extend(self._receiver.receive(wait=True))
         return self._inbox.popleft()
 
     def poll(self) -> bool:
         """Whether ``receive`` would return without waiting."""
-        if not self._inbox:
+        if not self._inbox and not self._disowned:
             with contextlib.suppress(BlockingIOError):
                 self._inbox.extend(self._receiver.receive())
         return bool(self._inbox)
 
     def disown(self) -> None:
-        """Say nothing more: half a frame may be on its way, or a forked child's parent owns the socket."""
+        """Say and hear nothing more: half a frame may be on its way, or a forked child's parent owns the socket."""
         self._disowned = True
+        self._inbox.clear()
         self._lock = threading.Lock()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Sequence
 
 from gpuexec.channel import codec
@@ -93,6 +94,11 @@ def worker_died(
         task_ids=task_ids,
         last_lines=last,
     )
+
+
+def in_a_line(error: BaseException) -> str:
+    """Name an exception and what it says, also where its own ``__str__`` fails."""
+    return " ".join("".join(traceback.format_exception_only(error)).split())
 
 
 def _shown(task_ids: tuple[str, ...]) -> str:

@@ -65,7 +65,7 @@ class Run:
                 self._run_phase([self._stages[p.stage_index] for p in phase.stages])
         except BaseException as error:
             self._abort(_INTERRUPT_GRACE_S if isinstance(error, KeyboardInterrupt) else self._config.stop_timeout_s)
-            self._tell(events.RunEnded(time.monotonic(), f"{type(error).__name__}: {error}"))
+            self._tell(events.RunEnded(time.monotonic(), outcome.in_a_line(error)))
             raise
         else:
             self._tell(events.RunEnded(time.monotonic(), None))

@@ -8,6 +8,7 @@ message. After a failure the worker takes no more batches: it waits to be told t
 from __future__ import annotations
 
 import contextlib
+import os
 import resource
 import sys
 import time
@@ -92,6 +93,7 @@ class WorkerLoop:
         self._idle_since = time.monotonic()
         self._needs_teardown = False
         self._terminated = False
+        self._pid = os.getpid()
 
     def terminate(self) -> None:
         """Leave the stage's code at once: called by the signal handler.
@@ -230,6 +232,8 @@ class WorkerLoop:
         except Terminated:
             raise
         except BaseException as error:
+            if os.getpid() != self._pid:
+                raise  # a child that the stage forked: it ends as any Python process does
             self._outbox.flush()
             self._connection.send(describe_failure(error, phase, batch_id))
             raise StageFailure from error

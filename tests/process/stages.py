@@ -117,6 +117,13 @@ class Choosy(Exception):
         super().__init__(f"{code}: {reason}")
 
 
+class Mute(Exception):
+    """Cannot say what it is."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
 class PicklesOnly:
     """Pickles, but does not unpickle."""
 
@@ -157,6 +164,10 @@ def call_exit(value: Any) -> None:
 
 def raise_choosy(value: Any) -> None:
     raise Choosy(5, "because")
+
+
+def raise_mute(value: Any) -> None:
+    raise Mute
 
 
 def return_lock(value: Any) -> Any:
@@ -260,4 +271,21 @@ def leave_a_child(path: str) -> str:
 def write_to_a_full_disk(value: Any) -> Any:
     with Path("/dev/full").open("w") as out:
         out.write("x" * 100_000)
+    return value
+
+
+def fork_and_exit(value: int) -> int:
+    """The child leaves by sys.exit, through the worker's own frames."""
+    pid = os.fork()
+    if pid == 0:
+        sys.exit(3)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def fork_and_return(value: int) -> int:
+    """Child and parent both return: only the parent's result may count."""
+    pid = os.fork()
+    if pid == 0:
+        return -1
+    os.waitpid(pid, 0)
     return value

@@ -60,6 +60,12 @@ def test_an_exception_that_cannot_travel_comes_as_text():
         run(Apply(stages.raise_choosy))
 
 
+def test_an_exception_that_cannot_say_what_it_is():
+    with pytest.raises(stages.Mute) as caught:
+        run(Apply(stages.raise_mute))
+    assert "stage 'apply'" in caught.value.__notes__[0]
+
+
 def test_sys_exit_in_a_stage_does_not_end_the_driver():
     with pytest.raises(RemoteStageError, match="tried to end its process"):
         run(Apply(stages.call_exit))
@@ -262,6 +268,11 @@ def test_a_signal_that_arrives_inside_a_finalizer_still_ends_the_worker(driver, 
 def test_a_stage_may_start_processes_of_its_own():
     out = run(Apply(stages.sum_in_a_pool), tasks=items(4))
     assert [task.data for task in out] == [0 + 1 + 4 + 9]
+
+
+def test_a_forked_child_that_leaves_the_stage_does_not_speak_for_the_worker():
+    assert [task.data for task in run(Apply(stages.fork_and_exit), tasks=items(1, 2))] == [3, 3]
+    assert [task.data for task in run(Apply(stages.fork_and_return), tasks=items(1, 2))] == [1, 2]
 
 
 def test_what_a_stage_leaves_running_ends_with_its_worker(tmp_path: Path):

@@ -231,6 +231,9 @@ def test_a_disowned_connection_says_nothing(pair):
     connection = BlockingConnection(theirs)
     connection.disown()
     assert connection.send(Stop()) is False
+    assert not connection.poll()
+    with pytest.raises(ConnectionLost, match="another process owns"):
+        connection.receive()
     with pytest.raises(BlockingIOError):
         ours.recv(1)
 
