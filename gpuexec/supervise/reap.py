@@ -38,6 +38,7 @@ def describe_exit(exit_code: int, *, oom_kills: int | None, rss_peak_bytes: int 
         hint = {
             0: " although it was not asked to stop (did the stage call os._exit, or end the interpreter?)",
             1: " (an error outside the stage's own code; see its last lines)",
+            143: ": somebody else sent it SIGTERM",
         }
         return f"it exited with code {exit_code}{hint.get(exit_code, '')}"
     try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import signal
 import sys
 import time
 import traceback
@@ -104,12 +105,16 @@ class WorkerLoop:
         raise Terminated
 
     def run(self) -> None:
-        """Serve messages until told to stop. Raises ``ConnectionLost`` when the driver is gone."""
+        """Serve messages until told to stop. Raises ``ConnectionLost`` when the driver is gone.
+
+        Ends with ``SystemExit`` 143, as shells report SIGTERM, after that signal.
+        """
         try:
             self._serve()
         except Terminated:
             self._connection.disown()  # the interrupted send may have left half a frame
             self._tear_down()
+            sys.exit(128 + signal.SIGTERM)
         finally:
             self._probe.close()
             self._pool.close()

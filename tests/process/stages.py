@@ -150,6 +150,10 @@ def kill_self_at_two(value: int) -> int:
     return value
 
 
+def terminate_self(value: Any) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def segfault(value: Any) -> None:
     ctypes.string_at(0)
 

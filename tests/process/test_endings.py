@@ -77,6 +77,7 @@ def test_sys_exit_in_a_stage_does_not_end_the_driver():
         (stages.kill_self, -signal.SIGKILL, "SIGKILL"),
         (stages.segfault, -signal.SIGSEGV, "SIGSEGV"),
         (stages.leave, 7, "code 7"),
+        (stages.terminate_self, 143, "somebody else sent it SIGTERM"),
     ],
 )
 def test_a_dead_worker_is_named_with_its_cause(function, code: int, words: str):

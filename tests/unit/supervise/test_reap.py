@@ -13,6 +13,7 @@ from gpuexec.supervise.reap import describe_exit, read_oom_kills
         (7, None, "it exited with code 7"),
         (0, None, "it exited with code 0 although it was not asked to stop"),
         (1, None, "it exited with code 1 (an error outside the stage's own code"),
+        (143, None, "it exited with code 143: somebody else sent it SIGTERM"),
         (-11, 3, "killed by SIGSEGV (signal 11)"),
         (-9, None, "killed by SIGKILL (signal 9)"),
         (-9, 0, "killed by SIGKILL (signal 9); the cgroup's out-of-memory counter did not move, so somebody sent it"),
