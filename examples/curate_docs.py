@@ -365,10 +365,10 @@ def show_dropped(dropped: list[Dropped], kept: int) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("stage", "reason", title="dropped", title_justify="left")
-    table.add_column("documents", justify="right")
-    table.add_column("characters", justify="right")
-    table.add_column("for example", no_wrap=True)
+    table = Table(title="dropped", title_justify="left")
+    for heading, justify in (("stage", "left"), ("reason", "left"), ("documents", "right"), ("characters", "right")):
+        table.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    table.add_column("for example")  # is cut to what is left
     sizes: Counter[tuple[str, str]] = Counter()
     for record in dropped:
         sizes[record.stage, record.reason] += record.size
