@@ -1,0 +1,31 @@
+"""One measurement: ``python -m benchmarks.one PEER WORKLOAD COUNT`` prints a line of JSON."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+
+from benchmarks.peers import PEERS
+from benchmarks.workloads import BY_NAME
+
+
+def main() -> None:
+    """Time one run, from the call to the last result, in this fresh process."""
+    peer, workload, count = sys.argv[1], BY_NAME[sys.argv[2]], int(sys.argv[3])
+    stages, tasks = workload.make(count)
+    began, cpu = time.perf_counter(), time.process_time()
+    results = PEERS[peer](stages, tasks)
+    figures = {
+        "seconds": time.perf_counter() - began,
+        "driver_cpu_s": time.process_time() - cpu,
+        "driver_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "results": results,
+        "count": count,
+    }
+    print(json.dumps(figures), flush=True)
+
+
+if __name__ == "__main__":
+    main()

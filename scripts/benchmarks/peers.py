@@ -1,0 +1,159 @@
+"""Each peer runs stages on tasks and returns how many tasks came out of the last one.
+
+The pools have no notion of stages, so they get what a careful user would write: one pool a stage, a stage
+unpickled once a worker, batches handed on as soon as they are complete.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import queue
+from collections.abc import Callable, Iterator
+from typing import Any
+
+_STAGE: Any = None
+
+
+def _set_stage(stage: Any) -> None:
+    global _STAGE  # noqa: PLW0603 - a pool's worker has nowhere else to keep it
+    _STAGE = stage
+
+
+def _process(batch: list[Any]) -> list[Any]:
+    return [task for task in _STAGE.process_batch(batch) if task is not None]
+
+
+def _process_with(stage: Any, *batch: Any) -> list[Any]:
+    return [task for task in stage.process_batch(list(batch)) if task is not None]
+
+
+def run_gpuexec(stages: list[Any], tasks: list[Any]) -> int:
+    from gpuexec import LocalExecutor, Pipeline
+
+    executor = LocalExecutor(show_progress=False)
+    return len(Pipeline("bench", stages=stages).run(executor, initial_tasks=tasks) or [])
+
+
+def _run_on_pools(make_pool: Callable[[Any], Any], stages: list[Any], tasks: list[Any]) -> int:
+    """Chain one pool a stage; each completion is handed on by the calling thread."""
+    pools = [make_pool(stage) for stage in stages]
+    done: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
+    waiting: list[list[Any]] = [[] for _ in stages]
+    running = [0] * len(stages)
+    results = 0
+
+    def feed(index: int, fresh: list[Any], *, last: bool) -> None:
+        size = stages[index].batch_size
+        waiting[index] += fresh
+        while len(waiting[index]) >= size or (last and waiting[index]):
+            batch, waiting[index] = waiting[index][:size], waiting[index][size:]
+            running[index] += 1
+            pools[index].submit(_process, batch).add_done_callback(lambda future: done.put((index, future)))
+
+    finished = 0  # stages that get nothing more
+    feed(0, tasks, last=True)
+    while finished < len(stages):
+        if not running[finished] and not waiting[finished]:
+            finished += 1
+            if finished < len(stages):
+                feed(finished, [], last=True)
+            continue
+        index, future = done.get()
+        running[index] -= 1
+        if index + 1 < len(stages):
+            feed(index + 1, future.result(), last=False)
+        else:
+            results += len(future.result())
+    for pool in pools:
+        pool.shutdown()
+    return results
+
+
+def run_pool(stages: list[Any], tasks: list[Any]) -> int:
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+
+    context = multiprocessing.get_context("spawn")
+    return _run_on_pools(
+        lambda stage: ProcessPoolExecutor(stage.num_workers() or 1, context, _set_stage, (stage,)), stages, tasks
+    )
+
+
+def run_loky(stages: list[Any], tasks: list[Any]) -> int:
+    from loky import ProcessPoolExecutor
+
+    return _run_on_pools(
+        lambda stage: ProcessPoolExecutor(stage.num_workers() or 1, initializer=_set_stage, initargs=(stage,)),
+        stages,
+        tasks,
+    )
+
+
+def run_mpire(stages: list[Any], tasks: list[Any]) -> int:
+    from mpire import WorkerPool
+
+    flow: Iterator[Any] = iter(tasks)
+    pools = []
+    for stage in stages:
+        pool = WorkerPool(stage.num_workers() or 1, shared_objects=stage, start_method="spawn")
+        pools.append(pool)
+        batches = _batched(flow, stage.batch_size)
+        flow = (task for out in pool.imap(_process_with, batches, chunk_size=1) for task in out)
+    count = sum(1 for _ in flow)
+    for pool in pools:
+        pool.terminate()
+    return count
+
+
+def _batched(flow: Iterator[Any], size: int) -> Iterator[tuple[Any, ...]]:
+    batch: list[Any] = []
+    for task in flow:
+        batch.append(task)
+        if len(batch) == size:
+            yield tuple(batch)
+            batch = []
+    if batch:
+        yield tuple(batch)
+
+
+def _run_curator(make_executor: Callable[[], Any], stages: list[Any], tasks: list[Any]) -> int:
+    from nemo_curator.pipeline import Pipeline
+
+    return len(Pipeline(name="bench", stages=stages).run(make_executor(), initial_tasks=tasks) or [])
+
+
+def _ray_actor_pool() -> Any:
+    from nemo_curator.backends.ray_actor_pool import RayActorPoolExecutor
+
+    return RayActorPoolExecutor()
+
+
+def _ray_data() -> Any:
+    from nemo_curator.backends.ray_data import RayDataExecutor
+
+    return RayDataExecutor()
+
+
+def _xenna() -> Any:
+    from nemo_curator.backends.xenna import XennaExecutor
+
+    return XennaExecutor()
+
+
+PEERS: dict[str, Callable[[list[Any], list[Any]], int]] = {
+    "gpuexec": run_gpuexec,
+    "pool": run_pool,
+    "loky": run_loky,
+    "mpire": run_mpire,
+    "ray-actor-pool": functools.partial(_run_curator, _ray_actor_pool),
+    "ray-data": functools.partial(_run_curator, _ray_data),
+    "xenna": functools.partial(_run_curator, _xenna),
+}
+RAY = ("ray-actor-pool", "ray-data", "xenna")
+
+
+def environment(peer: str) -> dict[str, str]:
+    """The variables that a peer's process needs."""
+    extra = {"BENCH_LIBRARY": "curator", "RAY_AUTH_MODE": "disabled"} if peer in RAY else {}
+    return {**os.environ, **extra}

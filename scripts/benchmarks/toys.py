@@ -1,0 +1,138 @@
+"""Tasks and stages of the benchmarks. ``BENCH_LIBRARY=curator`` gives them NeMo Curator's base classes."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+if os.environ.get("BENCH_LIBRARY") == "curator":
+    from nemo_curator.stages.base import ProcessingStage
+    from nemo_curator.stages.resources import Resources
+    from nemo_curator.tasks import Task
+else:
+    from gpuexec import ProcessingStage, Resources, Task  # type: ignore[assignment]
+
+
+@dataclass
+class Piece(Task):  # type: ignore[type-arg]
+    """A task that holds anything."""
+
+    @property
+    def num_items(self) -> int:
+        return 1
+
+    def validate(self) -> bool:
+        return True
+
+
+def pieces(values: Any) -> list[Piece]:
+    return [Piece("bench", value) for value in values]
+
+
+class Toy(ProcessingStage):  # type: ignore[type-arg]
+    """Base: a stage with a fixed number of workers, or none."""
+
+    name = "toy"
+
+    def __init__(self, name: str, batch_size: int = 1, workers: int | None = 1) -> None:
+        self.name = name
+        self.batch_size = batch_size
+        self.workers = workers
+        self.resources = Resources(cpus=0.25)
+
+    def num_workers(self) -> int | None:
+        return self.workers
+
+    def process(self, task: Any) -> Any:
+        return task
+
+
+class Add(Toy):
+    """Adds one to an array, in place."""
+
+    def process(self, task: Any) -> Any:
+        array = task.data
+        if not array.flags.writeable:  # some peers hand out read-only arrays
+            array = array.copy()
+        array += 1
+        task.data = array
+        return task
+
+
+class MakeArray(Toy):
+    """Makes the array that the others work on, so that the driver need not."""
+
+    def __init__(self, name: str, size: int) -> None:
+        super().__init__(name)
+        self.size = size
+
+    def process(self, task: Any) -> Any:
+        task.data = np.full(self.size, task.data, np.float64)
+        return task
+
+
+class Checksum(Toy):
+    """Ends the way of large data."""
+
+    def process(self, task: Any) -> Any:
+        task.data = float(task.data[0] + task.data[-1])
+        return task
+
+
+class MakeTable(Toy):
+    """Makes a table of about 10 MB with strings."""
+
+    def __init__(self, name: str, kind: str) -> None:
+        super().__init__(name)
+        self.kind = kind
+
+    def process(self, task: Any) -> Any:
+        import pyarrow as pa
+
+        rows = 50_000
+        text = [f"document {task.data} row {i} " + "word " * 30 for i in range(rows)]
+        table = pa.table({"id": np.arange(rows), "score": np.full(rows, 0.5), "text": text})
+        task.data = table.to_pandas() if self.kind == "pandas" else table
+        return task
+
+
+class CountRows(Toy):
+    """Ends a table's way."""
+
+    def process(self, task: Any) -> Any:
+        task.data = len(task.data)
+        return task
+
+
+class Fan(Toy):
+    """One task into many."""
+
+    def __init__(self, name: str, count: int) -> None:
+        super().__init__(name)
+        self.count = count
+
+    def process(self, task: Any) -> Any:
+        return pieces(range(task.data * self.count, (task.data + 1) * self.count))
+
+
+class Half(Toy):
+    """Drops every other task."""
+
+    def process(self, task: Any) -> Any:
+        return task if task.data % 2 == 0 else None
+
+
+class Sleep(Toy):
+    """Takes a time without a CPU, as a stage that waits for a GPU does."""
+
+    def __init__(self, name: str, seconds: float, workers: int | None) -> None:
+        super().__init__(name, workers=workers)
+        self.seconds = seconds
+
+    def process(self, task: Any) -> Any:
+        time.sleep(self.seconds)
+        return task
