@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from gpuexec.bridge.stage_facts import is_curator_stage
+from gpuexec.bridge.origin import is_curator_stage
 from gpuexec.contract.adapter import BaseStageAdapter
 
 

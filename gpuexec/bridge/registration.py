@@ -6,15 +6,16 @@ registered as soon as Curator's own modules have been executed.
 
 from __future__ import annotations
 
-import importlib.abc
-import importlib.machinery
 import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gpuexec.channel.perf_identity import PERF_IDENTITY
 from gpuexec.contract import composite, executor, sentinels, stage, task
+
+if TYPE_CHECKING:
+    from importlib.machinery import ModuleSpec
 
 
 def install() -> None:
@@ -60,12 +61,12 @@ _REGISTRATIONS: dict[str, Callable[[Any], None]] = {
 }
 
 
-class _AfterImport(importlib.abc.MetaPathFinder):
-    """Lets the other finders find a module, and registers our classes once it is executed."""
+class _AfterImport:
+    """A finder that lets the others find a module, and registers our classes once it is executed."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
+    ) -> ModuleSpec | None:
         register = _REGISTRATIONS.get(fullname)
         if register is None:
             return None

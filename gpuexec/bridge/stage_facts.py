@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from gpuexec.bridge.origin import is_curator_stage
 from gpuexec.contract.sentinels import EmptyTask
 from gpuexec.errors import ConfigurationError
 from gpuexec.plan.model import StageDemand
@@ -15,19 +16,6 @@ _NEEDS_RAY = {
     "is_lsh_stage": "Ray's LSH shuffle actors",
     "is_shuffle_stage": "Ray's shuffle actors",
 }
-
-
-def is_curator_stage(stage: object) -> bool:
-    """Whether the stage is NeMo Curator's; does not import it."""
-    return any(
-        cls.__module__ == "nemo_curator.stages.base" and cls.__name__ == "ProcessingStage"
-        for cls in type(stage).__mro__
-    )
-
-
-def class_name_of(stage: object) -> str:
-    """Return the full name of the stage's class."""
-    return f"{type(stage).__module__}.{type(stage).__qualname__}"
 
 
 def demand_of(stage: Any) -> StageDemand:

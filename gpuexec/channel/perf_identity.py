@@ -9,7 +9,7 @@ and a process that meets a token again uses the object it already has.
 from __future__ import annotations
 
 import itertools
-import secrets
+import os
 import weakref
 from typing import Any
 
@@ -23,7 +23,7 @@ class PerfIdentity:
         self.classes: tuple[type, ...] = (StagePerfStats,)
         self._objects: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
         self._tokens: dict[int, str] = {}
-        self._process = secrets.token_hex(6)  # not the pid: those are used again within a run
+        self._process = os.urandom(6).hex()  # not the pid: those are used again within a run
         self._serial = itertools.count()
 
     def add_class(self, cls: type) -> None:

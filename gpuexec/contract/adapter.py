@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import uuid
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -67,7 +67,7 @@ class BaseStageAdapter:
                 task._set_task_id(parent_id, self._own_segment(task, 0))
         else:
             for task in outputs:
-                task.task_id = f"r{uuid.uuid4().hex}"
+                task.task_id = f"r{os.urandom(16).hex()}"
 
     def _own_segment(self, task: Any, position: int) -> str | int:
         if not getattr(self.stage, "is_source_stage", False):

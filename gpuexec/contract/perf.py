@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import statistics
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -108,7 +107,7 @@ class StageTimer:
         if verbose:
             from loguru import logger
 
-            each = statistics.mean(self._durations_s) if self._durations_s else 0.0
+            each = sum(self._durations_s) / max(1, len(self._durations_s))
             logger.info(
                 "{}: {} items in {:.3f} s ({:.4f} s each), idle {:.3f} s before",
                 self._stage_name,

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from gpuexec.bridge import adapters, registration, stage_facts
+from gpuexec.bridge.origin import class_name_of
 from gpuexec.config import ExecutorConfig
 from gpuexec.contract.executor import BaseExecutor, NodeInfo, WorkerMetadata
 from gpuexec.executors.prepare import prepare, seeds_for
@@ -49,7 +50,7 @@ class InlineExecutor(BaseExecutor):
         outputs: list[Any] = []
         with _environment(stage_facts.env_vars_of(stage)):
             adapter = adapters.adapter_for(stage)
-            with node_lock(stage_facts.class_name_of(stage)):
+            with node_lock(class_name_of(stage)):
                 adapter.setup_on_node(NodeInfo(node_id=socket.gethostname()), worker)
             try:
                 adapter.setup(worker)

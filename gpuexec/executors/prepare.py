@@ -17,7 +17,7 @@ from gpuexec.hardware.model import Node
 from gpuexec.hardware.visible_devices import VARIABLE, Visible
 from gpuexec.plan.model import BusyGpuPolicy, Plan, PlanOptions, StageDemand
 from gpuexec.plan.planner import GpusBusy, make_plan
-from gpuexec.worker import bootstrap
+from gpuexec.worker import loading
 
 _BUSY_POLL_S = 2.0  # NVML has no event for freed memory
 
@@ -49,7 +49,7 @@ def check_stages(stages: Sequence[Any]) -> None:
 
 def _refuse_run_on_import() -> None:
     """A worker that imports its stage's module must not start the module's own run, which would never end."""
-    if bootstrap.is_loading:
+    if loading.in_progress:
         raise ConfigurationError(
             "the module that defines the stage starts a run when it is imported: "
             "put that run under `if __name__ == '__main__':`"

@@ -22,12 +22,10 @@ from gpuexec.channel.messages import Booted, Inline, Start
 from gpuexec.channel.wire import BlockingConnection, ConnectionLost
 from gpuexec.contract.allocation import Allocation, GpuShare
 from gpuexec.contract.executor import NodeInfo, WorkerMetadata
-from gpuexec.worker import memory
+from gpuexec.worker import loading, memory
 from gpuexec.worker.log_sink import LogSink
 from gpuexec.worker.loop import WorkerLoop, describe_failure
 from gpuexec.worker.orphan import die_with_parent
-
-is_loading = False  # whether this process is a worker that is still importing its stage
 
 
 def main(socket_fd: int, driver_pid: int) -> int:
@@ -56,8 +54,7 @@ def _serve(connection: BlockingConnection) -> None:
     log = LogSink(connection, start.log_level)
     registration.install()
     allocation = _allocation(start.allocation)
-    global is_loading  # noqa: PLW0603 - read by executors that the stage's module might start
-    is_loading = True
+    loading.in_progress = True
     try:
         (payload,) = start.payloads
         assert isinstance(payload, Inline)
@@ -65,7 +62,7 @@ def _serve(connection: BlockingConnection) -> None:
     except BaseException as error:  # noqa: BLE001 - an import can raise anything, SystemExit included
         connection.send(describe_failure(error, "import"))
         return
-    is_loading = False
+    loading.in_progress = False
     connection.send(Booted(os.getpid(), began, time.monotonic()))
     loop = WorkerLoop(
         connection,

@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-from gpuexec.bridge.stage_facts import class_name_of
+from gpuexec.bridge.origin import class_name_of
 from gpuexec.channel import codec, segments
 from gpuexec.channel.messages import (
     Failed,
@@ -38,7 +38,6 @@ from gpuexec.contract.executor import NodeInfo, WorkerMetadata
 from gpuexec.contract.lineage import parents_of
 from gpuexec.contract.metrics import INPUT_BYTES
 from gpuexec.worker.log_sink import LogSink
-from gpuexec.worker.node_lock import node_lock
 from gpuexec.worker.outbox import Outbox
 from gpuexec.worker.pinning import check_pinning
 
@@ -142,6 +141,8 @@ class WorkerLoop:
     def _handle(self, message: Any) -> None:
         match message:
             case SetUpOnNode():
+                from gpuexec.worker.node_lock import node_lock  # few workers need it
+
                 began = time.monotonic()
                 with self._in_phase("setup_on_node"), node_lock(class_name_of(self._adapter.stage)):
                     self._adapter.setup_on_node(self._node, self._metadata)

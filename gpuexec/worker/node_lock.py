@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import os
 import stat
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,6 +28,9 @@ def node_lock(name: str) -> Iterator[None]:
 
 
 def _lock_path(name: str) -> Path:
+    import hashlib  # these two cost every worker's start, and few stages set up the node
+    import tempfile
+
     folder = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()) / f"gpuexec-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     found = folder.lstat()
