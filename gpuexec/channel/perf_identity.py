@@ -15,58 +15,70 @@ from typing import Any
 
 from gpuexec.contract.perf import StagePerfStats
 
+_ATTRIBUTE = "_gpuexec_identity"  # (token, id of the object it was given to): a copy has another id, so none
+
+
+class _TokenRef(weakref.ref[Any]):
+    """A weak reference that knows its token."""
+
+    __slots__ = ("token",)
+
+    token: str
+
 
 class PerfIdentity:
-    """Token ↔ object, for as long as the object lives."""
+    """Token ↔ object, for as long as the object lives. On the hot way: every task brings every stage's figures."""
 
     def __init__(self) -> None:
         self.classes: tuple[type, ...] = (StagePerfStats,)
-        self._objects: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
-        self._tokens: dict[int, str] = {}
+        self._objects: dict[str, _TokenRef] = {}
         self._process = os.urandom(6).hex()  # not the pid: those are used again within a run
         self._serial = itertools.count()
 
     def add_class(self, cls: type) -> None:
-        """Treat another library's figures class the same way."""
+        """Treat another library's figures class the same way. It must take its fields in our order."""
         if cls not in self.classes:
             self.classes = (*self.classes, cls)
 
     def reduce(self, stats: Any) -> tuple[Any, ...]:
         """Pickle reducer for the classes."""
-        token = self._tokens.get(id(stats))
-        if token is None:
+        token, owner = getattr(stats, _ATTRIBUTE, ("", 0))
+        if owner != id(stats):
             token = f"{self._process}.{next(self._serial)}"
             self._remember(token, stats)
-        return _restore, (token, type(stats), _fields(stats))
+        values = (
+            stats.stage_name,
+            stats.process_time,
+            stats.actor_idle_time,
+            stats.input_data_size_mb,
+            stats.num_items_processed,
+            stats.custom_metrics,
+        )
+        return _restore, (token, type(stats), values)
 
-    def restore(self, token: str, cls: type, fields: dict[str, Any]) -> Any:
+    def restore(self, token: str, cls: type, values: tuple[Any, ...]) -> Any:
         """Return the object known under ``token``, or make it."""
-        known = self._objects.get(token)
+        ref = self._objects.get(token)
+        known = ref() if ref is not None else None
         if known is not None:
             return known
-        stats = cls(**fields)
+        stats = cls(*values)
         self._remember(token, stats)
         return stats
 
     def _remember(self, token: str, stats: Any) -> None:
-        self._objects[token] = stats
-        self._tokens[id(stats)] = token
-        weakref.finalize(stats, self._tokens.pop, id(stats), None).atexit = False
+        setattr(stats, _ATTRIBUTE, (token, id(stats)))
+        ref = _TokenRef(stats, self._forget)
+        ref.token = token
+        self._objects[token] = ref
+
+    def _forget(self, ref: _TokenRef) -> None:
+        if self._objects.get(ref.token) is ref:
+            del self._objects[ref.token]
 
 
-def _fields(stats: Any) -> dict[str, Any]:
-    return {
-        "stage_name": stats.stage_name,
-        "process_time": stats.process_time,
-        "actor_idle_time": stats.actor_idle_time,
-        "input_data_size_mb": stats.input_data_size_mb,
-        "num_items_processed": stats.num_items_processed,
-        "custom_metrics": dict(stats.custom_metrics),
-    }
-
-
-def _restore(token: str, cls: type, fields: dict[str, Any]) -> Any:
-    return PERF_IDENTITY.restore(token, cls, fields)
+def _restore(token: str, cls: type, values: tuple[Any, ...]) -> Any:
+    return PERF_IDENTITY.restore(token, cls, values)
 
 
 PERF_IDENTITY = PerfIdentity()

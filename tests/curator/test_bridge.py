@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 
+import nemo_curator.utils.performance_utils as curator_perf
 import pytest
 from nemo_curator.pipeline import Pipeline as CuratorPipeline
 from nemo_curator.stages.base import ProcessingStage as CuratorStage
@@ -12,6 +14,7 @@ from nemo_curator.stages.resources import Resources as CuratorResources
 from nemo_curator.tasks import EmptyTask as CuratorEmptyTask
 from nemo_curator.tasks import Task as CuratorTask
 
+import gpuexec
 from gpuexec import ConfigurationError, LocalExecutor, Pipeline
 from gpuexec.bridge import stage_facts
 from tests.process.stages import Apply, Range, double
@@ -57,3 +60,12 @@ def test_stages_that_need_rays_shuffle_are_refused(key: str):
     stage = Keep().with_(ray_stage_spec={key: True})
     with pytest.raises(ConfigurationError, match="RayActorPoolExecutor"):
         stage_facts.demand_of(stage)
+
+
+def test_figures_have_the_same_fields_in_the_same_order():
+    """Their pickled form names none: see gpuexec.channel.perf_identity."""
+    ours, theirs = (
+        [field.name for field in dataclasses.fields(cls)]
+        for cls in (gpuexec.StagePerfStats, curator_perf.StagePerfStats)
+    )
+    assert ours == theirs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import pickle
 
@@ -38,13 +39,22 @@ def test_figures_also_survive_two_hops():
 
 
 def test_nothing_is_kept_of_figures_that_died():
-    before = len(PERF_IDENTITY._tokens)
+    before = len(PERF_IDENTITY._objects)
     stats = StagePerfStats("s")
     travel([stats])
-    assert len(PERF_IDENTITY._tokens) == before + 1
+    assert len(PERF_IDENTITY._objects) == before + 1
     del stats
     gc.collect()
-    assert len(PERF_IDENTITY._tokens) == before
+    assert len(PERF_IDENTITY._objects) == before
+
+
+def test_a_copy_is_somebody_else():
+    stats = StagePerfStats("s")
+    travel(stats)
+    copied = copy.deepcopy(stats)
+    first, second = travel([stats]), travel([copied])
+    assert first[0] is stats
+    assert second[0] is copied
 
 
 def test_plain_pickle_is_untouched():
