@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
 import signal
 import sys
 import time
@@ -38,6 +37,7 @@ from gpuexec.contract.executor import NodeInfo, WorkerMetadata
 from gpuexec.contract.lineage import parents_of
 from gpuexec.contract.metrics import INPUT_BYTES
 from gpuexec.worker.log_sink import LogSink
+from gpuexec.worker.memory import PeakRss
 from gpuexec.worker.outbox import Outbox
 from gpuexec.worker.pinning import check_pinning
 
@@ -92,6 +92,7 @@ class WorkerLoop:
         self._outbox = Outbox(connection, self._pool)
         self._idle_since = time.monotonic()
         self._needs_teardown = False
+        self._rss = PeakRss()
         self._terminated = False
         self._pid = os.getpid()
 
@@ -195,7 +196,7 @@ class WorkerLoop:
             process_s=processed - began,
             send_s=done - processed,
             idle_s=received - self._idle_since,
-            rss_peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,  # Linux counts in KiB
+            rss_peak_bytes=self._rss.read(done),
             metrics=dict(stats.custom_metrics) if stats is not None else {},
         )
         self._outbox.finish(batch_id, figures)
