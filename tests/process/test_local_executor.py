@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import subprocess
@@ -234,6 +235,17 @@ def test_two_stages_of_the_same_name(quiet):
     out = Pipeline("p", stages=[Apply(stages.double), Apply(stages.double)]).run(quiet, initial_tasks=items(1))
     assert [t.data for t in out] == [4]
     assert {w.worker_id for w in quiet.last_report.workers} == {"apply-0", "apply#2-0"}
+
+
+@pytest.mark.parametrize("threshold", [(700, 10, 10), (500_000, 5, 5), (0, 10, 10)])
+def test_the_callers_garbage_collector_is_left_as_it_was(quiet, threshold):
+    before = gc.get_threshold()
+    gc.set_threshold(*threshold)
+    try:
+        Pipeline("p", stages=[Range(3)]).run(quiet)
+        assert gc.get_threshold() == threshold
+    finally:
+        gc.set_threshold(*before)
 
 
 def test_an_executor_can_run_again(quiet):
