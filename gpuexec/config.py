@@ -58,7 +58,9 @@ class ExecutorConfig:
         8, _at_least(1), "workers of the node that may run setup() at the same time (one per GPU at most)"
     )
     stop_timeout_s: float = _option(
-        10.0, _at_least(0), "how long workers may take for teardown() once told to stop, in seconds"
+        10.0,
+        _at_least(0),
+        "seconds that workers may take for teardown() once told to stop; then they are killed, with a warning",
     )
     log_level: str = _option("DEBUG", None, "lowest loguru level that workers send to the driver")
     runtime_env: Mapping[str, Any] | None = _option(

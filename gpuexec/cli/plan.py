@@ -28,7 +28,7 @@ def plan(
     from gpuexec.config import ExecutorConfig
     from gpuexec.executors.prepare import prepare
 
-    config = ExecutorConfig.create(parse_settings(options))
+    config = ExecutorConfig.create(parse_settings(options, "--option"))
     pipeline = load_pipeline(target, parse_settings(settings))
     pipeline.build()
     prepared = prepare(pipeline.stages, config, node=_read_node(node) if node else None)

@@ -44,7 +44,7 @@ def run(
     options: Options = [],  # noqa: B006
 ) -> None:
     """Run a pipeline on this node."""
-    chosen = _executor(executor, parse_settings(options))
+    chosen = _executor(executor, parse_settings(options, "--option"))
     pipeline = load_pipeline(target, parse_settings(settings))
     console = Console(stderr=True)
     tasks: list[Any] | None = None

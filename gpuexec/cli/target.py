@@ -39,13 +39,13 @@ def load_pipeline(target: str, settings: Mapping[str, Any]) -> Any:
     return pipeline
 
 
-def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
+def parse_settings(settings: Sequence[str], option: str = "--set") -> dict[str, Any]:
     """Turn ``key=value`` into a dict; a value that is a Python literal is taken as one, else as text."""
     parsed = {}
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals or not key.isidentifier():
-            raise ConfigurationError(f"--set {setting!r} must be KEY=VALUE")
+            raise ConfigurationError(f"{option} {setting!r} must be KEY=VALUE")
         try:
             parsed[key] = ast.literal_eval(value)
         except (ValueError, SyntaxError):
@@ -60,9 +60,14 @@ def _is_pipeline(found: Any) -> bool:
 def _load_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise ConfigurationError(f"there is no file {str(path)!r}")
+    if not path.stem.isidentifier():
+        raise ConfigurationError(f"{path} cannot be imported: its name must be a Python name, such as pipeline.py")
     # By its plain name, so that workers, which get this sys.path, can import the same module.
     sys.path.insert(0, str(path.parent.resolve()))
-    return importlib.import_module(path.stem)
+    module = importlib.import_module(path.stem)
+    if module.__file__ is None or not path.samefile(module.__file__):
+        raise ConfigurationError(f"{path} cannot be imported: the module {path.stem!r} is another one; rename the file")
+    return module
 
 
 def _load_module(name: str) -> ModuleType:
@@ -70,7 +75,7 @@ def _load_module(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        if error.name and name.startswith(error.name):
+        if error.name and f"{name}.".startswith(f"{error.name}."):
             raise ConfigurationError(f"there is no module {name!r} (looked from {Path.cwd()})") from None
         raise
 

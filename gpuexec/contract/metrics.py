@@ -14,7 +14,7 @@ key                                       meaning
 ========================================  ==========================================================
 
 ``<i>`` is the GPU's NVML index. A figure that could not be read has no key at all; it is never 0.
-Keys that end in ``_peak_bytes`` are levels: the peak of two batches is the larger one. Curator's own
+The memory figures are levels: of two batches the larger one counts. Curator's own
 ``StagePerfStats.__add__`` sums every custom metric; read peaks from its per-batch arrays
 (``TaskPerfUtils.collect_stage_metrics``) with ``max``.
 """

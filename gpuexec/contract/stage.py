@@ -100,9 +100,9 @@ class ProcessingStage(ABC, Generic[X, Y], metaclass=StageMeta):
     def process_batch(self, tasks: list[X]) -> list[Y | None]:
         """Process up to ``batch_size`` tasks; override to work on them at once.
 
-        Return one task or ``None`` per input, in order. Any other number of outputs is allowed, but gives
-        them random ids, since they cannot be matched with inputs. Raises ``ValueError`` for a task that
-        ``validate_input`` refuses.
+        Return one task or ``None`` per input, in order. From several inputs any other number of outputs is
+        allowed, but gives them random ids, since they cannot be matched with inputs. Raises ``ValueError``
+        for a task that ``validate_input`` refuses.
         """
         results: list[Y | None] = []
         for task in tasks:
@@ -138,10 +138,10 @@ class ProcessingStage(ABC, Generic[X, Y], metaclass=StageMeta):
         """Prepare a worker: load models, open connections."""
 
     def teardown(self) -> None:
-        """Undo ``setup``: runs once a worker, also when the run fails."""
+        """Undo ``setup``: runs once a worker, also when the run fails, within the executor's ``stop_timeout_s``."""
 
     def ray_stage_spec(self) -> dict[str, Any]:
-        """Options for Ray Data; ignored here."""
+        """Options for Ray; here only pool sizes are checked, and stages that need Ray's shuffle are refused."""
         return {}
 
     def xenna_stage_spec(self) -> dict[str, Any]:

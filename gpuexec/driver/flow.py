@@ -18,7 +18,7 @@ from gpuexec.driver.state import Batch, StageState, TaskRef, Worker
 from gpuexec.errors import ResultNotPicklable, StageNotPicklable
 from gpuexec.observe import events
 
-_OPEN_FILES_RESERVE = 4  # a quarter of the descriptor limit may be tasks in segments
+_OPEN_FILES_SHARE = 4  # a quarter of the descriptor limit may be tasks in segments, all queues together
 
 
 class Flow:
@@ -43,7 +43,8 @@ class Flow:
         self._results: list[tuple[tuple[int, ...], Any]] = []
         self._seed_numbers = itertools.count()
         self._batch_ids = itertools.count()
-        self._most_segments = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // _OPEN_FILES_RESERVE
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._most_segments = max(1, limit // _OPEN_FILES_SHARE // len(stages))  # in one queue
 
     def begin_phase(self, active: Sequence[StageState]) -> None:
         """From now on these stages run, joined by bounded queues."""

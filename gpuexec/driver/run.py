@@ -25,7 +25,7 @@ _INTERRUPT_GRACE_S = 3.0  # Ctrl-C must end a run within 5 s, teardowns included
 
 
 class Run:
-    """Executes one plan once. ``on_node_setup`` measures around ``setup_on_node`` (GPU memory growth)."""
+    """Executes one plan once. ``gpu_used`` reads the bytes in use by GPU UUID, around ``setup_on_node``."""
 
     def __init__(
         self,
@@ -225,7 +225,7 @@ class Run:
         code = self._forget(worker)
         if state is WorkerState.STOPPING and worker.teardown_s is not None:
             return
-        raise outcome.worker_died(
+        died = outcome.worker_died(
             stage=worker.stage.spec.name,
             worker_id=worker.id,
             exit_code=code,
@@ -234,6 +234,10 @@ class Run:
             task_ids=task_ids,
             last=tuple(worker.process.last_lines),
         )
+        if state is not WorkerState.STOPPING or worker.node_setup:
+            raise died
+        # Its stage is finished and nothing was in its hands: no reason to lose what the run has made.
+        self._tell(events.Noticed(str(died)))
 
     def _cause_of_death(self, worker: Worker, code: int) -> str:
         if worker.stop_deadline is not None and time.monotonic() >= worker.stop_deadline:

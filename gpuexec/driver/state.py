@@ -158,7 +158,7 @@ class StageState:
         """Update the running mean of a batch's service time and size."""
         known = self.batch_s
         self.batch_s = batch_s if known is None else known + _PACE * (batch_s - known)
-        self.batch_bytes += _PACE * (input_bytes - self.batch_bytes)
+        self.batch_bytes = input_bytes if known is None else self.batch_bytes + _PACE * (input_bytes - self.batch_bytes)
 
     def view(self) -> StageView:
         """The stage as `decide` wants it."""

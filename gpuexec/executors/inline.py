@@ -1,7 +1,7 @@
 """InlineExecutor: the whole pipeline in the calling process, one batch at a time.
 
 For debuggers (a ``breakpoint()`` in a stage works) and as the reference that other executors are compared
-with: same ids, same order, same figures.
+with: same ids, same order; the figures lack bytes and GPU memory, since nothing travels.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from gpuexec.bridge import adapters, registration, stage_facts
 from gpuexec.bridge.origin import class_name_of
 from gpuexec.config import ExecutorConfig
 from gpuexec.contract.executor import BaseExecutor, NodeInfo, WorkerMetadata
-from gpuexec.executors.prepare import prepare, seeds_for
+from gpuexec.executors.prepare import env_vars_in, prepare, seeds_for
 from gpuexec.plan.model import WorkerGrant
 from gpuexec.worker.node_lock import node_lock
 
@@ -48,7 +48,7 @@ class InlineExecutor(BaseExecutor):
         size = stage_facts.batch_size_of(stage)
         worker = WorkerMetadata(worker_id=grant.worker_id, allocation=grant.allocation)
         outputs: list[Any] = []
-        with _environment(stage_facts.env_vars_of(stage)):
+        with _environment({**env_vars_in(self.options.runtime_env), **stage_facts.env_vars_of(stage)}):
             adapter = adapters.adapter_for(stage)
             with node_lock(class_name_of(stage)):
                 adapter.setup_on_node(NodeInfo(node_id=socket.gethostname()), worker)

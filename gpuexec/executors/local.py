@@ -15,7 +15,7 @@ from gpuexec.contract.executor import BaseExecutor
 from gpuexec.driver.run import Run
 from gpuexec.driver.state import StageSpec
 from gpuexec.errors import StageNotPicklable
-from gpuexec.executors.prepare import Prepared, prepare, seeds_for
+from gpuexec.executors.prepare import Prepared, env_vars_in, prepare, seeds_for
 from gpuexec.observe import events
 from gpuexec.observe.progress import LIVE_PERIOD_S, LineProgress, LiveProgress
 from gpuexec.observe.relay import LogRelay
@@ -68,7 +68,7 @@ class LocalExecutor(BaseExecutor):
             name=demand.name,
             batch_size=stage_facts.batch_size_of(stage),
             payload=_pickled(stage, demand.name),
-            env_vars={**_env_vars(self.options.runtime_env), **stage_facts.env_vars_of(stage)},
+            env_vars={**env_vars_in(self.options.runtime_env), **stage_facts.env_vars_of(stage)},
             sets_up_node=stage_facts.sets_up_node(stage),
             uses_gpu=bool(demand.gpus or demand.gpu_memory_gb),
         )
@@ -83,10 +83,6 @@ class LocalExecutor(BaseExecutor):
         if not self.options.show_progress:
             return None
         return LIVE_PERIOD_S if sys.stderr.isatty() else self.options.progress_interval_s
-
-
-def _env_vars(runtime_env: Mapping[str, Any] | None) -> dict[str, str]:
-    return {key: str(value) for key, value in ((runtime_env or {}).get("env_vars") or {}).items()}
 
 
 def _gpu_used(uuids: Sequence[str]) -> dict[str, int]:

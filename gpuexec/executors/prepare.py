@@ -135,3 +135,8 @@ def seeds_for(stages: Sequence[Any], initial_tasks: Sequence[Any] | None) -> Seq
             "If there is nothing to do, do not call run()."
         )
     return [stage_facts.empty_task_for(stages[0])]
+
+
+def env_vars_in(runtime_env: Mapping[str, Any] | None) -> dict[str, str]:
+    """The variables that a Ray-style runtime environment sets."""
+    return {key: str(value) for key, value in ((runtime_env or {}).get("env_vars") or {}).items()}

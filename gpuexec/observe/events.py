@@ -136,6 +136,13 @@ class WorkerPrinted:
 
 
 @dataclass(frozen=True, slots=True)
+class Noticed:
+    """Something the user should know that does not end the run."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class RunEnded:
     """The run is over; ``error`` is ``None`` after success."""
 
@@ -155,6 +162,7 @@ RunEvent = (
     | Gauged
     | WorkerLogged
     | WorkerPrinted
+    | Noticed
     | RunEnded
 )
 

@@ -40,7 +40,6 @@ class LineProgress:
         self._stages: tuple[str, ...] = ()
         self._rates = Rates()
         self._began = 0.0
-        self._quiet_until = 0.0
 
     def see(self, event: events.RunEvent) -> None:
         """Print a line for a gauge reading."""

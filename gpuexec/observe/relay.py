@@ -24,6 +24,8 @@ class LogRelay:
             case events.RunStarted():
                 self._stages = event.stages
                 self._warn(event.plan.notes)
+            case events.Noticed():
+                self._warn([event.text])
             case events.NodeSetUp():
                 self._warn(self._growth(event))
             case events.WorkerLogged():

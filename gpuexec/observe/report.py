@@ -94,15 +94,8 @@ class ReportBuilder:
                 self._add_batch(event)
             case events.RunStarted():
                 self._begin(event)
-            case events.WorkerStarted():
-                worker = WorkerReport(event.worker_id, event.stage, event.pid)
-                self._workers[event.worker_id] = worker
-                self.report.workers.append(worker)
-            case events.WorkerLoaded():
-                worker = self._workers[event.worker_id]
-                worker.spawn_s, worker.load_s = event.spawn_s, event.load_s
-            case events.WorkerReady():
-                self._workers[event.worker_id].setup_s = event.setup_s
+            case events.WorkerStarted() | events.WorkerLoaded() | events.WorkerReady() | events.WorkerStopped():
+                self._follow(event)
             case events.NodeSetUp():
                 stage = self.report.stages[event.stage]
                 stage.node_setup_s, stage.node_setup_gpu_growth = event.seconds, event.gpu_growth_bytes
@@ -111,12 +104,27 @@ class ReportBuilder:
                 self.report.failures.append(
                     FailedBatch(event.stage, event.worker_id, event.task_ids, event.elapsed_s, event.error)
                 )
-            case events.WorkerStopped():
-                worker = self._workers[event.worker_id]
-                worker.exit_code, worker.teardown_s = event.exit_code, event.teardown_s
+            case events.Noticed():
+                self.report.notes = (*self.report.notes, event.text)
             case events.RunEnded():
                 self.report.wall_s = event.at - self._began
                 self.report.error = event.error
+
+    def _follow(
+        self, event: events.WorkerStarted | events.WorkerLoaded | events.WorkerReady | events.WorkerStopped
+    ) -> None:
+        if isinstance(event, events.WorkerStarted):
+            worker = self._workers[event.worker_id] = WorkerReport(event.worker_id, event.stage, event.pid)
+            self.report.workers.append(worker)
+            return
+        worker = self._workers[event.worker_id]
+        match event:
+            case events.WorkerLoaded():
+                worker.spawn_s, worker.load_s = event.spawn_s, event.load_s
+            case events.WorkerReady():
+                worker.setup_s = event.setup_s
+            case events.WorkerStopped():
+                worker.exit_code, worker.teardown_s = event.exit_code, event.teardown_s
 
     def _begin(self, event: events.RunStarted) -> None:
         self._began = event.at

@@ -4,6 +4,6 @@
         │          └── memory   figures of this process's GPUs
         └── orphan, log_sink
 
-A worker imports nothing but the standard library, this package's contract and channel, and what its stage
-imports. It never creates a CUDA context.
+A worker imports only the standard library, this package's contract, channel and bridge, NVML where it has a
+GPU, and what its stage imports. It never creates a CUDA context.
 """

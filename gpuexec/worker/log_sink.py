@@ -6,15 +6,18 @@ printed (logging, warnings, print) reaches the driver through the worker's outpu
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from typing import Any
 
 from gpuexec.channel.messages import LogLine
 from gpuexec.channel.wire import BlockingConnection, ConnectionLost
 
+_DEFAULT_HANDLER = 0  # loguru's own, on stderr
+
 
 class LogSink:
-    """Replaces loguru's handler on stderr, once loguru is there."""
+    """Replaces loguru's default handler, once loguru is there; handlers that the stage adds stay."""
 
     def __init__(self, connection: BlockingConnection, level: str) -> None:
         self._connection = connection
@@ -28,7 +31,8 @@ class LogSink:
         from loguru import logger
 
         self._installed = True
-        logger.remove()
+        with contextlib.suppress(ValueError):  # the stage may have removed it
+            logger.remove(_DEFAULT_HANDLER)
         logger.add(self._send, level=self._level, format="{message}", catch=False)
 
     def _send(self, message: Any) -> None:

@@ -293,3 +293,8 @@ def fork_and_return(value: int) -> int:
         return -1
     os.waitpid(pid, 0)
     return value
+
+
+def spin(array: np.ndarray) -> int:
+    """Take some milliseconds of CPU; return the first element."""
+    return int(array[0]) + 0 * sum(i % 7 for i in range(50_000))

@@ -303,18 +303,28 @@ def test_setup_on_node_waits_for_another_runs(tmp_path: Path, monkeypatch):
     assert log.read_text().count("setup_on_node") == 1
 
 
-def test_teardown_that_takes_too_long_is_cut_off():
-    with pytest.raises(WorkerDied, match="did not stop within stop_timeout_s"):
-        run(HangsInTeardown(), stop_timeout_s=0.2)
+@pytest.mark.parametrize(("how", "said"), [("hang", "did not stop within stop_timeout_s"), ("segfault", "SIGSEGV")])
+def test_a_broken_end_does_not_lose_a_finished_run(how: str, said: str):
+    executor = LocalExecutor(show_progress=False, stop_timeout_s=0.2)
+    out = Pipeline("p", stages=[EndsBadly(how)]).run(executor, initial_tasks=items(1, 2, 3))
+    assert [task.data for task in out] == [1, 2, 3]
+    (note,) = executor.last_report.notes
+    assert said in note
+    assert "during teardown" in note
 
 
-class HangsInTeardown(ProcessingStage):
-    name = "hangs"
+class EndsBadly(ProcessingStage):
+    name = "ends_badly"
+
+    def __init__(self, how: str) -> None:
+        self.how = how
 
     def process(self, task):
         return task
 
     def teardown(self):
+        if self.how == "segfault":
+            stages.segfault(None)
         while True:
             signal.pause()
 

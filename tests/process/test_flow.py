@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Self
@@ -138,6 +140,30 @@ def test_the_queue_is_bounded_by_count_too(monkeypatch):
     Pipeline("p", stages=[Fast().with_(num_workers=1), Slow()]).run(executor, initial_tasks=items(*range(300)))
     most_in_hand = 128  # what one worker may return after the queue has filled
     assert 0 < gauge.most_queued <= 10 + most_in_hand
+
+
+FEW_DESCRIPTORS = """
+import resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+import numpy as np
+from gpuexec import LocalExecutor, Pipeline
+from tests.process.stages import Apply, items, spin
+stages = [Apply(np.copy, f"pass{i}").with_(num_workers=1) for i in range(5)]
+tasks = items(*(np.full(100_000, i % 256, np.uint8) for i in range(600)))
+out = Pipeline("p", stages=[*stages, Apply(spin, "slow").with_(num_workers=1)]).run(
+    LocalExecutor(show_progress=False), initial_tasks=tasks
+)
+print([task.data for task in out] == [i % 256 for i in range(600)])
+"""
+
+
+def test_full_queues_leave_descriptors_for_the_rest():
+    """Six queues of large tasks before a slow stage, with few descriptors for all of them."""
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", FEW_DESCRIPTORS], check=False, cwd=root, capture_output=True, text=True, timeout=100
+    )
+    assert done.stdout == "True\n", done.stderr[-2000:]
 
 
 class MakesMany(ProcessingStage):

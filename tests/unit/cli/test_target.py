@@ -96,3 +96,26 @@ def test_settings_are_literals_or_text():
 def test_a_setting_without_a_key(wrong):
     with pytest.raises(ConfigurationError, match="must be KEY=VALUE"):
         parse_settings([wrong])
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("json.py", "the module 'json' is another one; rename the file"), ("my.pipe.py", "Python name")]
+)
+def test_a_file_whose_name_cannot_be_imported(tmp_path: Path, monkeypatch, name, said):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / name).write_text(MODULE)
+    with pytest.raises(ConfigurationError) as caught:
+        load_pipeline(f"{tmp_path / name}:pipeline", {})
+    assert said in str(caught.value)
+
+
+def test_a_module_that_misses_another_says_which(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    (tmp_path / "cudfz_pipeline.py").write_text("import cudfz")
+    with pytest.raises(ModuleNotFoundError, match="No module named 'cudfz'"):
+        load_pipeline("cudfz_pipeline:pipeline", {})
+
+
+def test_the_option_at_fault_is_named():
+    with pytest.raises(ConfigurationError, match="--option 'reserved' must be"):
+        parse_settings(["reserved"], "--option")

@@ -32,6 +32,9 @@ def test_a_stage_runs_in_this_process_with_its_variables(monkeypatch):
     (task,) = Pipeline("p", stages=[stage]).run(InlineExecutor())
     assert task.data == ["inner", "reads-0", str(os.getpid())]
     assert os.environ["GPUEXEC_TEST"] == "outer"
+    executor = InlineExecutor(runtime_env={"env_vars": {"GPUEXEC_TEST": "executor"}})
+    (task,) = Pipeline("p", stages=[Reads()]).run(executor)
+    assert task.data[0] == "executor"
     assert "GPUEXEC_OTHER" not in os.environ
 
 
