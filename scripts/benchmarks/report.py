@@ -9,6 +9,8 @@ from typing import Any
 from benchmarks.peers import RAY
 from benchmarks.workloads import PIPE_BOUND_S, Workload
 
+_TICKS = (0.5, 1, 2, 5, 10, 20, 50, 100, 200)
+
 
 def write_report(document: dict[str, Any], workloads: list[Workload], folder: Path, *, save: bool) -> None:
     """Print the table; with ``save`` also write ``benchmarks.json``, ``.svg`` and the table into ``benchmarks.md``."""
@@ -90,9 +92,11 @@ def plot(medians: dict[str, Any], workloads: list[Workload], path: Path) -> None
     for position, name in enumerate(names):
         values = [ratio(medians[workload.name], name) for workload in workloads]
         places = [row + height * position for row, value in enumerate(values) if value is not None]
-        axes.barh(places, [value for value in values if value is not None], height, label=name)
+        axes.barh(places, [value - 1 for value in values if value is not None], height, left=1, label=name)
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set_xscale("log")
+    axes.set_xticks(_TICKS, [f"{tick:g}" for tick in _TICKS])
+    axes.minorticks_off()
     axes.set_yticks([row + 0.4 - height / 2 for row in range(len(workloads))], [w.name for w in workloads])
     axes.invert_yaxis()
     axes.set_xlabel("times the peer's rate (right of 1: gpuexec is faster)")
