@@ -75,11 +75,6 @@ class Sender:
         self._sock = sock
         self._queue: deque[_Outgoing] = deque()
 
-    @property
-    def pending(self) -> bool:
-        """Whether something waits for the socket to take more."""
-        return bool(self._queue)
-
     def put(self, message: Message) -> None:
         """Queue a message behind the others."""
         self._queue.append(_Outgoing(message))

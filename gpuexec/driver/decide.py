@@ -17,6 +17,7 @@ _CREDIT_BYTES = 64 * 1024 * 1024
 class StartReason(StrEnum):
     """Why a worker is started."""
 
+    NODE = "setup_on_node() has a process of its own"
     FIRST = "the stage's first"
     FIXED = "num_workers() asks for it"
     GPU_STAGE = "a GPU share is reserved for it and its set-up overlaps the others'"

@@ -119,14 +119,15 @@ class Run:
         if not stage.node_ready and not stage.workers and stage.spare:
             grant = stage.spare[0]
             self._gpu_before[stage.spec.index] = self._gpu_used([g.uuid for g in grant.allocation.gpus])
-            self._adopt(self._crew.start(stage, grant, node_setup=True))
-        count, _ = decide.workers_to_start(stage.view())
+            self._adopt(self._crew.start(stage, grant, node_setup=True), decide.StartReason.NODE)
+        count, why = decide.workers_to_start(stage.view())
         for _ in range(count):
-            self._adopt(self._crew.start(stage, stage.spare.popleft()))
+            self._adopt(self._crew.start(stage, stage.spare.popleft()), why)
 
-    def _adopt(self, worker: Worker) -> None:
+    def _adopt(self, worker: Worker, why: decide.StartReason) -> None:
         worker.stage.workers[worker.id] = worker
-        self._tell(events.WorkerStarted(worker.spawned_at, worker.stage.spec.index, worker.id, worker.process.pid))
+        stage, pid = worker.stage.spec.index, worker.process.pid
+        self._tell(events.WorkerStarted(worker.spawned_at, stage, worker.id, pid, str(why)))
 
     def _permit_setups(self) -> None:
         crew = self._crew.workers.values()

@@ -20,12 +20,13 @@ class RunStarted:
 
 @dataclass(frozen=True, slots=True)
 class WorkerStarted:
-    """A process was spawned."""
+    """A process was spawned; ``why`` in words."""
 
     at: float
     stage: int
     worker_id: str
     pid: int
+    why: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ class WorkerReport:
     worker_id: str
     stage: int
     pid: int
+    why: str  # it was started
     spawn_s: float | None = None
     load_s: float | None = None
     setup_s: float | None = None
@@ -114,7 +115,7 @@ class ReportBuilder:
         self, event: events.WorkerStarted | events.WorkerLoaded | events.WorkerReady | events.WorkerStopped
     ) -> None:
         if isinstance(event, events.WorkerStarted):
-            worker = self._workers[event.worker_id] = WorkerReport(event.worker_id, event.stage, event.pid)
+            worker = self._workers[event.worker_id] = WorkerReport(event.worker_id, event.stage, event.pid, event.why)
             self.report.workers.append(worker)
             return
         worker = self._workers[event.worker_id]

@@ -228,6 +228,7 @@ def test_the_report_accounts_for_every_task(quiet):
     assert report.wall_s > 0
     assert [(s.tasks_in, s.tasks_out) for s in report.stages] == [(1, 30), (30, 30)]
     assert report.stages[1].batches == 8
+    assert report.workers[0].why == "the stage's first"
     assert all(w.exit_code == 0 and w.teardown_s is not None and w.spawn_s > 0 for w in report.workers)
 
 

@@ -26,8 +26,8 @@ def ended() -> ReportBuilder:
     ledger = ReportBuilder()
     for event in (
         events.RunStarted(1.0, PLAN, ("read", "embed")),
-        events.WorkerStarted(1.0, 0, "read-0", 11),
-        events.WorkerStarted(1.0, 1, "embed-0", 12),
+        events.WorkerStarted(1.0, 0, "read-0", 11, "first"),
+        events.WorkerStarted(1.0, 1, "embed-0", 12, "fixed"),
         events.WorkerLoaded(2.0, 0, "read-0", 0.3, 0.4),
         events.NodeSetUp(2.0, 1, 0.7, (("GPU-1", 5),)),
         events.WorkerReady(2.0, 0, "read-0", 0.5),
@@ -60,6 +60,7 @@ def test_batches_add_up_per_stage_and_worker():
         "LookupError: x",
     )
     reader, embedder = report.workers
+    assert (reader.why, embedder.why) == ("first", "fixed")
     assert (reader.spawn_s, reader.load_s, reader.setup_s, reader.teardown_s) == (0.3, 0.4, 0.5, 0.1)
     assert (reader.first_batch_s, reader.steady_s, reader.batches, reader.exit_code) == (1.0, 1.0, 2, 0)
     assert (embedder.spawn_s, embedder.exit_code, embedder.teardown_s) == (None, -9, None)
