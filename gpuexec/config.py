@@ -13,6 +13,8 @@ from gpuexec.errors import ConfigurationError
 
 MIB = 1024 * 1024
 
+_IN_WORDS = {"bool": "True or False", "int": "a whole number", "float": "a number", "str": "text"}
+
 
 def _at_least(low: float) -> Callable[[Any], str | None]:
     def check(value: Any) -> str | None:
@@ -91,7 +93,8 @@ def _unknown_option(name: str, known: Mapping[str, Any]) -> str:
 def _checked(option: dataclasses.Field[Any], value: Any) -> Any:
     expected = option.type if isinstance(option.type, str) else option.type.__name__
     if not _has_type(value, expected):
-        raise ConfigurationError(f"option {option.name!r} must be {expected}, got {type(value).__name__} {value!r}")
+        wanted = _IN_WORDS.get(expected, "a mapping")
+        raise ConfigurationError(f"option {option.name!r} must be {wanted}, got {type(value).__name__} {value!r}")
     check = option.metadata["check"]
     problem = check(value) if check else None
     if problem:

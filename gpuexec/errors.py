@@ -5,10 +5,11 @@ GpuexecError
 ├── StageError              the stage's code or declaration
 │   ├── StageNotPicklable   the stage cannot travel to a worker
 │   ├── ResultNotPicklable  what the stage returned cannot travel back
+│   ├── RemoteStageError    its exception cannot travel, only its text
 │   └── StageContractError  it returned or declared something the contract does not allow
-├── ResourcesError          the node cannot satisfy the request (says the arithmetic)
+├── ResourcesError          the node cannot satisfy the request (says the arithmetic); GpusBusy: not now
 ├── WorkerDied              a worker process ended without being asked to
-├── NvmlError               the driver library answered with an error
+├── NvmlError               the driver library answered with an error; NvmlUnavailable: there is none to ask
 └── InternalError           our own fault: please report it
 """
 
@@ -64,7 +65,8 @@ class WorkerDied(GpuexecError):
     """A worker process ended without being asked to.
 
     Attributes: ``stage``, ``worker_id``, ``exit_code`` (negative: signal number, as in subprocess),
-    ``cause`` (one line: signal name or exit code and what evidence there is), ``task_ids`` of the
+    ``cause`` (one line: signal name or exit code and what evidence there is), ``phase`` of the stage's code
+    (process, setup, …), ``task_ids`` of the
     batches it had in hand, ``last_lines`` of what it had printed or logged.
     """
 

@@ -27,6 +27,8 @@ def gpus(
     """List the GPUs of this node."""
     from gpuexec.hardware.inventory import node_to_json, read_node
 
+    if whole_node and not as_json:
+        raise typer.BadParameter("it needs --json", param_hint="--node")
     node = read_node()
     if as_json:
         document = node_to_json(node)

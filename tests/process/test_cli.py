@@ -68,6 +68,7 @@ def test_run_of_a_broken_pipeline_shows_the_table_and_the_error():
         (("plan", f"{__name__}:small", "--node", "README.md"), 1, "is not JSON"),
         (("runn",), 2, "No such command"),
         (("gpus", "--yaml"), 2, "No such option"),
+        (("gpus", "--node"), 2, "it needs --json"),
     ],
 )
 def test_wrong_use_is_told_in_a_line(arguments, code, said):
