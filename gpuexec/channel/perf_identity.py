@@ -15,15 +15,14 @@ from typing import Any
 
 from gpuexec.contract.perf import StagePerfStats
 
-_ATTRIBUTE = "_gpuexec_identity"  # (token, id of the object it was given to): a copy has another id, so none
-
 
 class _TokenRef(weakref.ref[Any]):
-    """A weak reference that knows its token."""
+    """A weak reference that knows its object's token and ``id``."""
 
-    __slots__ = ("token",)
+    __slots__ = ("key", "token")
 
     token: str
+    key: int
 
 
 class PerfIdentity:
@@ -32,6 +31,7 @@ class PerfIdentity:
     def __init__(self) -> None:
         self.classes: tuple[type, ...] = (StagePerfStats,)
         self._objects: dict[str, _TokenRef] = {}
+        self._by_id: dict[int, _TokenRef] = {}  # the classes have no room for a token
         self._process = os.urandom(6).hex()  # not the pid: those are used again within a run
         self._serial = itertools.count()
 
@@ -42,8 +42,10 @@ class PerfIdentity:
 
     def reduce(self, stats: Any) -> tuple[Any, ...]:
         """Pickle reducer for the classes."""
-        token, owner = getattr(stats, _ATTRIBUTE, ("", 0))
-        if owner != id(stats):
+        ref = self._by_id.get(id(stats))
+        if ref is not None and ref() is stats:
+            token = ref.token
+        else:
             token = f"{self._process}.{next(self._serial)}"
             self._remember(token, stats)
         values = (
@@ -67,14 +69,15 @@ class PerfIdentity:
         return stats
 
     def _remember(self, token: str, stats: Any) -> None:
-        setattr(stats, _ATTRIBUTE, (token, id(stats)))
         ref = _TokenRef(stats, self._forget)
-        ref.token = token
-        self._objects[token] = ref
+        ref.token, ref.key = token, id(stats)
+        self._objects[token] = self._by_id[ref.key] = ref
 
     def _forget(self, ref: _TokenRef) -> None:
         if self._objects.get(ref.token) is ref:
             del self._objects[ref.token]
+        if self._by_id.get(ref.key) is ref:
+            del self._by_id[ref.key]
 
 
 def _restore(token: str, cls: type, values: tuple[Any, ...]) -> Any:

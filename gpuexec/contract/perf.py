@@ -12,14 +12,8 @@ from typing import Any
 from gpuexec.contract.metrics import merge_metrics
 
 
-class _Identified:
-    """Room for the identity that an object keeps on its way through processes; no field of the figures."""
-
-    __slots__ = ("__weakref__", "_gpuexec_identity")
-
-
-@dataclass(slots=True)
-class StagePerfStats(_Identified):
+@dataclass(slots=True, weakref_slot=True)
+class StagePerfStats:
     """What one batch cost in one stage; all tasks of the batch share the object.
 
     Times in seconds. ``input_data_size_mb`` is kept for compatibility with NeMo Curator, where it holds

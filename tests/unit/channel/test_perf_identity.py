@@ -39,13 +39,13 @@ def test_figures_also_survive_two_hops():
 
 
 def test_nothing_is_kept_of_figures_that_died():
-    before = len(PERF_IDENTITY._objects)
+    before = len(PERF_IDENTITY._objects), len(PERF_IDENTITY._by_id)
     stats = StagePerfStats("s")
     travel([stats])
-    assert len(PERF_IDENTITY._objects) == before + 1
+    assert (len(PERF_IDENTITY._objects), len(PERF_IDENTITY._by_id)) == (before[0] + 1, before[1] + 1)
     del stats
     gc.collect()
-    assert len(PERF_IDENTITY._objects) == before
+    assert (len(PERF_IDENTITY._objects), len(PERF_IDENTITY._by_id)) == before
 
 
 def test_a_copy_is_somebody_else():
