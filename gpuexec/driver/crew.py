@@ -59,7 +59,7 @@ class Crew:
                 worker_id,
                 self._node_id,
                 dataclasses.asdict(grant.allocation),
-                list(sys.path),
+                [os.fspath(place) for place in sys.path],
                 list(grant.cpu_affinity),
                 self._log_level,
                 payloads=(stage.spec.payload,),

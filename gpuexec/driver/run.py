@@ -21,6 +21,7 @@ from gpuexec.supervise import reap
 from gpuexec.supervise.watch import Happening
 
 _COLLECT_AFTER = 100_000  # objects allocated more than freed
+_READS_OF_A_PIPE = 4
 _INTERRUPT_GRACE_S = 3.0  # Ctrl-C must end a run within 5 s, teardowns included
 
 
@@ -248,7 +249,8 @@ class Run:
         return reap.describe_exit(code, oom_kills=kills, rss_peak_bytes=worker.rss_peak_bytes)
 
     def _drain_output(self, worker: Worker) -> None:
-        while True:
+        """Read what a worker that has exited still printed: one pipe full; what it started may print for ever."""
+        for _ in range(_READS_OF_A_PIPE):
             lines, still_open = worker.process.read_output()
             if lines:
                 self._tell(events.WorkerPrinted(worker.stage.spec.index, worker.id, tuple(lines)))

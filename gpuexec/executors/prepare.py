@@ -126,6 +126,8 @@ def seeds_for(stages: Sequence[Any], initial_tasks: Sequence[Any] | None) -> Seq
         for position, task in enumerate(initial_tasks):
             if not is_task(task):
                 raise ConfigurationError(f"initial task {position} is {task!r}, not a Task")
+            if not task.task_id:  # Pipeline.run has given them; whoever calls execute() may not
+                task._set_task_id("0", position)
         return initial_tasks
     if initial_tasks is not None:
         from loguru import logger

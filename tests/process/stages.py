@@ -298,3 +298,9 @@ def fork_and_return(value: int) -> int:
 def spin(array: np.ndarray) -> int:
     """Take some milliseconds of CPU; return the first element."""
     return int(array[0]) + 0 * sum(i % 7 for i in range(50_000))
+
+
+def leave_a_chatterer(value: int) -> int:
+    """Start a process that prints for ever, into the worker's output."""
+    subprocess.Popen(["yes"])
+    return value

@@ -282,6 +282,10 @@ def test_what_a_stage_leaves_running_ends_with_its_worker(tmp_path: Path):
     assert not wait_until_gone([int(path.read_text())], 2)
 
 
+def test_a_process_that_prints_for_ever_does_not_hold_the_run():
+    assert [task.data for task in run(Apply(stages.leave_a_chatterer), tasks=items(1))] == [1]
+
+
 def test_a_full_disk_is_the_stages_own_error():
     with pytest.raises(OSError, match="No space left on device") as caught:
         run(Apply(stages.write_to_a_full_disk))

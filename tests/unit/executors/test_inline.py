@@ -74,6 +74,11 @@ def test_an_initial_task_that_is_none(executor, wrong):
         Pipeline("p", stages=[Upper()]).run(executor(), initial_tasks=[Words("d", []), wrong])
 
 
+def test_tasks_given_to_execute_get_ids_too():
+    out = InlineExecutor().execute([Upper()], [Words("d", ["a"]), Words("d", ["b"])])
+    assert [task.task_id for task in out] == ["0_0_0", "0_1_0"]
+
+
 def test_batches_are_cut_to_size():
     out = Pipeline("p", stages=[Split(), Upper().with_(batch_size=2)]).run(
         InlineExecutor(), initial_tasks=[Words("d", list("abcde"))]
