@@ -106,3 +106,13 @@ class WorkerDied(GpuexecError):
 
 def _rebuild_worker_died(fields: dict[str, object]) -> WorkerDied:
     return WorkerDied(**fields)  # type: ignore[arg-type]
+
+
+def names_of(error: BaseException) -> list[str]:
+    """Return the full names of an exception's class and its bases, but for ``object``."""
+    return [f"{cls.__module__}.{cls.__qualname__}" for cls in type(error).__mro__[:-1]]
+
+
+def error_names_match(names: Sequence[str], wanted: Sequence[str]) -> bool:
+    """Whether one of ``names`` (see `names_of`) is among ``wanted``, given in full or as the bare class name."""
+    return any(name in wanted or name.rpartition(".")[2] in wanted for name in names)
