@@ -1,0 +1,202 @@
+"""``gpuexec replay`` as users type it, debugger and all."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpuexec.channel import codec
+from gpuexec.contract.allocation import Allocation
+from gpuexec.durable.capsule import CapsuleContents, write_capsule
+from tests.process import stages
+from tests.process.stages import Apply, Item, Journal, items
+
+ROOT = Path(__file__).parents[2]
+# The command by itself, with the handling of our errors that `gpuexec` gives every command.
+COMMAND = """
+import typer
+from gpuexec import cli
+from gpuexec.cli.replay import replay
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app.command()(replay)
+cli.app = app
+cli.main()
+"""
+
+
+def written(folder: Path, stage: Any, *tasks: Item, **fields: Any) -> Path:
+    given = {
+        "stage": stage.name,
+        "worker_id": f"{stage.name}-0",
+        "node_id": "node7",
+        "phase": "process",
+        "attempt": 1,
+        "error_type": "builtins.LookupError",
+        "text": "LookupError: no 2",
+        "traceback": "",
+        "task_ids": [task.task_id for task in tasks],
+        "allocation": dataclasses.asdict(Allocation()),
+        "environ": dict(os.environ),
+        "stage_payload": codec.encode(stage).join(),
+        "task_payloads": [codec.encode(list(tasks)).join()],
+        "sys_path": sys.path,
+    }
+    return write_capsule(folder / "capsules", CapsuleContents(**{**given, **fields}))
+
+
+def replay(*arguments: object, typed: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-B", "-c", COMMAND, *map(str, arguments)],
+        check=False,
+        input=typed,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "COLUMNS": "120"},
+        timeout=60,
+    )
+
+
+def test_a_batch_that_passes_now(tmp_path: Path):
+    done = replay(written(tmp_path, Journal(tmp_path / "log"), *items(1, 2)))
+    assert done.returncode == 0, done.stderr
+    summary, warning, end = (
+        done.stderr.index(said)
+        for said in (
+            "stage 'journal' failed in process",
+            "opening the capsule's pickles",
+            "the batch passes now; 2 tasks",
+        )
+    )
+    assert summary < warning < end
+    assert done.stdout == "", "stdout is the stage's own"
+
+
+def test_a_batch_that_fails_again(tmp_path: Path):
+    done = replay(written(tmp_path, Journal(tmp_path / "log", fail_on=2), *items(1, 2)))
+    assert done.returncode == 1
+    assert "LookupError: no 2\n" in done.stderr
+    assert "stages.py" in done.stderr
+    assert "executors/replay.py" not in done.stderr
+    assert done.stderr.endswith("replay: the batch fails again\n")
+    assert (tmp_path / "log").read_text().rstrip().endswith("teardown")
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        (stages.raise_choosy, "in another way: builtins.LookupError then, tests.process.stages.Choosy now"),
+        (stages.raise_mute, "in another way: builtins.LookupError then, tests.process.stages.Mute now"),
+        (stages.call_exit, "in another way: builtins.LookupError then, builtins.SystemExit now"),
+    ],
+)
+def test_a_batch_that_fails_in_another_way(tmp_path: Path, function: Any, said: str):
+    done = replay(written(tmp_path, Apply(function), *items(1)))
+    assert done.returncode == 1
+    assert said in done.stderr
+
+
+def test_a_batch_that_crashes_shows_where(tmp_path: Path):
+    done = replay(written(tmp_path, Apply(stages.segfault), *items(1)))
+    assert done.returncode == -signal.SIGSEGV
+    assert "in segfault" in done.stderr
+
+
+def test_the_debugger_stops_where_it_raises(tmp_path: Path):
+    path = written(tmp_path, Journal(tmp_path / "log", fail_on=2), *items(1, 2))
+    done = replay(path, "--pdb", typed="where\np task.data\np self.path.read_text().count('teardown')\nquit\n")
+    assert done.returncode == 1
+    assert "-> raise LookupError" in done.stdout
+    assert "(Pdb) 2\n" in done.stdout, "p task.data"
+    assert "(Pdb) 0\n" in done.stdout, "teardown waits for the debugger"
+    assert done.stderr.endswith("replay: the batch fails again\n")
+
+
+def test_the_debugger_at_the_end_of_its_input(tmp_path: Path):
+    done = replay(written(tmp_path, Journal(tmp_path / "log", fail_on=2), *items(2)), "--pdb")
+    assert done.returncode == 1
+    assert (tmp_path / "log").read_text().rstrip().endswith("teardown")
+
+
+def test_a_breakpoint_in_the_stage(tmp_path: Path):
+    script = tmp_path / "run.py"
+    script.write_text(
+        textwrap.dedent(f"""
+        from pathlib import Path
+        from gpuexec.durable.capsule import write_capsule
+        from tests.process.stages import Apply, items
+        from tests.process.test_replay import written
+
+        class Local(Apply):
+            def process(self, task):
+                there = task.data + 40
+                breakpoint()
+                return task
+
+        print(written(Path({str(tmp_path)!r}), Local(abs), *items(2)), end="")
+        """)
+    )
+    wrote = subprocess.run(
+        [sys.executable, "-B", str(script)],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        timeout=60,
+    )
+    done = replay(wrote.stdout, typed="p there\ncontinue\n")
+    assert "(Pdb) 42\n" in done.stdout
+    assert done.returncode == 0, done.stderr
+    done = replay(wrote.stdout, "--pdb", typed="p there\nquit\n")
+    assert done.stderr.endswith("replay: left from the debugger\n")
+    assert done.returncode == 1
+
+
+def test_ctrl_c_ends_a_batch_that_hangs(tmp_path: Path):
+    path = written(tmp_path, Apply(stages.announce_and_wait), *items(str(tmp_path / "pid")))
+    process = subprocess.Popen(
+        [sys.executable, "-B", "-c", COMMAND, str(path), "--pdb"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+        assert process.poll() is None
+        os.sched_yield()
+    os.kill(process.pid, signal.SIGINT)
+    out, err = process.communicate("where\nquit\n", timeout=30)
+    assert "announce_and_wait" in out
+    assert process.returncode == 130, err
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda folder: folder / "missing", "there is no such folder"),
+        (lambda folder: folder, "there is no capsule.json in it"),
+        (lambda folder: written(folder, Apply(abs), stage_payload=b"garbage"), "cannot be unpickled here"),
+    ],
+)
+def test_what_cannot_be_replayed_is_told_in_a_line(tmp_path: Path, make: Any, said: str):
+    done = replay(make(tmp_path))
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert said in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+def test_a_gpu_where_there_is_none(tmp_path: Path):
+    done = replay(written(tmp_path, Apply(abs), *items(1)), "--gpu", "63")
+    assert done.returncode == 1
+    assert "error: there is no GPU 63 to replay on: " in done.stderr
+    assert replay(tmp_path, "--gpu", "-1").returncode == 2
