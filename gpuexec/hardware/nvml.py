@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -59,7 +59,7 @@ def session() -> Iterator[ModuleType]:
 def list_gpus() -> Listing:
     """List the node's GPUs in NVML's (PCI) order. Raises ``NvmlUnavailable``."""
     with session() as nvml:
-        reader = _Reader(nvml)
+        reader = Reader(nvml)
         count = reader.ask(nvml.nvmlDeviceGetCount)[0] or 0
         handles = [reader.ask(nvml.nvmlDeviceGetHandleByIndex, index) for index in range(count)]
         gpus = tuple(_read_gpu(reader, i, handle, why) for i, (handle, why) in enumerate(handles))
@@ -67,7 +67,7 @@ def list_gpus() -> Listing:
             gpus=gpus,
             links=_read_links(reader, [handle for handle, _ in handles], gpus),
             driver_version=reader.ask(nvml.nvmlSystemGetDriverVersion)[0],
-            cuda_version=_cuda_version(reader.ask(nvml.nvmlSystemGetCudaDriverVersion)[0]),
+            cuda_version=cuda_version(reader.ask(nvml.nvmlSystemGetCudaDriverVersion)[0]),
         )
 
 
@@ -75,7 +75,7 @@ def memory_used(uuids: Sequence[str]) -> dict[str, int]:
     """Return the bytes in use on each device (GPU or MIG slice); those that cannot be read are left out."""
     used = {}
     with contextlib.suppress(NvmlUnavailable), session() as nvml:
-        reader = _Reader(nvml)
+        reader = Reader(nvml)
         for uuid in uuids:
             handle, _ = reader.ask(nvml.nvmlDeviceGetHandleByUUID, uuid)
             memory, _ = _memory(reader, handle) if handle is not None else (None, "")
@@ -88,7 +88,7 @@ class ProcessMemory:
     """NVML's entry of one process on one device, read again and again within one ``session``."""
 
     def __init__(self, nvml: ModuleType, uuid: str, pid: int) -> None:
-        self._reader = _Reader(nvml)
+        self._reader = Reader(nvml)
         self._pid = pid
         self._handle, self._why = self._reader.ask(nvml.nvmlDeviceGetHandleByUUID, uuid)
 
@@ -96,7 +96,7 @@ class ProcessMemory:
         """Return the bytes the process holds, or ``None`` and the reason."""
         if self._handle is None:
             return None, self._why
-        processes, why = _processes(self._reader, self._handle, names=False)
+        processes, why = read_processes(self._reader, self._handle, names=False)
         if processes is None:
             return None, why
         for process in processes:
@@ -105,7 +105,54 @@ class ProcessMemory:
         return None, "NVML does not list this process (it has no CUDA context, or pids are hidden)"
 
 
-class _Reader:
+@dataclass(frozen=True, slots=True)
+class OpenGpu:
+    """A physical GPU and those of the devices asked for that are on it.
+
+    ``devices``: UUIDs, the GPU's own or of MIG slices, each with its GPU instance (``None``: the whole GPU).
+    """
+
+    index: int
+    uuid: str
+    handle: Any
+    devices: Mapping[str, int | None]
+
+
+def open_gpus(reader: Reader, uuids: Sequence[str]) -> tuple[tuple[OpenGpu, ...], dict[str, str]]:
+    """Find the physical GPUs of devices; returns them and, by UUID, why a device was not found.
+
+    By index, because a look-up by UUID may answer "lost" on account of any other GPU.
+    """
+    nvml = reader.nvml
+    found, unread, missing = [], [], list(uuids)
+    for index in range(reader.ask(nvml.nvmlDeviceGetCount)[0] or 0):
+        handle, why = reader.ask(nvml.nvmlDeviceGetHandleByIndex, index)
+        uuid, why = reader.ask(nvml.nvmlDeviceGetUUID, handle) if handle is not None else (None, why)
+        if uuid is None:
+            unread.append(f"GPU {index}: {why}")
+            continue
+        here = {uuid: None, **_instances(reader, handle)}
+        devices = {device: here[device] for device in missing if device in here}
+        missing = [device for device in missing if device not in here]
+        if devices:
+            found.append(OpenGpu(index, uuid, handle, devices))
+    reason = "; ".join(["no GPU that answers has this UUID", *unread])
+    return tuple(found), dict.fromkeys(missing, reason)
+
+
+def _instances(reader: Reader, handle: Any) -> dict[str, int | None]:
+    """Return the MIG slices of a GPU by UUID, each with its GPU instance."""
+    nvml = reader.nvml
+    instances = {}
+    for number in range(reader.ask(nvml.nvmlDeviceGetMaxMigDeviceCount, handle)[0] or 0):
+        mig, _ = reader.ask(nvml.nvmlDeviceGetMigDeviceHandleByIndex, handle, number)
+        uuid = reader.ask(nvml.nvmlDeviceGetUUID, mig)[0] if mig is not None else None
+        if uuid is not None:
+            instances[uuid] = reader.ask(nvml.nvmlDeviceGetGpuInstanceId, mig)[0]
+    return instances
+
+
+class Reader:
     """Calls NVML functions so that an error is an answer."""
 
     def __init__(self, nvml: ModuleType) -> None:
@@ -166,7 +213,7 @@ def _why_not_loaded() -> str:
     return f"{_LIBRARY} does not load in this process"
 
 
-def _read_gpu(reader: _Reader, index: int, handle: Any, why: str) -> Gpu:
+def _read_gpu(reader: Reader, index: int, handle: Any, why: str) -> Gpu:
     nvml = reader.nvml
     if handle is None:
         return Gpu(index=index, uuid=None, lost="lost" in why, unknown={"handle": why})
@@ -189,7 +236,7 @@ def _read_gpu(reader: _Reader, index: int, handle: Any, why: str) -> Gpu:
     bus_id = _text(pci.busId) if pci is not None else None
     mask = read("cpu_affinity", nvml.nvmlDeviceGetCpuAffinity, handle, _MASK_WORDS)
     mig = read("mig_enabled", nvml.nvmlDeviceGetMigMode, handle)
-    processes, processes_why = _processes(reader, handle)
+    processes, processes_why = read_processes(reader, handle)
     if processes is None:
         unknown["processes"] = processes_why
     numa = _sysfs_numa_node(bus_id)
@@ -216,7 +263,7 @@ def _read_gpu(reader: _Reader, index: int, handle: Any, why: str) -> Gpu:
     )
 
 
-def _memory(reader: _Reader, handle: Any) -> tuple[tuple[int, int, int] | None, str]:
+def _memory(reader: Reader, handle: Any) -> tuple[tuple[int, int, int] | None, str]:
     """Total, used and free bytes. Version 2 keeps the driver's own reserve apart from what is used."""
     nvml = reader.nvml
     memory, _ = reader.ask(nvml.nvmlDeviceGetMemoryInfo, handle, nvml.nvmlMemory_v2)
@@ -227,7 +274,8 @@ def _memory(reader: _Reader, handle: Any) -> tuple[tuple[int, int, int] | None, 
     return (int(memory.total), int(memory.used), int(memory.free)), ""
 
 
-def _processes(reader: _Reader, handle: Any, *, names: bool = True) -> tuple[tuple[GpuProcess, ...] | None, str]:
+def read_processes(reader: Reader, handle: Any, *, names: bool = True) -> tuple[tuple[GpuProcess, ...] | None, str]:
+    """Return the processes that hold memory on a device, or ``None`` and the reason."""
     nvml = reader.nvml
     found: list[GpuProcess] = []
     answered, reason = False, ""
@@ -250,7 +298,7 @@ def _process_name(pid: int) -> str | None:
     return None
 
 
-def _read_slices(reader: _Reader, handle: Any) -> tuple[MigSlice, ...]:
+def _read_slices(reader: Reader, handle: Any) -> tuple[MigSlice, ...]:
     nvml = reader.nvml
     slices = []
     for index in range(reader.ask(nvml.nvmlDeviceGetMaxMigDeviceCount, handle)[0] or 0):
@@ -259,7 +307,7 @@ def _read_slices(reader: _Reader, handle: Any) -> tuple[MigSlice, ...]:
         if uuid is None:
             continue  # places for slices that do not exist
         memory, memory_why = _memory(reader, mig)
-        processes, processes_why = _processes(reader, mig)
+        processes, processes_why = read_processes(reader, mig)
         total, used, free = memory or (None, None, None)
         name = reader.ask(nvml.nvmlDeviceGetName, mig)[0] or ""
         reasons = {"memory_total_bytes": memory_why, "processes": processes_why}
@@ -280,7 +328,7 @@ def _read_slices(reader: _Reader, handle: Any) -> tuple[MigSlice, ...]:
     return tuple(slices)
 
 
-def _read_links(reader: _Reader, handles: Sequence[Any], gpus: Sequence[Gpu]) -> tuple[Link, ...]:
+def _read_links(reader: Reader, handles: Sequence[Any], gpus: Sequence[Gpu]) -> tuple[Link, ...]:
     nvml = reader.nvml
     far_ends = [_far_ends(reader, handle) if handle is not None else [] for handle in handles]
     pairs = {}
@@ -293,7 +341,7 @@ def _read_links(reader: _Reader, handles: Sequence[Any], gpus: Sequence[Gpu]) ->
     return links_between([gpu.pci_bus_id for gpu in gpus], far_ends, pairs)
 
 
-def _far_ends(reader: _Reader, handle: Any) -> list[str]:
+def _far_ends(reader: Reader, handle: Any) -> list[str]:
     nvml = reader.nvml
     ends = []
     for link in range(_MOST_LINKS):
@@ -332,7 +380,8 @@ def _cpus(mask: Sequence[int]) -> tuple[int, ...]:
     return tuple(64 * word + bit for word, bits in enumerate(mask) for bit in range(64) if bits >> bit & 1)
 
 
-def _cuda_version(number: int | None) -> str | None:
+def cuda_version(number: int | None) -> str | None:
+    """Write NVML's number of a CUDA version (13000) as users know it ("13.0")."""
     return None if number is None else f"{number // 1000}.{number % 1000 // 10}"
 
 

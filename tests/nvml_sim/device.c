@@ -214,6 +214,33 @@ nvmlReturn_t nvmlDeviceGetCurrentClocksEventReasons(nvmlDevice_t device, unsigne
   LOCKED(number(device, "clocks_event_reasons", reasons));
 }
 
+nvmlReturn_t nvmlDeviceGetEnforcedPowerLimit(nvmlDevice_t device, unsigned int *milliwatts) {
+  LOCKED(small_number(device, "power_limit_mw", milliwatts));
+}
+
+nvmlReturn_t nvmlDeviceGetClockInfo(nvmlDevice_t device, nvmlClockType_t type, unsigned int *mhz) {
+  LOCKED(small_number(device, type == NVML_CLOCK_MEM ? "memory_clock_mhz" : "sm_clock_mhz", mhz));
+}
+
+/* "throttled_ns" of a GPU: {field id: nanoseconds}. As with the real library, each field has its own answer. */
+static nvmlReturn_t field_values(nvmlDevice_t device, int count, nvmlFieldValue_t *values) {
+  Sim sim;
+  nvmlReturn_t result = sim_find_field(device, "throttled_ns", &sim);
+  for (int i = 0; result == NVML_SUCCESS && i < count; i++) {
+    char key[16];
+    snprintf(key, sizeof key, "%u", values[i].fieldId);
+    const char *found = json_member(json_member(sim.gpu, "throttled_ns"), key);
+    values[i].nvmlReturn = found ? NVML_SUCCESS : NVML_ERROR_NOT_SUPPORTED;
+    values[i].valueType = NVML_VALUE_TYPE_UNSIGNED_LONG_LONG;
+    values[i].value.ullVal = json_number(found, 0);
+  }
+  return result;
+}
+
+nvmlReturn_t nvmlDeviceGetFieldValues(nvmlDevice_t device, int count, nvmlFieldValue_t *values) {
+  LOCKED(field_values(device, count, values));
+}
+
 static nvmlReturn_t affinity(nvmlDevice_t device, unsigned int words, unsigned long *mask) {
   Sim sim; /* asked of the kernel, so a lost GPU answers too */
   nvmlReturn_t result = sim_find(device, &sim);

@@ -124,7 +124,11 @@ nvmlReturn_t nvmlDeviceGetNvLinkRemotePciInfo_v2(nvmlDevice_t device, unsigned i
   LOCKED(link_remote(device, link, pci));
 }
 
-/* ---- events: the file's "xids" of a GPU; those that were there at registration are old news ---- */
+/* ---- events: the file's "xids" of a GPU; those that were there at registration are old news ----
+ *
+ * An XID is a number, or [number, GPU instance] where it concerns one MIG slice. While a registered GPU is lost,
+ * every wait ends at once, after the events that are left. "event_wait_error" makes every wait fail.
+ */
 
 struct nvmlEventSet_st {
   int registered[MOST_GPUS];
@@ -174,14 +178,19 @@ static nvmlReturn_t next_event(nvmlEventSet_t set, nvmlEventData_t *data) {
   for (int gpu = 0; gpu < MOST_GPUS; gpu++) {
     if (!set->registered[gpu] || set->seen[gpu] >= count_xids(gpu)) continue;
     const char *xids = json_member(json_element(json_member(sim_node(), "gpus"), gpu), "xids");
+    const char *xid = json_element(xids, set->seen[gpu]++), *pair = *xid == '[' ? xid : NULL;
     memset(data, 0, sizeof *data);
     data->device = &sim_handles[gpu][0];
     data->eventType = nvmlEventTypeXidCriticalError;
-    data->eventData = json_number(json_element(xids, set->seen[gpu]++), 0);
-    data->gpuInstanceId = data->computeInstanceId = 0xFFFFFFFF;
+    data->eventData = json_number(pair ? json_element(pair, 0) : xid, 0);
+    data->gpuInstanceId = (unsigned int)json_number(json_element(pair, 1), 0xFFFFFFFF);
+    data->computeInstanceId = pair ? 0 : 0xFFFFFFFF;
     return NVML_SUCCESS;
   }
-  return NVML_ERROR_TIMEOUT;
+  for (int gpu = 0; gpu < MOST_GPUS; gpu++)
+    if (set->registered[gpu] && json_true(json_member(json_element(json_member(sim_node(), "gpus"), gpu), "lost")))
+      return NVML_ERROR_GPU_IS_LOST;
+  return (nvmlReturn_t)json_number(json_member(sim_node(), "event_wait_error"), NVML_ERROR_TIMEOUT);
 }
 
 static nvmlReturn_t next_event_locked(nvmlEventSet_t set, nvmlEventData_t *data) { LOCKED(next_event(set, data)); }

@@ -102,6 +102,34 @@ def test_an_xid_event_wakes_a_waiter(nvml_node, request):
     pynvml.nvmlEventSetFree(events)
 
 
+def test_a_lost_gpu_ends_every_wait_after_the_events_that_are_left(nvml_node, request):
+    node = nvml_node(nodes.mig())
+    request.getfixturevalue("nvml")
+    events = pynvml.nvmlEventSetCreate()
+    handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+    pynvml.nvmlDeviceRegisterEvents(handle, pynvml.nvmlEventTypeXidCriticalError, events)
+    node.change(lambda d: d["gpus"][0].update(lost=True, xids=[[94, 3], 79]))
+    seen = [pynvml.nvmlEventSetWait(events, 0) for _ in range(2)]
+    assert [(event.eventData, event.gpuInstanceId) for event in seen] == [(94, 3), (79, 0xFFFFFFFF)]
+    for _ in range(2):
+        with pytest.raises(pynvml.NVMLError_GpuIsLost):
+            pynvml.nvmlEventSetWait(events, 10_000)
+    pynvml.nvmlEventSetFree(events)
+
+
+def test_clocks_limits_and_counters(nvml_node, request):
+    nvml_node(nodes.node(nodes.gpu(0, sm_clock_mhz=1980, power_limit_mw=700_000, throttled_ns={"269": 2**40})))
+    request.getfixturevalue("nvml")
+    handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+    assert pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM) == 1980
+    with pytest.raises(pynvml.NVMLError_NotSupported):
+        pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_MEM)
+    assert pynvml.nvmlDeviceGetEnforcedPowerLimit(handle) == 700_000
+    counted, not_counted = pynvml.nvmlDeviceGetFieldValues(handle, [269, 270])
+    assert (counted.nvmlReturn, counted.value.ullVal) == (pynvml.NVML_SUCCESS, 2**40)
+    assert not_counted.nvmlReturn == pynvml.NVML_ERROR_NOT_SUPPORTED
+
+
 def test_mig_slices(nvml_node, request):
     nvml_node(nodes.mig())
     request.getfixturevalue("nvml")
