@@ -41,6 +41,7 @@ class Start(Message):
     sys_path: list[str]
     cpu_affinity: list[int]
     log_level: str
+    conduct: dict[str, Any]  # fields of the worker's ``Conduct``
 
     kind: ClassVar[int] = 1
 
@@ -61,10 +62,16 @@ class SetUp(Message):
 
 @dataclass(frozen=True, slots=True)
 class Work(Message):
-    """One or more batches; batch ``i`` takes the next ``counts[i]`` payloads as its tasks."""
+    """One or more batches; batch ``i`` takes the next ``counts[i]`` of the tasks that ``spans`` lists.
+
+    A span is ``None`` (all tasks of the next payload), ``[start, stop]`` (these tasks of the next payload) or
+    ``[start, stop, 0]`` (these tasks of the payload before, sent to this worker already, where the span before
+    ended).
+    """
 
     batch_ids: list[int]
     counts: list[int]
+    spans: list[list[int] | None]
 
     kind: ClassVar[int] = 4
 
@@ -108,18 +115,20 @@ class Ready(Message):
 
 @dataclass(frozen=True, slots=True)
 class Results(Message):
-    """Outputs of batches, column by column.
+    """Outputs of batches, column by column; every payload is a parcel: a list of tasks.
 
-    Piece ``i`` belongs to batch ``batch_ids[i]`` and has the next ``counts[i]`` of ``task_ids``,
-    ``parents`` (index into the batch's inputs, -1: not known) and payloads. A batch's last piece has its
-    ``figures`` (see ``Figures.to_list``); an earlier piece has ``None`` there.
+    Piece ``i`` belongs to batch ``batch_ids[i]``, has the next ``parcels[i]`` payloads, and is the batch's last if
+    ``complete[i]`` is 1. Parcel ``j`` has the next ``sizes[j]`` of ``task_ids`` and ``parents`` (index into
+    the batch's inputs, -1: not known). ``figures`` (see ``Figures.to_list``) add up the completed batches.
     """
 
     batch_ids: list[int]
-    counts: list[int]
-    figures: list[list[Any] | None]
+    parcels: list[int]
+    complete: list[int]
+    sizes: list[int]
     task_ids: list[str]
     parents: list[int]
+    figures: list[Any] | None
 
     kind: ClassVar[int] = 9
 
@@ -133,10 +142,11 @@ class Failed(Message):
 
     phase: str
     batch_id: int | None
-    error_type: str
+    error_names: list[str]  # of the exception's class and its bases
     text: str
     traceback: str
     is_exit: bool = False  # SystemExit and its like, which must not end the driver
+    halted: bool = True  # the worker takes no more batches
 
     kind: ClassVar[int] = 10
 
@@ -165,20 +175,29 @@ class Stopped(Message):
     kind: ClassVar[int] = 12
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Figures:
-    """What one batch cost, measured in the worker; times in seconds of the monotonic clock."""
+    """What batches cost, measured in the worker and added up; times in seconds of the monotonic clock.
 
-    tasks_in: int
-    items: int
-    input_bytes: int
-    output_bytes: int
-    receive_s: float  # unpickling the inputs
-    process_s: float  # the adapter's process_batch
-    send_s: float  # pickling the outputs
-    idle_s: float  # waiting for this batch
-    rss_peak_bytes: int  # most resident memory of the worker so far
-    metrics: dict[str, float]  # the stage's own and the GPU figures
+    Batches of a few milliseconds and more are reported one by one; of tiny ones, all of a message at once.
+    """
+
+    batches: int = 0
+    tasks_in: int = 0
+    items: int = 0
+    input_bytes: int = 0
+    output_bytes: int = 0
+    receive_s: float = 0.0  # unpickling the inputs
+    process_s: float = 0.0  # the adapter's process_batch
+    send_s: float = 0.0  # pickling the outputs
+    idle_s: float = 0.0  # waiting for the batches
+    rss_peak_bytes: int = 0  # most resident memory of the worker so far
+    metrics: dict[str, float] = field(default_factory=dict)  # the stage's own and the GPU figures
+
+    @property
+    def busy_s(self) -> float:
+        """Time the worker was not waiting."""
+        return self.receive_s + self.process_s + self.send_s
 
     def to_list(self) -> list[Any]:
         """For ``Results.figures``."""

@@ -1,11 +1,13 @@
-"""Where a payload goes: inside the message, or into a segment."""
+"""Where a payload goes, inside the message or into a segment, and back."""
 
 from __future__ import annotations
 
-from gpuexec.channel import segments
+from typing import Any
+
+from gpuexec.channel import codec, segments
 from gpuexec.channel.codec import Encoded
 from gpuexec.channel.messages import Payload
-from gpuexec.channel.segments import Range, SegmentPool
+from gpuexec.channel.segments import Range, SegmentPool, read_range
 
 INLINE_LIMIT = 64 * 1024  # bytes; above, two copies through the socket cost more than a memfd
 
@@ -25,3 +27,28 @@ def lay_down(encoded: Encoded, pool: SegmentPool) -> Payload:
     segment = pool.acquire(encoded.size)
     segment.write(encoded.parts, 0)
     return Range(segment, 0, encoded.size, exclusive=True)
+
+
+def take_up(payload: Payload) -> Any:
+    """Unpickle a payload, wherever it lies, into objects that are writable and the caller's own."""
+    if isinstance(payload, Range):
+        return codec.decode(read_range(payload), in_place=True)
+    return codec.decode(payload, in_place=False)
+
+
+class ParcelSize:
+    """How many tasks to pickle at once: enough to share the cost, few enough to deal out in small portions."""
+
+    _AIM_BYTES = 32 * 1024
+    _MOST_TASKS = 256
+
+    def __init__(self) -> None:
+        self._task_bytes = float(self._AIM_BYTES)  # the first task goes alone, until sizes are known
+
+    def next(self) -> int:
+        """Return the number of tasks for the next parcel."""
+        return max(1, min(self._MOST_TASKS, int(self._AIM_BYTES / self._task_bytes)))
+
+    def learn(self, tasks: int, size: int) -> None:
+        """Take note of a parcel: the mean follows quickly, since a stage's tasks are mostly alike."""
+        self._task_bytes += 0.5 * (size / tasks - self._task_bytes)

@@ -2,16 +2,20 @@
 
 A segment is a memfd: it has no name, so nothing can be left behind in ``/dev/shm``, and the 64 MB limit
 that containers put on that mount does not apply. Several payloads may share one segment, each in its own
-page-aligned range (invariant 2 of the channel page). The first write to a fresh segment costs page faults
-(about 2 GB/s measured, against 4 GB/s once its pages exist), so a segment that carried a single payload is
-kept by its consumer, when the last array in it has died, as room for that consumer's own output.
+page-aligned range.
+
+A consumer reads its payload into memory of its own. Measured for 16 MiB: reading in 1.7 ms; mapping 2.0 ms of page
+faults, and 9 ms more if a private mapping is written to. So nothing is gained by mapping, and the segment stays as the
+producer wrote it until the batch is complete: whoever runs the batch again gets the same input.
+
+The first write to a fresh segment costs page faults (7.6 ms for 16 MiB, against 2.6 ms once its pages exist),
+so a segment that carried a single payload is kept by its consumer as room for that consumer's own output.
 """
 
 from __future__ import annotations
 
 import mmap
 import os
-import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -103,20 +107,8 @@ class SegmentPool:
             self._free.pop().close()
 
 
-def open_range(place: Range, pool: SegmentPool | None) -> memoryview:
-    """Map a payload for its one consumer: writable, and released when the last object in it dies.
-
-    The mapping is a fresh one, so its death is the proof that no array of the payload lives; only then
-    does an exclusive segment return to the pool.
-    """
-    mapping = mmap.mmap(place.segment.fd, place.length, offset=place.offset)
-    if pool is not None and place.exclusive:
-        weakref.finalize(mapping, pool.keep, place.segment).atexit = False
-    return memoryview(mapping)
-
-
 def read_range(place: Range) -> bytearray:
-    """Copy a payload out: for a reader that must hold neither mapping nor descriptor."""
+    """Copy a payload into memory of its own."""
     copy = bytearray(place.length)
     view, offset = memoryview(copy), place.offset
     while view:

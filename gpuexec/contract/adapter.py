@@ -8,9 +8,11 @@ from typing import Any
 
 from gpuexec.contract.executor import NodeInfo, WorkerMetadata
 from gpuexec.contract.perf import StagePerfStats, StageTimer
-from gpuexec.contract.sentinels import NoneTask, is_failed, is_sentinel
+from gpuexec.contract.sentinels import Kind, NoneTask, kind_of
 from gpuexec.contract.task import is_task
 from gpuexec.errors import StageContractError
+
+_TASK_TYPES: set[type] = set()  # seen so far: asking an abstract base class costs more than a small batch's figures
 
 
 class BaseStageAdapter:
@@ -29,16 +31,20 @@ class BaseStageAdapter:
         """
         self.last_stats = None
         timer = self._timer = self._timer or StageTimer(self.stage)
-        size = sum(task.num_items for task in tasks)
+        size = sum([task.num_items for task in tasks])
         timer.reinit(size)
-        with timer.time_process(size):
-            returned = self.stage.process_batch(tasks)
-            outputs = _as_tasks(returned, self.stage.name)
+        outputs = _as_tasks(self.stage.process_batch(tasks), self.stage.name)
+        timer.count(size)
         self._assign_ids(tasks, outputs)
-        self._check_failed(outputs)
-        outputs = [task for task in outputs if not is_sentinel(task)]
+        kinds = [kind_of(type(task)) for task in outputs]
+        if Kind.FAILED in kinds:
+            self._report_failed(kinds.count(Kind.FAILED))
+        if any(kinds):
+            outputs = [task for task, kind in zip(outputs, kinds, strict=True) if kind is Kind.TASK]
         _, stats = timer.log_stats()
-        stats.custom_metrics.update(self.stage._consume_custom_metrics())
+        metrics = self.stage._consume_custom_metrics()
+        if metrics:
+            stats.custom_metrics.update(metrics)
         for task in outputs:
             task.add_stage_perf(stats)
         self.last_stats = stats
@@ -74,10 +80,7 @@ class BaseStageAdapter:
             return position
         return task.get_deterministic_id() or position
 
-    def _check_failed(self, outputs: list[Any]) -> None:
-        failed = sum(map(is_failed, outputs))
-        if not failed:
-            return
+    def _report_failed(self, failed: int) -> None:
         if getattr(self.stage, "is_source_stage", False):
             raise ValueError(f"Source stage {self.stage.name} emitted FailedTask, which is not supported.")
         from loguru import logger
@@ -88,7 +91,9 @@ class BaseStageAdapter:
 
 
 def _as_tasks(returned: Any, stage_name: str) -> list[Any]:
-    if isinstance(returned, str | bytes | dict) or is_task(returned) or not isinstance(returned, Iterable):
+    if type(returned) is not list and (
+        isinstance(returned, str | bytes | dict) or is_task(returned) or not isinstance(returned, Iterable)
+    ):
         raise StageContractError(
             f"stage {stage_name!r}: process_batch() must return a list of tasks, got {type(returned).__name__}"
             + ("; wrap the one task in a list" if is_task(returned) else "")
@@ -96,7 +101,10 @@ def _as_tasks(returned: Any, stage_name: str) -> list[Any]:
         )
     tasks = [NoneTask() if task is None else task for task in returned]
     for task in tasks:
-        if not is_task(task):
+        if type(task) not in _TASK_TYPES:
+            if is_task(task):
+                _TASK_TYPES.add(type(task))
+                continue
             hint = " (the class, not an instance)" if isinstance(task, type) else ""
             raise StageContractError(
                 f"stage {stage_name!r} returned a {type(task).__name__}{hint} where a Task was due: "

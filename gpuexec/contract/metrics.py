@@ -4,6 +4,7 @@
 key                                       meaning
 ========================================  ==========================================================
 ``gpuexec.input_bytes``                   pickled size of the batch's input tasks, in bytes
+``gpuexec.oom_splits``                    how often a batch was halved because a GPU ran out of memory
 ``gpuexec.gpu<i>.torch_allocated_bytes``  torch's allocator after the batch: tensors alive
 ``gpuexec.gpu<i>.torch_reserved_bytes``   torch's allocator after the batch: held from the driver
 ``gpuexec.gpu<i>.torch_peak_bytes``       torch's allocator during the batch: most tensors alive
@@ -25,6 +26,7 @@ import re
 from collections.abc import Mapping
 
 INPUT_BYTES = "gpuexec.input_bytes"
+OOM_SPLITS = "gpuexec.oom_splits"
 TORCH_ALLOCATED = "torch_allocated_bytes"
 TORCH_RESERVED = "torch_reserved_bytes"
 TORCH_PEAK = "torch_peak_bytes"

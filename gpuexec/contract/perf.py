@@ -93,6 +93,12 @@ class StageTimer:
         if num_items:
             self._durations_s.append((time.monotonic() - began) / num_items)
 
+    def count(self, num_items: int) -> None:
+        """Note that ``num_items`` items were processed since ``reinit``: `time_process` of the whole batch."""
+        self._num_items += num_items
+        if num_items:
+            self._durations_s.append((time.monotonic() - self._start) / num_items)
+
     def log_stats(self, *, verbose: bool = False) -> tuple[str, StagePerfStats]:
         """End the batch; return the stage's name and the batch's figures."""
         now = time.monotonic()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import IntEnum
 
 from gpuexec.contract.task import Task
 
@@ -51,8 +52,17 @@ class FailedTask(SentinelTask):
     dataset_name: str = "failed"
 
 
+class Kind(IntEnum):
+    """What an adapter does with a task: pass it on, or drop it as filtered out or failed."""
+
+    TASK = 0
+    NONE = 1
+    FAILED = 2
+
+
 _NONE_TYPES: list[type] = [NoneTask]
 _FAILED_TYPES: list[type] = [FailedTask]
+_KINDS: dict[type, Kind] = {}  # asking an abstract base class costs more than the rest of a tiny batch
 
 
 def register_sentinels(none_type: type, failed_type: type) -> None:
@@ -60,13 +70,13 @@ def register_sentinels(none_type: type, failed_type: type) -> None:
     if none_type not in _NONE_TYPES:
         _NONE_TYPES.append(none_type)
         _FAILED_TYPES.append(failed_type)
+        _KINDS.clear()
 
 
-def is_failed(task: object) -> bool:
-    """Whether the task marks a failure."""
-    return isinstance(task, tuple(_FAILED_TYPES))
-
-
-def is_sentinel(task: object) -> bool:
-    """Whether the task is a marker that no following stage may see."""
-    return isinstance(task, (*_NONE_TYPES, *_FAILED_TYPES))
+def kind_of(cls: type) -> Kind:
+    """Tell markers, which no following stage may see, from tasks."""
+    kind = _KINDS.get(cls)
+    if kind is None:
+        failed, none = issubclass(cls, tuple(_FAILED_TYPES)), issubclass(cls, tuple(_NONE_TYPES))
+        kind = _KINDS[cls] = Kind.FAILED if failed else Kind.NONE if none else Kind.TASK
+    return kind

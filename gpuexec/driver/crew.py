@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from gpuexec.channel.messages import Message, Start, Stop
 from gpuexec.channel.wire import ConnectionLost, Receiver, Sender
@@ -23,10 +24,19 @@ from gpuexec.supervise.watch import Happening, Watch
 class Crew:
     """All workers that are not yet reaped."""
 
-    def __init__(self, *, node_id: str, base_env: Mapping[str, str], log_level: str, stop_timeout_s: float) -> None:
+    def __init__(
+        self,
+        *,
+        node_id: str,
+        base_env: Mapping[str, str],
+        log_level: str,
+        stop_timeout_s: float,
+        conduct: Mapping[str, Any],
+    ) -> None:
         self._node_id = node_id
         self._base_env = base_env
         self._log_level = log_level
+        self._conduct = dict(conduct)
         self._stop_timeout_s = stop_timeout_s
         self._watch = Watch()
         self._guardian = Guardian()
@@ -62,6 +72,7 @@ class Crew:
                 [os.fspath(place) for place in sys.path],
                 list(grant.cpu_affinity),
                 self._log_level,
+                self._conduct,
                 payloads=(stage.spec.payload,),
             ),
         )

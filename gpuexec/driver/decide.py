@@ -29,6 +29,7 @@ class StageView:
     """A stage as decisions see it. ``spare`` counts grants without a worker, ``starting`` workers not ready."""
 
     queued: int
+    returned: int  # batches to be done again
     batch_size: int
     upstream_done: bool
     in_flight: int  # batches
@@ -44,12 +45,12 @@ class StageView:
 def batches_ready(view: StageView) -> int:
     """Batches that can be formed now: full ones, and the rest once nothing more will come."""
     full, rest = divmod(view.queued, view.batch_size)
-    return full + (1 if rest and view.upstream_done else 0)
+    return view.returned + full + (1 if rest and view.upstream_done else 0)
 
 
 def is_finished(view: StageView) -> bool:
     """Whether the stage has nothing left to do and nothing more will come."""
-    return view.upstream_done and not view.queued and not view.in_flight
+    return view.upstream_done and not view.queued and not view.returned and not view.in_flight
 
 
 def credit(batch_s: float | None, batch_bytes: float) -> int:

@@ -9,16 +9,19 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from gpuexec.channel import codec, messages
-from gpuexec.channel.messages import Payload, payload_size
-from gpuexec.channel.payloads import lay_down
+from gpuexec.channel.messages import Payload
+from gpuexec.channel.payloads import ParcelSize, lay_down, take_up
 from gpuexec.channel.segments import Range, SegmentPool, read_range
 from gpuexec.config import ExecutorConfig
 from gpuexec.driver import decide
-from gpuexec.driver.state import Batch, StageState, TaskRef, Worker
+from gpuexec.driver.queue import Parcel, Portion, place_among_siblings
+from gpuexec.driver.state import Batch, StageState, Worker
 from gpuexec.errors import ResultNotPicklable, StageNotPicklable
+from gpuexec.lifecycle.attempts import AttemptEvent, halve
 from gpuexec.observe import events
 
 _OPEN_FILES_SHARE = 4  # a quarter of the descriptor limit may be tasks in segments, all queues together
+_SHOWN_IDS = 8
 
 
 class Flow:
@@ -40,7 +43,9 @@ class Flow:
         self._send = send
         self._tell = tell
         self._pool = SegmentPool()
-        self._results: list[tuple[tuple[int, ...], Any]] = []
+        self._encoder = codec.Encoder()
+        self._seed_parcel = ParcelSize()
+        self._finished: list[tuple[bytes, Any]] = []
         self._seed_numbers = itertools.count()
         self._batch_ids = itertools.count()
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
@@ -52,10 +57,10 @@ class Flow:
         if active[0].spec.index > 0:
             active[0].upstream_done = True  # the phase before put everything in its queue
 
-    def results(self) -> list[Any]:
-        """The last stage's tasks, in the order of one process working in turn."""
-        self._results.sort(key=lambda result: result[0])
-        return [task for _, task in self._results]
+    def take_finished(self) -> list[tuple[bytes, Any]]:
+        """Hand over the tasks that have come out of the last stage since, each with its place in the order."""
+        finished, self._finished = self._finished, []
+        return finished
 
     def close(self) -> None:
         """Release the segments kept for reuse."""
@@ -67,18 +72,24 @@ class Flow:
         if stage.spec.index > 0:
             return
         while not stage.upstream_done and self._has_room(stage):
-            number = next(self._seed_numbers)
-            task = next(self._seeds, None)
-            if task is None:
+            room = max(1, self._config.queue_tasks - len(stage.queue))
+            tasks = list(itertools.islice(self._seeds, min(room, self._seed_parcel.next())))
+            if not tasks:
                 stage.upstream_done = True
                 return
-            try:
-                payload = lay_down(codec.encode(task), self._pool)
-            except Exception as error:
-                raise StageNotPicklable(
-                    f"initial task {number} ({task!r}) cannot be sent to a worker: {error}"
-                ) from error
-            stage.queue.push(TaskRef(task.task_id, (number,), payload, time.monotonic()))
+            stage.queue.push(self._pack_seeds(tasks))
+
+    def _pack_seeds(self, tasks: list[Any]) -> Parcel:
+        first = next(self._seed_numbers)
+        numbers = [first, *itertools.islice(self._seed_numbers, len(tasks) - 1)]
+        try:
+            encoded = self._encoder.encode(tasks)
+            payload = lay_down(encoded, self._pool)
+        except Exception as error:
+            raise _unsendable_seed(tasks, first, error) from error
+        self._seed_parcel.learn(len(tasks), encoded.size)
+        paths = [place_among_siblings(number) for number in numbers]
+        return Parcel(payload, [task.task_id for task in tasks], paths, time.monotonic())
 
     def following(self, stage: StageState) -> StageState | None:
         """The stage after this one."""
@@ -96,10 +107,13 @@ class Flow:
             and queue.segments < max(self._most_segments, batch)
         )
 
+    # ---- to the workers ------------------------------------------------------------------------------
+
     def send_batches(self, stage: StageState) -> None:
         """Deal waiting tasks out to a stage's workers, unless the next stage's queue is full."""
         following = self.following(stage)
-        if not stage.queue or (following is not None and not self._has_room(following)):
+        waits = stage.queue or stage.returned
+        if not waits or (following is not None and not self._has_room(following)):
             return
         ready = [w for w in stage.workers.values() if w.is_ready]
         limit = decide.credit(stage.batch_s, stage.batch_bytes)
@@ -110,80 +124,134 @@ class Flow:
 
     def _send_work(self, stage: StageState, worker: Worker, count: int) -> None:
         now = time.monotonic()
-        ids: list[int] = []
-        counts: list[int] = []
+        spans: list[list[int] | None] = []
         payloads: list[Payload] = []
-        for _ in range(count):
-            tasks = stage.queue.take(stage.spec.batch_size)
-            batch = Batch(
-                batch_id=next(self._batch_ids),
-                task_ids=tuple(task.task_id for task in tasks),
-                paths=[task.path for task in tasks],
-                input_bytes=sum(payload_size(task.payload) for task in tasks),
-                queued_s=sum(now - task.queued_at for task in tasks) / len(tasks),
-                sent_at=now,
-            )
+        batches = [self._next_batch(stage, now) for _ in range(count)]
+        for batch in batches:
+            batch.sent_at = now
+            if batch.life is not None:
+                batch.life.advance(AttemptEvent.SENT)
             worker.in_hand[batch.batch_id] = batch
-            ids.append(batch.batch_id)
-            counts.append(len(tasks))
-            payloads += [task.payload for task in tasks]
-        self._send(worker, messages.Work(ids, counts, payloads=tuple(payloads)))
+            for parcel, start, stop in batch.portions:
+                whole = stop - start == len(parcel.task_ids)
+                if worker.open_parcel == (parcel, start):
+                    spans.append([start, stop, 0])
+                else:
+                    spans.append(None if whole else [start, stop])
+                    payloads.append(parcel.payload)
+                worker.open_parcel = (parcel, stop) if stop < len(parcel.task_ids) else None
+        ids, sizes = [batch.batch_id for batch in batches], [batch.size for batch in batches]
+        self._send(worker, messages.Work(ids, sizes, spans, payloads=tuple(payloads)))
+
+    def _next_batch(self, stage: StageState, now: float) -> Batch:
+        if stage.returned:
+            return stage.returned.popleft()
+        return self._cut_batch(stage.queue.take(stage.spec.batch_size), now)
+
+    def _cut_batch(self, portions: list[Portion], now: float) -> Batch:
+        size = input_bytes = 0
+        queued_s = 0.0
+        for parcel, start, stop in portions:
+            count = stop - start
+            size += count
+            input_bytes += parcel.share(count)
+            queued_s += (now - parcel.queued_at) * count
+        return Batch(next(self._batch_ids), portions, size, input_bytes, queued_s)
+
+    def split(self, stage: StageState, batch: Batch) -> None:
+        """Put a batch that failed back as two halves, which no other task joins."""
+        assert batch.life is not None
+        singles = [(parcel, at, at + 1) for parcel, start, stop in batch.portions for at in range(start, stop)]
+        halves = [self._cut_batch(list(half), batch.sent_at) for half in halve(singles)]
+        for half, life in zip(halves, batch.life.halves(), strict=True):
+            half.life = life
+        stage.returned.extendleft(reversed(halves))
+
+    def give_back(self, stage: StageState, batches: Sequence[Batch]) -> None:
+        """Put batches that came back unfinished before all that waits, in their order; drop what they had made."""
+        for batch in batches:
+            batch.outputs, batch.made = [], 0
+        stage.returned.extendleft(reversed(batches))
+
+    # ---- from the workers ----------------------------------------------------------------------------
 
     def take_results(self, worker: Worker, results: messages.Results) -> None:
         """Note a worker's outputs; a batch that is complete enters the next queue."""
-        at = 0
         now = time.monotonic()
-        for batch_id, count, figures in zip(results.batch_ids, results.counts, results.figures, strict=True):
+        payloads, sizes = iter(results.payloads), iter(results.sizes)
+        at = 0
+        completed: list[Batch] = []
+        for batch_id, parcels, complete in zip(results.batch_ids, results.parcels, results.complete, strict=True):
             batch = worker.in_hand[batch_id]
-            for i in range(at, at + count):
-                parent = results.parents[i]
-                above = batch.paths[parent] if parent >= 0 else min(batch.paths)
-                path = (*above, len(batch.outputs))
-                batch.outputs.append(TaskRef(results.task_ids[i], path, results.payloads[i], now))
-            at += count
-            if figures is not None:
-                self._complete(worker, batch, messages.Figures(*figures), now)
+            inputs = batch.paths() if parcels else []
+            for _ in range(parcels):
+                stop = at + next(sizes)
+                paths = [
+                    (inputs[parent] if parent >= 0 else min(inputs)) + place_among_siblings(number)
+                    for number, parent in enumerate(results.parents[at:stop], batch.made)
+                ]
+                batch.outputs.append(Parcel(next(payloads), results.task_ids[at:stop], paths, now))
+                batch.made += stop - at
+                at = stop
+            if complete:
+                del worker.in_hand[batch_id]
+                self._complete(worker.stage, batch)
+                completed.append(batch)
+        if results.figures is not None:
+            self._account(worker, completed, messages.Figures(*results.figures), now)
 
-    def _complete(self, worker: Worker, batch: Batch, figures: messages.Figures, now: float) -> None:
-        stage = worker.stage
-        del worker.in_hand[batch.batch_id]
-        worker.rss_peak_bytes = figures.rss_peak_bytes
-        stage.done_tasks += len(batch.task_ids)
-        stage.note_pace(figures.receive_s + figures.process_s + figures.send_s, batch.input_bytes)
+    def _complete(self, stage: StageState, batch: Batch) -> None:
+        if batch.life is not None:
+            batch.life.advance(AttemptEvent.COMPLETED)
         following = self.following(stage)
-        if following is not None:
-            for task in batch.outputs:
-                self._put_by(following, task)
-        else:
-            self._results += [(task.path, self._decode_result(stage, task)) for task in batch.outputs]
+        for parcel in batch.outputs:
+            if following is not None:
+                self._put_by(following, parcel)
+            else:
+                self._finished += zip(parcel.paths, self._unpack(stage, parcel), strict=True)
+
+    def _account(self, worker: Worker, completed: list[Batch], figures: messages.Figures, now: float) -> None:
+        stage = worker.stage
+        stage.done_tasks += figures.tasks_in
+        stage.note_pace(figures)
+        worker.rss_peak_bytes = figures.rss_peak_bytes
         self._tell(
-            events.BatchFinished(
+            events.BatchesFinished(
                 now,
                 stage.spec.index,
                 worker.id,
-                batch.batch_id,
-                len(batch.outputs),
-                batch.queued_s,
-                now - batch.sent_at,
-                figures,
+                tuple(batch.batch_id for batch in completed),
+                tasks_out=sum(batch.made for batch in completed),
+                queued_s=sum(batch.queued_s for batch in completed),
+                in_worker_s=sum(now - batch.sent_at for batch in completed),
+                figures=figures,
             )
         )
 
-    def _put_by(self, stage: StageState, task: TaskRef) -> None:
-        """Queue a task. What waits for a later phase may be far more than there are descriptors."""
+    def _put_by(self, stage: StageState, parcel: Parcel) -> None:
+        """Queue tasks. What waits for a later phase may be far more than there are descriptors."""
         full = stage.queue.segments >= self._most_segments and stage not in self._active
-        if full and isinstance(task.payload, Range):
-            task.payload = read_range(task.payload)
-        stage.queue.push(task)
+        if full and isinstance(parcel.payload, Range):
+            parcel.payload = read_range(parcel.payload)
+        stage.queue.push(parcel)
 
-    def _decode_result(self, stage: StageState, task: TaskRef) -> Any:
-        # Copied out of its segment: a caller may keep a million results, but not a million descriptors.
+    def _unpack(self, stage: StageState, parcel: Parcel) -> list[Any]:
         try:
-            if isinstance(task.payload, Range):
-                return codec.decode(read_range(task.payload), in_place=True)
-            return codec.decode(task.payload, in_place=False)
+            tasks: list[Any] = take_up(parcel.payload)
         except Exception as error:
+            ids = ", ".join(parcel.task_ids[:_SHOWN_IDS])
             raise ResultNotPicklable(
-                f"task {task.task_id} returned by stage {stage.spec.name!r} was pickled but cannot be unpickled "
+                f"task {ids} returned by stage {stage.spec.name!r} was pickled but cannot be unpickled "
                 f"here: {type(error).__name__}: {error}"
             ) from error
+        return tasks
+
+
+def _unsendable_seed(tasks: Sequence[Any], first: int, error: Exception) -> StageNotPicklable:
+    """Say which of the tasks it is."""
+    for number, task in enumerate(tasks, first):
+        try:
+            codec.encode(task)
+        except Exception as own:  # noqa: BLE001 - whatever pickling raises, this is the one
+            return StageNotPicklable(f"initial task {number} ({task!r}) cannot be sent to a worker: {own}")
+    return StageNotPicklable(f"initial tasks from {first} on cannot be sent to a worker: {error}")

@@ -71,7 +71,7 @@ def _own_exception(failed: Failed, stage: str, producer: str) -> BaseException:
         assert not isinstance(payload, Range)
         error: BaseException = codec.decode(payload, in_place=False)
         return error
-    return RemoteStageError(f"{failed.error_type}: {failed.text} (the exception itself cannot be pickled)")
+    return RemoteStageError(f"{failed.error_names[0]}: {failed.text} (the exception itself cannot be pickled)")
 
 
 def worker_died(

@@ -53,6 +53,7 @@ class Run:
             base_env=base_env,
             log_level=config.log_level,
             stop_timeout_s=config.stop_timeout_s,
+            conduct={"goes_on": False, "retire_on": [], "split_on_oom": False},
         )
         self._stages = [StageState(specs[s.stage_index], s) for phase in plan.phases for s in phase.stages]
         self._flow = Flow(self._stages, seeds, config, send=self._crew.send, tell=self._tell)
@@ -63,14 +64,25 @@ class Run:
 
         Raises the stage's own exception, ``WorkerDied``, or ``KeyboardInterrupt``; no process is left.
         """
+        finished = [placed for some in self.stream() for placed in some]
+        finished.sort(key=lambda placed: placed[0])
+        return [task for _, task in finished]
+
+    def stream(self) -> Iterator[list[tuple[bytes, Any]]]:
+        """Run, and yield the last stage's tasks as they come, each with its place in the order of results.
+
+        While the caller is busy with them nothing new is started, so what waits stays bounded. Closing the iterator
+        ends the run. Raises what `execute` raises.
+        """
         self._tell(events.RunStarted(time.monotonic(), self._plan, tuple(s.name for s in self._specs)))
         try:
             with _rare_collections():
                 for phase in self._plan.phases:
-                    self._run_phase([self._stages[p.stage_index] for p in phase.stages])
+                    yield from self._run_phase([self._stages[p.stage_index] for p in phase.stages])
         except BaseException as error:
             self._abort(_INTERRUPT_GRACE_S if isinstance(error, KeyboardInterrupt) else self._config.stop_timeout_s)
-            self._tell(events.RunEnded(time.monotonic(), outcome.in_a_line(error)))
+            ended = "the caller took no more" if isinstance(error, GeneratorExit) else outcome.in_a_line(error)
+            self._tell(events.RunEnded(time.monotonic(), ended))
             raise
         else:
             self._tell(events.RunEnded(time.monotonic(), None))
@@ -78,11 +90,10 @@ class Run:
             self._crew.kill_all()
             self._crew.close()
             self._flow.close()
-        return self._flow.results()
 
     # ---- the loop ----------------------------------------------------------------------------------
 
-    def _run_phase(self, active: list[StageState]) -> None:
+    def _run_phase(self, active: list[StageState]) -> Iterator[list[tuple[bytes, Any]]]:
         self._flow.begin_phase(active)
         while True:
             self._decide(active)
@@ -90,6 +101,9 @@ class Run:
                 return
             for worker, what in self._crew.wait(self._timeout()):
                 self._handle(worker, what)
+            finished = self._flow.take_finished()
+            if finished:
+                yield finished
             self._crew.kill_overdue()
             self._gauge_if_due()
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from gpuexec.channel.messages import Payload, payload_size
-from gpuexec.channel.segments import Range
+from gpuexec.channel.messages import Figures
 from gpuexec.channel.wire import Receiver, Sender
 from gpuexec.driver.decide import StageView
+from gpuexec.driver.queue import Parcel, Portion, TaskQueue
+from gpuexec.lifecycle.attempts import AttemptLife
 from gpuexec.lifecycle.workers import WorkerLife, WorkerState
 from gpuexec.plan.model import StagePlan, WorkerGrant
 from gpuexec.supervise.spawn import WorkerProcess
@@ -29,59 +30,32 @@ class StageSpec:
     uses_gpu: bool = False
 
 
-@dataclass(slots=True)
-class TaskRef:
-    """A task the driver holds without looking into it.
-
-    ``path`` is its place in the order of results: its ancestors' positions among their siblings, so that
-    sorting by it gives the order of one process doing everything in turn.
-    """
-
-    task_id: str
-    path: tuple[int, ...]
-    payload: Payload
-    queued_at: float
-
-
-class TaskQueue:
-    """Tasks that wait before a stage, counted by number, bytes and segments."""
-
-    __slots__ = ("_tasks", "bytes", "segments")
-
-    def __init__(self) -> None:
-        self._tasks: deque[TaskRef] = deque()
-        self.bytes = 0
-        self.segments = 0
-
-    def __len__(self) -> int:
-        return len(self._tasks)
-
-    def push(self, task: TaskRef) -> None:
-        """Add a task at the end."""
-        self._tasks.append(task)
-        self.bytes += payload_size(task.payload)
-        self.segments += isinstance(task.payload, Range)
-
-    def take(self, count: int) -> list[TaskRef]:
-        """Remove the first ``count`` tasks (or all there are)."""
-        taken = [self._tasks.popleft() for _ in range(min(count, len(self._tasks)))]
-        for task in taken:
-            self.bytes -= payload_size(task.payload)
-            self.segments -= isinstance(task.payload, Range)
-        return taken
-
-
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Batch:
-    """Tasks in a worker's hands, and what has come of them so far."""
+    """Tasks in a worker's hands, and what has come of them so far. ``life``: only if it has failed before."""
 
     batch_id: int
-    task_ids: tuple[str, ...]
-    paths: list[tuple[int, ...]]
+    portions: list[Portion]
+    size: int
     input_bytes: int
-    queued_s: float
-    sent_at: float
-    outputs: list[TaskRef] = field(default_factory=list)
+    queued_s: float  # summed over its tasks
+    sent_at: float = 0.0
+    outputs: list[Parcel] = field(default_factory=list)
+    made: int = 0  # tasks in ``outputs``
+    life: AttemptLife | None = None
+
+    @property
+    def task_ids(self) -> tuple[str, ...]:
+        """Ids of its tasks, in order."""
+        return tuple(task_id for parcel, start, stop in self.portions for task_id in parcel.task_ids[start:stop])
+
+    def paths(self) -> list[bytes]:
+        """Places of its tasks in the order of results."""
+        (parcel, start, stop), *others = self.portions
+        paths = parcel.paths[start:stop]
+        for parcel, start, stop in others:
+            paths += parcel.paths[start:stop]
+        return paths
 
 
 @dataclass(slots=True, eq=False)
@@ -98,6 +72,7 @@ class Worker:
     oom_kills_before: int | None
     node_setup: bool = False
     in_hand: dict[int, Batch] = field(default_factory=dict)
+    open_parcel: tuple[Parcel, int] | None = None  # it has this one still, dealt out up to there
     hears: bool = True  # its socket is open
     stop_deadline: float | None = None
     teardown_s: float | None = None
@@ -138,6 +113,7 @@ class StageState:
     def __init__(self, spec: StageSpec, plan: StagePlan) -> None:
         self.spec = spec
         self.queue = TaskQueue()
+        self.returned: deque[Batch] = deque()  # batches to be done again, before the queue's tasks
         self.upstream_done = False
         self.finished = False
         self.node_ready = not spec.sets_up_node
@@ -147,6 +123,7 @@ class StageState:
         self.done_tasks = 0
         self.batch_s: float | None = None
         self.batch_bytes = 0.0
+        self.task_s: float | None = None
         self.startup_s: float | None = None
 
     @property
@@ -154,17 +131,23 @@ class StageState:
         """Batches in workers' hands."""
         return sum(len(worker.in_hand) for worker in self.workers.values())
 
-    def note_pace(self, batch_s: float, input_bytes: int) -> None:
-        """Update the running mean of a batch's service time and size."""
-        known = self.batch_s
-        self.batch_s = batch_s if known is None else known + _PACE * (batch_s - known)
-        self.batch_bytes = input_bytes if known is None else self.batch_bytes + _PACE * (input_bytes - self.batch_bytes)
+    def note_pace(self, figures: Figures) -> None:
+        """Update the running means of a batch's service time and size, and of a task's service time."""
+        batch_s, batch_bytes = figures.busy_s / figures.batches, figures.input_bytes / figures.batches
+        task_s = figures.busy_s / max(1, figures.tasks_in)
+        if self.batch_s is None or self.task_s is None:
+            self.batch_s, self.batch_bytes, self.task_s = batch_s, batch_bytes, task_s
+            return
+        self.batch_s += _PACE * (batch_s - self.batch_s)
+        self.batch_bytes += _PACE * (batch_bytes - self.batch_bytes)
+        self.task_s += _PACE * (task_s - self.task_s)
 
     def view(self) -> StageView:
         """The stage as `decide` wants it."""
         live = [w for w in self.workers.values() if not w.node_setup]
         return StageView(
             queued=len(self.queue),
+            returned=len(self.returned),
             batch_size=self.spec.batch_size,
             upstream_done=self.upstream_done,
             in_flight=self.in_flight,

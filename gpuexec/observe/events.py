@@ -61,16 +61,16 @@ class WorkerReady:
 
 
 @dataclass(frozen=True, slots=True)
-class BatchFinished:
-    """One batch went through a stage. ``queued_s``: how long its tasks had waited, on average."""
+class BatchesFinished:
+    """Batches went through a stage: one, or several tiny ones that one message reported."""
 
     at: float
     stage: int
     worker_id: str
-    batch_id: int
+    batch_ids: tuple[int, ...]
     tasks_out: int
-    queued_s: float
-    in_worker_s: float  # from sending the batch to its last result: transfer and prefetch included
+    queued_s: float  # summed over the tasks: how long each had waited
+    in_worker_s: float  # summed over the batches: from sending to the last result, transfer and prefetch included
     figures: Figures
 
 
@@ -157,7 +157,7 @@ RunEvent = (
     | WorkerLoaded
     | NodeSetUp
     | WorkerReady
-    | BatchFinished
+    | BatchesFinished
     | BatchFailed
     | WorkerStopped
     | Gauged

@@ -91,7 +91,7 @@ class ReportBuilder:
     def see(self, event: events.RunEvent) -> None:
         """Add an event to the sums."""
         match event:
-            case events.BatchFinished():
+            case events.BatchesFinished():
                 self._add_batch(event)
             case events.RunStarted():
                 self._begin(event)
@@ -133,10 +133,9 @@ class ReportBuilder:
         reasons = {s.stage_index: s.reason for phase in event.plan.phases for s in phase.stages}
         self.report.stages = [StageReport(i, name, reasons.get(i, "")) for i, name in enumerate(event.stages)]
 
-    def _add_batch(self, event: events.BatchFinished) -> None:
+    def _add_batch(self, event: events.BatchesFinished) -> None:
         figures, stage = event.figures, self.report.stages[event.stage]
-        busy = figures.receive_s + figures.process_s + figures.send_s
-        stage.batches += 1
+        stage.batches += figures.batches
         stage.tasks_in += figures.tasks_in
         stage.tasks_out += event.tasks_out
         stage.items += figures.items
@@ -144,13 +143,13 @@ class ReportBuilder:
         stage.receive_s += figures.receive_s
         stage.send_s += figures.send_s
         stage.idle_s += figures.idle_s
-        stage.transfer_s += max(0.0, event.in_worker_s - busy)
-        stage.queued_s += event.queued_s * figures.tasks_in
+        stage.transfer_s += max(0.0, event.in_worker_s - figures.busy_s)
+        stage.queued_s += event.queued_s
         stage.input_bytes += figures.input_bytes
         stage.output_bytes += figures.output_bytes
         stage.metrics = merge_metrics(stage.metrics, figures.metrics)
         worker = self._workers[event.worker_id]
-        worker.batches += 1
+        worker.batches += figures.batches
         worker.idle_s += figures.idle_s
         if worker.first_batch_s is None:
             worker.first_batch_s = figures.process_s

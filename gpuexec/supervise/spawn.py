@@ -8,9 +8,10 @@ import socket
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from gpuexec.channel.recorder import FlightRecorder
 from gpuexec.plan.model import WorkerGrant
 
 THREAD_CAPS = (
@@ -20,7 +21,7 @@ THREAD_CAPS = (
     "NUMEXPR_NUM_THREADS",
     "VECLIB_MAXIMUM_THREADS",
 )
-_LAST_LINES = 20
+_LAST_LINES = 40
 _OUTPUT_CHUNK = 64 * 1024
 _LONGEST_LINE = 16 * 1024
 
@@ -48,11 +49,24 @@ def _is_installed() -> bool:
     return _package_root() in site.getsitepackages()
 
 
+def _start_interpreter(passed: Sequence[int], env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    return subprocess.Popen(
+        [sys.executable, *flags, "-m", "gpuexec.worker", *map(str, passed), str(os.getpid())],
+        env=dict(env),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        pass_fds=passed,
+        process_group=0,  # Ctrl-C reaches the driver only; and one kill reaches what the stage started
+    )
+
+
 class WorkerProcess:
     """One child process and everything the driver holds of it; ``close`` releases all of it.
 
     ``sock`` carries messages, ``output_fd`` what the process prints (stdout and stderr in order),
-    ``pidfd`` becomes readable when it ends.
+    ``pidfd`` becomes readable when it ends, ``recorder`` tells which batch the worker is at.
     """
 
     def __init__(self, worker_id: str, env: Mapping[str, str]) -> None:
@@ -60,17 +74,15 @@ class WorkerProcess:
         self.last_lines: deque[str] = deque(maxlen=_LAST_LINES)
         self._partial = b""
         self.sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        with theirs:
-            flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-            self.process = subprocess.Popen(
-                [sys.executable, *flags, "-m", "gpuexec.worker", str(theirs.fileno()), str(os.getpid())],
-                env=dict(env),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                pass_fds=[theirs.fileno()],
-                process_group=0,  # Ctrl-C reaches the driver only; and one kill reaches what the stage started
-            )
+        self.recorder = FlightRecorder.create()
+        try:
+            self.process = _start_interpreter([theirs.fileno(), self.recorder.fd], env)
+        except BaseException:
+            self.sock.close()
+            self.recorder.close()
+            raise
+        finally:
+            theirs.close()
         self.sock.setblocking(False)
         assert self.process.stdout is not None
         self.output_fd = self.process.stdout.fileno()
@@ -99,6 +111,7 @@ class WorkerProcess:
     def close(self) -> None:
         """Close the socket, the pipe and the pidfd. The process must have been reaped."""
         self.sock.close()
+        self.recorder.close()
         if self.process.stdout is not None:
             self.process.stdout.close()
         os.close(self.pidfd)

@@ -19,31 +19,33 @@ from typing import Any
 from gpuexec.bridge import adapters, registration
 from gpuexec.channel import codec
 from gpuexec.channel.messages import Booted, Inline, Start
+from gpuexec.channel.recorder import FlightRecorder
 from gpuexec.channel.wire import BlockingConnection, ConnectionLost
 from gpuexec.contract.allocation import Allocation, GpuShare
 from gpuexec.contract.executor import NodeInfo, WorkerMetadata
 from gpuexec.worker import loading, memory
 from gpuexec.worker.log_sink import LogSink
-from gpuexec.worker.loop import WorkerLoop, describe_failure
+from gpuexec.worker.loop import Conduct, WorkerLoop, describe_failure
 from gpuexec.worker.orphan import die_with_parent
 
 
-def main(socket_fd: int, driver_pid: int) -> int:
+def main(socket_fd: int, recorder_fd: int, driver_pid: int) -> int:
     """Serve one driver; return the exit status: 0 after an orderly end, 1 if the driver is gone."""
     die_with_parent(driver_pid)
     faulthandler.enable()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
     connection = BlockingConnection(socket.socket(fileno=socket_fd))
-    os.set_inheritable(socket_fd, False)
+    for fd in (socket_fd, recorder_fd):
+        os.set_inheritable(fd, False)
     os.register_at_fork(after_in_child=connection.disown)
     try:
-        _serve(connection)
+        _serve(connection, FlightRecorder(recorder_fd))
     except ConnectionLost:
         return 1
     return 0
 
 
-def _serve(connection: BlockingConnection) -> None:
+def _serve(connection: BlockingConnection, recorder: FlightRecorder) -> None:
     start = connection.receive()
     assert isinstance(start, Start), start
     began = time.monotonic()
@@ -71,6 +73,8 @@ def _serve(connection: BlockingConnection) -> None:
         WorkerMetadata(worker_id=start.worker_id, allocation=allocation),
         memory.probe_for(allocation),
         log,
+        recorder,
+        Conduct(**{**start.conduct, "retire_on": tuple(start.conduct["retire_on"])}),
     )
 
     def terminate_once(_signal: int, _frame: FrameType | None) -> None:

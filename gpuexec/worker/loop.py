@@ -1,8 +1,8 @@
 """What a worker does with each message, once its stage is loaded.
 
-The stage's code runs in exactly one place (`_in_phase`), which turns whatever it raises into one `Failed`
-message. After a failure the worker takes no more batches: it waits to be told to stop, so that
-``teardown`` still runs.
+The stage's code runs inside `_run_batch` and `_in_phase`, which turn whatever it raises into one `Failed` message.
+After a failure that halts it, a worker takes no more batches: it waits to be told to stop, so that ``teardown``
+still runs.
 """
 
 from __future__ import annotations
@@ -14,28 +14,21 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from gpuexec.bridge.origin import class_name_of
-from gpuexec.channel import codec, segments
-from gpuexec.channel.messages import (
-    Failed,
-    Figures,
-    NodeReady,
-    Payload,
-    Ready,
-    SetUp,
-    SetUpOnNode,
-    Stop,
-    Stopped,
-    Work,
-    payload_size,
-)
-from gpuexec.channel.segments import Range, SegmentPool
+from gpuexec.channel import codec
+from gpuexec.channel.messages import Failed, NodeReady, Payload, Ready, SetUp, SetUpOnNode, Stop, Stopped, Work
+from gpuexec.channel.recorder import FlightRecorder
+from gpuexec.channel.segments import SegmentPool
 from gpuexec.channel.wire import BlockingConnection
 from gpuexec.contract.executor import NodeInfo, WorkerMetadata
 from gpuexec.contract.lineage import parents_of
-from gpuexec.contract.metrics import INPUT_BYTES
+from gpuexec.contract.metrics import INPUT_BYTES, OOM_SPLITS, merge_metrics
+from gpuexec.errors import error_names_match, names_of
+from gpuexec.worker.gpu_memory_errors import free_gpu_cache, is_out_of_gpu_memory
+from gpuexec.worker.inbox import Inbox
 from gpuexec.worker.log_sink import LogSink
 from gpuexec.worker.memory import PeakRss
 from gpuexec.worker.outbox import Outbox
@@ -70,6 +63,18 @@ class StageFailure(Exception):
     """A stage raised and the driver has been told."""
 
 
+@dataclass(frozen=True, slots=True)
+class Conduct:
+    """What a worker does about failures. ``goes_on``: takes the next batch after a stage's exception.
+
+    ``retire_on``: names of exceptions after which nothing in this process can be trusted, so it never goes on.
+    """
+
+    goes_on: bool = False
+    retire_on: tuple[str, ...] = ()
+    split_on_oom: bool = False
+
+
 class WorkerLoop:
     """One worker's life after its stage is loaded; ``run`` returns when the process should exit."""
 
@@ -81,6 +86,8 @@ class WorkerLoop:
         metadata: WorkerMetadata,
         probe: MemoryProbe,
         log: LogSink,
+        recorder: FlightRecorder,
+        conduct: Conduct,
     ) -> None:
         self._connection = connection
         self._adapter = adapter
@@ -88,12 +95,18 @@ class WorkerLoop:
         self._metadata = metadata
         self._probe = probe
         self._log = log
+        self._recorder = recorder
+        self._conduct = conduct
         self._pool = SegmentPool()
         self._outbox = Outbox(connection, self._pool)
+        self._inbox = Inbox(self._outbox.reuse_when_sent)
         self._idle_since = time.monotonic()
         self._needs_teardown = False
         self._rss = PeakRss()
         self._terminated = False
+        self._phase = ""
+        self._parts: list[Any] = []  # figures of the batch in hand, more than one if it was split
+        self._splits = 0
         self._pid = os.getpid()
 
     def terminate(self) -> None:
@@ -118,6 +131,7 @@ class WorkerLoop:
         finally:
             self._probe.close()
             self._pool.close()
+            self._recorder.close()
 
     def _serve(self) -> None:
         failed = False
@@ -141,6 +155,11 @@ class WorkerLoop:
 
     def _handle(self, message: Any) -> None:
         match message:
+            case Work():
+                self._inbox.accept(message)
+                for batch_id, count in zip(message.batch_ids, message.counts, strict=True):
+                    self._run_batch(batch_id, count)
+                    self._outbox.flush_if_due(idle=False)
             case SetUpOnNode():
                 from gpuexec.worker.node_lock import node_lock  # few workers need it
 
@@ -156,72 +175,91 @@ class WorkerLoop:
                     check_pinning(self._metadata.allocation)
                 self._connection.send(Ready(time.monotonic() - began))
                 self._idle_since = time.monotonic()
-            case Work():
-                self._work(message)
             case unexpected:
                 raise AssertionError(f"a driver never sends {unexpected}")
 
-    def _work(self, message: Work) -> None:
-        payloads = list(reversed(message.payloads))
-        batches = list(zip(message.batch_ids, message.counts, strict=True))
-        del message
-        for batch_id, count in batches:
-            self._run_batch(batch_id, [payloads.pop() for _ in range(count)])
-            self._outbox.flush_if_due(idle=False)
+    def _run_batch(self, batch_id: int, count: int) -> None:
+        """Run one batch. Raises ``StageFailure`` if it failed and the worker takes no more."""
+        began = time.monotonic()
+        self._recorder.begin(batch_id, began)
+        self._log.install_if_imported()
+        try:
+            self._pass_through(batch_id, count, began)
+        except Terminated:
+            raise
+        except BaseException as error:
+            if os.getpid() != self._pid:
+                raise  # a child that the stage forked: it ends as any Python process does
+            self._outbox.drop_unfinished()
+            halts = self._halts_after(error)
+            self._tell_failure(error, self._phase, batch_id, halted=halts)
+            if halts:
+                raise StageFailure from error
+        self._recorder.end()
+        self._idle_since = time.monotonic()
 
-    def _run_batch(self, batch_id: int, payloads: list[Payload]) -> None:
-        received = time.monotonic()
-        input_bytes = sum(map(payload_size, payloads))
-        with self._in_phase("receive", batch_id):
-            tasks = self._decode(payloads)
+    def _pass_through(self, batch_id: int, count: int, received: float) -> None:
+        self._phase = "receive"
+        tasks, input_bytes = self._inbox.take(count)
         input_ids = [task.task_id for task in tasks]
         began = time.monotonic()
+        self._phase = "process"
         self._probe.before_batch()
-        with self._in_phase("process", batch_id):
-            outputs = list(self._adapter.process_batch(tasks))
+        outputs = self._process(tasks)
         processed = time.monotonic()
-        items = self._note_figures(input_bytes)
-        del tasks  # frees segments for the outputs
-        with self._in_phase("return", batch_id):
-            parents = parents_of(input_ids, [task.task_id for task in outputs])
-            output_bytes = self._outbox.add(batch_id, outputs, parents)
+        metrics, items = self._note_figures(input_bytes)
+        del tasks  # frees memory for the outputs
+        self._phase = "return"
+        parents = parents_of(input_ids, [task.task_id for task in outputs])
+        output_bytes = self._outbox.add(batch_id, outputs, parents)
         done = time.monotonic()
-        stats = self._adapter.last_stats
-        figures = Figures(
-            tasks_in=len(input_ids),
-            items=items,
-            input_bytes=input_bytes,
-            output_bytes=output_bytes,
-            receive_s=began - received,
-            process_s=processed - began,
-            send_s=done - processed,
-            idle_s=received - self._idle_since,
-            rss_peak_bytes=self._rss.read(done),
-            metrics=dict(stats.custom_metrics) if stats is not None else {},
-        )
-        self._outbox.finish(batch_id, figures)
-        self._idle_since = done
+        totals = self._outbox.totals
+        totals.batches += 1
+        totals.tasks_in += count
+        totals.items += items
+        totals.input_bytes += input_bytes
+        totals.output_bytes += output_bytes
+        totals.receive_s += began - received
+        totals.process_s += processed - began
+        totals.send_s += done - processed
+        totals.idle_s += received - self._idle_since
+        self._outbox.finish(metrics, self._rss.read(done), done)
+        self._inbox.done()
 
-    def _decode(self, payloads: list[Payload]) -> list[Any]:
-        tasks = []
-        payloads.reverse()
-        while payloads:
-            payload = payloads.pop()
-            if isinstance(payload, Range):
-                tasks.append(codec.decode(segments.open_range(payload, self._pool), in_place=True))
-            else:
-                tasks.append(codec.decode(payload, in_place=False))
-        return tasks
+    def _process(self, tasks: list[Any], first: int = 0) -> list[Any]:
+        """Run the stage on (a part of) the batch in hand; ``first``: the part's place in it."""
+        try:
+            outputs = list(self._adapter.process_batch(tasks))
+        except Exception as error:
+            if not (self._conduct.split_on_oom and len(tasks) > 1 and is_out_of_gpu_memory(error)):
+                raise
+        else:
+            self._parts.append(self._adapter.last_stats)
+            return outputs
+        # Outside the except block: the exception's frames held the tensors that filled the memory.
+        count, middle = len(tasks), len(tasks) // 2
+        tasks.clear()
+        self._splits += 1
+        free_gpu_cache()
+        outputs = self._process(self._inbox.take_again()[first : first + middle], first)
+        return outputs + self._process(self._inbox.take_again()[first + middle : first + count], first + middle)
 
-    def _note_figures(self, input_bytes: int) -> int:
-        """Add the executor's figures to the batch's own stats object; return its item count."""
-        stats = self._adapter.last_stats
+    def _note_figures(self, input_bytes: int) -> tuple[dict[str, float], int]:
+        """Add the executor's figures to the batch's own stats object; return its metrics and item count."""
         gpu = self._probe.after_batch()
+        *earlier, stats = self._parts
+        self._parts = []
         if stats is None:
-            return 0
+            return {}, 0
         stats.custom_metrics.update(gpu)
         stats.custom_metrics[INPUT_BYTES] = float(input_bytes)
-        return int(stats.num_items_processed)
+        metrics, items = stats.custom_metrics, int(stats.num_items_processed)
+        for part in earlier:
+            metrics, items = merge_metrics(metrics, part.custom_metrics), items + int(part.num_items_processed)
+        if self._splits:
+            metrics[OOM_SPLITS] = float(self._splits)
+            self._splits = 0
+        return metrics, items
 
     def _tear_down(self) -> float:
         began = time.monotonic()
@@ -232,7 +270,7 @@ class WorkerLoop:
         return time.monotonic() - began
 
     @contextlib.contextmanager
-    def _in_phase(self, phase: str, batch_id: int | None = None) -> Iterator[None]:
+    def _in_phase(self, phase: str) -> Iterator[None]:
         self._log.install_if_imported()
         try:
             yield
@@ -240,23 +278,34 @@ class WorkerLoop:
             raise
         except BaseException as error:
             if os.getpid() != self._pid:
-                raise  # a child that the stage forked: it ends as any Python process does
-            self._outbox.flush()
-            self._connection.send(describe_failure(error, phase, batch_id))
+                raise
+            self._tell_failure(error, phase, halted=True)
             raise StageFailure from error
 
+    def _halts_after(self, error: BaseException) -> bool:
+        """Inputs that cannot be unpickled halt it too: their parcel may hold tasks of the next batch."""
+        conduct = self._conduct
+        if not conduct.goes_on or self._phase == "receive" or not isinstance(error, Exception):
+            return True
+        return error_names_match(names_of(error), conduct.retire_on)
 
-def describe_failure(error: BaseException, phase: str, batch_id: int | None = None) -> Failed:
+    def _tell_failure(self, error: BaseException, phase: str, batch_id: int | None = None, *, halted: bool) -> None:
+        self._outbox.flush()
+        self._connection.send(describe_failure(error, phase, batch_id, halted=halted))
+
+
+def describe_failure(error: BaseException, phase: str, batch_id: int | None = None, *, halted: bool = True) -> Failed:
     """Make the message that carries an exception; the exception itself only if it survives the way."""
     text = "".join(traceback.format_exception_only(error)).strip()
     is_exit = not isinstance(error, Exception)
     return Failed(
         phase=phase,
         batch_id=batch_id,
-        error_type=f"{type(error).__module__}.{type(error).__qualname__}",
+        error_names=names_of(error),
         text=text,
         traceback=_stage_traceback(error),
         is_exit=is_exit,
+        halted=halted,
         payloads=() if is_exit else _portable(error),
     )
 

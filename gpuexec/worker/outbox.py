@@ -1,7 +1,8 @@
 """Collects the outputs of batches into few messages: a message a batch would cost more than a tiny batch.
 
-Small payloads travel inside the message. Large ones are written to shared memory as soon as they are
-encoded, and the task is dropped right then, so a batch that fans out to gigabytes is not held twice.
+A batch's outputs are pickled as soon as it is done, small ones several at a time (a parcel), so that what the stage
+does to them later is not seen elsewhere. Small parcels travel inside the message. Large ones are written to shared
+memory at once and their tasks dropped right then, so a batch that fans out to gigabytes is not held twice.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from typing import Any
 
 from gpuexec.channel import codec, segments
 from gpuexec.channel.messages import Figures, Payload, Results
-from gpuexec.channel.payloads import lay_down, needs_segment
+from gpuexec.channel.payloads import ParcelSize, lay_down, needs_segment
 from gpuexec.channel.segments import Range, Segment, SegmentPool
 from gpuexec.channel.wire import BlockingConnection
+from gpuexec.contract.metrics import merge_metrics
 
 _FLUSH_BYTES = 256 * 1024
 _FLUSH_SECONDS = 0.005
@@ -22,11 +24,13 @@ _ARENA = 16 * 1024 * 1024  # large payloads of one batch share segments of this 
 
 
 class Outbox:
-    """Results on their way to the driver; one thread uses it."""
+    """Results on their way to the driver; one thread uses it. ``totals`` add up the batches finished since."""
 
     def __init__(self, connection: BlockingConnection, pool: SegmentPool) -> None:
         self._connection = connection
         self._pool = pool
+        self._encoder = codec.Encoder()
+        self._parcel = ParcelSize()
         self._arena: Segment | None = None
         self._arena_used = 0
         self._oldest = 0.0
@@ -37,34 +41,45 @@ class Outbox:
 
         Raises what pickling raised. ``finish`` must follow.
         """
-        total = 0
+        total = at = 0
         many = len(tasks) > 1
-        tasks.reverse()
-        for parent in parents:
-            task = tasks.pop()
-            task_id = task.task_id
-            encoded = codec.encode(task)
-            del task
+        self._open_piece(batch_id)
+        if many:
+            tasks.reverse()
+        while tasks:
+            parcel = [tasks.pop() for _ in range(min(len(tasks), self._parcel.next()))] if many else [tasks.pop()]
+            size = len(parcel)
+            task_ids = [task.task_id for task in parcel]
+            encoded = self._encoder.encode(parcel)
+            self._parcel.learn(size, encoded.size)
+            del parcel
             payload = self._place(encoded, many=many)
-            if not self._batch_ids or self._batch_ids[-1] != batch_id:
-                self._open_piece(batch_id)
-            self._counts[-1] += 1
-            self._task_ids.append(task_id)
-            self._parents.append(parent)
-            self._payloads.append(payload)
-            total += encoded.size
-            self._inline_bytes += encoded.size if not isinstance(payload, Range) else 64
             if self._inline_bytes > _FLUSH_BYTES:
                 self.flush()
+                self._open_piece(batch_id)
+            self._parcels[-1] += 1
+            self._sizes.append(size)
+            self._task_ids += task_ids
+            self._parents += parents[at : at + size]
+            self._payloads.append(payload)
+            at += size
+            total += encoded.size
+            self._inline_bytes += encoded.size if not isinstance(payload, Range) else 64
         self._arena = None
         return total
 
-    def finish(self, batch_id: int, figures: Figures) -> None:
-        """Mark the batch complete."""
-        if not self._batch_ids or self._batch_ids[-1] != batch_id:
-            self._open_piece(batch_id)
-        self._figures[-1] = figures.to_list()
-        self._oldest = self._oldest or time.monotonic()
+    def finish(self, metrics: dict[str, float], rss_peak_bytes: int, now: float) -> None:
+        """Mark the batch complete; its times and sizes have been added to ``totals``."""
+        self._complete[-1] = 1
+        totals = self.totals
+        totals.rss_peak_bytes = rss_peak_bytes
+        if metrics:
+            totals.metrics = merge_metrics(totals.metrics, metrics)
+        self._oldest = self._oldest or now
+
+    def reuse_when_sent(self, segment: Segment) -> None:
+        """The segment held inputs of the finished batch: it is room again once the driver has the batch's results."""
+        self._spent.append(segment)
 
     def flush_if_due(self, *, idle: bool) -> None:
         """Send what has gathered if nothing else is to be done or it has waited long enough."""
@@ -77,29 +92,50 @@ class Outbox:
             return
         message = Results(
             self._batch_ids,
-            self._counts,
-            self._figures,
+            self._parcels,
+            self._complete,
+            self._sizes,
             self._task_ids,
             self._parents,
+            self.totals.to_list() if self.totals.batches else None,
             payloads=tuple(self._payloads),
         )
+        spent = self._spent
         self._clear()
         self._connection.send(message)
+        for segment in spent:
+            self._pool.keep(segment)
+
+    def drop_unfinished(self) -> None:
+        """Forget the batch in hand: its stage raised."""
+        if self._batch_ids and not self._complete[-1]:
+            parcels = self._parcels[-1]
+            size = sum(self._sizes[len(self._sizes) - parcels :])
+            for column in (self._batch_ids, self._parcels, self._complete):
+                column.pop()
+            del self._sizes[len(self._sizes) - parcels :]
+            del self._payloads[len(self._payloads) - parcels :]
+            del self._task_ids[len(self._task_ids) - size :]
+            del self._parents[len(self._parents) - size :]
+        self._arena = None
 
     def _clear(self) -> None:
         self._batch_ids: list[int] = []
-        self._counts: list[int] = []
-        self._figures: list[list[Any] | None] = []
+        self._parcels: list[int] = []
+        self._complete: list[int] = []
+        self._sizes: list[int] = []
         self._task_ids: list[str] = []
         self._parents: list[int] = []
         self._payloads: list[Payload] = []
+        self._spent: list[Segment] = []
+        self.totals = Figures()
         self._inline_bytes = 0
         self._oldest = 0.0
 
     def _open_piece(self, batch_id: int) -> None:
         self._batch_ids.append(batch_id)
-        self._counts.append(0)
-        self._figures.append(None)
+        self._parcels.append(0)
+        self._complete.append(0)
 
     def _place(self, encoded: codec.Encoded, *, many: bool) -> Payload:
         if many and needs_segment(encoded):

@@ -20,24 +20,34 @@ from gpuexec.channel.wire import BlockingConnection, ConnectionLost, Receiver, S
 ids = st.integers(0, 2**31)
 text = st.text(max_size=40)
 inline = st.binary(max_size=2000)
+spans = st.none() | st.lists(st.integers(0, 100), min_size=2, max_size=3)
 
 
 @st.composite
 def works(draw):
     counts = draw(st.lists(st.integers(0, 3), max_size=5))
     payloads = tuple(draw(st.lists(inline, min_size=sum(counts), max_size=sum(counts))))
-    return Work([draw(ids) for _ in counts], counts, payloads=payloads)
+    return Work([draw(ids) for _ in counts], counts, [draw(spans) for _ in payloads], payloads=payloads)
 
 
 messages = st.one_of(
     works(),
     st.just(Stop()),
     st.builds(
-        Start, text, text, text, st.just({"gpus": []}), st.lists(text), st.lists(ids), text, payloads=st.tuples(inline)
+        Start,
+        text,
+        text,
+        text,
+        st.just({"gpus": []}),
+        st.lists(text),
+        st.lists(ids),
+        text,
+        st.just({"goes_on": True}),
+        payloads=st.tuples(inline),
     ),
-    st.builds(Failed, text, st.none() | ids, text, text, text, st.booleans()),
+    st.builds(Failed, text, st.none() | ids, st.lists(text), text, text, st.booleans(), st.booleans()),
     st.builds(LogLine, text, ids, text, st.floats(0, 2e9), st.none() | text, text, ids),
-    st.builds(lambda i, t: Results([i], [1], [None], [t], [-1], payloads=(b"x",)), ids, text),
+    st.builds(lambda i, t: Results([i], [1], [1], [1], [t], [-1], None, payloads=(b"x",)), ids, text),
 )
 
 
@@ -107,7 +117,7 @@ def test_segments_travel_by_descriptor(pair):
         segment_with(pool, b"alone"),
     )
     sender, receiver = Sender(ours), Receiver(theirs)
-    sender.put(Work([1], [4], payloads=(*ranges, b"inline")))
+    sender.put(Work([1], [4], [None] * 4, payloads=(*ranges, b"inline")))
     sender.flush()
     (message,) = receiver.receive()
     a, b, c, d = message.payloads
@@ -124,7 +134,7 @@ def test_more_descriptors_than_one_call_may_carry(pair):
     pool = SegmentPool()
     ranges = tuple(segment_with(pool, b"%d" % i) for i in range(600))
     sender, receiver = Sender(ours), Receiver(theirs)
-    sender.put(Work([1], [600], payloads=ranges))
+    sender.put(Work([1], [600], [None] * 600, payloads=ranges))
     received = []
     while not received:
         sender.flush()
@@ -138,7 +148,7 @@ def test_the_sender_lets_go_of_a_segment_once_it_is_sent(pair):
     place = segment_with(pool, b"x" * PAGE)
     fd = place.segment.fd
     sender = Sender(ours)
-    sender.put(Work([1], [1], payloads=(place,)))
+    sender.put(Work([1], [1], [None], payloads=(place,)))
     sender.flush()
     del place
     gc.collect()
@@ -149,7 +159,7 @@ def test_the_sender_lets_go_of_a_segment_once_it_is_sent(pair):
 def test_a_full_socket_keeps_the_rest_for_later(pair):
     ours, theirs = pair
     sender, receiver = Sender(ours), Receiver(theirs)
-    big = Work([1], [1], payloads=(bytes(5_000_000),))
+    big = Work([1], [1], [None], payloads=(bytes(5_000_000),))
     sender.put(big)
     sender.put(Stop())
     assert not sender.flush()
@@ -166,7 +176,7 @@ def test_segments_of_a_frame_that_never_ends_are_closed(pair):
     ours, theirs = pair
     pool = SegmentPool()
     sender, receiver = Sender(ours), Receiver(theirs)
-    sender.put(Work([1], [2], payloads=(segment_with(pool, b"abc"), bytes(5_000_000))))
+    sender.put(Work([1], [2], [None, None], payloads=(segment_with(pool, b"abc"), bytes(5_000_000))))
     sender.flush()
     assert receiver.receive() == []
     before = psutil.Process().num_fds()
@@ -192,7 +202,9 @@ def test_the_workers_end_sends_from_any_thread(pair):
     ours, theirs = pair
     connection, receiver = BlockingConnection(theirs), Receiver(ours)
     senders = [
-        threading.Thread(target=lambda n=n: [connection.send(Results([n], [0], [None], [], [])) for _ in range(200)])
+        threading.Thread(
+            target=lambda n=n: [connection.send(Results([n], [0], [1], [], [], [], None)) for _ in range(200)]
+        )
         for n in range(4)
     ]
     for thread in senders:

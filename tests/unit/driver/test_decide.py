@@ -13,6 +13,7 @@ from gpuexec.driver.decide import StageView, StartReason
 
 IDLE = StageView(
     queued=0,
+    returned=0,
     batch_size=4,
     upstream_done=False,
     in_flight=0,
@@ -36,6 +37,7 @@ def test_a_stage_is_finished_when_nothing_is_left_and_nothing_comes():
     assert decide.is_finished(done)
     assert not decide.is_finished(IDLE)
     assert not decide.is_finished(replace(done, queued=1))
+    assert not decide.is_finished(replace(done, returned=1))
     assert not decide.is_finished(replace(done, in_flight=1))
 
 

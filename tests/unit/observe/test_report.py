@@ -17,9 +17,9 @@ from gpuexec.plan.model import Phase, Plan, StagePlan
 PLAN = Plan((Phase((StagePlan(0, "read", (), False, "because"), StagePlan(1, "embed", (), True, "two"))),), ("note",))
 
 
-def batch(stage: int, worker: str, tasks_in=2, tasks_out=1, at=5.0, metrics=None) -> events.BatchFinished:
-    figures = Figures(tasks_in, 10, 100, 50, 0.1, 1.0, 0.2, 0.5, 2**20, metrics or {})
-    return events.BatchFinished(at, stage, worker, 1, tasks_out, 0.25, 1.5, figures)
+def batch(stage: int, worker: str, tasks_in=2, tasks_out=1, at=5.0, metrics=None) -> events.BatchesFinished:
+    figures = Figures(1, tasks_in, 10, 100, 50, 0.1, 1.0, 0.2, 0.5, 2**20, metrics or {})
+    return events.BatchesFinished(at, stage, worker, (1,), tasks_out, 0.25 * tasks_in, 1.5, figures)
 
 
 def ended() -> ReportBuilder:

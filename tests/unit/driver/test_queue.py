@@ -1,0 +1,57 @@
+"""Waiting tasks: nothing is lost, doubled or reordered, however they are dealt out."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpuexec.channel.segments import Range, Segment
+from gpuexec.driver.queue import Parcel, TaskQueue, place_among_siblings
+
+
+def parcel(first: int, size: int, payload: bytes = b"12345678") -> Parcel:
+    numbers = range(first, first + size)
+    return Parcel(payload, [str(n) for n in numbers], [place_among_siblings(n) for n in numbers], 0.0)
+
+
+@given(st.lists(st.integers(1, 9), max_size=12), st.data())
+def test_tasks_leave_in_the_order_they_came(sizes, data):
+    queue, total = TaskQueue(), sum(sizes)
+    first = 0
+    for size in sizes:
+        queue.push(parcel(first, size))
+        first += size
+    taken: list[str] = []
+    while len(queue):
+        count = data.draw(st.integers(1, 15))
+        portions = queue.take(count)
+        ids = [task_id for p, start, stop in portions for task_id in p.task_ids[start:stop]]
+        assert len(ids) == min(count, total - len(taken))
+        taken += ids
+        assert len(queue) == total - len(taken)
+    assert taken == [str(n) for n in range(total)]
+    assert queue.bytes == queue.segments == 0
+    assert queue.take(3) == []
+
+
+def test_a_parcel_counts_in_full_until_it_is_dealt_out():
+    queue = TaskQueue()
+    queue.push(parcel(0, 4))
+    queue.push(parcel(4, 1, Range(Segment(-1, 4096), 0, 100, exclusive=True)))  # type: ignore[arg-type]
+    assert (queue.bytes, queue.segments) == (108, 1)
+    queue.take(3)
+    assert queue.bytes == 108
+    queue.take(1)
+    assert queue.bytes == 100
+    queue.take(1)
+    assert (queue.bytes, queue.segments) == (0, 0)
+
+
+@given(st.lists(st.integers(0, 2**70), min_size=2, max_size=2), st.lists(st.integers(0, 2**70), max_size=3))
+def test_places_sort_as_the_numbers_do(pair, deeper):
+    a, b = pair
+    tail = b"".join(map(place_among_siblings, deeper))
+    first, second = place_among_siblings(a) + tail, place_among_siblings(b)
+    if a != b:
+        assert (first < second) == (a < b)
+        assert not second.startswith(place_among_siblings(a)), "no place is the beginning of another"
