@@ -7,7 +7,8 @@ GpuexecError
 │   ├── ResultNotPicklable  what the stage returned cannot travel back
 │   ├── RemoteStageError    its exception cannot travel, only its text
 │   └── StageContractError  it returned or declared something the contract does not allow
-├── ResourcesError          the node cannot satisfy the request (says the arithmetic); GpusBusy: not now
+├── ResourcesError          the node cannot satisfy the request (says the arithmetic); GpusBusy: not now;
+│                           GpusLost: no longer
 ├── WorkerDied              a worker process ended without being asked to
 ├── NvmlError               the driver library answered with an error; NvmlUnavailable: there is none to ask
 └── InternalError           our own fault: please report it
@@ -31,6 +32,10 @@ class ConfigurationError(GpuexecError, ValueError):
 
 class ResourcesError(GpuexecError):
     """The node can never satisfy a stage's request; the message names the stage, request and node."""
+
+
+class GpusLost(ResourcesError):
+    """GPUs failed during the run and none is left that a stage fits on."""
 
 
 class NvmlError(GpuexecError):

@@ -22,6 +22,7 @@ from collections import ChainMap
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
+from gpuexec.channel import tensors
 from gpuexec.channel.perf_identity import PERF_IDENTITY
 
 Buffer = bytes | bytearray | memoryview
@@ -44,15 +45,25 @@ class Encoded(NamedTuple):
 
 
 class _PlainPickler(pickle.Pickler):
-    """Plain pickler that lets a batch's shared figures arrive as one object again."""
+    """Plain pickler that lets a batch's shared figures arrive as one object again, and takes care of arrays."""
 
     dispatch_table: dict[type, Any] = {}  # noqa: RUF012 - the pickler reads it from the class
+    _modules = _reducers = 0  # how many there were
 
     @classmethod
     def refresh(cls) -> None:
-        if len(cls.dispatch_table) != len(copyreg.dispatch_table) + len(PERF_IDENTITY.classes):
-            reducers = dict.fromkeys(PERF_IDENTITY.classes, PERF_IDENTITY.reduce)
-            cls.dispatch_table = {**copyreg.dispatch_table, **reducers}
+        """Called for every object, so it only counts: 0.1 µs."""
+        if cls._modules != len(sys.modules):
+            cls._modules = len(sys.modules)
+            tensors.find_libraries()
+        reducers = len(copyreg.dispatch_table) + len(PERF_IDENTITY.classes) + len(tensors.REDUCERS)
+        if cls._reducers != reducers:
+            cls._reducers = reducers
+            cls.dispatch_table = {**copyreg.dispatch_table, **_own_reducers()}
+
+
+def _own_reducers() -> dict[type, Any]:
+    return {**tensors.REDUCERS, **dict.fromkeys(PERF_IDENTITY.classes, PERF_IDENTITY.reduce)}
 
 
 class Encoder:
@@ -75,6 +86,8 @@ class Encoder:
         try:
             stream, buffers = self._dump(obj)
             if not _names_local_module(stream):
+                if tensors.MOVED:
+                    tensors.warn_of_moved(obj)
                 return _lay_out(stream, buffers)
         except Exception:  # noqa: BLE001, S110 - whatever plain pickle cannot do, cloudpickle may
             pass
@@ -105,14 +118,12 @@ class Encoder:
 
 
 @functools.cache
-def _by_value_pickler(figures: tuple[type, ...]) -> Any:
-    """cloudpickle's pickler, with the same care for figures; it reads the table from its class only."""
+def _by_value_pickler(_own: tuple[type, ...]) -> Any:
+    """cloudpickle's pickler, with the same care for our classes; it reads the table from its class only."""
     import cloudpickle
 
     class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no type information
-        dispatch_table: ClassVar[Any] = ChainMap(
-            dict.fromkeys(figures, PERF_IDENTITY.reduce), cloudpickle.Pickler.dispatch_table
-        )
+        dispatch_table: ClassVar[Any] = ChainMap(_own_reducers(), cloudpickle.Pickler.dispatch_table)
 
     return ByValuePickler
 
@@ -126,7 +137,11 @@ def encode_by_value(obj: object) -> Encoded:
     """Pickle with cloudpickle: classes and functions that the receiver cannot import travel along."""
     buffers: list[pickle.PickleBuffer] = []
     sink = io.BytesIO()
-    _by_value_pickler(PERF_IDENTITY.classes)(sink, protocol=5, buffer_callback=buffers.append).dump(obj)
+    tensors.find_libraries()
+    pickler = _by_value_pickler(tuple(_own_reducers()))
+    pickler(sink, protocol=5, buffer_callback=buffers.append).dump(obj)
+    if tensors.MOVED:
+        tensors.warn_of_moved(obj)
     return _lay_out(sink.getvalue(), buffers)
 
 

@@ -7,18 +7,21 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from gpuexec.channel.messages import Message, Start, Stop
 from gpuexec.channel.wire import ConnectionLost, Receiver, Sender
 from gpuexec.driver.state import StageState, Worker
 from gpuexec.lifecycle.workers import WorkerEvent, WorkerLife, WorkerState
+from gpuexec.observe import events
 from gpuexec.plan.model import WorkerGrant
 from gpuexec.supervise import reap
 from gpuexec.supervise.guardian import Guardian
 from gpuexec.supervise.spawn import WorkerProcess, worker_environment
-from gpuexec.supervise.watch import Happening, Watch
+from gpuexec.supervise.watch import Happening, HasFileno, Watch
+
+_READS_OF_A_PIPE = 4
 
 
 class Crew:
@@ -121,10 +124,25 @@ class Crew:
         """When `kill_overdue` has something to do, on the monotonic clock."""
         return min((w.stop_deadline for w in self.workers.values() if w.stop_deadline is not None), default=None)
 
+    def listen(self, descriptor: HasFileno, heard: Callable[[], None]) -> None:
+        """Also wait for a descriptor that is not a worker's; ``heard`` is called when it is readable."""
+        self._watch.listen(descriptor, heard)
+
+    def unlisten(self, descriptor: HasFileno) -> None:
+        """Stop waiting for it, before it is closed."""
+        self._watch.unlisten(descriptor)
+
+    def kill(self, worker: Worker) -> None:
+        """Kill a worker and what it started, now. It is buried when its end is reported."""
+        reap.kill_group(worker.process, signal.SIGKILL)
+
     def wait(self, timeout: float | None) -> Iterator[tuple[Worker, Happening]]:
         """Wait and yield what happened, ends last."""
-        for pid, what in self._watch.wait(timeout):
-            worker = self.workers.get(pid)  # type: ignore[call-overload]
+        for key, what in self._watch.wait(timeout):
+            if callable(key):
+                key()
+                continue
+            worker = self.workers.get(key)  # type: ignore[call-overload]
             if worker is not None:
                 yield worker, what
 
@@ -150,9 +168,22 @@ class Crew:
                 self.hang_up(worker)
         return messages
 
-    def ignore_output(self, worker: Worker) -> None:
-        """The worker closed its stdout and stderr."""
-        self._watch.ignore_output(worker.process)
+    def relay_output(self, worker: Worker, tell: Callable[[events.RunEvent], None]) -> bool:
+        """Report what a worker has printed; return whether there was anything and there may be more."""
+        lines, still_open = worker.process.read_output()
+        if not still_open:
+            self._watch.ignore_output(worker.process)  # it closed its stdout and stderr
+        if lines:
+            if worker.hang is not None and not worker.hang.told_to_stop:
+                worker.hang.stacks += lines
+            tell(events.WorkerPrinted(worker.stage.spec.index, worker.id, tuple(lines)))
+        return bool(lines) and still_open
+
+    def drain_output(self, worker: Worker, tell: Callable[[events.RunEvent], None]) -> None:
+        """Report what a worker that has exited still printed: one pipe full; what it started may print for ever."""
+        for _ in range(_READS_OF_A_PIPE):
+            if not self.relay_output(worker, tell):
+                return
 
     def bury(self, worker: Worker) -> int:
         """Reap a worker that has exited, with whatever it started; return its exit code."""

@@ -46,6 +46,7 @@ class Flow:
         self._encoder = codec.Encoder()
         self._seed_parcel = ParcelSize()
         self._finished: list[tuple[bytes, Any]] = []
+        self.hold_sources = False
         self._seed_numbers = itertools.count()
         self._batch_ids = itertools.count()
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
@@ -112,15 +113,20 @@ class Flow:
     def send_batches(self, stage: StageState) -> None:
         """Deal waiting tasks out to a stage's workers, unless the next stage's queue is full."""
         following = self.following(stage)
-        waits = stage.queue or stage.returned
-        if not waits or (following is not None and not self._has_room(following)):
+        if not (stage.queue or stage.returned) or (following is not None and not self._has_room(following)):
             return
-        ready = [w for w in stage.workers.values() if w.is_ready]
+        if self.hold_sources and stage is self._active[0] and self._others_have_work(stage):
+            return
+        ready = [w for w in stage.workers.values() if w.takes_work]
         limit = decide.credit(stage.batch_s, stage.batch_bytes)
         dealt = decide.share_out(decide.batches_ready(stage.view()), [len(worker.in_hand) for worker in ready], limit)
         for worker, count in zip(ready, dealt, strict=True):
             if count:
                 self._send_work(stage, worker, count)
+
+    def _others_have_work(self, source: StageState) -> bool:
+        """While memory is short the first stage waits, but only as long as others can free some."""
+        return any(stage.queue or stage.returned or stage.in_flight for stage in self._active if stage is not source)
 
     def _send_work(self, stage: StageState, worker: Worker, count: int) -> None:
         now = time.monotonic()
@@ -173,6 +179,11 @@ class Flow:
             batch.outputs, batch.made = [], 0
         stage.returned.extendleft(reversed(batches))
 
+    def put_aside(self, stage: StageState, batch: Batch) -> None:
+        """A batch is given up; the run goes on without its tasks."""
+        batch.outputs, batch.made = [], 0
+        stage.quarantined_tasks += batch.size
+
     # ---- from the workers ----------------------------------------------------------------------------
 
     def take_results(self, worker: Worker, results: messages.Results) -> None:
@@ -214,6 +225,7 @@ class Flow:
         stage = worker.stage
         stage.done_tasks += figures.tasks_in
         stage.note_pace(figures)
+        worker.batches += figures.batches
         worker.rss_peak_bytes = figures.rss_peak_bytes
         self._tell(
             events.BatchesFinished(

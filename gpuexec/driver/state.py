@@ -11,6 +11,7 @@ from gpuexec.driver.decide import StageView
 from gpuexec.driver.queue import Parcel, Portion, TaskQueue
 from gpuexec.lifecycle.attempts import AttemptLife
 from gpuexec.lifecycle.workers import WorkerLife, WorkerState
+from gpuexec.observe.events import StageGauges
 from gpuexec.plan.model import StagePlan, WorkerGrant
 from gpuexec.supervise.spawn import WorkerProcess
 
@@ -58,9 +59,27 @@ class Batch:
         return paths
 
 
+@dataclass(slots=True)
+class Hang:
+    """A worker took too long: it writes its stacks, then it is stopped."""
+
+    phase: str
+    limit_s: float
+    stacks_until: float
+    told_to_stop: bool = False
+    stacks: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        option = "batch_timeout_s" if self.phase == "process" else "setup_timeout_s"
+        return f"it took longer than {option} = {self.limit_s:g} s and was killed"
+
+
 @dataclass(slots=True, eq=False)
 class Worker:
-    """A worker process from spawn to reap. ``node_setup``: it only runs ``setup_on_node``."""
+    """A worker process from spawn to reap. ``node_setup``: it only runs ``setup_on_node``.
+
+    ``retiring``: why it gets no more batches and is replaced. ``cordoned``: the fault of a GPU it was killed for.
+    """
 
     grant: WorkerGrant
     stage: StageState
@@ -77,6 +96,11 @@ class Worker:
     stop_deadline: float | None = None
     teardown_s: float | None = None
     rss_peak_bytes: int | None = None  # as of its last batch
+    setup_sent_at: float | None = None
+    batches: int = 0  # completed
+    hang: Hang | None = None
+    retiring: str | None = None
+    cordoned: str | None = None
 
     @property
     def id(self) -> str:
@@ -92,6 +116,22 @@ class Worker:
     def is_ready(self) -> bool:
         """Whether it takes batches."""
         return self.life.state is WorkerState.READY
+
+    @property
+    def takes_work(self) -> bool:
+        """Whether it is to get batches."""
+        return self.life.state is WorkerState.READY and self.retiring is None and self.hang is None
+
+    @property
+    def at_work(self) -> Batch | None:
+        """The batch it is at; ``None`` between two. Of its process, so not once that is buried."""
+        entry = self.process.recorder.read()
+        return self.in_hand.get(entry[0]) if entry is not None else None
+
+    @property
+    def stacks_text(self) -> str | None:
+        """The stacks it wrote when it took too long."""
+        return "\n".join(self.hang.stacks) if self.hang is not None else None
 
     @property
     def busy_with(self) -> str:
@@ -121,6 +161,7 @@ class StageState:
         self.spare: deque[WorkerGrant] = deque(plan.workers)
         self.fixed = plan.fixed
         self.done_tasks = 0
+        self.quarantined_tasks = 0
         self.batch_s: float | None = None
         self.batch_bytes = 0.0
         self.task_s: float | None = None
@@ -141,6 +182,19 @@ class StageState:
         self.batch_s += _PACE * (batch_s - self.batch_s)
         self.batch_bytes += _PACE * (batch_bytes - self.batch_bytes)
         self.task_s += _PACE * (task_s - self.task_s)
+
+    def gauges(self) -> StageGauges:
+        """The stage at this moment, for display."""
+        workers = self.workers.values()
+        waiting_again = sum(batch.size for batch in self.returned)
+        return StageGauges(
+            done=self.done_tasks,
+            queued=len(self.queue) + waiting_again,
+            in_flight=sum(batch.size for worker in workers for batch in worker.in_hand.values()),
+            workers=sum(worker.is_ready for worker in workers),
+            starting=sum(not worker.is_ready for worker in workers),
+            finished=self.finished,
+        )
 
     def view(self) -> StageView:
         """The stage as `decide` wants it."""

@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from gpuexec.bridge import registration, stage_facts
 from gpuexec.channel import codec
 from gpuexec.config import ExecutorConfig
 from gpuexec.contract.executor import BaseExecutor
+from gpuexec.driver.capsules import CapsuleKeeper
 from gpuexec.driver.run import Run
 from gpuexec.driver.state import StageSpec
 from gpuexec.errors import StageNotPicklable
-from gpuexec.executors.prepare import Prepared, env_vars_in, prepare, seeds_for
+from gpuexec.executors.prepare import Prepared, env_vars_in, prepare, seeds_for, stream_seeds
+from gpuexec.executors.signals import exits_on_sigterm
 from gpuexec.observe import events
 from gpuexec.observe.progress import LIVE_PERIOD_S, LineProgress, LiveProgress
 from gpuexec.observe.relay import LogRelay
@@ -45,21 +47,36 @@ class LocalExecutor(BaseExecutor):
         ``ResourcesError`` or ``ConfigurationError`` before anything starts, ``KeyboardInterrupt`` on Ctrl-C.
         """
         prepared = prepare(stages, self.options)
-        specs = [self._spec(i, prepared) for i in range(len(prepared.stages))]
+        with exits_on_sigterm():
+            return self._run(prepared, iter(seeds_for(prepared.stages, initial_tasks))).execute()
+
+    def execute_iter(self, stages: Sequence[Any], initial_tasks: Iterable[Any] | None = None) -> Iterator[Any]:
+        """Run the stages and yield the last one's tasks as they come, in no fixed order.
+
+        ``initial_tasks`` may be any iterable, also one that never ends or is slow: it is read in a thread, as far
+        ahead as the first queue has room. What is not taken from the iterator holds the stages back, so memory
+        stays bounded. Closing the iterator ends the run. Raises what `execute` raises.
+        """
+        prepared = prepare(stages, self.options)
+        seeds = stream_seeds(prepared.stages, initial_tasks)
+        return (task for some in self._run(prepared, seeds).stream() for _, task in some)
+
+    def _run(self, prepared: Prepared, seeds: Iterator[Any]) -> Run:
         ledger = ReportBuilder()
         self.last_report = ledger.report
-        run = Run(
-            specs,
+        node_id = socket.gethostname()
+        return Run(
+            [self._spec(i, prepared) for i in range(len(prepared.stages))],
             prepared.plan,
-            iter(seeds_for(prepared.stages, initial_tasks)),
+            seeds,
             config=self.options,
-            node_id=socket.gethostname(),
+            node_id=node_id,
             base_env=os.environ,
             observers=[ledger, *self._display()],
             gauge_every_s=self._gauge_period(),
             gpu_used=_gpu_used,
+            keep=CapsuleKeeper(self.options.capsule_dir, node_id=node_id, base_env=os.environ).keep,
         )
-        return run.execute()
 
     def _spec(self, index: int, prepared: Prepared) -> StageSpec:
         stage, demand = prepared.stages[index], prepared.demands[index]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,6 +76,8 @@ def prepare(
     given = node
     while True:
         node = given or (inventory.read_node() if looks_at_gpus else Node(host=host.read_host()))
+        if config.cpus is not None:
+            node = dataclasses.replace(node, host=dataclasses.replace(node.host, granted_cpus=config.cpus))
         visible = inventory.visible(node, environ if given is None else {}) if looks_at_gpus else Visible(())
         try:
             plan = make_plan(
@@ -124,10 +127,7 @@ def seeds_for(stages: Sequence[Any], initial_tasks: Sequence[Any] | None) -> Seq
     """
     if initial_tasks:
         for position, task in enumerate(initial_tasks):
-            if not is_task(task):
-                raise ConfigurationError(f"initial task {position} is {task!r}, not a Task")
-            if not task.task_id:  # Pipeline.run has given them; whoever calls execute() may not
-                task._set_task_id("0", position)
+            _checked_seed(task, position)
         return initial_tasks
     if initial_tasks is not None:
         from loguru import logger
@@ -137,6 +137,23 @@ def seeds_for(stages: Sequence[Any], initial_tasks: Sequence[Any] | None) -> Seq
             "If there is nothing to do, do not call run()."
         )
     return [stage_facts.empty_task_for(stages[0])]
+
+
+def stream_seeds(stages: Sequence[Any], initial_tasks: Iterable[Any] | None) -> Iterator[Any]:
+    """`seeds_for` for any iterable: checked one by one, as they are taken."""
+    if initial_tasks is None or isinstance(initial_tasks, Sequence):
+        yield from seeds_for(stages, initial_tasks)
+        return
+    for position, task in enumerate(initial_tasks):
+        yield _checked_seed(task, position)
+
+
+def _checked_seed(task: Any, position: int) -> Any:
+    if not is_task(task):
+        raise ConfigurationError(f"initial task {position} is {task!r}, not a Task")
+    if not task.task_id:  # Pipeline.run has given them; whoever calls execute() may not
+        task._set_task_id("0", position)
+    return task
 
 
 def env_vars_in(runtime_env: Mapping[str, Any] | None) -> dict[str, str]:

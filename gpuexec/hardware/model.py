@@ -118,11 +118,12 @@ class Host:
     cpu_quota: float | None  # cgroup CPU bandwidth in CPUs; None: unlimited
     memory_total_bytes: int | None  # the smaller of RAM and the cgroup limit
     memory_available_bytes: int | None
+    granted_cpus: float | None = None  # what the user says instead
 
     @property
     def usable_cpus(self) -> float:
-        """CPUs this process can keep busy: the affinity mask, capped by the cgroup quota."""
-        return min(float(len(self.cpus)), self.cpu_quota or float("inf"))
+        """CPUs this process can keep busy: the user's word, or the affinity mask, capped by the cgroup quota."""
+        return self.granted_cpus or min(float(len(self.cpus)), self.cpu_quota or float("inf"))
 
 
 @dataclass(frozen=True, slots=True)

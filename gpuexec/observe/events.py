@@ -76,14 +76,32 @@ class BatchesFinished:
 
 @dataclass(frozen=True, slots=True)
 class BatchFailed:
-    """One batch did not: ``error`` in one line, ``elapsed_s`` since it was sent."""
+    """A batch (or a set-up: then ``batch_id`` is ``None``) failed: ``error`` in words, ``elapsed_s`` since it was sent.
+
+    ``verdict``: what is done about it. ``stacks``: of a worker that took too long. ``capsule``: where it can be
+    replayed from.
+    """
 
     at: float
     stage: int
     worker_id: str
-    batch_id: int
+    batch_id: int | None
     task_ids: tuple[str, ...]
     elapsed_s: float
+    error: str
+    verdict: str = ""
+    stacks: str | None = None
+    capsule: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TasksQuarantined:
+    """Tasks were given up, so that the run can go on."""
+
+    at: float
+    stage: int
+    worker_id: str
+    task_ids: tuple[str, ...]
     error: str
 
 
@@ -159,6 +177,7 @@ RunEvent = (
     | WorkerReady
     | BatchesFinished
     | BatchFailed
+    | TasksQuarantined
     | WorkerStopped
     | Gauged
     | WorkerLogged

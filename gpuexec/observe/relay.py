@@ -7,6 +7,8 @@ from typing import Any
 
 from gpuexec.observe import events
 
+_SHOWN_IDS = 8
+
 
 class LogRelay:
     """Passes worker records to the driver's loguru, under their own time, place and level.
@@ -26,12 +28,20 @@ class LogRelay:
                 self._warn(event.plan.notes)
             case events.Noticed():
                 self._warn([event.text])
+            case events.BatchFailed() if event.batch_id is not None:
+                self._warn([self._failure(event)])
             case events.NodeSetUp():
                 self._warn(self._growth(event))
             case events.WorkerLogged():
                 self._log_record(event)
             case events.WorkerPrinted():
                 self._log_prints(event)
+
+    def _failure(self, event: events.BatchFailed) -> str:
+        ids = ", ".join(event.task_ids[:_SHOWN_IDS]) + (" …" if len(event.task_ids) > _SHOWN_IDS else "")
+        kept = f"; to run it again: gpuexec replay {event.capsule}" if event.capsule else ""
+        why = (event.error.splitlines() or ["no reason given"])[-1]
+        return f"{event.worker_id}: a batch failed ({why}); {event.verdict}; tasks {ids}{kept}"
 
     def _growth(self, event: events.NodeSetUp) -> list[str]:
         """GPU memory that outlived its process is held by something that process started (Curator#1905)."""

@@ -59,12 +59,24 @@ class StageReport:
 
 @dataclass(frozen=True, slots=True)
 class FailedBatch:
-    """A batch whose stage raised."""
+    """One failed attempt at a batch, or at a set-up. ``verdict``: what was done about it."""
 
     stage: int
     worker_id: str
     task_ids: tuple[str, ...]
     elapsed_s: float
+    error: str
+    verdict: str = ""
+    stacks: str | None = None
+    capsule: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """A task that was given up, at which stage and why."""
+
+    stage: int
+    task_id: str
     error: str
 
 
@@ -75,6 +87,7 @@ class RunReport:
     stages: list[StageReport] = field(default_factory=list)
     workers: list[WorkerReport] = field(default_factory=list)
     failures: list[FailedBatch] = field(default_factory=list)
+    quarantined: list[Quarantined] = field(default_factory=list)
     notes: tuple[str, ...] = ()
     wall_s: float | None = None
     error: str | None = None
@@ -101,10 +114,9 @@ class ReportBuilder:
                 stage = self.report.stages[event.stage]
                 stage.node_setup_s, stage.node_setup_gpu_growth = event.seconds, event.gpu_growth_bytes
             case events.BatchFailed():
-                self.report.stages[event.stage].failed_batches += 1
-                self.report.failures.append(
-                    FailedBatch(event.stage, event.worker_id, event.task_ids, event.elapsed_s, event.error)
-                )
+                self._add_failure(event)
+            case events.TasksQuarantined():
+                self.report.quarantined += [Quarantined(event.stage, task, event.error) for task in event.task_ids]
             case events.Noticed():
                 self.report.notes = (*self.report.notes, event.text)
             case events.RunEnded():
@@ -126,6 +138,22 @@ class ReportBuilder:
                 worker.setup_s = event.setup_s
             case events.WorkerStopped():
                 worker.exit_code, worker.teardown_s = event.exit_code, event.teardown_s
+
+    def _add_failure(self, event: events.BatchFailed) -> None:
+        if event.batch_id is not None:
+            self.report.stages[event.stage].failed_batches += 1
+        self.report.failures.append(
+            FailedBatch(
+                event.stage,
+                event.worker_id,
+                event.task_ids,
+                event.elapsed_s,
+                event.error,
+                event.verdict,
+                event.stacks,
+                event.capsule,
+            )
+        )
 
     def _begin(self, event: events.RunStarted) -> None:
         self._began = event.at

@@ -23,6 +23,11 @@ class Crowd:
     reason: str
 
 
+def cpus_of(request: Request) -> float:
+    """CPUs that one worker draws from the budget."""
+    return max(request.demand.cpus, _LEAST_CPUS)
+
+
 def least(
     requests: Sequence[Request], ledger: Ledger, node: Node
 ) -> tuple[dict[int, list[tuple[int, ...]]], Ledger] | None:
@@ -52,11 +57,11 @@ def crowds(requests: Sequence[Request], ledger: Ledger, node: Node, usable_cpus:
     places, ledger = placed
     reasons = {r.stage: _fixed_reason(r) for r in requests}
     growing = [r for r in requests if r.uses_gpu and r.demand.num_workers is None]
-    used_cpus = sum(_cpus(r) * len(places[r.stage]) for r in requests if r.uses_gpu)
+    used_cpus = sum(cpus_of(r) * len(places[r.stage]) for r in requests if r.uses_gpu)
     while growing:
         request = min(growing, key=lambda r: (len(places[r.stage]), r.stage))
         where = place(request, ledger, node)
-        short_of_cpus = used_cpus + _cpus(request) > usable_cpus
+        short_of_cpus = used_cpus + cpus_of(request) > usable_cpus
         if where is None or short_of_cpus:
             count = len(places[request.stage])
             reasons[request.stage] = _full_reason(request, count, usable_cpus, gpus_left=where is not None)
@@ -64,19 +69,15 @@ def crowds(requests: Sequence[Request], ledger: Ledger, node: Node, usable_cpus:
             continue
         ledger = ledger.grant(where, request)
         places[request.stage].append(where)
-        used_cpus += _cpus(request)
+        used_cpus += cpus_of(request)
     for request in requests:
         if not request.uses_gpu and request.demand.num_workers is None:
-            count = math.ceil(usable_cpus / _cpus(request))
+            count = math.ceil(usable_cpus / cpus_of(request))
             places[request.stage] = [()] * count
             reasons[request.stage] = (
-                f"up to {count}: {usable_cpus:g} usable CPUs at {_cpus(request):g} each; started as work waits"
+                f"up to {count}: {usable_cpus:g} usable CPUs at {cpus_of(request):g} each; started as work waits"
             )
     return [Crowd(r, tuple(places[r.stage]), reasons[r.stage]) for r in requests]
-
-
-def _cpus(request: Request) -> float:
-    return max(request.demand.cpus, _LEAST_CPUS)
 
 
 def _fixed_reason(request: Request) -> str:
@@ -86,5 +87,5 @@ def _fixed_reason(request: Request) -> str:
 def _full_reason(request: Request, count: int, usable_cpus: float, *, gpus_left: bool) -> str:
     what = f"{count} × {request.describe()}"
     if gpus_left:
-        return f"{what}: {usable_cpus:g} usable CPUs at {_cpus(request):g} each allow no more"
+        return f"{what}: {usable_cpus:g} usable CPUs at {cpus_of(request):g} each allow no more"
     return f"{what}: no more fit on the GPUs"

@@ -49,7 +49,7 @@ class Slot:
 
 
 class Ledger:
-    """All devices; immutable: `grant` returns a new one."""
+    """All devices; immutable: `grant` and `release` return a new one."""
 
     def __init__(self, slots: Sequence[Slot]) -> None:
         self.slots = tuple(slots)
@@ -74,6 +74,18 @@ class Ledger:
                 raise InternalError(f"{request} does not fit {slot}")
             left = None if slot.memory_left is None else slot.memory_left - request.memory
             slots[number] = replace(slot, free=slot.free - units, memory_left=left, workers=slot.workers + 1)
+        return Ledger(slots)
+
+    def release(self, numbers: Sequence[int], request: Request) -> Ledger:
+        """Take back what `grant` gave. Raises ``InternalError`` where nobody can have held it."""
+        slots = list(self.slots)
+        for number in numbers:
+            slot = slots[number]
+            units = slot.units(request)
+            if units is None or not slot.workers or slot.free + units > slot.capacity:
+                raise InternalError(f"{request} is not held of {slot}")
+            left = None if slot.memory_left is None else slot.memory_left + request.memory
+            slots[number] = replace(slot, free=slot.free + units, memory_left=left, workers=slot.workers - 1)
         return Ledger(slots)
 
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from gpuexec.contract.allocation import Allocation, GpuShare
 from gpuexec.errors import ResourcesError
-from gpuexec.hardware.model import Device, Host, Node
+from gpuexec.hardware.model import Device, Node
 from gpuexec.plan import explain, phases
 from gpuexec.plan.busy import GpusBusy, usable_devices
 from gpuexec.plan.counts import Crowd, crowds, least
+from gpuexec.plan.grants import Room, unique_names
 from gpuexec.plan.ledger import Ledger
-from gpuexec.plan.model import Phase, Plan, PlanOptions, StageDemand, StagePlan, WorkerGrant
+from gpuexec.plan.model import Phase, Plan, PlanOptions, StageDemand, StagePlan
 from gpuexec.plan.request import WHOLE, Request, request_of
 
-__all__ = ["GpusBusy", "make_plan"]
+__all__ = ["GpusBusy", "make_plan", "plan_in", "survey"]
 
 
 def make_plan(
@@ -27,14 +27,30 @@ def make_plan(
     no_devices_reason: str | None = None,
     device_notes: Sequence[str] = (),
 ) -> Plan:
-    """Plan all stages of a pipeline on a node.
+    """Plan all stages of a pipeline on a node; see `survey` for the arguments and what is raised."""
+    room, notes = survey(
+        demands, devices, node, options, no_devices_reason=no_devices_reason, device_notes=device_notes
+    )
+    return plan_in(room, notes)
+
+
+def survey(
+    demands: Sequence[StageDemand],
+    devices: Sequence[Device],
+    node: Node,
+    options: PlanOptions,
+    *,
+    no_devices_reason: str | None = None,
+    device_notes: Sequence[str] = (),
+) -> tuple[Room, tuple[str, ...]]:
+    """Make the demands exact and open the book on what they share; also notes for the user.
 
     ``no_devices_reason``: why ``devices`` is empty; ``device_notes``: what the user should know about them.
 
     Raises ``ResourcesError`` for a stage that can never run here, ``GpusBusy`` while GPUs are to be waited
     for, ``ConfigurationError`` for a demand that means nothing.
     """
-    requests = [request_of(i, demand) for i, demand in enumerate(demands)]
+    requests = tuple(request_of(i, demand) for i, demand in enumerate(demands))
     usable_cpus = node.host.usable_cpus - options.reserved_cpus
     if usable_cpus <= 0:
         raise ResourcesError(
@@ -42,77 +58,32 @@ def make_plan(
         )
     asks = any(request.uses_gpu for request in requests)
     usable, busy_notes = usable_devices(devices, options) if asks else ([], [])
-    notes = [*device_notes, *busy_notes]
+    notes = (*device_notes, *busy_notes)
     ledger = Ledger.open(usable, math.floor(options.reserved_gpus * WHOLE + 0.5))
     for request in requests:
         if request.demand.cpus > usable_cpus:
             raise explain.refuse_cpus(request, usable_cpus, node.host.usable_cpus, options.reserved_cpus)
         if request.uses_gpu and least([request], ledger, node) is None:
             raise explain.refuse_gpus(request, ledger, notes, no_devices_reason)
-    cut = phases.cut(requests, ledger, node)
-    names = _unique_names(demands)
     shown = ",".join(device.uuid for device in devices) if options.cpu_stages_see_gpus else ""
+    return Room(requests, unique_names(demands), ledger, node, usable_cpus, shown), notes
+
+
+def plan_in(room: Room, notes: Sequence[str] = ()) -> Plan:
+    """Plan what a survey found possible: the phases, and where their workers may start."""
+    cut = phases.cut(room.requests, room.ledger, room.node)
     planned = tuple(
-        Phase(
-            tuple(
-                _stage_plan(crowd, names, ledger, node.host, shown) for crowd in crowds(part, ledger, node, usable_cpus)
-            )
-        )
+        Phase(tuple(_stage_plan(crowd, room) for crowd in crowds(part, room.ledger, room.node, room.usable_cpus)))
         for part in cut
     )
-    return Plan(planned, (*notes, *_notes(cut, requests, usable_cpus)))
+    return Plan(planned, (*notes, *_notes(cut, room.requests, room.usable_cpus)))
 
 
-def _stage_plan(crowd: Crowd, names: Sequence[str], ledger: Ledger, host: Host, shown: str) -> StagePlan:
+def _stage_plan(crowd: Crowd, room: Room) -> StagePlan:
     request = crowd.request
-    workers = []
-    for number, place in enumerate(crowd.places):
-        devices = [ledger.slots[i].device for i in place]
-        allocation = Allocation(
-            gpus=tuple(_share(request, device) for device in devices),
-            cpus=request.demand.cpus,
-            cuda_visible_devices=",".join(device.uuid for device in devices) if devices else shown,
-        )
-        workers.append(
-            WorkerGrant(f"{names[request.stage]}-{number}", request.stage, allocation, _affinity(devices, host))
-        )
+    workers = tuple(room.grant(request.stage, number, place) for number, place in enumerate(crowd.places))
     fixed = request.demand.num_workers is not None
-    return StagePlan(request.stage, request.demand.name, tuple(workers), fixed, crowd.reason)
-
-
-def _share(request: Request, device: Device) -> GpuShare:
-    total = device.memory_total_bytes
-    if request.count:
-        fraction, memory = 1.0, total
-    elif request.share:
-        fraction, memory = request.share / WHOLE, None if total is None else total * request.share // WHOLE
-    else:
-        assert total is not None, "memory is never granted on a device of unknown size"
-        fraction, memory = max(1, round(request.memory * WHOLE / total)) / WHOLE, request.memory
-    return GpuShare(device.index, device.uuid, device.name, fraction, memory)
-
-
-def _affinity(devices: Sequence[Device], host: Host) -> tuple[int, ...]:
-    """CPUs near all of a worker's GPUs, of those we may use; () where that says nothing."""
-    near = set(host.cpus)
-    for device in devices:
-        if device.cpus:
-            near &= set(device.cpus)
-    return tuple(sorted(near)) if devices and 0 < len(near) < len(host.cpus) else ()
-
-
-def _unique_names(demands: Sequence[StageDemand]) -> list[str]:
-    """Names for worker ids: a stage name that occurs again gets a number."""
-    taken: set[str] = set()
-    names = []
-    for demand in demands:
-        name, number = demand.name, 1
-        while name in taken:
-            number += 1
-            name = f"{demand.name}#{number}"
-        taken.add(name)
-        names.append(name)
-    return names
+    return StagePlan(request.stage, request.demand.name, workers, fixed, crowd.reason)
 
 
 def _notes(cut: Sequence[Sequence[Request]], requests: Sequence[Request], usable_cpus: float) -> list[str]:

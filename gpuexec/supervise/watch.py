@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import selectors
 from collections.abc import Hashable
+from typing import Protocol
 
 from gpuexec.supervise.spawn import WorkerProcess
 
@@ -18,6 +19,13 @@ class Happening(enum.Enum):
     EXIT = "exit"
 
 
+class HasFileno(Protocol):
+    """Something to select on."""
+
+    def fileno(self) -> int:
+        """Its descriptor."""
+
+
 class Watch:
     """Waits for any number of workers; ``key`` is whatever the caller knows a worker by."""
 
@@ -29,6 +37,14 @@ class Watch:
         self._selector.register(worker.sock, selectors.EVENT_READ, (key, None))
         self._selector.register(worker.output_fd, selectors.EVENT_READ, (key, Happening.OUTPUT))
         self._selector.register(worker.pidfd, selectors.EVENT_READ, (key, Happening.EXIT))
+
+    def listen(self, descriptor: HasFileno, key: Hashable) -> None:
+        """Also watch a descriptor of the driver's own."""
+        self._selector.register(descriptor, selectors.EVENT_READ, (key, None))
+
+    def unlisten(self, descriptor: HasFileno) -> None:
+        """Stop watching it, before it is closed."""
+        self._forget(descriptor)
 
     def want_write(self, key: Hashable, worker: WorkerProcess, *, wanted: bool) -> None:
         """Also report when the worker's socket takes data (only while something is queued for it)."""

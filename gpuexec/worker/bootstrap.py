@@ -7,7 +7,6 @@ interpreter started, so it is in force whatever the stage imports first.
 from __future__ import annotations
 
 import contextlib
-import faulthandler
 import os
 import signal
 import socket
@@ -27,12 +26,13 @@ from gpuexec.worker import loading, memory
 from gpuexec.worker.log_sink import LogSink
 from gpuexec.worker.loop import Conduct, WorkerLoop, describe_failure
 from gpuexec.worker.orphan import die_with_parent
+from gpuexec.worker.stacks import write_stacks_on_signal
 
 
 def main(socket_fd: int, recorder_fd: int, driver_pid: int) -> int:
     """Serve one driver; return the exit status: 0 after an orderly end, 1 if the driver is gone."""
     die_with_parent(driver_pid)
-    faulthandler.enable()
+    write_stacks_on_signal()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
     connection = BlockingConnection(socket.socket(fileno=socket_fd))
     for fd in (socket_fd, recorder_fd):

@@ -1,0 +1,78 @@
+"""Keeps failed batches as capsules, for ``gpuexec replay``. Whatever goes wrong here never hides the failure itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from gpuexec.channel.messages import Payload
+from gpuexec.channel.segments import Range, read_range
+from gpuexec.driver.recovery import FailureRecord
+from gpuexec.driver.state import Batch
+from gpuexec.durable import capsule
+from gpuexec.supervise.spawn import worker_environment
+
+_MOST_PER_RUN = 100  # a run that quarantines thousands would fill the disk with likes
+
+
+class CapsuleKeeper:
+    """Writes one run's capsules. ``folder``: ``None`` for the user's own, "" for none at all."""
+
+    def __init__(self, folder: str | None, *, node_id: str, base_env: Mapping[str, str]) -> None:
+        self._folder = folder
+        self._node_id = node_id
+        self._base_env = base_env
+        self._written = 0
+
+    def keep(self, record: FailureRecord) -> str | None:
+        """Write a capsule; return its path, or ``None`` if there is none."""
+        if self._folder == "" or self._written >= _MOST_PER_RUN:
+            return None
+        self._written += 1
+        try:
+            folder = Path(self._folder) if self._folder else capsule.default_folder()
+            path = capsule.write_capsule(folder, self._contents(record))
+            capsule.prune(folder, keep=_MOST_PER_RUN)
+        except OSError as why:
+            from loguru import logger
+
+            logger.warning("the failed batch could not be kept for replay: {}", why)
+            return None
+        return str(path)
+
+    def _contents(self, record: FailureRecord) -> capsule.CapsuleContents:
+        worker, batch = record.worker, record.batch
+        spec, grant = worker.stage.spec, worker.grant
+        portions = batch.portions if batch else []
+        return capsule.CapsuleContents(
+            stage=spec.name,
+            worker_id=worker.id,
+            node_id=self._node_id,
+            phase=record.phase,
+            attempt=_attempt(batch),
+            error_type=record.error_type,
+            text=record.text,
+            traceback=record.traceback,
+            task_ids=batch.task_ids if batch else (),
+            allocation=dataclasses.asdict(grant.allocation),
+            environ=worker_environment(self._base_env, grant, spec.env_vars),
+            stage_payload=spec.payload,
+            task_payloads=[_bytes(parcel.payload) for parcel, _, _ in portions],
+            task_slices=[(start, stop) for _, start, stop in portions],
+            env_vars=spec.env_vars,
+            sys_path=tuple(os.fspath(place) for place in sys.path),
+            last_lines=tuple(worker.process.last_lines),
+            stacks=worker.stacks_text,
+            cause_of_death=record.cause_of_death,
+        )
+
+
+def _attempt(batch: Batch | None) -> int:
+    return len(batch.life.history) if batch is not None and batch.life is not None else 1
+
+
+def _bytes(payload: Payload) -> bytes:
+    return bytes(read_range(payload)) if isinstance(payload, Range) else bytes(payload)

@@ -1,0 +1,189 @@
+"""What is done about batches that fail and workers that are gone: the shell around ``lifecycle``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from gpuexec.channel.messages import Failed
+from gpuexec.config import ExecutorConfig
+from gpuexec.driver import outcome
+from gpuexec.driver.flow import Flow
+from gpuexec.driver.state import Batch, StageState, Worker
+from gpuexec.errors import WorkerDied
+from gpuexec.lifecycle.attempts import AttemptEvent, AttemptLife
+from gpuexec.lifecycle.breaker import Breaker
+from gpuexec.lifecycle.failures import Failure, FailureKind, RetryPolicy, Step, judge_setup
+from gpuexec.observe import events
+
+_ENDS_RUN = "the run ends"
+_TRAVELS = ("receive", "return")  # phases in which tasks are unpickled or pickled
+
+
+@dataclass(frozen=True, slots=True)
+class FailureRecord:
+    """All that is known of a failed batch, or of a set-up (then ``batch`` is ``None``), for its capsule."""
+
+    worker: Worker
+    batch: Batch | None
+    phase: str
+    error_type: str
+    text: str
+    traceback: str
+    cause_of_death: str | None = None
+
+
+def policy_of(config: ExecutorConfig) -> RetryPolicy:
+    """The part of the options that decides about failures."""
+    return RetryPolicy(
+        max_attempts=config.max_attempts,
+        quarantine=config.on_task_failure == "quarantine",
+        retry_on=config.retry_on,
+        retire_on=config.retire_on,
+    )
+
+
+class Recovery:
+    """Decides on failures by the policy and puts batches where they belong.
+
+    Methods raise the error that ends the run, where it is to end. ``tell`` reports an event; ``keep`` stores a failed
+    batch and returns where.
+    """
+
+    def __init__(
+        self,
+        config: ExecutorConfig,
+        stages: Sequence[StageState],
+        flow: Flow,
+        *,
+        tell: Callable[[events.RunEvent], None],
+        keep: Callable[[FailureRecord], str | None],
+    ) -> None:
+        self._policy = policy_of(config)
+        self._flow = flow
+        self._tell = tell
+        self._keep = keep
+        self._breakers = [Breaker(s.spec.name, self._policy, s.spec.batch_size) for s in stages]
+
+    def setup_done(self, worker: Worker) -> None:
+        """A worker is ready."""
+        self._breakers[worker.stage.spec.index].setup_done()
+
+    def stage_raised(self, worker: Worker, failed: Failed, producer: str) -> None:
+        """The stage's code raised. ``producer``: who made the batch's inputs, in words."""
+        stage = worker.stage
+        batch = worker.in_hand.pop(failed.batch_id, None) if failed.batch_id is not None else None
+        error = outcome.stage_exception(
+            failed,
+            stage=stage.spec.name,
+            producer=producer,
+            worker_id=worker.id,
+            task_ids=batch.task_ids if batch else (),
+        )
+        record = FailureRecord(worker, batch, failed.phase, failed.error_names[0], failed.text, failed.traceback)
+        if failed.is_exit or failed.phase == "teardown":
+            self._report(record, _ENDS_RUN, final=True)
+            raise error
+        kind = FailureKind.UNRETURNABLE if failed.phase in _TRAVELS else self._policy.kind_of(tuple(failed.error_names))
+        failure = Failure(kind, failed.text, tuple(failed.error_names))
+        if batch is None:
+            self._setup_failed(record, failure, error)
+            return
+        self._judge(record, batch, failure, error)
+        if kind is FailureKind.RETIRED:
+            self._count_loss(worker, failed.text, error)
+
+    def worker_died(self, worker: Worker, died: WorkerDied, *, at_work: Batch | None, timed_out: bool) -> None:
+        """A worker ended that was to go on, or was killed because it took too long. ``at_work``: the batch it was at."""
+        kind = FailureKind.TIMED_OUT if timed_out else FailureKind.DIED
+        failure = Failure(kind, died.cause)
+        if at_work is not None:
+            del worker.in_hand[at_work.batch_id]
+        record = FailureRecord(
+            worker, at_work, died.phase, "WorkerDied", str(died), worker.stacks_text or "", cause_of_death=died.cause
+        )
+        if died.phase in ("start-up", "setup", "setup_on_node"):
+            self._setup_failed(record, failure, died)
+            return
+        self.give_back(worker)
+        if at_work is not None:
+            self._judge(record, at_work, failure, died)
+        self._count_loss(worker, died.cause, died)
+
+    def give_back(self, worker: Worker) -> None:
+        """Whatever a worker has in hand goes to others: it was not at fault."""
+        batches = list(worker.in_hand.values())
+        worker.in_hand.clear()
+        for batch in batches:
+            if batch.life is not None:
+                batch.life.advance(AttemptEvent.LOST)
+        self._flow.give_back(worker.stage, batches)
+
+    def _setup_failed(self, record: FailureRecord, failure: Failure, error: BaseException) -> None:
+        worker = record.worker
+        verdict = judge_setup(self._policy, failure)
+        trip = None
+        if verdict.step is Step.RETRY:
+            live = len(worker.stage.workers)
+            trip = self._breakers[worker.stage.spec.index].setup_failed(live=live, cause=failure.text)
+        if trip is not None:
+            error.add_note(str(trip))
+        if trip is not None or verdict.step is Step.RAISE:
+            self._report(record, _ENDS_RUN, final=True)
+            raise error
+        self._tell(events.Noticed(f"{_where(record)}: {failure.text}; another worker is started"))
+
+    def _judge(self, record: FailureRecord, batch: Batch, failure: Failure, error: BaseException) -> None:
+        worker, stage = record.worker, record.worker.stage
+        if batch.life is None:
+            batch.life = AttemptLife(f"batch {batch.batch_id} of stage {stage.spec.name!r}")
+        verdict = batch.life.fail(self._policy, tasks=batch.size, worker_id=worker.id, failure=failure)
+        self._report(record, str(verdict), final=verdict.step in (Step.QUARANTINE, Step.RAISE))
+        match verdict.step:
+            case Step.RETRY:
+                self._flow.give_back(stage, [batch])
+            case Step.SPLIT:
+                self._flow.split(stage, batch)
+            case Step.QUARANTINE:
+                self._flow.put_aside(stage, batch)
+                now = time.monotonic()
+                self._tell(events.TasksQuarantined(now, stage.spec.index, worker.id, batch.task_ids, failure.text))
+            case Step.RAISE:
+                earlier = batch.life.history[:-1]
+                if earlier:
+                    error.add_note(
+                        f"it was attempt {len(earlier) + 1}; before: "
+                        + "; ".join(f"{attempt.failure.text} ({attempt.worker_id})" for attempt in earlier)
+                    )
+                raise error
+
+    def _count_loss(self, worker: Worker, cause: str, error: BaseException) -> None:
+        stage = worker.stage
+        breaker = self._breakers[stage.spec.index]
+        trip = breaker.worker_lost(done=stage.done_tasks, live=len(stage.workers) + 1, cause=cause)
+        if trip is not None:
+            error.add_note(str(trip))
+            raise error
+
+    def _report(self, record: FailureRecord, verdict: str, *, final: bool) -> None:
+        now = time.monotonic()
+        batch = record.batch
+        self._tell(
+            events.BatchFailed(
+                now,
+                record.worker.stage.spec.index,
+                record.worker.id,
+                batch.batch_id if batch else None,
+                batch.task_ids if batch else (),
+                elapsed_s=now - batch.sent_at if batch else 0.0,
+                error=record.cause_of_death or record.text,
+                verdict=verdict,
+                stacks=record.worker.stacks_text,
+                capsule=self._keep(record) if final else None,
+            )
+        )
+
+
+def _where(record: FailureRecord) -> str:
+    return f"{record.phase} of worker {record.worker.id!r} (stage {record.worker.stage.spec.name!r}) failed"

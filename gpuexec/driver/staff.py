@@ -1,0 +1,135 @@
+"""Which workers there are: started, set up in turn, replaced, taken off GPUs that failed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from gpuexec.channel import messages
+from gpuexec.config import ExecutorConfig
+from gpuexec.driver import decide
+from gpuexec.driver.crew import Crew
+from gpuexec.driver.state import StageState, Worker
+from gpuexec.errors import GpusLost
+from gpuexec.hardware.nvml_events import GpuFault
+from gpuexec.lifecycle.workers import WorkerEvent, WorkerState
+from gpuexec.observe import events
+from gpuexec.plan.model import WorkerGrant
+
+
+class Staff:
+    """The workers of all stages. ``gpu_used`` reads the bytes in use by GPU UUID, around ``setup_on_node``."""
+
+    def __init__(
+        self,
+        stages: Sequence[StageState],
+        crew: Crew,
+        config: ExecutorConfig,
+        *,
+        tell: Callable[[events.RunEvent], None],
+        gpu_used: Callable[[Sequence[str]], dict[str, int]],
+    ) -> None:
+        self._stages = stages
+        self._crew = crew
+        self._config = config
+        self._tell = tell
+        self._gpu_used = gpu_used
+        self._gpu_before: dict[int, dict[str, int]] = {}
+        self._cordoned: dict[str, str] = {}  # GPU UUID → what befell it
+
+    # ---- starting --------------------------------------------------------------------------------------
+
+    def start(self, stage: StageState) -> None:
+        """Start the workers that a stage should have now."""
+        if not stage.node_ready and not stage.workers and stage.spare:
+            grant = stage.spare[0]
+            self._gpu_before[stage.spec.index] = self._gpu_used([g.uuid for g in grant.allocation.gpus])
+            self._adopt(self._crew.start(stage, grant, node_setup=True), decide.StartReason.NODE)
+        count, why = decide.workers_to_start(stage.view())
+        for _ in range(count):
+            self._adopt(self._crew.start(stage, stage.spare.popleft()), why)
+
+    def _adopt(self, worker: Worker, why: decide.StartReason) -> None:
+        worker.stage.workers[worker.id] = worker
+        stage, pid = worker.stage.spec.index, worker.process.pid
+        self._tell(events.WorkerStarted(worker.spawned_at, stage, worker.id, pid, str(why)))
+
+    def permit_setups(self) -> None:
+        """Let workers set up whose turn it is."""
+        crew = self._crew.workers.values()
+        waiting = [w for w in crew if w.life.state is WorkerState.LOADED and (w.node_setup or w.stage.node_ready)]
+        if not waiting:
+            return
+        running = [w.gpus for w in crew if w.life.state is WorkerState.SETTING_UP]
+        chosen = decide.next_setups([(w.id, w.gpus) for w in waiting], running, self._config.max_parallel_setups)
+        for worker in waiting:
+            if worker.id in chosen:
+                worker.life.advance(WorkerEvent.SETUP_SENT)
+                worker.setup_sent_at = time.monotonic()
+                self._crew.send(worker, messages.SetUpOnNode() if worker.node_setup else messages.SetUp())
+
+    # ---- replacing -------------------------------------------------------------------------------------
+
+    def retire(self, stage: StageState) -> None:
+        """Stop workers that have done their share or grown too large, once their hands are empty."""
+        most = self._config.worker_max_batches
+        for worker in stage.workers.values():
+            if not worker.is_ready:
+                continue
+            if worker.retiring is None and most is not None and worker.batches >= most:
+                worker.retiring = f"it has done worker_max_batches ({most})"
+            if worker.retiring is not None and not worker.in_hand:
+                self._tell(events.Noticed(f"worker {worker.id!r} is replaced: {worker.retiring}"))
+                self._crew.stop(worker)
+
+    def bury(self, worker: Worker) -> int:
+        """Reap a worker that has ended, and take its grant back; return its exit code."""
+        code = self._crew.bury(worker)
+        stage = worker.stage
+        del stage.workers[worker.id]
+        if worker.node_setup:
+            if worker.teardown_s is not None:
+                self._note_node_setup(stage, worker)
+        elif not stage.finished and not self._is_cordoned(worker.grant):
+            stage.spare.appendleft(worker.grant)
+        self._tell(events.WorkerStopped(time.monotonic(), stage.spec.index, worker.id, code, worker.teardown_s))
+        return code
+
+    def _note_node_setup(self, stage: StageState, worker: Worker) -> None:
+        """Only once its process is gone do the workers set up: its GPU memory is free by then, or leaked."""
+        stage.node_ready = True
+        before = self._gpu_before.pop(stage.spec.index, {})
+        after = self._gpu_used(tuple(before))
+        growth = tuple((uuid, after[uuid] - before[uuid]) for uuid in before if after.get(uuid, 0) > before[uuid])
+        now = time.monotonic()
+        self._tell(events.NodeSetUp(now, stage.spec.index, now - worker.spawned_at, growth))
+
+    # ---- GPUs that fail --------------------------------------------------------------------------------
+
+    def cordon(self, fault: GpuFault) -> None:
+        """Take a GPU out of use: its workers are killed, their batches go elsewhere. Repeating it is harmless.
+
+        Raises ``GpusLost`` when a stage is left without a place to run.
+        """
+        self._tell(events.Noticed(fault.text + (": the GPU is cordoned" if fault.fatal else "")))
+        if not fault.fatal:
+            return
+        self._cordoned.update(dict.fromkeys(fault.devices, fault.text))
+        for worker in list(self._crew.workers.values()):
+            if self._is_cordoned(worker.grant) and worker.cordoned is None:
+                worker.cordoned = fault.text
+                self._crew.kill(worker)
+        for stage in self._stages:
+            stage.spare = type(stage.spare)(grant for grant in stage.spare if not self._is_cordoned(grant))
+        self.check_places()
+
+    def check_places(self) -> None:
+        """Raise ``GpusLost`` if a stage that has work to do has neither workers nor grants left."""
+        for stage in self._stages:
+            healthy = any(worker.cordoned is None for worker in stage.workers.values())
+            if self._cordoned and stage.spec.uses_gpu and not (stage.finished or stage.spare or healthy):
+                faults = "; ".join(dict.fromkeys(self._cordoned.values()))
+                raise GpusLost(f"stage {stage.spec.name!r} has no GPU left to run on: {faults}")
+
+    def _is_cordoned(self, grant: WorkerGrant) -> bool:
+        return any(share.uuid in self._cordoned for share in grant.allocation.gpus)

@@ -1,0 +1,1 @@
+"""The planner on pipelines and nodes that exist on paper only."""

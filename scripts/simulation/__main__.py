@@ -1,0 +1,110 @@
+"""Prints the table of docs/planning.md; ``--save`` writes it there."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import statistics
+import time
+from pathlib import Path
+
+from gpuexec.plan.balance import StageLoad, balance, slowest_of
+from gpuexec.plan.planner import plan_in
+from simulation.bound import best_throughput
+from simulation.fluid import Run
+from simulation.problems import Problem, draw
+
+_SIZES = [(8, 10, False), (8, 20, False), (8, 20, True), (16, 30, False)]
+_SIZES += [(32, 40, False), (32, 40, True), (64, 50, False)]
+_SEEDS = 3
+_LENGTH_S = 600.0
+_HEAD = [
+    "GPUs",
+    "stages",
+    "starting plan, % of bound",
+    "chosen counts, % of bound",
+    "proven best",
+    "after a noisy run, % of bound",
+    "workers stopped",
+    "settled after, s",
+    "choosing counts, ms",
+    "whole look, ms at most",
+]
+
+
+def _starting(problem: Problem) -> float:
+    """Throughput of the starting plan's GPU workers, the CPU stages having the best counts beside them."""
+    [phase] = plan_in(problem.room).phases
+    counts = {plan.stage_index: len(plan.workers) for plan in phase.stages}
+    loads = []
+    for load in _loads(problem):
+        if load.request.uses_gpu:
+            demand = dataclasses.replace(load.request.demand, num_workers=counts[load.request.stage])
+            load = dataclasses.replace(load, request=dataclasses.replace(load.request, demand=demand))  # noqa: PLW2901
+        loads.append(load)
+    throughput = balance(loads, problem.room.ledger, problem.room.usable_cpus).throughput
+    assert throughput is not None
+    return throughput
+
+
+def _loads(problem: Problem) -> list[StageLoad]:
+    return [
+        StageLoad(r, 1, s, t) for r, s, t in zip(problem.room.requests, problem.seconds, problem.tasks, strict=True)
+    ]
+
+
+def _row(gpus: int, stages: int, unequal: bool) -> list[str]:
+    starts, chosen, ends, times, looks, stopped, settled, proven = [], [], [], [], [], [], [], 0
+    for seed in range(_SEEDS):
+        problem = draw(gpus, stages, seed, unequal=unequal)
+        bound = best_throughput(problem)
+        loads = _loads(problem)
+        began = time.perf_counter()
+        found = balance(loads, problem.room.ledger, problem.room.usable_cpus)
+        times.append(time.perf_counter() - began)
+        proven += found.proven
+        throughput = slowest_of(loads, found.counts)[1] or 0.0
+        assert throughput <= bound * (1 + 1e-6), "no assignment is better than the bound"
+        outcome = Run(problem, _LENGTH_S, time.perf_counter).play()
+        starts.append(_starting(problem) / bound)
+        chosen.append(throughput / bound)
+        ends.append(outcome.end / bound)
+        looks.append(outcome.slowest_look_s)
+        stopped.append(outcome.stopped)
+        settled.append(outcome.settled_s)
+    return [
+        f"{gpus}{' unequal' if unequal else ''}",
+        str(stages),
+        _percent(starts),
+        _percent(chosen),
+        f"{proven} of {_SEEDS}",
+        _percent(ends),
+        f"{statistics.median(stopped):.0f} ({min(stopped)}–{max(stopped)})",
+        f"{statistics.median(settled):.0f}",
+        f"{statistics.median(times) * 1e3:.1f} (≤ {max(times) * 1e3:.1f})",
+        f"{max(looks) * 1e3:.0f}",
+    ]
+
+
+def _percent(shares: list[float]) -> str:
+    return f"{100 * statistics.median(shares):.0f} ({100 * min(shares):.0f}–{100 * max(shares):.0f})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="simulate", description=__doc__)
+    parser.add_argument("--save", action="store_true", help="write the table into docs/planning.md")
+    save = parser.parse_args().save
+    lines = ["| " + " | ".join(_HEAD) + " |", "|" + "---|" * len(_HEAD)]
+    print("\n".join(lines))
+    for gpus, stages, unequal in _SIZES:
+        lines.append("| " + " | ".join(_row(gpus, stages, unequal)) + " |")
+        print(lines[-1], flush=True)
+    if save:
+        page = Path(__file__).resolve().parents[2] / "docs" / "planning.md"
+        before, _, rest = page.read_text().partition("<!-- table -->")
+        after = rest.partition("<!-- end of table -->")[2]
+        page.write_text("\n".join([before + "<!-- table -->", "", *lines, "", "<!-- end of table -->" + after]))
+
+
+if __name__ == "__main__":
+    main()
