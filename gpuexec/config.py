@@ -90,7 +90,9 @@ class ExecutorConfig:
     split_on_oom: bool = _option(False, None, "halve a batch that runs out of GPU memory, and try the halves")
     batch_timeout_s: float | None = _option(None, _above(0), "seconds a batch may take before its worker is killed")
     setup_timeout_s: float | None = _option(
-        None, _above(0), "seconds that setup_on_node() and setup() may take before their worker is killed"
+        None,
+        _above(0),
+        "seconds that loading the stage, setup_on_node() and setup() may each take, else the worker is killed",
     )
     worker_max_batches: int | None = _option(None, _at_least(1), "batches after which a worker is replaced")
     worker_memory_limit: int | None = _option(

@@ -9,6 +9,7 @@ GpuexecError
 │   └── StageContractError  it returned or declared something the contract does not allow
 ├── ResourcesError          the node cannot satisfy the request (says the arithmetic); GpusBusy: not now;
 │                           GpusLost: no longer
+├── CheckpointError         a checkpoint folder cannot be used; CheckpointMismatch: it is another pipeline's
 ├── WorkerDied              a worker process ended without being asked to
 ├── NvmlError               the driver library answered with an error; NvmlUnavailable: there is none to ask
 └── InternalError           our own fault: please report it
@@ -64,6 +65,14 @@ class StageContractError(StageError, TypeError):
 
 class RemoteStageError(StageError):
     """A stage's exception whose own type cannot travel between processes; carries its text."""
+
+
+class CheckpointError(GpuexecError):
+    """A checkpoint cannot be read or written: in use, no journal, disk full, no permission, a newer format."""
+
+
+class CheckpointMismatch(CheckpointError):
+    """A checkpoint belongs to another pipeline; the message says how they differ and what to do."""
 
 
 class WorkerDied(GpuexecError):

@@ -29,6 +29,14 @@ def leaves_nothing_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     assert not any(leaked.values()), f"left behind: { {k: dict(v) for k, v in leaked.items() if v} }"
 
 
+@pytest.fixture(autouse=True, scope="session")
+def own_state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Failed batches are kept in the user's folder by default: not those of tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 def _holdings() -> dict[str, Counter[str]]:
     return {
         "processes": Counter(_describe(child) for child in psutil.Process().children(recursive=True)),

@@ -7,10 +7,12 @@ Driver → worker: ``Start`` once, then ``SetUpOnNode`` (in a process of its own
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from gpuexec.channel.segments import Range
+from gpuexec.records import Record, named_field
 
 Inline = bytes | bytearray | memoryview
 Payload = Inline | Range
@@ -21,16 +23,14 @@ def payload_size(payload: Payload) -> int:
     return payload.length if isinstance(payload, Range) else len(payload)
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
-    """Base: ``payloads`` are opaque to everybody but the code that made or consumes them."""
+class Message(Record):
+    """Base: ``payloads``, given by name, are opaque to everybody but the code that made or consumes them."""
 
-    payloads: tuple[Payload, ...] = field(default=(), kw_only=True)
+    payloads: tuple[Payload, ...] = named_field(default=(), kw_only=True)
 
     kind: ClassVar[int] = 0
 
 
-@dataclass(frozen=True, slots=True)
 class Start(Message):
     """Who the worker is and what it runs; its only payload is the pickled stage."""
 
@@ -46,21 +46,18 @@ class Start(Message):
     kind: ClassVar[int] = 1
 
 
-@dataclass(frozen=True, slots=True)
 class SetUpOnNode(Message):
     """Run the stage's ``setup_on_node`` and exit."""
 
     kind: ClassVar[int] = 2
 
 
-@dataclass(frozen=True, slots=True)
 class SetUp(Message):
     """Run the stage's ``setup``: sent when it is this worker's turn on its GPU."""
 
     kind: ClassVar[int] = 3
 
 
-@dataclass(frozen=True, slots=True)
 class Work(Message):
     """One or more batches; batch ``i`` takes the next ``counts[i]`` of the tasks that ``spans`` lists.
 
@@ -76,14 +73,12 @@ class Work(Message):
     kind: ClassVar[int] = 4
 
 
-@dataclass(frozen=True, slots=True)
 class Stop(Message):
     """Finish the batches sent so far, run ``teardown`` and exit."""
 
     kind: ClassVar[int] = 5
 
 
-@dataclass(frozen=True, slots=True)
 class Booted(Message):
     """The stage is unpickled. Times of the monotonic clock, which all processes of a Linux node share:
     ``began`` when the interpreter was up and had its orders, ``loaded`` when the stage was there."""
@@ -95,7 +90,6 @@ class Booted(Message):
     kind: ClassVar[int] = 6
 
 
-@dataclass(frozen=True, slots=True)
 class NodeReady(Message):
     """``setup_on_node`` returned after ``seconds``."""
 
@@ -104,7 +98,6 @@ class NodeReady(Message):
     kind: ClassVar[int] = 7
 
 
-@dataclass(frozen=True, slots=True)
 class Ready(Message):
     """``setup`` returned after ``seconds``; the worker takes batches."""
 
@@ -113,7 +106,6 @@ class Ready(Message):
     kind: ClassVar[int] = 8
 
 
-@dataclass(frozen=True, slots=True)
 class Results(Message):
     """Outputs of batches, column by column; every payload is a parcel: a list of tasks.
 
@@ -129,11 +121,11 @@ class Results(Message):
     task_ids: list[str]
     parents: list[int]
     figures: list[Any] | None
+    failed: Sequence[Sequence[int]] = ()  # (batch id, input) of each task that the stage gave up
 
     kind: ClassVar[int] = 9
 
 
-@dataclass(frozen=True, slots=True)
 class Failed(Message):
     """The stage raised. ``phase``: import, setup_on_node, setup, receive, process, return or teardown.
 
@@ -151,7 +143,6 @@ class Failed(Message):
     kind: ClassVar[int] = 10
 
 
-@dataclass(frozen=True, slots=True)
 class LogLine(Message):
     """One loguru record of the worker; ``time`` is a POSIX timestamp."""
 
@@ -166,7 +157,6 @@ class LogLine(Message):
     kind: ClassVar[int] = 11
 
 
-@dataclass(frozen=True, slots=True)
 class Stopped(Message):
     """``teardown`` returned after ``seconds``; the worker exits."""
 

@@ -30,6 +30,7 @@ class PerfIdentity:
 
     def __init__(self) -> None:
         self.classes: tuple[type, ...] = (StagePerfStats,)
+        self.single = False
         self._objects: dict[str, _TokenRef] = {}
         self._by_id: dict[int, _TokenRef] = {}  # the classes have no room for a token
         self._process = os.urandom(6).hex()  # not the pid: those are used again within a run
@@ -42,12 +43,6 @@ class PerfIdentity:
 
     def reduce(self, stats: Any) -> tuple[Any, ...]:
         """Pickle reducer for the classes."""
-        ref = self._by_id.get(id(stats))
-        if ref is not None and ref() is stats:
-            token = ref.token
-        else:
-            token = f"{self._process}.{next(self._serial)}"
-            self._remember(token, stats)
         values = (
             stats.stage_name,
             stats.process_time,
@@ -56,6 +51,13 @@ class PerfIdentity:
             stats.num_items_processed,
             stats.custom_metrics,
         )
+        ref = self._by_id.get(id(stats))
+        if ref is not None and ref() is stats:
+            return _restore, (ref.token, type(stats), values)
+        if self.single:
+            return type(stats), values
+        token = f"{self._process}.{next(self._serial)}"
+        self._remember(token, stats)
         return _restore, (token, type(stats), values)
 
     def restore(self, token: str, cls: type, values: tuple[Any, ...]) -> Any:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import mmap
 import os
 import struct
-import tempfile
 
 _PAGE = mmap.PAGESIZE
 _ENTRY = struct.Struct("<qd")
@@ -29,6 +28,8 @@ class FlightRecorder:
         if hasattr(os, "memfd_create"):
             fd = os.memfd_create("gpuexec-recorder", os.MFD_CLOEXEC)
         else:
+            import tempfile
+
             with tempfile.TemporaryFile() as file:
                 fd = os.dup(file.fileno())
         os.ftruncate(fd, _PAGE)

@@ -24,8 +24,10 @@ from gpuexec.channel.messages import BY_KIND, Inline, Message, Payload
 from gpuexec.channel.segments import Range, Segment
 
 _HEAD = struct.Struct("<BBHIQ")
+_to_json = json.JSONEncoder(separators=(",", ":")).encode
 _CHUNK = 256 * 1024
 _MAX_FDS = 253  # SCM_MAX_FD: descriptors one sendmsg may carry
+_FD_SPACE = socket.CMSG_SPACE(_MAX_FDS * array.array("i").itemsize)
 
 
 class ConnectionLost(ConnectionError):
@@ -34,7 +36,7 @@ class ConnectionLost(ConnectionError):
 
 def encode_frame(message: Message) -> tuple[bytes, list[Segment]]:
     """Lay out a message; also return the segments whose descriptors must go with it."""
-    fields = [getattr(message, name) for name in type(message).__slots__]
+    fields = message.to_tuple()[:-1]  # all but the payloads
     segments: list[Segment] = []
     places: list[list[int]] = []
     inline: list[Inline] = []
@@ -46,7 +48,7 @@ def encode_frame(message: Message) -> tuple[bytes, list[Segment]]:
         else:
             places.append([len(payload)])
             inline.append(payload)
-    header = json.dumps([fields, places], separators=(",", ":")).encode()
+    header = _to_json([fields, places]).encode()
     head = _HEAD.pack(message.kind, 0, len(segments), len(header), sum(map(len, inline)))
     return b"".join([head, header, *inline]), segments
 
@@ -102,6 +104,7 @@ class Receiver:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._buffer = bytearray()
+        self._chunk = bytearray(_CHUNK)  # read into again and again: a fresh one costs more than what it holds
         self._segments: deque[Segment] = deque()
 
     def receive(self, *, wait: bool = False) -> list[Message]:
@@ -111,9 +114,8 @@ class Receiver:
         at end of file.
         """
         flags_in = socket.MSG_CMSG_CLOEXEC | (0 if wait else socket.MSG_DONTWAIT)
-        space = socket.CMSG_SPACE(_MAX_FDS * array.array("i").itemsize)
         try:
-            data, ancillary, flags, _ = self._sock.recvmsg(_CHUNK, space, flags_in)
+            size, ancillary, flags, _ = self._sock.recvmsg_into([self._chunk], _FD_SPACE, flags_in)
         except ConnectionError as error:
             raise ConnectionLost(str(error)) from error
         for level, kind, raw in ancillary:
@@ -126,9 +128,9 @@ class Receiver:
                 "descriptors were lost on the way: the limit of open files is reached "
                 "(raise it with `ulimit -n`, or lower queue_tasks)"
             )
-        if not data:
+        if not size:
             raise ConnectionLost("end of file")
-        self._buffer += data
+        self._buffer += memoryview(self._chunk)[:size]
         return list(self._complete_frames())
 
     def close(self) -> None:

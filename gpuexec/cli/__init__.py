@@ -9,7 +9,9 @@ import typer
 from gpuexec._version import __version__
 from gpuexec.cli.gpus import gpus
 from gpuexec.cli.plan import plan
+from gpuexec.cli.replay import replay
 from gpuexec.cli.run import run
+from gpuexec.cli.runs import runs
 from gpuexec.errors import GpuexecError
 
 app = typer.Typer(
@@ -21,6 +23,8 @@ app = typer.Typer(
 app.command()(gpus)
 app.command()(plan)
 app.command()(run)
+app.command()(runs)
+app.command()(replay)
 
 
 def _show_version(value: bool) -> None:

@@ -16,11 +16,15 @@ _TASK_TYPES: set[type] = set()  # seen so far: asking an abstract base class cos
 
 
 class BaseStageAdapter:
-    """One stage in one worker. ``last_stats`` are the figures of the last batch."""
+    """One stage in one worker.
+
+    Of the last batch, ``last_stats`` are the figures and ``last_failed`` the ids of the tasks it gave up as FailedTask.
+    """
 
     def __init__(self, stage: Any) -> None:
         self.stage = stage
         self.last_stats: StagePerfStats | None = None
+        self.last_failed: list[str] = []
         self._timer: StageTimer | None = None
 
     def process_batch(self, tasks: list[Any]) -> list[Any]:
@@ -37,8 +41,10 @@ class BaseStageAdapter:
         timer.count(size)
         self._assign_ids(tasks, outputs)
         kinds = [kind_of(type(task)) for task in outputs]
+        self.last_failed = []
         if Kind.FAILED in kinds:
-            self._report_failed(kinds.count(Kind.FAILED))
+            self.last_failed = [task.task_id for task, kind in zip(outputs, kinds, strict=True) if kind is Kind.FAILED]
+            self._report_failed(len(self.last_failed))
         if any(kinds):
             outputs = [task for task, kind in zip(outputs, kinds, strict=True) if kind is Kind.TASK]
         _, stats = timer.log_stats()

@@ -46,14 +46,19 @@ def gpu_key(index: int, name: str) -> str:
 def merge_metrics(a: Mapping[str, float], b: Mapping[str, float]) -> dict[str, float]:
     """Add up the metrics of two batches: sums, but the larger one of two memory levels."""
     merged = dict(a)
-    for key, value in b.items():
-        if key not in merged:
-            merged[key] = value
-        elif _is_level(key):
-            merged[key] = max(merged[key], value)
-        else:
-            merged[key] += value
+    add_metrics(merged, b)
     return merged
+
+
+def add_metrics(total: dict[str, float], more: Mapping[str, float]) -> None:
+    """`merge_metrics` in place."""
+    for key, value in more.items():
+        if key not in total:
+            total[key] = value
+        elif _is_level(key):
+            total[key] = max(total[key], value)
+        else:
+            total[key] += value
 
 
 def gpu_peaks(metrics: Mapping[str, float]) -> list[tuple[int, str, float]]:
@@ -63,6 +68,8 @@ def gpu_peaks(metrics: Mapping[str, float]) -> list[tuple[int, str, float]]:
 
 
 def _is_level(key: str) -> bool:
+    if key is INPUT_BYTES:
+        return False
     if key.endswith(_PEAK_SUFFIX):
         return True
     return key.startswith("gpuexec.gpu") and key.endswith(_LEVELS)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from gpuexec.contract.composite import CompositeStage
 from gpuexec.contract.executor import BaseExecutor
@@ -83,28 +84,26 @@ class Pipeline:
         """Build the pipeline and run it, on ``LocalExecutor`` unless told otherwise; return the tasks.
 
         ``initial_tasks`` get the ids ``0_0``, ``0_1``, …. Without them the first stage gets one
-        ``EmptyTask``. Raises what the executor raises.
+        ``EmptyTask``. ``checkpoint_path``: a folder in which finished sources are recorded; a later run skips them
+        (see ``gpuexec.durable``). Raises what the executor raises.
         """
         self.build()
-        if checkpoint_path is not None:
-            self._refuse_checkpoint(checkpoint_path)
         if executor is None:
             executor = importlib.import_module("gpuexec.executors.local").LocalExecutor()
         if initial_tasks:
             for position, task in enumerate(initial_tasks):
                 if is_task(task) and not isinstance(task, EmptyTask):  # the executor refuses what is no task
                     task._set_task_id("0", position)
-        tasks: list[Any] | None = executor.execute(self.stages, initial_tasks)
-        return tasks
-
-    def _refuse_checkpoint(self, path: str | Path) -> None:
-        fixed = [stage.name for stage in self.stages if not stage.is_resumable]
-        if fixed:
-            raise ValueError(f"checkpoint_path was set, but these stages are not marked resumable: {fixed}")
-        raise ConfigurationError(
-            f"checkpoint_path={str(path)!r}: gpuexec cannot resume runs yet; leave it out "
-            "(NeMo Curator's own checkpoints need Ray)"
-        )
+        if checkpoint_path is None:
+            tasks: list[Any] | None = executor.execute(self.stages, initial_tasks)
+            return tasks
+        if "checkpoint" not in inspect.signature(executor.execute).parameters:
+            raise ConfigurationError(
+                f"checkpoint_path={str(checkpoint_path)!r}: {type(executor).__name__} keeps no checkpoints; "
+                "run on LocalExecutor, or leave it out"
+            )
+        done: list[Any] | None = cast(Any, executor).execute(self.stages, initial_tasks, checkpoint=checkpoint_path)
+        return done
 
     def __repr__(self) -> str:
         stages = ", ".join(f"{stage.name}({type(stage).__name__})" for stage in self.stages)

@@ -7,12 +7,12 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from gpuexec.channel.messages import Payload
 from gpuexec.channel.segments import Range, read_range
 from gpuexec.driver.recovery import FailureRecord
 from gpuexec.driver.state import Batch
-from gpuexec.durable import capsule
 from gpuexec.supervise.spawn import worker_environment
 
 _MOST_PER_RUN = 100  # a run that quarantines thousands would fill the disk with likes
@@ -32,9 +32,11 @@ class CapsuleKeeper:
         if self._folder == "" or self._written >= _MOST_PER_RUN:
             return None
         self._written += 1
+        from gpuexec.durable import capsule  # costs 20 ms, which only a failure pays
+
         try:
             folder = Path(self._folder) if self._folder else capsule.default_folder()
-            path = capsule.write_capsule(folder, self._contents(record))
+            path = capsule.write_capsule(folder, capsule.CapsuleContents(**self._contents(record)))
             capsule.prune(folder, keep=_MOST_PER_RUN)
         except OSError as why:
             from loguru import logger
@@ -43,11 +45,11 @@ class CapsuleKeeper:
             return None
         return str(path)
 
-    def _contents(self, record: FailureRecord) -> capsule.CapsuleContents:
+    def _contents(self, record: FailureRecord) -> dict[str, Any]:
         worker, batch = record.worker, record.batch
         spec, grant = worker.stage.spec, worker.grant
         portions = batch.portions if batch else []
-        return capsule.CapsuleContents(
+        return dict(
             stage=spec.name,
             worker_id=worker.id,
             node_id=self._node_id,

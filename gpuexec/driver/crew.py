@@ -20,8 +20,10 @@ from gpuexec.supervise import reap
 from gpuexec.supervise.guardian import Guardian
 from gpuexec.supervise.spawn import WorkerProcess, worker_environment
 from gpuexec.supervise.watch import Happening, HasFileno, Watch
+from gpuexec.worker.stacks import STACKS_SIGNAL
 
 _READS_OF_A_PIPE = 4
+_STACKS_S = 0.2  # to write them
 
 
 class Crew:
@@ -114,11 +116,21 @@ class Crew:
             os.kill(worker.process.pid, signal.SIGTERM)  # not reaped yet, so the number is its own
 
     def kill_overdue(self) -> None:
-        """Kill workers that have not stopped in time."""
+        """Kill workers that have not stopped in time, once they have had a moment to write their stacks."""
         now = time.monotonic()
         for worker in self.workers.values():
-            if worker.stop_deadline is not None and now >= worker.stop_deadline:
+            if worker.stop_deadline is None or now < worker.stop_deadline:
+                continue
+            if worker.wrote_stacks or reap.is_stopped(worker.process):
                 reap.kill_group(worker.process, signal.SIGKILL)
+            else:
+                self.ask_for_stacks(worker)
+                worker.stop_deadline = now + _STACKS_S
+
+    def ask_for_stacks(self, worker: Worker) -> None:
+        """Have a worker write the stacks of its threads to its output."""
+        worker.wrote_stacks = True
+        os.kill(worker.process.pid, STACKS_SIGNAL)  # not reaped yet, so the number is its own
 
     def next_deadline(self) -> float | None:
         """When `kill_overdue` has something to do, on the monotonic clock."""
@@ -148,6 +160,7 @@ class Crew:
 
     def read(self, worker: Worker) -> list[Message]:
         """Return the messages that have arrived; at the end of file, hang up."""
+        worker.heard_at = time.monotonic()
         try:
             return worker.receiver.receive() if worker.hears else []
         except BlockingIOError:

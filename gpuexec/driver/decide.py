@@ -21,7 +21,7 @@ class StartReason(StrEnum):
     FIRST = "the stage's first"
     FIXED = "num_workers() asks for it"
     GPU_STAGE = "a GPU share is reserved for it and its set-up overlaps the others'"
-    BACKLOG = "the waiting work is worth a start-up"
+    REPLACEMENT = "it takes the place of one that ended"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +38,6 @@ class StageView:
     spare: int
     fixed: bool
     uses_gpu: bool
-    batch_s: float | None  # mean service time of a batch
-    startup_s: float | None  # what its first worker needed from spawn to ready
 
 
 def batches_ready(view: StageView) -> int:
@@ -79,24 +77,21 @@ def share_out(ready: int, in_hand: Sequence[int], limit: int) -> list[int]:
 
 
 def workers_to_start(view: StageView) -> tuple[int, StartReason]:
-    """How many workers to start now, and why.
+    """How many of the spare grants to use now, and why.
 
-    A stage's own count is started at once, and so is a GPU stage's: its set-up is long. A CPU stage grows
-    while the work that waits would keep its workers busy for longer than one more needs to start.
+    A stage's own count is started at once, and so is a GPU stage's: its set-up is long. A CPU stage begins with one
+    worker; later on, grants are spare because a worker ended that was not to. Which stages get more is the planner's
+    choice, see ``balancing``.
     """
     if not view.spare or is_finished(view):
-        return 0, StartReason.BACKLOG
+        return 0, StartReason.REPLACEMENT
     if view.fixed:
         return view.spare, StartReason.FIXED
     if not view.live:
         return 1, StartReason.FIRST
-    if view.uses_gpu:
-        useful = view.spare if not view.upstream_done else batches_ready(view) - view.starting
-        return max(0, min(view.spare, useful)), StartReason.GPU_STAGE
-    if view.starting or view.batch_s is None or view.startup_s is None:
-        return 0, StartReason.BACKLOG
-    waiting_s = batches_ready(view) * view.batch_s / view.live
-    return (1 if waiting_s > view.startup_s else 0), StartReason.BACKLOG
+    useful = view.spare if not view.upstream_done else batches_ready(view) - view.starting
+    reason = StartReason.GPU_STAGE if view.uses_gpu else StartReason.REPLACEMENT
+    return max(0, min(view.spare, useful)), reason
 
 
 def next_setups(

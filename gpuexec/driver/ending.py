@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from gpuexec.channel import messages
 from gpuexec.config import ExecutorConfig
@@ -72,13 +72,19 @@ class Ending:
             case Happening.OUTPUT:
                 self._crew.relay_output(worker, self._tell)
             case Happening.MESSAGE:
-                self._hear_last(worker, self._crew.read(worker))
+                self._hear_last(worker, self._crew.read)
             case Happening.EXIT:
-                self._hear_last(worker, self._crew.read_rest(worker))
+                self._hear_last(worker, self._crew.read_rest)
                 self._crew.drain_output(worker, self._tell)
                 self._staff.bury(worker)
 
-    def _hear_last(self, worker: Worker, said: Sequence[messages.Message]) -> None:
+    def _hear_last(self, worker: Worker, read: Callable[[Worker], list[messages.Message]]) -> None:
+        try:
+            said = read(worker)
+        except OSError as error:  # no descriptor is left for what it sends: maybe what ends the run
+            self._crew.hang_up(worker)
+            self._tell(events.Noticed(f"the last words of worker {worker.id!r} are lost: {error}"))
+            return
         for message in said:
             match message:
                 case messages.LogLine():

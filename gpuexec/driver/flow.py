@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import operator
 import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,7 @@ from gpuexec.config import ExecutorConfig
 from gpuexec.driver import decide
 from gpuexec.driver.queue import Parcel, Portion, place_among_siblings
 from gpuexec.driver.state import Batch, StageState, Worker
+from gpuexec.driver.tracing import Tracing
 from gpuexec.errors import ResultNotPicklable, StageNotPicklable
 from gpuexec.lifecycle.attempts import AttemptEvent, halve
 from gpuexec.observe import events
@@ -35,6 +37,7 @@ class Flow:
         *,
         send: Callable[[Worker, messages.Message], None],
         tell: Callable[[events.RunEvent], None],
+        tracing: Tracing | None = None,
     ) -> None:
         self._stages = stages
         self._active: Sequence[StageState] = ()
@@ -42,6 +45,7 @@ class Flow:
         self._config = config
         self._send = send
         self._tell = tell
+        self._tracing = tracing
         self._pool = SegmentPool()
         self._encoder = codec.Encoder()
         self._seed_parcel = ParcelSize()
@@ -57,6 +61,12 @@ class Flow:
         self._active = active
         if active[0].spec.index > 0:
             active[0].upstream_done = True  # the phase before put everything in its queue
+
+    @property
+    def seeds_left(self) -> int | None:
+        """Tasks that the caller still has for us; ``None`` where only he knows."""
+        left = operator.length_hint(self._seeds, -1)
+        return None if left < 0 else left
 
     def take_finished(self) -> list[tuple[bytes, Any]]:
         """Hand over the tasks that have come out of the last stage since, each with its place in the order."""
@@ -78,19 +88,22 @@ class Flow:
             if not tasks:
                 stage.upstream_done = True
                 return
-            stage.queue.push(self._pack_seeds(tasks))
+            numbers = list(itertools.islice(self._seed_numbers, len(tasks)))
+            sources = None
+            if self._tracing:
+                tasks, numbers, sources = self._tracing.admit_seeds(tasks, numbers)
+            if tasks:
+                stage.queue.push(self._pack_seeds(tasks, numbers, sources))
 
-    def _pack_seeds(self, tasks: list[Any]) -> Parcel:
-        first = next(self._seed_numbers)
-        numbers = [first, *itertools.islice(self._seed_numbers, len(tasks) - 1)]
+    def _pack_seeds(self, tasks: list[Any], numbers: list[int], sources: list[int] | None) -> Parcel:
         try:
             encoded = self._encoder.encode(tasks)
             payload = lay_down(encoded, self._pool)
         except Exception as error:
-            raise _unsendable_seed(tasks, first, error) from error
+            raise _unsendable_seed(tasks, numbers, error) from error
         self._seed_parcel.learn(len(tasks), encoded.size)
         paths = [place_among_siblings(number) for number in numbers]
-        return Parcel(payload, [task.task_id for task in tasks], paths, time.monotonic())
+        return Parcel(payload, [task.task_id for task in tasks], paths, time.monotonic(), sources)
 
     def following(self, stage: StageState) -> StageState | None:
         """The stage after this one."""
@@ -105,7 +118,7 @@ class Flow:
         return (
             len(queue) < max(config.queue_tasks, batch)
             and (queue.bytes < config.queue_bytes or len(queue) < batch)
-            and queue.segments < max(self._most_segments, batch)
+            and queue.segments + stage.segments_in_hand < max(self._most_segments, batch)
         )
 
     # ---- to the workers ------------------------------------------------------------------------------
@@ -119,14 +132,24 @@ class Flow:
             return
         ready = [w for w in stage.workers.values() if w.takes_work]
         limit = decide.credit(stage.batch_s, stage.batch_bytes)
-        dealt = decide.share_out(decide.batches_ready(stage.view()), [len(worker.in_hand) for worker in ready], limit)
+        held = [self._held(worker, limit) for worker in ready]
+        dealt = decide.share_out(decide.batches_ready(stage.view()), held, limit)
         for worker, count in zip(ready, dealt, strict=True):
             if count:
                 self._send_work(stage, worker, count)
 
+    def _held(self, worker: Worker, limit: int) -> int:
+        """Batches in a worker's hands; those above its share (``worker_max_batches``) count as taken already."""
+        most = self._config.worker_max_batches
+        return len(worker.in_hand) if most is None else max(len(worker.in_hand), limit - (most - worker.batches))
+
     def _others_have_work(self, source: StageState) -> bool:
-        """While memory is short the first stage waits, but only as long as others can free some."""
-        return any(stage.queue or stage.returned or stage.in_flight for stage in self._active if stage is not source)
+        """While memory is short the first stage waits, but only as long as others can free some.
+
+        Too few tasks for a batch are no work: they wait for more.
+        """
+        others = (stage for stage in self._active if stage is not source)
+        return any(stage.in_flight or decide.batches_ready(stage.view()) for stage in others)
 
     def _send_work(self, stage: StageState, worker: Worker, count: int) -> None:
         now = time.monotonic()
@@ -138,6 +161,7 @@ class Flow:
             if batch.life is not None:
                 batch.life.advance(AttemptEvent.SENT)
             worker.in_hand[batch.batch_id] = batch
+            stage.segments_in_hand += batch.segments
             for parcel, start, stop in batch.portions:
                 whole = stop - start == len(parcel.task_ids)
                 if worker.open_parcel == (parcel, start):
@@ -155,18 +179,20 @@ class Flow:
         return self._cut_batch(stage.queue.take(stage.spec.batch_size), now)
 
     def _cut_batch(self, portions: list[Portion], now: float) -> Batch:
-        size = input_bytes = 0
+        size = input_bytes = segments = 0
         queued_s = 0.0
         for parcel, start, stop in portions:
             count = stop - start
             size += count
             input_bytes += parcel.share(count)
             queued_s += (now - parcel.queued_at) * count
-        return Batch(next(self._batch_ids), portions, size, input_bytes, queued_s)
+            segments += isinstance(parcel.payload, Range)
+        return Batch(next(self._batch_ids), portions, size, input_bytes, segments, queued_s)
 
     def split(self, stage: StageState, batch: Batch) -> None:
         """Put a batch that failed back as two halves, which no other task joins."""
         assert batch.life is not None
+        self._let_go(stage, batch)
         singles = [(parcel, at, at + 1) for parcel, start, stop in batch.portions for at in range(start, stop)]
         halves = [self._cut_batch(list(half), batch.sent_at) for half in halve(singles)]
         for half, life in zip(halves, batch.life.halves(), strict=True):
@@ -176,12 +202,21 @@ class Flow:
     def give_back(self, stage: StageState, batches: Sequence[Batch]) -> None:
         """Put batches that came back unfinished before all that waits, in their order; drop what they had made."""
         for batch in batches:
-            batch.outputs, batch.made = [], 0
+            self._let_go(stage, batch)
         stage.returned.extendleft(reversed(batches))
 
-    def put_aside(self, stage: StageState, batch: Batch) -> None:
-        """A batch is given up; the run goes on without its tasks."""
+    @staticmethod
+    def _let_go(stage: StageState, batch: Batch) -> None:
+        """A batch left its worker unfinished: what it had made is dropped."""
+        stage.segments_in_hand -= batch.segments
         batch.outputs, batch.made = [], 0
+        batch.parents.clear()
+
+    def put_aside(self, stage: StageState, batch: Batch, reason: str) -> None:
+        """A batch is given up; the run goes on without its tasks."""
+        self._let_go(stage, batch)
+        if self._tracing:
+            self._tracing.gave_up_batch(stage, batch, reason)
         stage.quarantined_tasks += batch.size
 
     # ---- from the workers ----------------------------------------------------------------------------
@@ -192,6 +227,8 @@ class Flow:
         payloads, sizes = iter(results.payloads), iter(results.sizes)
         at = 0
         completed: list[Batch] = []
+        if results.failed and self._tracing:
+            self._tracing.gave_up_tasks(worker, results.failed)
         for batch_id, parcels, complete in zip(results.batch_ids, results.parcels, results.complete, strict=True):
             batch = worker.in_hand[batch_id]
             inputs = batch.paths() if parcels else []
@@ -202,10 +239,13 @@ class Flow:
                     for number, parent in enumerate(results.parents[at:stop], batch.made)
                 ]
                 batch.outputs.append(Parcel(next(payloads), results.task_ids[at:stop], paths, now))
+                if self._tracing:
+                    batch.parents += results.parents[at:stop]
                 batch.made += stop - at
                 at = stop
             if complete:
                 del worker.in_hand[batch_id]
+                worker.stage.segments_in_hand -= batch.segments
                 self._complete(worker.stage, batch)
                 completed.append(batch)
         if results.figures is not None:
@@ -215,16 +255,20 @@ class Flow:
         if batch.life is not None:
             batch.life.advance(AttemptEvent.COMPLETED)
         following = self.following(stage)
-        for parcel in batch.outputs:
-            if following is not None:
-                self._put_by(following, parcel)
-            else:
+        if following is None:
+            for parcel in batch.outputs:
                 self._finished += zip(parcel.paths, self._unpack(stage, parcel), strict=True)
+        passed = self._tracing.completed(stage, batch) if self._tracing else [(p, 0, None) for p in batch.outputs]
+        if following is not None:
+            for parcel, start, stop in passed:
+                self._put_by(following, parcel, start, stop)
 
     def _account(self, worker: Worker, completed: list[Batch], figures: messages.Figures, now: float) -> None:
         stage = worker.stage
+        made = sum(batch.made for batch in completed)
         stage.done_tasks += figures.tasks_in
-        stage.note_pace(figures)
+        stage.made_tasks += made
+        stage.note_pace(figures, warm=worker.batches > 0)
         worker.batches += figures.batches
         worker.rss_peak_bytes = figures.rss_peak_bytes
         self._tell(
@@ -233,19 +277,19 @@ class Flow:
                 stage.spec.index,
                 worker.id,
                 tuple(batch.batch_id for batch in completed),
-                tasks_out=sum(batch.made for batch in completed),
+                tasks_out=made,
                 queued_s=sum(batch.queued_s for batch in completed),
                 in_worker_s=sum(now - batch.sent_at for batch in completed),
                 figures=figures,
             )
         )
 
-    def _put_by(self, stage: StageState, parcel: Parcel) -> None:
+    def _put_by(self, stage: StageState, parcel: Parcel, start: int, stop: int | None) -> None:
         """Queue tasks. What waits for a later phase may be far more than there are descriptors."""
         full = stage.queue.segments >= self._most_segments and stage not in self._active
         if full and isinstance(parcel.payload, Range):
             parcel.payload = read_range(parcel.payload)
-        stage.queue.push(parcel)
+        stage.queue.push(parcel, start, stop)
 
     def _unpack(self, stage: StageState, parcel: Parcel) -> list[Any]:
         try:
@@ -259,11 +303,11 @@ class Flow:
         return tasks
 
 
-def _unsendable_seed(tasks: Sequence[Any], first: int, error: Exception) -> StageNotPicklable:
+def _unsendable_seed(tasks: Sequence[Any], numbers: Sequence[int], error: Exception) -> StageNotPicklable:
     """Say which of the tasks it is."""
-    for number, task in enumerate(tasks, first):
+    for number, task in zip(numbers, tasks, strict=True):
         try:
             codec.encode(task)
         except Exception as own:  # noqa: BLE001 - whatever pickling raises, this is the one
             return StageNotPicklable(f"initial task {number} ({task!r}) cannot be sent to a worker: {own}")
-    return StageNotPicklable(f"initial tasks from {first} on cannot be sent to a worker: {error}")
+    return StageNotPicklable(f"initial tasks from {numbers[0]} on cannot be sent to a worker: {error}")

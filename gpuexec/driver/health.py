@@ -5,7 +5,6 @@ Each check is a reading of a clock or a counter and a decision; what follows fro
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable
 
@@ -15,12 +14,14 @@ from gpuexec.driver.state import Hang, Worker
 from gpuexec.hardware.host_memory import pressure, process_rss, read_memory
 from gpuexec.lifecycle.workers import WorkerState
 from gpuexec.observe import events
-from gpuexec.worker.stacks import STACKS_SIGNAL
+from gpuexec.supervise import reap
 
 _STACKS_S = 0.5  # to write them
 _TERM_S = 2.0  # for teardown; then it is killed
 _READ_EVERY_S = 1.0  # memory, of host and workers
 _LOW_BELOW_HIGH = 0.05  # of the limit: sources are let go on that far below the high-water mark
+_LONG_TURN = 0.25  # of the shortest time limit: a caller that takes longer makes workers wait, not they us
+_NO_STACKS = "no stacks: the process was stopped (by SIGSTOP or a debugger), so it could not write them"
 
 
 class Health:
@@ -30,13 +31,21 @@ class Health:
         self._config = config
         self._crew = crew
         self._tell = tell
+        self._limits = [limit for limit in (config.batch_timeout_s, config.setup_timeout_s) if limit is not None]
+        self._resumed_at = 0.0
         self._next_reading = 0.0
         self.hold_sources = False
+
+    def resume(self, handed_over_at: float) -> None:
+        """The caller had the turn since then. If it was long, all clocks start anew: nobody listened to the workers."""
+        now = time.monotonic()
+        if self._limits and now - handed_over_at > _LONG_TURN * min(self._limits):
+            self._resumed_at = now
 
     def check(self, workers: Iterable[Worker]) -> None:
         """Act on workers that take too long; read memory if it is time."""
         now = time.monotonic()
-        if self._config.batch_timeout_s is not None or self._config.setup_timeout_s is not None:
+        if self._limits:
             for worker in workers:
                 self._check_hang(worker, now)
         if now >= self._next_reading:
@@ -46,16 +55,16 @@ class Health:
                 for worker in workers:
                     self._read_worker(worker, self._config.worker_memory_limit)
 
-    def next_check(self, workers: Iterable[Worker], now: float) -> float:
+    def next_check(self, workers: Iterable[Worker]) -> float:
         """When to look again, on the monotonic clock."""
         times = [self._next_reading]
-        if self._config.batch_timeout_s is not None or self._config.setup_timeout_s is not None:
-            times += [due for worker in workers if (due := self._due(worker, now)) is not None]
+        if self._limits:
+            times += [due for worker in workers if (due := self._due(worker)) is not None]
         return min(times)
 
     # ---- hangs -----------------------------------------------------------------------------------------
 
-    def _due(self, worker: Worker, now: float) -> float | None:
+    def _due(self, worker: Worker) -> float | None:
         """When a worker will have taken too long, or has had time to write its stacks."""
         if worker.hang is not None:
             return worker.hang.stacks_until if not worker.hang.told_to_stop else None
@@ -63,29 +72,39 @@ class Health:
         if begun is None:
             return None
         since, limit = begun
-        return (now if since is None else since) + limit
+        return max(since, self._resumed_at) + limit
 
-    def _began(self, worker: Worker) -> tuple[float | None, float] | None:
+    def _began(self, worker: Worker) -> tuple[float, float] | None:
         """Since when a worker has been at it and how long it may; ``None``: nothing to wait for."""
-        if worker.life.state is WorkerState.SETTING_UP and self._config.setup_timeout_s is not None:
-            return worker.setup_sent_at, self._config.setup_timeout_s
-        if worker.life.state is WorkerState.READY and worker.in_hand and self._config.batch_timeout_s is not None:
+        state, setup_limit, batch_limit = worker.life.state, self._config.setup_timeout_s, self._config.batch_timeout_s
+        if state is WorkerState.SPAWNED and setup_limit is not None:
+            return worker.spawned_at, setup_limit
+        if state is WorkerState.SETTING_UP and setup_limit is not None and worker.setup_sent_at is not None:
+            return worker.setup_sent_at, setup_limit
+        if state is WorkerState.READY and worker.in_hand and batch_limit is not None:
             entry = worker.process.recorder.read()
-            return (entry[1] if entry else None), self._config.batch_timeout_s
+            return _taken_up(worker) if entry is None else entry[1], batch_limit
         return None
 
     def _check_hang(self, worker: Worker, now: float) -> None:
-        due = self._due(worker, now)
+        due = self._due(worker)
         if due is None or now < due:
             return
         if worker.hang is None:
             begun = self._began(worker)
             assert begun is not None
             worker.hang = Hang(worker.busy_with, begun[1], stacks_until=now + _STACKS_S)
-            os.kill(worker.process.pid, STACKS_SIGNAL)
+            if reap.is_stopped(worker.process):
+                worker.hang.stacks.append(_NO_STACKS)
+                self._end(worker, worker.hang, within_s=0.0)
+            else:
+                self._crew.ask_for_stacks(worker)
             return
-        worker.hang.told_to_stop = True
-        self._crew.stop(worker, now=True, within_s=_TERM_S)
+        self._end(worker, worker.hang, within_s=_TERM_S)
+
+    def _end(self, worker: Worker, hang: Hang, within_s: float) -> None:
+        hang.told_to_stop = True
+        self._crew.stop(worker, now=True, within_s=within_s)
 
     # ---- memory ----------------------------------------------------------------------------------------
 
@@ -105,3 +124,8 @@ class Health:
         rss = process_rss(worker.process.pid)
         if rss is not None and rss > limit:
             worker.retiring = f"it holds {rss / 2**20:,.0f} MiB, above worker_memory_limit ({limit / 2**20:,.0f} MiB)"
+
+
+def _taken_up(worker: Worker) -> float:
+    """When a worker that has batches in hand, but is at none, should have taken up the next."""
+    return max(worker.heard_at, min(batch.sent_at for batch in worker.in_hand.values()))

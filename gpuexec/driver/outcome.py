@@ -40,20 +40,20 @@ def stage_exception(
     ``producer`` names whoever made the batch's inputs.
     """
     error = _own_exception(failed, stage, producer)
-    place = f"in {failed.phase}() of stage {stage!r}" if failed.phase in _METHODS else f"in stage {stage!r}"
+    place = _PLACES.get(failed.phase, f"in {failed.phase}() of") + f" stage {stage!r}"
     error.add_note(f"raised {place} (worker {worker_id!r}){_shown(task_ids)}")
     error.__cause__ = RemoteTraceback(failed.traceback, stage, worker_id, failed.phase, task_ids)
     return error
 
 
-_METHODS = {"setup_on_node", "setup", "teardown", "process"}
+_PLACES = {"import": "while a worker imported and unpickled", "receive": "in", "return": "in"}
 
 
 def _own_exception(failed: Failed, stage: str, producer: str) -> BaseException:
     match failed.phase:
         case "return":
             return ResultNotPicklable(
-                f"stage {stage!r} returned a task that cannot be sent on: {failed.text}. "
+                f"stage {stage!r} returned a task that cannot be sent on: {failed.text.rstrip('.')}. "
                 "Keep handles, locks, open files and generators out of tasks; store what they are made from."
             )
         case "receive":

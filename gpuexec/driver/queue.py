@@ -36,13 +36,12 @@ class Parcel:
 
 
 class TaskQueue:
-    """Parcels that wait before a stage, counted by tasks, bytes and segments."""
+    """Tasks that wait before a stage, counted by number, bytes and segments."""
 
-    __slots__ = ("_at", "_parcels", "_tasks", "bytes", "segments")
+    __slots__ = ("_portions", "_tasks", "bytes", "segments")
 
     def __init__(self) -> None:
-        self._parcels: deque[Parcel] = deque()
-        self._at = 0  # tasks of the first parcel that are dealt out already
+        self._portions: deque[Portion] = deque()
         self._tasks = 0
         self.bytes = 0
         self.segments = 0
@@ -50,29 +49,30 @@ class TaskQueue:
     def __len__(self) -> int:
         return self._tasks
 
-    def push(self, parcel: Parcel) -> None:
-        """Add a parcel at the end."""
-        self._parcels.append(parcel)
-        self._tasks += len(parcel.task_ids)
-        self.bytes += payload_size(parcel.payload)
+    def push(self, parcel: Parcel, start: int = 0, stop: int | None = None) -> None:
+        """Add (a part of) a parcel at the end."""
+        stop = len(parcel.task_ids) if stop is None else stop
+        self._portions.append((parcel, start, stop))
+        self._tasks += stop - start
+        self.bytes += parcel.share(stop - start)
         self.segments += isinstance(parcel.payload, Range)
 
     def take(self, count: int) -> list[Portion]:
         """Remove the first ``count`` tasks (or all there are)."""
-        portions: list[Portion] = []
-        while count and self._parcels:
-            parcel, start = self._parcels[0], self._at
-            stop = min(start + count, len(parcel.task_ids))
-            portions.append((parcel, start, stop))
+        taken: list[Portion] = []
+        while count and self._portions:
+            parcel, start, end = self._portions[0]
+            stop = min(start + count, end)
+            taken.append((parcel, start, stop))
             count -= stop - start
             self._tasks -= stop - start
-            self._at = stop
-            if stop == len(parcel.task_ids):
-                self._at = 0
-                self._parcels.popleft()
-                self.bytes -= payload_size(parcel.payload)
+            self.bytes += parcel.share(end - stop) - parcel.share(end - start)
+            if stop == end:
+                self._portions.popleft()
                 self.segments -= isinstance(parcel.payload, Range)
-        return portions
+            else:
+                self._portions[0] = (parcel, stop, end)
+        return taken
 
 
 _ONE_BYTE = tuple(bytes([number]) for number in range(0x80))

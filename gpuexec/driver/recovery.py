@@ -82,7 +82,7 @@ class Recovery:
             task_ids=batch.task_ids if batch else (),
         )
         record = FailureRecord(worker, batch, failed.phase, failed.error_names[0], failed.text, failed.traceback)
-        if failed.is_exit or failed.phase == "teardown":
+        if failed.is_exit:
             self._report(record, _ENDS_RUN, final=True)
             raise error
         kind = FailureKind.UNRETURNABLE if failed.phase in _TRAVELS else self._policy.kind_of(tuple(failed.error_names))
@@ -95,7 +95,7 @@ class Recovery:
             self._count_loss(worker, failed.text, error)
 
     def worker_died(self, worker: Worker, died: WorkerDied, *, at_work: Batch | None, timed_out: bool) -> None:
-        """A worker ended that was to go on, or was killed because it took too long. ``at_work``: the batch it was at."""
+        """A worker ended that was to go on, or was killed for taking too long. ``at_work``: the batch it was at."""
         kind = FailureKind.TIMED_OUT if timed_out else FailureKind.DIED
         failure = Failure(kind, died.cause)
         if at_work is not None:
@@ -109,6 +109,8 @@ class Recovery:
         self.give_back(worker)
         if at_work is not None:
             self._judge(record, at_work, failure, died)
+        else:
+            self._tell(events.Noticed(str(died)))
         self._count_loss(worker, died.cause, died)
 
     def give_back(self, worker: Worker) -> None:
@@ -146,7 +148,7 @@ class Recovery:
             case Step.SPLIT:
                 self._flow.split(stage, batch)
             case Step.QUARANTINE:
-                self._flow.put_aside(stage, batch)
+                self._flow.put_aside(stage, batch, failure.text)
                 now = time.monotonic()
                 self._tell(events.TasksQuarantined(now, stage.spec.index, worker.id, batch.task_ids, failure.text))
             case Step.RAISE:

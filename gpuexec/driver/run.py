@@ -6,11 +6,12 @@ import contextlib
 import gc
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gpuexec.channel import messages
 from gpuexec.config import ExecutorConfig
 from gpuexec.driver import decide, outcome
+from gpuexec.driver.balancing import Balancing
 from gpuexec.driver.crew import Crew
 from gpuexec.driver.ending import Ending
 from gpuexec.driver.flow import Flow
@@ -18,12 +19,17 @@ from gpuexec.driver.health import Health
 from gpuexec.driver.recovery import FailureRecord, Recovery
 from gpuexec.driver.staff import Staff
 from gpuexec.driver.state import StageSpec, StageState, Worker
+from gpuexec.driver.tracing import Tracing
 from gpuexec.lifecycle.workers import WorkerEvent, WorkerState
 from gpuexec.observe import events
+from gpuexec.plan.grants import Room
 from gpuexec.plan.model import Plan
 from gpuexec.supervise import reap
-from gpuexec.supervise.gpu_watch import GpuWatch
 from gpuexec.supervise.watch import Happening
+
+if TYPE_CHECKING:
+    from gpuexec.durable.checkpoint import Checkpoint
+    from gpuexec.supervise.gpu_watch import GpuWatch
 
 _COLLECT_AFTER = 100_000  # objects allocated more than freed
 
@@ -31,12 +37,17 @@ Placed = tuple[bytes, Any]  # a finished task and its place in the order of resu
 
 
 class Run:
-    """Executes one plan once. ``gpu_used`` reads the bytes in use by GPU UUID; ``keep`` stores a failed batch."""
+    """Executes one plan once.
+
+    ``gpu_used`` reads the bytes in use by GPU UUID; ``keep`` stores a failed batch and returns where; a ``checkpoint``
+    is the run's to end.
+    """
 
     def __init__(
         self,
         specs: Sequence[StageSpec],
         plan: Plan,
+        room: Room,
         seeds: Iterator[Any],
         *,
         config: ExecutorConfig,
@@ -46,7 +57,9 @@ class Run:
         gauge_every_s: float | None,
         gpu_used: Callable[[Sequence[str]], dict[str, int]],
         keep: Callable[[FailureRecord], str | None],
+        checkpoint: Checkpoint | None = None,
     ) -> None:
+        self._checkpoint = checkpoint
         self._specs = specs
         self._plan = plan
         self._config = config
@@ -64,9 +77,11 @@ class Run:
             },
         )
         self._stages = [StageState(specs[s.stage_index], s) for phase in plan.phases for s in phase.stages]
-        self._flow = Flow(self._stages, seeds, config, send=self._crew.send, tell=self._tell)
+        tracing = Tracing(checkpoint, specs) if checkpoint is not None else None
+        self._flow = Flow(self._stages, seeds, config, send=self._crew.send, tell=self._tell, tracing=tracing)
         self._recovery = Recovery(config, self._stages, self._flow, tell=self._tell, keep=keep)
         self._staff = Staff(self._stages, self._crew, config, tell=self._tell, gpu_used=gpu_used)
+        self._balancing = Balancing(room, self._staff, seeds_left=lambda: self._flow.seeds_left, tell=self._tell)
         self._health = Health(config, self._crew, self._tell)
         self._gpus: GpuWatch | None = None
         self._next_gauge = 0.0
@@ -94,10 +109,16 @@ class Run:
                     yield from self._run_phase([self._stages[p.stage_index] for p in phase.stages])
         except BaseException as error:
             Ending(self._crew, self._flow, self._staff, self._config, self._tell).after(error)
+            if self._checkpoint is not None:
+                self._checkpoint.end(outcome.in_a_line(error))
             ended = "the caller took no more" if isinstance(error, GeneratorExit) else outcome.in_a_line(error)
             self._tell(events.RunEnded(time.monotonic(), ended))
             raise
         else:
+            if self._checkpoint is not None:
+                if self._checkpoint.skipped:
+                    self._tell(events.Noticed(f"checkpoint: {self._checkpoint.skipped} source(s) were done before"))
+                self._checkpoint.end()
             self._tell(events.RunEnded(time.monotonic(), None))
         finally:
             self._crew.kill_all()
@@ -111,6 +132,8 @@ class Run:
         grants = [grant for phase in self._plan.phases for stage in phase.stages for grant in stage.workers]
         uuids = sorted({share.uuid for grant in grants for share in grant.allocation.gpus})
         if uuids:
+            from gpuexec.supervise.gpu_watch import GpuWatch
+
             self._gpus = GpuWatch(uuids)
             self._crew.listen(self._gpus, self._see_gpus)
 
@@ -122,15 +145,20 @@ class Run:
 
     def _run_phase(self, active: list[StageState]) -> Iterator[list[Placed]]:
         self._flow.begin_phase(active)
+        self._balancing.begin_phase(active)
         while True:
             self._decide(active)
             if all(stage.finished for stage in active) and not self._crew.workers:
                 return
             for worker, what in self._crew.wait(self._timeout()):
                 self._handle(worker, what)
+            if self._checkpoint is not None:
+                self._checkpoint.commit()
             finished = self._flow.take_finished()
             if finished:
+                handed_over_at = time.monotonic()
                 yield finished
+                self._health.resume(handed_over_at)
             self._crew.kill_overdue()
             self._health.check(self._crew.workers.values())
             self._flow.hold_sources = self._health.hold_sources
@@ -146,12 +174,13 @@ class Run:
                 self._staff.retire(stage)
                 self._staff.start(stage)
                 self._flow.send_batches(stage)
+        self._balancing.look_if_due(self._crew.workers.values())
         self._staff.permit_setups()
 
     def _timeout(self) -> float | None:
         now = time.monotonic()
-        times = [self._crew.next_deadline(), self._next_gauge or None]
-        times.append(self._health.next_check(self._crew.workers.values(), now))
+        times = [self._crew.next_deadline(), self._next_gauge or None, self._balancing.next_look()]
+        times.append(self._health.next_check(self._crew.workers.values()))
         return max(0.0, min(t for t in times if t is not None) - now)
 
     def _finish(self, stage: StageState) -> None:
@@ -181,6 +210,7 @@ class Run:
         match message:
             case messages.Results():
                 self._flow.take_results(worker, message)
+                self._balancing.batches_finished()
             case messages.LogLine():
                 worker.process.last_lines.append(f"{message.level}: {message.text}")
                 self._tell(events.WorkerLogged(worker.stage.spec.index, worker.id, message))
@@ -190,7 +220,7 @@ class Run:
                 self._tell(events.WorkerLoaded(now, worker.stage.spec.index, worker.id, spawn_s, load_s))
             case messages.Ready():
                 worker.life.advance(WorkerEvent.SETUP_DONE)
-                worker.stage.startup_s = worker.stage.startup_s or now - worker.spawned_at
+                worker.stage.note_startup(now - worker.spawned_at)
                 self._recovery.setup_done(worker)
                 self._tell(events.WorkerReady(now, worker.stage.spec.index, worker.id, message.seconds))
             case messages.NodeReady():
@@ -207,8 +237,8 @@ class Run:
             return  # its GPU failed under it; it is being killed, and its batches go to others
         if failed.halted:
             worker.life.advance(WorkerEvent.STAGE_RAISED)
-        if failed.phase == "teardown" and not worker.stage.finished:
-            self._tell(events.Noticed(f"teardown of worker {worker.id!r}, which is being replaced: {failed.text}"))
+        if failed.phase == "teardown":  # its batches are done: no reason to lose what the run has made
+            self._tell(events.Noticed(f"teardown() of worker {worker.id!r} failed: {failed.text}\n{failed.traceback}"))
             return
         before = worker.stage.spec.index - 1
         producer = f"stage {self._specs[before].name!r}" if before >= 0 else "the caller (an initial task)"
@@ -225,6 +255,7 @@ class Run:
         task_ids = [task_id for batch in worker.in_hand.values() for task_id in batch.task_ids]
         at_work, cause = worker.at_work, self._cause_of_death(worker)
         code = self._staff.bury(worker)
+        self._balancing.worker_ended()
         if state is WorkerState.STOPPING and worker.teardown_s is not None:
             return
         if worker.cordoned is not None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from typing import TYPE_CHECKING
 
 from gpuexec.channel import messages
 from gpuexec.config import ExecutorConfig
@@ -11,10 +12,12 @@ from gpuexec.driver import decide
 from gpuexec.driver.crew import Crew
 from gpuexec.driver.state import StageState, Worker
 from gpuexec.errors import GpusLost
-from gpuexec.hardware.nvml_events import GpuFault
 from gpuexec.lifecycle.workers import WorkerEvent, WorkerState
 from gpuexec.observe import events
 from gpuexec.plan.model import WorkerGrant
+
+if TYPE_CHECKING:
+    from gpuexec.hardware.nvml_events import GpuFault
 
 
 class Staff:
@@ -45,11 +48,16 @@ class Staff:
             grant = stage.spare[0]
             self._gpu_before[stage.spec.index] = self._gpu_used([g.uuid for g in grant.allocation.gpus])
             self._adopt(self._crew.start(stage, grant, node_setup=True), decide.StartReason.NODE)
-        count, why = decide.workers_to_start(stage.view())
-        for _ in range(count):
-            self._adopt(self._crew.start(stage, stage.spare.popleft()), why)
+        while (found := decide.workers_to_start(stage.view()))[0]:
+            count, why = found
+            for _ in range(count):
+                self.add(stage, stage.spare.popleft(), why)
 
-    def _adopt(self, worker: Worker, why: decide.StartReason) -> None:
+    def add(self, stage: StageState, grant: WorkerGrant, why: str) -> None:
+        """Start a worker more."""
+        self._adopt(self._crew.start(stage, grant), why)
+
+    def _adopt(self, worker: Worker, why: str) -> None:
         worker.stage.workers[worker.id] = worker
         stage, pid = worker.stage.spec.index, worker.process.pid
         self._tell(events.WorkerStarted(worker.spawned_at, stage, worker.id, pid, str(why)))
@@ -79,8 +87,17 @@ class Staff:
             if worker.retiring is None and most is not None and worker.batches >= most:
                 worker.retiring = f"it has done worker_max_batches ({most})"
             if worker.retiring is not None and not worker.in_hand:
-                self._tell(events.Noticed(f"worker {worker.id!r} is replaced: {worker.retiring}"))
+                if not worker.is_surplus:
+                    self._tell(events.Noticed(f"worker {worker.id!r} is replaced: {worker.retiring}"))
                 self._crew.stop(worker)
+
+    def dismiss(self, stage: StageState, worker_id: str, why: str) -> None:
+        """Let a worker finish what it holds and end, and nobody take its place."""
+        stage.spare = type(stage.spare)(grant for grant in stage.spare if grant.worker_id != worker_id)
+        worker = stage.workers.get(worker_id)
+        if worker is not None:
+            worker.retiring, worker.is_surplus = why, True
+            self.retire(stage)
 
     def bury(self, worker: Worker) -> int:
         """Reap a worker that has ended, and take its grant back; return its exit code."""
@@ -90,7 +107,7 @@ class Staff:
         if worker.node_setup:
             if worker.teardown_s is not None:
                 self._note_node_setup(stage, worker)
-        elif not stage.finished and not self._is_cordoned(worker.grant):
+        elif not (stage.finished or worker.is_surplus or self._is_cordoned(worker.grant)):
             stage.spare.appendleft(worker.grant)
         self._tell(events.WorkerStopped(time.monotonic(), stage.spec.index, worker.id, code, worker.teardown_s))
         return code
@@ -130,6 +147,11 @@ class Staff:
             if self._cordoned and stage.spec.uses_gpu and not (stage.finished or stage.spare or healthy):
                 faults = "; ".join(dict.fromkeys(self._cordoned.values()))
                 raise GpusLost(f"stage {stage.spec.name!r} has no GPU left to run on: {faults}")
+
+    @property
+    def cordoned(self) -> Collection[str]:
+        """UUIDs of the GPUs that are out of use."""
+        return self._cordoned.keys()
 
     def _is_cordoned(self, grant: WorkerGrant) -> bool:
         return any(share.uuid in self._cordoned for share in grant.allocation.gpus)

@@ -16,6 +16,9 @@ from gpuexec.plan.model import StagePlan, WorkerGrant
 from gpuexec.supervise.spawn import WorkerProcess
 
 _PACE = 0.2  # weight of the newest service time in the running mean
+_ENOUGH_REPORTS = 2  # to plan with; one of a long batch is enough, and of cold workers it takes more
+_ENOUGH_COLD_REPORTS = 10
+_LONG_BATCH_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,7 @@ class StageSpec:
     env_vars: dict[str, str] = field(default_factory=dict)
     sets_up_node: bool = False
     uses_gpu: bool = False
+    is_source: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -39,16 +43,22 @@ class Batch:
     portions: list[Portion]
     size: int
     input_bytes: int
+    segments: int  # that its payloads lie in
     queued_s: float  # summed over its tasks
     sent_at: float = 0.0
     outputs: list[Parcel] = field(default_factory=list)
     made: int = 0  # tasks in ``outputs``
+    parents: list[int] = field(default_factory=list)  # of each of them; kept only for a checkpoint
     life: AttemptLife | None = None
 
     @property
     def task_ids(self) -> tuple[str, ...]:
         """Ids of its tasks, in order."""
         return tuple(task_id for parcel, start, stop in self.portions for task_id in parcel.task_ids[start:stop])
+
+    def sources(self) -> list[int]:
+        """The source that each of its tasks descends from, where a checkpoint is kept."""
+        return [s for parcel, start, stop in self.portions for s in (parcel.sources or ())[start:stop]]
 
     def paths(self) -> list[bytes]:
         """Places of its tasks in the order of results."""
@@ -78,7 +88,8 @@ class Hang:
 class Worker:
     """A worker process from spawn to reap. ``node_setup``: it only runs ``setup_on_node``.
 
-    ``retiring``: why it gets no more batches and is replaced. ``cordoned``: the fault of a GPU it was killed for.
+    ``retiring``: why it gets no more batches and ends; it is replaced unless it ``is_surplus``.
+    ``cordoned``: the fault of a GPU it was killed for.
     """
 
     grant: WorkerGrant
@@ -97,9 +108,12 @@ class Worker:
     teardown_s: float | None = None
     rss_peak_bytes: int | None = None  # as of its last batch
     setup_sent_at: float | None = None
+    heard_at: float = 0.0  # its last message, on the monotonic clock
     batches: int = 0  # completed
     hang: Hang | None = None
+    wrote_stacks: bool = False  # or was asked to
     retiring: str | None = None
+    is_surplus: bool = False
     cordoned: str | None = None
 
     @property
@@ -158,13 +172,18 @@ class StageState:
         self.finished = False
         self.node_ready = not spec.sets_up_node
         self.workers: dict[str, Worker] = {}
-        self.spare: deque[WorkerGrant] = deque(plan.workers)
+        at_first = plan.workers if plan.fixed or spec.uses_gpu else plan.workers[:1]
+        self.spare: deque[WorkerGrant] = deque(at_first)
         self.fixed = plan.fixed
         self.done_tasks = 0
+        self.made_tasks = 0  # of those done
+        self.busy_s = self.idle_s = 0.0  # summed over its workers
         self.quarantined_tasks = 0
+        self.segments_in_hand = 0
         self.batch_s: float | None = None
         self.batch_bytes = 0.0
         self.task_s: float | None = None
+        self._warm_reports = self._cold_reports = 0
         self.startup_s: float | None = None
 
     @property
@@ -172,16 +191,46 @@ class StageState:
         """Batches in workers' hands."""
         return sum(len(worker.in_hand) for worker in self.workers.values())
 
-    def note_pace(self, figures: Figures) -> None:
-        """Update the running means of a batch's service time and size, and of a task's service time."""
+    def note_pace(self, figures: Figures, *, warm: bool) -> None:
+        """Update the running means of a batch's service time and size, and of a task's service time.
+
+        A worker's first batches may hold imports and allocations, and its wait for them the start of others: unless it
+        is ``warm`` its figures serve only as long as there are no others.
+        """
+        if not warm:
+            self._cold_reports += 1
+            if self._warm_reports:
+                return
         batch_s, batch_bytes = figures.busy_s / figures.batches, figures.input_bytes / figures.batches
         task_s = figures.busy_s / max(1, figures.tasks_in)
-        if self.batch_s is None or self.task_s is None:
+        if warm:
+            self.busy_s += figures.busy_s
+            self.idle_s += figures.idle_s
+            self._warm_reports += 1
+        if self._warm_reports < 2 or self.batch_s is None or self.task_s is None:
             self.batch_s, self.batch_bytes, self.task_s = batch_s, batch_bytes, task_s
             return
-        self.batch_s += _PACE * (batch_s - self.batch_s)
-        self.batch_bytes += _PACE * (batch_bytes - self.batch_bytes)
-        self.task_s += _PACE * (task_s - self.task_s)
+        weight = max(_PACE, 1 / self._warm_reports)  # the first few count alike
+        self.batch_s += weight * (batch_s - self.batch_s)
+        self.batch_bytes += weight * (batch_bytes - self.batch_bytes)
+        self.task_s += weight * (task_s - self.task_s)
+
+    def note_startup(self, seconds: float) -> None:
+        """Keep the shortest time from spawn to ready: the others waited for each other."""
+        self.startup_s = seconds if self.startup_s is None else min(self.startup_s, seconds)
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether its service times are worth planning with."""
+        if self._warm_reports >= _ENOUGH_REPORTS or self._cold_reports >= _ENOUGH_COLD_REPORTS:
+            return True
+        return self._warm_reports > 0 and self.batch_s is not None and self.batch_s >= _LONG_BATCH_S
+
+    @property
+    def waiting_tasks(self) -> int:
+        """Tasks queued, to be done again, or in workers' hands."""
+        in_hand = sum(batch.size for worker in self.workers.values() for batch in worker.in_hand.values())
+        return len(self.queue) + sum(batch.size for batch in self.returned) + in_hand
 
     def gauges(self) -> StageGauges:
         """The stage at this moment, for display."""
@@ -210,6 +259,4 @@ class StageState:
             spare=len(self.spare),
             fixed=self.fixed,
             uses_gpu=self.spec.uses_gpu,
-            batch_s=self.batch_s,
-            startup_s=self.startup_s,
         )

@@ -8,11 +8,10 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from gpuexec.durable.errors import CheckpointError, CheckpointMismatch
 from gpuexec.durable.fingerprint import Fingerprint, differences, fingerprint_of
 from gpuexec.durable.journal import Journal
 from gpuexec.durable.sources import SourceTracker
-from gpuexec.errors import ConfigurationError, StageContractError
+from gpuexec.errors import CheckpointError, CheckpointMismatch, ConfigurationError, StageContractError
 
 _RANDOM_ID = re.compile("r[0-9a-f]{32}")
 _SHOWN_DIFFERENCES = 10

@@ -9,8 +9,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpuexec.durable.errors import CheckpointError
 from gpuexec.durable.journal import FILE_NAME, SUBFOLDER, check_header, is_locked, said_of
+from gpuexec.errors import CheckpointError
 
 RUNNING = "running"
 INTERRUPTED = "interrupted"  # no end was recorded, and nobody holds the lock

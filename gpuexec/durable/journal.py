@@ -24,8 +24,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from gpuexec.durable.errors import CheckpointError
 from gpuexec.durable.sources import Settled
+from gpuexec.errors import CheckpointError
 
 SUBFOLDER = ".gpuexec"
 FILE_NAME = "journal.sqlite3"

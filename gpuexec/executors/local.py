@@ -6,7 +6,7 @@ import os
 import socket
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gpuexec.bridge import registration, stage_facts
 from gpuexec.channel import codec
@@ -22,6 +22,9 @@ from gpuexec.observe import events
 from gpuexec.observe.progress import LIVE_PERIOD_S, LineProgress, LiveProgress
 from gpuexec.observe.relay import LogRelay
 from gpuexec.observe.report import ReportBuilder, RunReport
+
+if TYPE_CHECKING:
+    from gpuexec.durable.checkpoint import Checkpoint
 
 registration.install()
 
@@ -40,15 +43,23 @@ class LocalExecutor(BaseExecutor):
         self.options = ExecutorConfig.create(config, **options)
         self.last_report: RunReport | None = None
 
-    def execute(self, stages: Sequence[Any], initial_tasks: Sequence[Any] | None = None) -> list[Any]:
+    def execute(
+        self,
+        stages: Sequence[Any],
+        initial_tasks: Sequence[Any] | None = None,
+        *,
+        checkpoint: str | os.PathLike[str] | None = None,
+    ) -> list[Any]:
         """Run the stages and return the last one's tasks, in the order one process would have made them.
+
+        ``checkpoint``: a folder, instead of the option's. Tasks of sources that it has as done are not returned.
 
         Raises the stage's own exception (its ``__cause__`` is the worker's traceback), ``WorkerDied``,
         ``ResourcesError`` or ``ConfigurationError`` before anything starts, ``KeyboardInterrupt`` on Ctrl-C.
         """
         prepared = prepare(stages, self.options)
         with exits_on_sigterm():
-            return self._run(prepared, iter(seeds_for(prepared.stages, initial_tasks))).execute()
+            return self._run(prepared, iter(seeds_for(prepared.stages, initial_tasks)), checkpoint).execute()
 
     def execute_iter(self, stages: Sequence[Any], initial_tasks: Iterable[Any] | None = None) -> Iterator[Any]:
         """Run the stages and yield the last one's tasks as they come, in no fixed order.
@@ -61,13 +72,15 @@ class LocalExecutor(BaseExecutor):
         seeds = stream_seeds(prepared.stages, initial_tasks)
         return (task for some in self._run(prepared, seeds).stream() for _, task in some)
 
-    def _run(self, prepared: Prepared, seeds: Iterator[Any]) -> Run:
+    def _run(self, prepared: Prepared, seeds: Iterator[Any], checkpoint: str | os.PathLike[str] | None = None) -> Run:
+        specs = [self._spec(i, prepared) for i in range(len(prepared.stages))]
         ledger = ReportBuilder()
         self.last_report = ledger.report
         node_id = socket.gethostname()
         return Run(
-            [self._spec(i, prepared) for i in range(len(prepared.stages))],
+            specs,
             prepared.plan,
+            prepared.room,
             seeds,
             config=self.options,
             node_id=node_id,
@@ -76,7 +89,15 @@ class LocalExecutor(BaseExecutor):
             gauge_every_s=self._gauge_period(),
             gpu_used=_gpu_used,
             keep=CapsuleKeeper(self.options.capsule_dir, node_id=node_id, base_env=os.environ).keep,
+            checkpoint=self._open_checkpoint(checkpoint or self.options.checkpoint, prepared.stages),
         )
+
+    def _open_checkpoint(self, folder: str | os.PathLike[str] | None, stages: Sequence[Any]) -> Checkpoint | None:
+        if folder is None:
+            return None
+        from gpuexec.durable.checkpoint import Checkpoint
+
+        return Checkpoint.open(folder, stages, accept_changed=self.options.checkpoint_changed == "accept")
 
     def _spec(self, index: int, prepared: Prepared) -> StageSpec:
         stage, demand = prepared.stages[index], prepared.demands[index]
@@ -88,6 +109,7 @@ class LocalExecutor(BaseExecutor):
             env_vars={**env_vars_in(self.options.runtime_env), **stage_facts.env_vars_of(stage)},
             sets_up_node=stage_facts.sets_up_node(stage),
             uses_gpu=bool(demand.gpus or demand.gpu_memory_gb),
+            is_source=bool(getattr(stage, "is_source_stage", False)),
         )
 
     def _display(self) -> list[events.Observer]:

@@ -16,8 +16,9 @@ from gpuexec.errors import ConfigurationError
 from gpuexec.hardware import host, inventory
 from gpuexec.hardware.model import Node
 from gpuexec.hardware.visible_devices import VARIABLE, Visible
+from gpuexec.plan.grants import Room
 from gpuexec.plan.model import BusyGpuPolicy, Plan, PlanOptions, StageDemand
-from gpuexec.plan.planner import GpusBusy, make_plan
+from gpuexec.plan.planner import GpusBusy, plan_in, survey
 from gpuexec.worker import loading
 
 _BUSY_POLL_S = 2.0  # NVML has no event for freed memory
@@ -25,12 +26,13 @@ _BUSY_POLL_S = 2.0  # NVML has no event for freed memory
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A checked pipeline and where it will run."""
+    """A checked pipeline and where it will run. ``room``: what later plans of the same run have to share."""
 
     stages: tuple[Any, ...]
     demands: tuple[StageDemand, ...]
     node: Node
     plan: Plan
+    room: Room
 
 
 def check_stages(stages: Sequence[Any]) -> None:
@@ -80,7 +82,7 @@ def prepare(
             node = dataclasses.replace(node, host=dataclasses.replace(node.host, granted_cpus=config.cpus))
         visible = inventory.visible(node, environ if given is None else {}) if looks_at_gpus else Visible(())
         try:
-            plan = make_plan(
+            room, notes = survey(
                 demands,
                 visible.devices,
                 node,
@@ -93,7 +95,7 @@ def prepare(
                 raise
             time.sleep(min(_BUSY_POLL_S, max(0.0, deadline - time.monotonic())))
         else:
-            return Prepared(tuple(stages), demands, node, plan)
+            return Prepared(tuple(stages), demands, node, plan_in(room, notes), room)
 
 
 def _why_no_devices(node: Node, environ: Mapping[str, str], visible: Visible, *, ours: bool) -> str | None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
 
 from gpuexec.channel.messages import Figures, LogLine
 from gpuexec.plan.model import Plan
+from gpuexec.records import Record
 
 
-@dataclass(frozen=True, slots=True)
-class RunStarted:
+class RunStarted(Record):
     """The plan is made; workers are about to start."""
 
     at: float
@@ -18,8 +17,7 @@ class RunStarted:
     stages: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerStarted:
+class WorkerStarted(Record):
     """A process was spawned; ``why`` in words."""
 
     at: float
@@ -29,8 +27,7 @@ class WorkerStarted:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerLoaded:
+class WorkerLoaded(Record):
     """Its stage is unpickled: ``spawn_s`` until the interpreter was up, ``load_s`` for the stage."""
 
     at: float
@@ -40,8 +37,7 @@ class WorkerLoaded:
     load_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class NodeSetUp:
+class NodeSetUp(Record):
     """``setup_on_node`` of a stage returned. ``gpu_growth_bytes``: GPU memory it left behind, per UUID."""
 
     at: float
@@ -50,8 +46,7 @@ class NodeSetUp:
     gpu_growth_bytes: tuple[tuple[str, int], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerReady:
+class WorkerReady(Record):
     """``setup`` returned."""
 
     at: float
@@ -60,8 +55,7 @@ class WorkerReady:
     setup_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class BatchesFinished:
+class BatchesFinished(Record):
     """Batches went through a stage: one, or several tiny ones that one message reported."""
 
     at: float
@@ -74,8 +68,7 @@ class BatchesFinished:
     figures: Figures
 
 
-@dataclass(frozen=True, slots=True)
-class BatchFailed:
+class BatchFailed(Record):
     """A batch (or a set-up: then ``batch_id`` is ``None``) failed: ``error`` in words, ``elapsed_s`` since it was sent.
 
     ``verdict``: what is done about it. ``stacks``: of a worker that took too long. ``capsule``: where it can be
@@ -94,8 +87,7 @@ class BatchFailed:
     capsule: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class TasksQuarantined:
+class TasksQuarantined(Record):
     """Tasks were given up, so that the run can go on."""
 
     at: float
@@ -105,8 +97,7 @@ class TasksQuarantined:
     error: str
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerStopped:
+class WorkerStopped(Record):
     """A worker is gone. ``teardown_s`` is ``None`` if it died before telling."""
 
     at: float
@@ -116,8 +107,7 @@ class WorkerStopped:
     teardown_s: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class StageGauges:
+class StageGauges(Record):
     """A stage at one moment. ``done``: tasks that went through it."""
 
     done: int
@@ -128,16 +118,14 @@ class StageGauges:
     finished: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Gauged:
+class Gauged(Record):
     """All stages at one moment, at the progress display's pace."""
 
     at: float
     stages: tuple[StageGauges, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerLogged:
+class WorkerLogged(Record):
     """A loguru record of a worker."""
 
     stage: int
@@ -145,8 +133,7 @@ class WorkerLogged:
     record: LogLine
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerPrinted:
+class WorkerPrinted(Record):
     """Lines that a worker wrote to stdout or stderr."""
 
     stage: int
@@ -154,15 +141,13 @@ class WorkerPrinted:
     lines: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Noticed:
+class Noticed(Record):
     """Something the user should know that does not end the run."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class RunEnded:
+class RunEnded(Record):
     """The run is over; ``error`` is ``None`` after success."""
 
     at: float

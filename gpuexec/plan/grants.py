@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gpuexec.contract.allocation import Allocation, GpuShare
 from gpuexec.errors import InternalError
@@ -53,6 +53,12 @@ class Room:
         for grant in grants:
             ledger = ledger.grant(self.place_of(grant), self.requests[grant.stage_index])
         return ledger
+
+    def without(self, uuids: Collection[str]) -> Room:
+        """The room that is left when these devices are out of use."""
+        if not uuids:
+            return self
+        return replace(self, ledger=Ledger([slot for slot in self.ledger.slots if slot.device.uuid not in uuids]))
 
     def next_number(self, stage: int, taken: Collection[str]) -> int:
         """A number that makes none of the ids ``taken``, and greater than the stage's in it."""

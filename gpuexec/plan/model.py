@@ -55,8 +55,8 @@ class WorkerGrant:
 class StagePlan:
     """The workers a stage may have at once, and why that many.
 
-    ``fixed``: the count is the stage's own ``num_workers()``; otherwise the driver starts one and adds
-    others, up to this many, while work is waiting.
+    ``fixed``: the count is the stage's own ``num_workers()``. Otherwise GPU stages begin with all of these, CPU
+    stages with one, and the counts follow the measured service times.
     """
 
     stage_index: int

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gpuexec.errors import ConfigurationError
 from gpuexec.plan.model import StageDemand
@@ -26,6 +26,10 @@ class Request:
     def uses_gpu(self) -> bool:
         """Whether it needs a device at all."""
         return bool(self.count or self.share or self.memory)
+
+    def for_count(self, workers: int) -> Request:
+        """The same with a number of workers that the stage insists on."""
+        return replace(self, demand=replace(self.demand, num_workers=max(1, workers)))
 
     def describe(self) -> str:
         """Say it in the user's words."""

@@ -28,6 +28,14 @@ def reap(worker: WorkerProcess, guardian: Guardian) -> int:
     return code
 
 
+def is_stopped(worker: WorkerProcess) -> bool:
+    """Whether a signal or a debugger holds a worker that is not reaped yet: it runs no code, handlers included."""
+    with contextlib.suppress(OSError):
+        state = Path(f"/proc/{worker.pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return state in ("T", "t")
+    return False
+
+
 def describe_exit(exit_code: int, *, oom_kills: int | None, rss_peak_bytes: int | None = None) -> str:
     """Say in one line how a process ended; "probably" only where there is evidence.
 

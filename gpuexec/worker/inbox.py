@@ -45,6 +45,11 @@ class Inbox:
         while len(tasks) < count:
             if self._at == self._stop:
                 self._begin_span()
+                if not (tasks or self._at) and self._stop == count == len(self._open):  # usual for tiny batches
+                    tasks, self._open, self._at = self._open, [], 0
+                    self._stop = 0
+                    self._batch.append((self._payload, 0, count, True))
+                    return tasks, payload_size(self._payload)
             stop = min(self._stop, self._at + count - len(tasks))
             self._batch.append((self._payload, self._at, stop, self._at == 0 and stop == len(self._open)))
             size += payload_size(self._payload) * (stop - self._at) // max(1, len(self._open))

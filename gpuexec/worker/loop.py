@@ -22,7 +22,7 @@ from gpuexec.channel import codec
 from gpuexec.channel.messages import Failed, NodeReady, Payload, Ready, SetUp, SetUpOnNode, Stop, Stopped, Work
 from gpuexec.channel.recorder import FlightRecorder
 from gpuexec.channel.segments import SegmentPool
-from gpuexec.channel.wire import BlockingConnection
+from gpuexec.channel.wire import BlockingConnection, ConnectionLost
 from gpuexec.contract.executor import NodeInfo, WorkerMetadata
 from gpuexec.contract.lineage import parents_of
 from gpuexec.contract.metrics import INPUT_BYTES, OOM_SPLITS, merge_metrics
@@ -40,6 +40,7 @@ class Adapter(Protocol):
 
     stage: Any
     last_stats: Any
+    last_failed: list[str]
 
     def process_batch(self, tasks: list[Any]) -> list[Any]: ...
     def setup_on_node(self, node_info: Any, worker_metadata: Any) -> None: ...
@@ -105,6 +106,7 @@ class WorkerLoop:
         self._rss = PeakRss()
         self._terminated = False
         self._phase = ""
+        self._failed: list[str] = []  # ids of tasks of the batch in hand that the stage gave up
         self._parts: list[Any] = []  # figures of the batch in hand, more than one if it was split
         self._splits = 0
         self._pid = os.getpid()
@@ -195,23 +197,28 @@ class WorkerLoop:
             self._tell_failure(error, self._phase, batch_id, halted=halts)
             if halts:
                 raise StageFailure from error
+        self._end_if_forked()
         self._recorder.end()
         self._idle_since = time.monotonic()
 
     def _pass_through(self, batch_id: int, count: int, received: float) -> None:
         self._phase = "receive"
+        self._failed, self._parts, self._splits = [], [], 0  # a batch that raised may have left some
         tasks, input_bytes = self._inbox.take(count)
         input_ids = [task.task_id for task in tasks]
         began = time.monotonic()
         self._phase = "process"
         self._probe.before_batch()
         outputs = self._process(tasks)
+        self._end_if_forked()
         processed = time.monotonic()
         metrics, items = self._note_figures(input_bytes)
         del tasks  # frees memory for the outputs
         self._phase = "return"
         parents = parents_of(input_ids, [task.task_id for task in outputs])
         output_bytes = self._outbox.add(batch_id, outputs, parents)
+        if self._failed:
+            self._outbox.note_failed(batch_id, parents_of(input_ids, self._failed))
         done = time.monotonic()
         totals = self._outbox.totals
         totals.batches += 1
@@ -226,6 +233,11 @@ class WorkerLoop:
         self._outbox.finish(metrics, self._rss.read(done), done)
         self._inbox.done()
 
+    def _end_if_forked(self) -> None:
+        """A child that the stage forked came back from its code. What it shares with the worker is not its to write."""
+        if os.getpid() != self._pid:
+            raise ConnectionLost("a forked child speaks for no worker")
+
     def _process(self, tasks: list[Any], first: int = 0) -> list[Any]:
         """Run the stage on (a part of) the batch in hand; ``first``: the part's place in it."""
         try:
@@ -235,6 +247,7 @@ class WorkerLoop:
                 raise
         else:
             self._parts.append(self._adapter.last_stats)
+            self._failed += self._adapter.last_failed
             return outputs
         # Outside the except block: the exception's frames held the tensors that filled the memory.
         count, middle = len(tasks), len(tasks) // 2

@@ -14,9 +14,10 @@ from typing import Any
 from gpuexec.channel import codec, segments
 from gpuexec.channel.messages import Figures, Payload, Results
 from gpuexec.channel.payloads import ParcelSize, lay_down, needs_segment
+from gpuexec.channel.perf_identity import PERF_IDENTITY
 from gpuexec.channel.segments import Range, Segment, SegmentPool
 from gpuexec.channel.wire import BlockingConnection
-from gpuexec.contract.metrics import merge_metrics
+from gpuexec.contract.metrics import add_metrics
 
 _FLUSH_BYTES = 256 * 1024
 _FLUSH_SECONDS = 0.005
@@ -43,11 +44,11 @@ class Outbox:
         """
         total = at = 0
         many = len(tasks) > 1
+        PERF_IDENTITY.single = not many
         self._open_piece(batch_id)
-        if many:
-            tasks.reverse()
+        tasks.reverse()
         while tasks:
-            parcel = [tasks.pop() for _ in range(min(len(tasks), self._parcel.next()))] if many else [tasks.pop()]
+            parcel = [tasks.pop() for _ in range(min(len(tasks), self._parcel.next()))]
             size = len(parcel)
             task_ids = [task.task_id for task in parcel]
             encoded = self._encoder.encode(parcel)
@@ -74,8 +75,12 @@ class Outbox:
         totals = self.totals
         totals.rss_peak_bytes = rss_peak_bytes
         if metrics:
-            totals.metrics = merge_metrics(totals.metrics, metrics)
+            add_metrics(totals.metrics, metrics)
         self._oldest = self._oldest or now
+
+    def note_failed(self, batch_id: int, parents: Sequence[int]) -> None:
+        """The stage gave up tasks of the batch in hand, made of these of its inputs."""
+        self._failed += [[batch_id, parent] for parent in parents]
 
     def reuse_when_sent(self, segment: Segment) -> None:
         """The segment held inputs of the finished batch: it is room again once the driver has the batch's results."""
@@ -98,6 +103,7 @@ class Outbox:
             self._task_ids,
             self._parents,
             self.totals.to_list() if self.totals.batches else None,
+            self._failed,
             payloads=tuple(self._payloads),
         )
         spent = self._spent
@@ -128,6 +134,7 @@ class Outbox:
         self._parents: list[int] = []
         self._payloads: list[Payload] = []
         self._spent: list[Segment] = []
+        self._failed: list[list[int]] = []
         self.totals = Figures()
         self._inline_bytes = 0
         self._oldest = 0.0

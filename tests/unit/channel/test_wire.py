@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import gc
 import os
 import socket
@@ -47,7 +46,7 @@ messages = st.one_of(
     ),
     st.builds(Failed, text, st.none() | ids, st.lists(text), text, text, st.booleans(), st.booleans()),
     st.builds(LogLine, text, ids, text, st.floats(0, 2e9), st.none() | text, text, ids),
-    st.builds(lambda i, t: Results([i], [1], [1], [1], [t], [-1], None, payloads=(b"x",)), ids, text),
+    st.builds(lambda i, t: Results([i], [1], [1], [1], [t], [-1], None, [[i, 0]], payloads=(b"x",)), ids, text),
 )
 
 
@@ -61,7 +60,7 @@ def pair():
 
 
 def plain(message: Message) -> tuple:
-    fields = [getattr(message, f.name) for f in dataclasses.fields(message) if f.name != "payloads"]
+    fields = list(message.to_tuple()[:-1])
     bodies = [bytes(read_range(p)) if isinstance(p, Range) else bytes(p) for p in message.payloads]
     return (type(message), fields, bodies)
 

@@ -10,10 +10,10 @@ import typer
 from typer.testing import CliRunner
 
 from gpuexec.cli.runs import _duration, runs, runs_table, summary_lines
-from gpuexec.durable.errors import CheckpointError
 from gpuexec.durable.history import read_history
 from gpuexec.durable.journal import Journal
 from gpuexec.durable.sources import Settled
+from gpuexec.errors import CheckpointError
 
 PIPELINE = '[{"name": "reader", "class_name": "Reader", "settings": {}}]'
 

@@ -22,8 +22,6 @@ IDLE = StageView(
     spare=3,
     fixed=False,
     uses_gpu=False,
-    batch_s=None,
-    startup_s=None,
 )
 
 
@@ -80,16 +78,11 @@ def test_a_gpu_stage_takes_its_reserved_shares_unless_little_is_left():
     assert decide.workers_to_start(replace(view, upstream_done=True, queued=5, starting=2))[0] == 0
 
 
-@pytest.mark.parametrize(("queued", "count"), [(4 * 100, 1), (4 * 10, 0)])
-def test_a_cpu_stage_grows_when_the_backlog_outlasts_a_start(queued, count):
-    view = replace(IDLE, live=1, batch_s=0.01, startup_s=0.5, queued=queued)
-    assert decide.workers_to_start(view) == (count, StartReason.BACKLOG)
-
-
-def test_a_cpu_stage_does_not_grow_while_one_is_starting_or_its_pace_is_unknown():
-    view = replace(IDLE, live=1, batch_s=0.01, startup_s=0.5, queued=4000)
-    assert decide.workers_to_start(replace(view, starting=1))[0] == 0
-    assert decide.workers_to_start(replace(view, batch_s=None))[0] == 0
+def test_a_worker_of_a_cpu_stage_that_ended_is_replaced_while_there_is_work():
+    view = replace(IDLE, live=1, spare=1)
+    assert decide.workers_to_start(view) == (1, StartReason.REPLACEMENT)
+    assert decide.workers_to_start(replace(view, upstream_done=True, queued=4)) == (1, StartReason.REPLACEMENT)
+    assert decide.workers_to_start(replace(view, upstream_done=True, in_flight=1))[0] == 0
     assert decide.workers_to_start(replace(view, spare=0))[0] == 0
 
 

@@ -34,17 +34,25 @@ def test_tasks_leave_in_the_order_they_came(sizes, data):
     assert queue.take(3) == []
 
 
-def test_a_parcel_counts_in_full_until_it_is_dealt_out():
+def test_bytes_and_segments_are_counted_by_what_waits():
     queue = TaskQueue()
     queue.push(parcel(0, 4))
     queue.push(parcel(4, 1, Range(Segment(-1, 4096), 0, 100, exclusive=True)))  # type: ignore[arg-type]
     assert (queue.bytes, queue.segments) == (108, 1)
     queue.take(3)
-    assert queue.bytes == 108
+    assert queue.bytes == 102
     queue.take(1)
     assert queue.bytes == 100
     queue.take(1)
     assert (queue.bytes, queue.segments) == (0, 0)
+
+
+def test_a_part_of_a_parcel_may_be_left_out():
+    queue = TaskQueue()
+    whole = parcel(0, 5)
+    queue.push(whole, 0, 2)
+    queue.push(whole, 3)
+    assert queue.take(9) == [(whole, 0, 2), (whole, 3, 5)]
 
 
 @given(st.lists(st.integers(0, 2**70), min_size=2, max_size=2), st.lists(st.integers(0, 2**70), max_size=3))

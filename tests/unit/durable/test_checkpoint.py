@@ -12,9 +12,8 @@ from loguru import logger
 
 from gpuexec import ConfigurationError
 from gpuexec.durable.checkpoint import Checkpoint
-from gpuexec.durable.errors import CheckpointMismatch
 from gpuexec.durable.history import Counts, read_history
-from gpuexec.errors import StageContractError
+from gpuexec.errors import CheckpointMismatch, StageContractError
 from tests.unit.durable.toys import ALL_OUTPUTS, SOURCES, Filter, Reader, Shuffle
 
 STAGES = [Reader(), Filter()]

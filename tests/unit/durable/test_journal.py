@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from gpuexec.durable.errors import CheckpointError
 from gpuexec.durable.history import INTERRUPTED, RUNNING, Counts, read_history
 from gpuexec.durable.journal import FILE_NAME, LOCK_NAME, SUBFOLDER, Journal
 from gpuexec.durable.sources import Settled
+from gpuexec.errors import CheckpointError
 
 PIPELINE = '[{"name": "reader", "class_name": "Reader", "settings": {}}]'
 
