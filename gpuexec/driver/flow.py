@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import operator
 import resource
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from gpuexec.channel import codec, messages
@@ -16,6 +15,7 @@ from gpuexec.channel.segments import Range, SegmentPool, read_range
 from gpuexec.config import ExecutorConfig
 from gpuexec.driver import decide
 from gpuexec.driver.queue import Parcel, Portion, place_among_siblings
+from gpuexec.driver.seeds import Seeds
 from gpuexec.driver.state import Batch, StageState, Worker
 from gpuexec.driver.tracing import Tracing
 from gpuexec.errors import ResultNotPicklable, StageNotPicklable
@@ -32,7 +32,7 @@ class Flow:
     def __init__(
         self,
         stages: Sequence[StageState],
-        seeds: Iterator[Any],
+        seeds: Seeds,
         config: ExecutorConfig,
         *,
         send: Callable[[Worker, messages.Message], None],
@@ -65,8 +65,7 @@ class Flow:
     @property
     def seeds_left(self) -> int | None:
         """Tasks that the caller still has for us; ``None`` where only he knows."""
-        left = operator.length_hint(self._seeds, -1)
-        return None if left < 0 else left
+        return self._seeds.left
 
     def take_finished(self) -> list[tuple[bytes, Any]]:
         """Hand over the tasks that have come out of the last stage since, each with its place in the order."""
@@ -84,9 +83,10 @@ class Flow:
             return
         while not stage.upstream_done and self._has_room(stage):
             room = max(1, self._config.queue_tasks - len(stage.queue))
-            tasks = list(itertools.islice(self._seeds, min(room, self._seed_parcel.next())))
-            if not tasks:
+            tasks = self._seeds.take(min(room, self._seed_parcel.next()))
+            if tasks is None:
                 stage.upstream_done = True
+            if not tasks:
                 return
             numbers = list(itertools.islice(self._seed_numbers, len(tasks)))
             sources = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gpuexec.channel import messages
@@ -17,6 +17,7 @@ from gpuexec.driver.ending import Ending
 from gpuexec.driver.flow import Flow
 from gpuexec.driver.health import Health
 from gpuexec.driver.recovery import FailureRecord, Recovery
+from gpuexec.driver.seeds import Seeds, StreamedSeeds
 from gpuexec.driver.staff import Staff
 from gpuexec.driver.state import StageSpec, StageState, Worker
 from gpuexec.driver.tracing import Tracing
@@ -48,7 +49,7 @@ class Run:
         specs: Sequence[StageSpec],
         plan: Plan,
         room: Room,
-        seeds: Iterator[Any],
+        seeds: Seeds,
         *,
         config: ExecutorConfig,
         node_id: str,
@@ -78,6 +79,7 @@ class Run:
         )
         self._stages = [StageState(specs[s.stage_index], s) for phase in plan.phases for s in phase.stages]
         tracing = Tracing(checkpoint, specs) if checkpoint is not None else None
+        self._seeds = seeds
         self._flow = Flow(self._stages, seeds, config, send=self._crew.send, tell=self._tell, tracing=tracing)
         self._recovery = Recovery(config, self._stages, self._flow, tell=self._tell, keep=keep)
         self._staff = Staff(self._stages, self._crew, config, tell=self._tell, gpu_used=gpu_used)
@@ -95,7 +97,7 @@ class Run:
         finished.sort(key=lambda placed: placed[0])
         return [task for _, task in finished]
 
-    def stream(self) -> Iterator[list[Placed]]:
+    def stream(self) -> Generator[list[Placed], None, None]:
         """Run, and yield the last stage's tasks as they come, each with its place in the order of results.
 
         While the caller is busy with them nothing new is started, so what waits stays bounded. Closing the iterator
@@ -104,6 +106,8 @@ class Run:
         self._tell(events.RunStarted(time.monotonic(), self._plan, tuple(s.name for s in self._specs)))
         try:
             self._watch_gpus()
+            if isinstance(self._seeds, StreamedSeeds):
+                self._crew.listen(self._seeds, self._seeds.heard)
             with _rare_collections():
                 for phase in self._plan.phases:
                     yield from self._run_phase([self._stages[p.stage_index] for p in phase.stages])
@@ -122,6 +126,9 @@ class Run:
             self._tell(events.RunEnded(time.monotonic(), None))
         finally:
             self._crew.kill_all()
+            if isinstance(self._seeds, StreamedSeeds):
+                self._crew.unlisten(self._seeds)
+                self._seeds.close()
             if self._gpus is not None:
                 self._crew.unlisten(self._gpus)
                 self._gpus.close()

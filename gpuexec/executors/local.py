@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import sys
@@ -14,9 +15,10 @@ from gpuexec.config import ExecutorConfig
 from gpuexec.contract.executor import BaseExecutor
 from gpuexec.driver.capsules import CapsuleKeeper
 from gpuexec.driver.run import Run
+from gpuexec.driver.seeds import ListedSeeds, Seeds, StreamedSeeds
 from gpuexec.driver.state import StageSpec
 from gpuexec.errors import StageNotPicklable
-from gpuexec.executors.prepare import Prepared, env_vars_in, prepare, seeds_for, stream_seeds
+from gpuexec.executors.prepare import Prepared, checked_seeds, env_vars_in, prepare, seeds_for
 from gpuexec.executors.signals import exits_on_sigterm
 from gpuexec.observe import events
 from gpuexec.observe.progress import LIVE_PERIOD_S, LineProgress, LiveProgress
@@ -59,20 +61,30 @@ class LocalExecutor(BaseExecutor):
         """
         prepared = prepare(stages, self.options)
         with exits_on_sigterm():
-            return self._run(prepared, iter(seeds_for(prepared.stages, initial_tasks)), checkpoint).execute()
+            return self._run(prepared, ListedSeeds(seeds_for(prepared.stages, initial_tasks)), checkpoint).execute()
 
     def execute_iter(self, stages: Sequence[Any], initial_tasks: Iterable[Any] | None = None) -> Iterator[Any]:
         """Run the stages and yield the last one's tasks as they come, in no fixed order.
 
-        ``initial_tasks`` may be any iterable, also one that never ends or is slow: it is read in a thread, as far
-        ahead as the first queue has room. What is not taken from the iterator holds the stages back, so memory
-        stays bounded. Closing the iterator ends the run. Raises what `execute` raises.
+        ``initial_tasks`` may be any iterable, also one that never ends or is slow: it is read in a thread. What is not
+        taken from the iterator holds the stages back, so memory stays bounded. Closing the iterator ends the run; the
+        run begins with the first task asked for. Raises what `execute` raises.
         """
         prepared = prepare(stages, self.options)
-        seeds = stream_seeds(prepared.stages, initial_tasks)
-        return (task for some in self._run(prepared, seeds).stream() for _, task in some)
+        return self._stream(prepared, initial_tasks)
 
-    def _run(self, prepared: Prepared, seeds: Iterator[Any], checkpoint: str | os.PathLike[str] | None = None) -> Run:
+    def _stream(self, prepared: Prepared, initial_tasks: Iterable[Any] | None) -> Iterator[Any]:
+        seeds: Seeds
+        if initial_tasks is None or isinstance(initial_tasks, Sequence):
+            seeds = ListedSeeds(seeds_for(prepared.stages, initial_tasks))
+        else:
+            seeds = StreamedSeeds(checked_seeds(initial_tasks))
+        with contextlib.closing(self._run(prepared, seeds).stream()) as finished:
+            for some in finished:
+                for _, task in some:
+                    yield task
+
+    def _run(self, prepared: Prepared, seeds: Seeds, checkpoint: str | os.PathLike[str] | None = None) -> Run:
         specs = [self._spec(i, prepared) for i in range(len(prepared.stages))]
         ledger = ReportBuilder()
         self.last_report = ledger.report

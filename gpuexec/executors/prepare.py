@@ -141,11 +141,8 @@ def seeds_for(stages: Sequence[Any], initial_tasks: Sequence[Any] | None) -> Seq
     return [stage_facts.empty_task_for(stages[0])]
 
 
-def stream_seeds(stages: Sequence[Any], initial_tasks: Iterable[Any] | None) -> Iterator[Any]:
-    """`seeds_for` for any iterable: checked one by one, as they are taken."""
-    if initial_tasks is None or isinstance(initial_tasks, Sequence):
-        yield from seeds_for(stages, initial_tasks)
-        return
+def checked_seeds(initial_tasks: Iterable[Any]) -> Iterator[Any]:
+    """The caller's tasks, checked as they are taken."""
     for position, task in enumerate(initial_tasks):
         yield _checked_seed(task, position)
 

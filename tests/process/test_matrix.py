@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,14 +75,8 @@ def row(
     before: Outcome | None = None,
 ) -> dict[str, Outcome]:
     """One kind of end. ``before`` work and while ``returning``, as while ``at_work`` unless something else is said."""
-    early = dict.fromkeys((*LOADING, *SETTING_UP), before or at_work)
-    late = {
-        "process": at_work,
-        "return": returning or at_work,
-        "teardown": teardown or at_work,
-        "idle": idle or at_work,
-    }
-    return early | late
+    cells = dict.fromkeys(PHASES, at_work) | dict.fromkeys((*LOADING, *SETTING_UP), before or at_work)
+    return cells | {"return": returning or at_work, "teardown": teardown or at_work, "idle": idle or at_work}
 
 
 def cannot_be_sent(words: str) -> Raises:
@@ -94,7 +89,7 @@ def death(words: str) -> dict[str, Outcome]:
 
 
 def exception(error: type[BaseException], words: str) -> dict[str, Outcome]:
-    """Between two batches, it can only be raised by a signal handler of the stage's, and no code is there to catch it."""
+    """In idle time only a signal handler of the stage's can raise, and no code is there to catch it."""
     return row(
         Raises(error, words),
         returning=cannot_be_sent(error.__name__),
@@ -119,11 +114,7 @@ TABLE: dict[Any, dict[str, Outcome]] = {
     ends.raise_error: exception(LookupError, "as planned"),
     ends.use_up_memory: exception(MemoryError, ""),
     ends.recurse: exception(RecursionError, "maximum recursion depth exceeded")
-    | {
-        "return": cannot_be_sent(
-            "_pickle.PicklingError: Could not pickle object as excessively deep recursion required"
-        )
-    },
+    | {"return": cannot_be_sent("_pickle.PicklingError: Could not pickle object as excessively deep recursion")},
     ends.leave_by_sys_exit: row(
         Raises(*_by_exit),
         returning=cannot_be_sent("SystemExit: enough"),
@@ -136,9 +127,7 @@ TABLE: dict[Any, dict[str, Outcome]] = {
     ends.close_descriptors: death("code 1"),
     ends.be_stopped: overdue(),
     ends.hang: overdue(),
-    ends.fork: row(
-        GoesOn(), idle=Impossible("a child of the main thread would come back into our own code; see thread")
-    ),
+    ends.fork: row(GoesOn(), idle=Impossible("both would come back into the wait for messages; see the next row")),
     ends.fork_in_a_thread: row(GoesOn()),
     ends.print_much: row(GoesOn()),
     ends.unpicklable: row(NO_RESULT) | {"process": SEEN_LATER, "return": cannot_be_sent("TypeError: cannot pickle")},
@@ -183,8 +172,6 @@ def imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         return matrix_module.Imported("import", end, tmp_path)
 
     yield make
-    import sys
-
     sys.modules.pop("matrix_module", None)
 
 
