@@ -17,7 +17,7 @@ def named_field(*, default: Any, kw_only: bool) -> Any:  # noqa: ARG001 - read b
 
 
 class _RecordMeta(type):
-    """Turns annotations into slots; a default stays on the class's ``_defaults``, where it is shared: immutable only."""
+    """Turns annotations into slots; defaults are kept in ``_defaults`` and shared, so they are immutable."""
 
     def __new__(mcs, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **options: Any) -> _RecordMeta:
         own = [field for field, kind in namespace.get("__annotations__", {}).items() if "ClassVar" not in str(kind)]

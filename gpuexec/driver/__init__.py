@@ -14,7 +14,8 @@
 Who does what
 * ``Run`` owns the loop and the workers' tables; one phase of the plan after the other.
 * ``Flow`` owns the tasks: seeds, queues, batches in hand, results.
-* ``Crew`` owns the processes: nothing else starts, signals or reaps one.
+* ``Crew`` owns the processes: nothing else starts, signals or reaps one. ``Staff`` says which there are to be;
+  ``Balancing`` asks the planner, now and then, whether it should be others.
 * ``outcome`` turns what a worker reported, or its silence, into the exception the caller sees.
 
 Invariants

@@ -49,27 +49,27 @@ class CapsuleKeeper:
         worker, batch = record.worker, record.batch
         spec, grant = worker.stage.spec, worker.grant
         portions = batch.portions if batch else []
-        return dict(
-            stage=spec.name,
-            worker_id=worker.id,
-            node_id=self._node_id,
-            phase=record.phase,
-            attempt=_attempt(batch),
-            error_type=record.error_type,
-            text=record.text,
-            traceback=record.traceback,
-            task_ids=batch.task_ids if batch else (),
-            allocation=dataclasses.asdict(grant.allocation),
-            environ=worker_environment(self._base_env, grant, spec.env_vars),
-            stage_payload=spec.payload,
-            task_payloads=[_bytes(parcel.payload) for parcel, _, _ in portions],
-            task_slices=[(start, stop) for _, start, stop in portions],
-            env_vars=spec.env_vars,
-            sys_path=tuple(os.fspath(place) for place in sys.path),
-            last_lines=tuple(worker.process.last_lines),
-            stacks=worker.stacks_text,
-            cause_of_death=record.cause_of_death,
-        )
+        return {
+            "stage": spec.name,
+            "worker_id": worker.id,
+            "node_id": self._node_id,
+            "phase": record.phase,
+            "attempt": _attempt(batch),
+            "error_type": record.error_type,
+            "text": record.text,
+            "traceback": record.traceback,
+            "task_ids": batch.task_ids if batch else (),
+            "allocation": dataclasses.asdict(grant.allocation),
+            "environ": worker_environment(self._base_env, grant, spec.env_vars),
+            "stage_payload": spec.payload,
+            "task_payloads": [_bytes(parcel.payload) for parcel, _, _ in portions],
+            "task_slices": [(start, stop) for _, start, stop in portions],
+            "env_vars": spec.env_vars,
+            "sys_path": tuple(os.fspath(place) for place in sys.path),
+            "last_lines": tuple(worker.process.last_lines),
+            "stacks": worker.stacks_text,
+            "cause_of_death": record.cause_of_death,
+        }
 
 
 def _attempt(batch: Batch | None) -> int:

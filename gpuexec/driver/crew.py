@@ -46,6 +46,7 @@ class Crew:
         self._watch = Watch()
         self._guardian = Guardian()
         self.workers: dict[int, Worker] = {}  # by pid
+        self.pids_so_far: set[int] = set()
 
     def start(self, stage: StageState, grant: WorkerGrant, *, node_setup: bool = False) -> Worker:
         """Spawn a worker and send it its stage. Raises ``OSError`` if the system refuses a process."""
@@ -66,6 +67,7 @@ class Crew:
             node_setup=node_setup,
         )
         self.workers[process.pid] = worker
+        self.pids_so_far.add(process.pid)
         self._watch.add(process.pid, process)
         self.send(
             worker,

@@ -130,13 +130,30 @@ class Flow:
             return
         if self.hold_sources and stage is self._active[0] and self._others_have_work(stage):
             return
-        ready = [w for w in stage.workers.values() if w.takes_work]
+        now = time.monotonic()
+        ready = [w for w in stage.workers.values() if w.takes_work and not _is_at_returned(w)]
+        if stage.returned:
+            ready = self._send_returned(stage, ready, now)
         limit = decide.credit(stage.batch_s, stage.batch_bytes)
         held = [self._held(worker, limit) for worker in ready]
-        dealt = decide.share_out(decide.batches_ready(stage.view()), held, limit)
+        dealt = decide.share_out(decide.batches_ready(stage.view()) - len(stage.returned), held, limit)
         for worker, count in zip(ready, dealt, strict=True):
             if count:
-                self._send_work(stage, worker, count)
+                take = stage.queue.take
+                batches = [self._cut_batch(take(stage.spec.batch_size), now) for _ in range(count)]
+                self._send_work(stage, worker, batches, now)
+
+    def _send_returned(self, stage: StageState, ready: list[Worker], now: float) -> list[Worker]:
+        """Send batches that came back, each alone to a worker with empty hands; return the workers left for others.
+
+        What a worker has done is so heard of before it comes to a batch that may kill it, and not lost with it.
+        """
+        ready.sort(key=lambda worker: len(worker.in_hand))
+        chosen, others = ready[: len(stage.returned)], ready[len(stage.returned) :]
+        for worker in chosen:
+            if not worker.in_hand:
+                self._send_work(stage, worker, [stage.returned.popleft()], now)
+        return others
 
     def _held(self, worker: Worker, limit: int) -> int:
         """Batches in a worker's hands; those above its share (``worker_max_batches``) count as taken already."""
@@ -151,11 +168,9 @@ class Flow:
         others = (stage for stage in self._active if stage is not source)
         return any(stage.in_flight or decide.batches_ready(stage.view()) for stage in others)
 
-    def _send_work(self, stage: StageState, worker: Worker, count: int) -> None:
-        now = time.monotonic()
+    def _send_work(self, stage: StageState, worker: Worker, batches: Sequence[Batch], now: float) -> None:
         spans: list[list[int] | None] = []
         payloads: list[Payload] = []
-        batches = [self._next_batch(stage, now) for _ in range(count)]
         for batch in batches:
             batch.sent_at = now
             if batch.life is not None:
@@ -172,11 +187,6 @@ class Flow:
                 worker.open_parcel = (parcel, stop) if stop < len(parcel.task_ids) else None
         ids, sizes = [batch.batch_id for batch in batches], [batch.size for batch in batches]
         self._send(worker, messages.Work(ids, sizes, spans, payloads=tuple(payloads)))
-
-    def _next_batch(self, stage: StageState, now: float) -> Batch:
-        if stage.returned:
-            return stage.returned.popleft()
-        return self._cut_batch(stage.queue.take(stage.spec.batch_size), now)
 
     def _cut_batch(self, portions: list[Portion], now: float) -> Batch:
         size = input_bytes = segments = 0
@@ -196,13 +206,14 @@ class Flow:
         singles = [(parcel, at, at + 1) for parcel, start, stop in batch.portions for at in range(start, stop)]
         halves = [self._cut_batch(list(half), batch.sent_at) for half in halve(singles)]
         for half, life in zip(halves, batch.life.halves(), strict=True):
-            half.life = life
+            half.life, half.came_back = life, True
         stage.returned.extendleft(reversed(halves))
 
     def give_back(self, stage: StageState, batches: Sequence[Batch]) -> None:
         """Put batches that came back unfinished before all that waits, in their order; drop what they had made."""
         for batch in batches:
             self._let_go(stage, batch)
+            batch.came_back = True
         stage.returned.extendleft(reversed(batches))
 
     @staticmethod
@@ -301,6 +312,11 @@ class Flow:
                 f"here: {type(error).__name__}: {error}"
             ) from error
         return tasks
+
+
+def _is_at_returned(worker: Worker) -> bool:
+    """Whether it has a batch that came back, which is always the only one in its hands."""
+    return len(worker.in_hand) == 1 and next(iter(worker.in_hand.values())).came_back
 
 
 def _unsendable_seed(tasks: Sequence[Any], numbers: Sequence[int], error: Exception) -> StageNotPicklable:

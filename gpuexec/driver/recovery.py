@@ -127,8 +127,8 @@ class Recovery:
         verdict = judge_setup(self._policy, failure)
         trip = None
         if verdict.step is Step.RETRY:
-            live = len(worker.stage.workers)
-            trip = self._breakers[worker.stage.spec.index].setup_failed(live=live, cause=failure.text)
+            breaker = self._breakers[worker.stage.spec.index]
+            trip = breaker.setup_failed(live=_live(worker), cause=failure.text)
         if trip is not None:
             error.add_note(str(trip))
         if trip is not None or verdict.step is Step.RAISE:
@@ -163,7 +163,7 @@ class Recovery:
     def _count_loss(self, worker: Worker, cause: str, error: BaseException) -> None:
         stage = worker.stage
         breaker = self._breakers[stage.spec.index]
-        trip = breaker.worker_lost(done=stage.done_tasks, live=len(stage.workers) + 1, cause=cause)
+        trip = breaker.worker_lost(done=stage.done_tasks, live=_live(worker), cause=cause)
         if trip is not None:
             error.add_note(str(trip))
             raise error
@@ -189,3 +189,8 @@ class Recovery:
 
 def _where(record: FailureRecord) -> str:
     return f"{record.phase} of worker {record.worker.id!r} (stage {record.worker.stage.spec.name!r}) failed"
+
+
+def _live(worker: Worker) -> int:
+    """Workers of its stage, itself included: it may be buried already."""
+    return len(worker.stage.workers.keys() | {worker.id})

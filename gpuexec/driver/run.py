@@ -29,8 +29,8 @@ from gpuexec.supervise import reap
 from gpuexec.supervise.watch import Happening
 
 if TYPE_CHECKING:
+    from gpuexec.driver.gpus import RunGpus
     from gpuexec.durable.checkpoint import Checkpoint
-    from gpuexec.supervise.gpu_watch import GpuWatch
 
 _COLLECT_AFTER = 100_000  # objects allocated more than freed
 
@@ -85,7 +85,7 @@ class Run:
         self._staff = Staff(self._stages, self._crew, config, tell=self._tell, gpu_used=gpu_used)
         self._balancing = Balancing(room, self._staff, seeds_left=lambda: self._flow.seeds_left, tell=self._tell)
         self._health = Health(config, self._crew, self._tell)
-        self._gpus: GpuWatch | None = None
+        self._gpus: RunGpus | None = None
         self._next_gauge = 0.0
 
     def execute(self) -> list[Any]:
@@ -113,40 +113,35 @@ class Run:
                     yield from self._run_phase([self._stages[p.stage_index] for p in phase.stages])
         except BaseException as error:
             Ending(self._crew, self._flow, self._staff, self._config, self._tell).after(error)
-            if self._checkpoint is not None:
-                self._checkpoint.end(outcome.in_a_line(error))
-            ended = "the caller took no more" if isinstance(error, GeneratorExit) else outcome.in_a_line(error)
-            self._tell(events.RunEnded(time.monotonic(), ended))
+            self._end("the caller took no more" if isinstance(error, GeneratorExit) else outcome.in_a_line(error))
             raise
         else:
-            if self._checkpoint is not None:
-                if self._checkpoint.skipped:
-                    self._tell(events.Noticed(f"checkpoint: {self._checkpoint.skipped} source(s) were done before"))
-                self._checkpoint.end()
-            self._tell(events.RunEnded(time.monotonic(), None))
+            if self._checkpoint is not None and self._checkpoint.skipped:
+                self._tell(events.Noticed(f"checkpoint: {self._checkpoint.skipped} source(s) were done before"))
+            self._end(None)
         finally:
             self._crew.kill_all()
             if isinstance(self._seeds, StreamedSeeds):
                 self._crew.unlisten(self._seeds)
                 self._seeds.close()
             if self._gpus is not None:
-                self._crew.unlisten(self._gpus)
                 self._gpus.close()
             self._crew.close()
             self._flow.close()
 
     def _watch_gpus(self) -> None:
-        grants = [grant for phase in self._plan.phases for stage in phase.stages for grant in stage.workers]
-        uuids = sorted({share.uuid for grant in grants for share in grant.allocation.gpus})
-        if uuids:
-            from gpuexec.supervise.gpu_watch import GpuWatch
+        if any(spec.uses_gpu for spec in self._specs):
+            from gpuexec.driver.gpus import RunGpus, uuids_of
 
-            self._gpus = GpuWatch(uuids)
-            self._crew.listen(self._gpus, self._see_gpus)
+            self._gpus = RunGpus(uuids_of(self._plan), self._crew, self._staff, self._tell)
 
-    def _see_gpus(self) -> None:
-        for fault in self._gpus.read() if self._gpus is not None else ():
-            self._staff.cordon(fault)
+    def _end(self, error: str | None) -> None:
+        """Close the books, once the last worker is gone."""
+        if self._gpus is not None:
+            self._gpus.report()
+        if self._checkpoint is not None:
+            self._checkpoint.end(error)
+        self._tell(events.RunEnded(time.monotonic(), error))
 
     # ---- the loop ----------------------------------------------------------------------------------
 

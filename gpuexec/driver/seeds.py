@@ -1,4 +1,4 @@
-"""The tasks a run begins with, as the driver takes them: from a list, or from an iterator that may be slow or endless."""
+"""The caller's tasks, as the driver takes them: from a list, or from an iterator that may be slow or endless."""
 
 from __future__ import annotations
 

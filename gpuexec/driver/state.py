@@ -50,6 +50,7 @@ class Batch:
     made: int = 0  # tasks in ``outputs``
     parents: list[int] = field(default_factory=list)  # of each of them; kept only for a checkpoint
     life: AttemptLife | None = None
+    came_back: bool = False  # unfinished, from a worker that failed at it or at another
 
     @property
     def task_ids(self) -> tuple[str, ...]:

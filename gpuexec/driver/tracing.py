@@ -43,7 +43,8 @@ class Tracing:
             portions = [portion for parcel in batch.outputs for portion in self._admit(parcel)]
             if ends:
                 admitted = [source for parcel, start, stop in portions for source in _sources(parcel)[start:stop]]
-                self.checkpoint.batch_done(admitted, (), ends=True)
+                if admitted:  # an earlier run may have done all of them
+                    self.checkpoint.batch_done(admitted, (), ends=True)
             return portions
         sources = iter(self.checkpoint.batch_done(batch.sources(), batch.parents, ends=ends))
         for parcel in batch.outputs:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from gpuexec.channel.messages import Figures, LogLine
 from gpuexec.plan.model import Plan
 from gpuexec.records import Record
+
+if TYPE_CHECKING:
+    from gpuexec.hardware.provenance import Provenance
 
 
 class RunStarted(Record):
@@ -147,6 +150,14 @@ class Noticed(Record):
     text: str
 
 
+class GpusRead(Record):
+    """What the run's GPUs were like before and after it; ``notes`` on what makes its figures doubtful."""
+
+    before: Provenance
+    after: Provenance
+    notes: tuple[str, ...]
+
+
 class RunEnded(Record):
     """The run is over; ``error`` is ``None`` after success."""
 
@@ -168,6 +179,7 @@ RunEvent = (
     | WorkerLogged
     | WorkerPrinted
     | Noticed
+    | GpusRead
     | RunEnded
 )
 

@@ -28,6 +28,8 @@ class LogRelay:
                 self._warn(event.plan.notes)
             case events.Noticed():
                 self._warn([event.text])
+            case events.GpusRead():
+                self._warn(event.notes)
             case events.BatchFailed() if event.batch_id is not None:
                 self._warn([self._failure(event)])
             case events.NodeSetUp():

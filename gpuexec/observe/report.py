@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from gpuexec.contract.metrics import merge_metrics
 from gpuexec.observe import events
+
+if TYPE_CHECKING:
+    from gpuexec.hardware.provenance import Provenance
 
 
 @dataclass(slots=True)
@@ -89,6 +93,7 @@ class RunReport:
     failures: list[FailedBatch] = field(default_factory=list)
     quarantined: list[Quarantined] = field(default_factory=list)
     notes: tuple[str, ...] = ()
+    gpus: tuple[Provenance, Provenance] | None = None  # before and after, of a run that used some
     wall_s: float | None = None
     error: str | None = None
 
@@ -119,6 +124,9 @@ class ReportBuilder:
                 self.report.quarantined += [Quarantined(event.stage, task, event.error) for task in event.task_ids]
             case events.Noticed():
                 self.report.notes = (*self.report.notes, event.text)
+            case events.GpusRead():
+                self.report.gpus = (event.before, event.after)
+                self.report.notes = (*self.report.notes, *event.notes)
             case events.RunEnded():
                 self.report.wall_s = event.at - self._began
                 self.report.error = event.error

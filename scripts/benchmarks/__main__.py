@@ -14,7 +14,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks import peers
+from benchmarks import peers, planning
 from benchmarks.report import write_report
 from benchmarks.workloads import WORKLOADS, Workload
 
@@ -31,11 +31,15 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5, help="interleaved runs of each")
     parser.add_argument("--without-ray", action="store_true", help="leave NeMo Curator's own backends out")
     parser.add_argument("--peers", nargs="+", choices=list(peers.PEERS), default=list(peers.PEERS))
-    parser.add_argument("--workloads", nargs="+", choices=[w.name for w in WORKLOADS])
+    parser.add_argument("--workloads", nargs="+", choices=[*(w.name for w in WORKLOADS), *planning.CASES])
     parser.add_argument("--output", type=Path, default=Path(__file__).parents[2] / "docs", help="folder of the report")
     options = parser.parse_args()
     chosen = [w for w in WORKLOADS if not options.workloads or w.name in options.workloads]
     names = [p for p in options.peers if not (options.without_ray and p in peers.RAY)]
+    cases = [case for case in planning.CASES if not options.workloads or case in options.workloads]
+    planning.report(cases, options.rounds, options.output, quick=options.quick)
+    if not chosen:
+        return 0
     runs = measure(chosen, names, rounds=1 if options.quick else options.rounds, quick=options.quick)
     document = {"machine": machine(), "quick": options.quick, "medians": medians(runs), "runs": runs}
     write_report(document, chosen, options.output, save=not options.quick)
@@ -49,13 +53,18 @@ def measure(workloads: list[Workload], names: list[str], *, rounds: int, quick: 
     for number in range(rounds):
         for workload in workloads:
             for peer in order.sample(names, len(names)):
-                if quick and peer in peers.RAY and workload.name != "startup":
+                if (quick and peer in peers.RAY and workload.name != "startup") or not fits(peer, workload):
                     continue
                 found = run_once(peer, workload, quick=quick)
                 runs[workload.name][peer].append(found)
                 shown = f"{found['seconds']:8.2f} s" if "seconds" in found else found["error"]
                 print(f"round {number + 1}: {workload.name:14} {peer:15} {shown}", file=sys.stderr, flush=True)
     return runs
+
+
+def fits(peer: str, workload: Workload) -> bool:
+    """Whether the comparison says something: one process is the floor of moving large arrays, and of nothing else."""
+    return peer != "in-process" or "in-process" in workload.reach
 
 
 def run_once(peer: str, workload: Workload, *, quick: bool) -> dict[str, Any]:

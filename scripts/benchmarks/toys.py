@@ -7,8 +7,6 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 if os.environ.get("BENCH_LIBRARY") == "curator":
     from nemo_curator.stages.base import ProcessingStage
     from nemo_curator.stages.resources import Resources
@@ -71,6 +69,8 @@ class MakeArray(Toy):
         self.size = size
 
     def process(self, task: Any) -> Any:
+        import numpy as np  # here, since most stages need none of it
+
         task.data = np.full(self.size, task.data, np.float64)
         return task
 
@@ -91,6 +91,7 @@ class MakeTable(Toy):
         self.kind = kind
 
     def process(self, task: Any) -> Any:
+        import numpy as np
         import pyarrow as pa
 
         rows = 50_000

@@ -204,6 +204,14 @@ def test_several_are_put_aside(tmp_path: Path):
     assert sorted(aside.task_id for aside in local.last_report.quarantined) == ["0_17", "0_3", "0_4"]
 
 
+def test_what_a_worker_did_before_it_died_counts_for_the_stage(tmp_path: Path):
+    """Fast tasks are reported in bundles. Many poison ones among them must not look like a stage that never works."""
+    local = executor(on_task_failure="quarantine", max_attempts=1)
+    poison = set(range(2, 18, 3))
+    out = run(Fragile(tmp_path, die, at=poison), 18, local)
+    assert out == [(task_id, value) for task_id, value in undisturbed(18) if value // 2 not in poison]
+
+
 def test_a_task_that_cannot_travel_ends_the_run_by_default():
     with pytest.raises(ResultNotPicklable):
         run(Apply(lock_instead_of_three).with_(num_workers=1), 8, executor())

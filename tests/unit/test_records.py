@@ -47,7 +47,7 @@ def test_they_are_frozen_and_slotted():
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: Point(), "lacks 'x'"),
+        (Point, "lacks 'x'"),
         (lambda: Point(1, 2, (), 4), "takes x, y, tail"),
         (lambda: Point(1, z=3), r"\['z'\]"),
     ],

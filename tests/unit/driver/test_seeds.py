@@ -58,7 +58,7 @@ def test_an_endless_iterator_is_read_a_little_ahead_only():
     def tasks():
         nonlocal last
         for last in read:
-            yield last
+            yield last  # noqa: UP028 - its place is noted
 
     seeds = StreamedSeeds(tasks())
     taken = 0
@@ -79,9 +79,13 @@ def test_what_the_iterator_raises_is_raised_after_what_it_gave():
         raise LookupError("no more")
 
     seeds = StreamedSeeds(tasks())
-    found = []
-    with pytest.raises(LookupError, match="no more"):
+    found: list[int] = []
+
+    def take_for_ever():
         while True:
-            found += seeds.take(1) or []
+            found.extend(seeds.take(1) or [])
+
+    with pytest.raises(LookupError, match="no more"):
+        take_for_ever()
     assert found == [1]
     seeds.close()
