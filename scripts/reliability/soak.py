@@ -6,6 +6,7 @@ A sample every 10 s; a line a minute; a straight line is fitted to what follows 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import gc
 import os
@@ -35,12 +36,17 @@ _MOST_GROWTH_COUNT_H = 4.0  # descriptors, threads
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """The driver at one moment. ``objects``: what its garbage collector knows of."""
+    """The driver at one moment.
+
+    ``segments``: descriptors of shared memory, in which large tasks wait; the queues bound them. ``descriptors``: all
+    others. ``objects``: what its garbage collector knows of.
+    """
 
     seconds: float
     tasks: int
     rss_mib: float
     descriptors: int
+    segments: int
     threads: int
     children: int
     objects: int
@@ -75,12 +81,14 @@ class Watcher(threading.Thread):
                     self._kill_one(driver)
 
     def _take(self, driver: psutil.Process, seconds: float) -> None:
+        segments, descriptors = _descriptors()
         with driver.oneshot():
             sample = Sample(
                 round(seconds, 1),
                 self.tasks,
                 round(driver.memory_info().rss / MIB, 2),
-                driver.num_fds(),
+                descriptors,
+                segments,
                 driver.num_threads(),
                 len(driver.children()),
                 len(gc.get_objects()),
@@ -94,6 +102,16 @@ class Watcher(threading.Thread):
         workers = workers_of(driver)
         if workers and kill(self._dice.choice(workers)):
             self.kills += 1
+
+
+def _descriptors() -> tuple[int, int]:
+    """How many of this process's descriptors are task segments, and how many are not."""
+    places = []
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):  # closed since
+            places.append(str(descriptor.readlink()))
+    segments = sum(place.startswith("/memfd:gpuexec") for place in places)
+    return segments, len(places) - segments
 
 
 def slope_per_hour(samples: Sequence[Sample], name: str) -> float:
@@ -121,8 +139,10 @@ def verdict(samples: Sequence[Sample]) -> bool:
             f"{name:20} {min(values):8} {max(values):8} {values[0]:8} {values[-1]:8} {growth:+9.2f}  "
             f"{'flat' if passed else 'GROWS'} (limit {most:+g})"
         )
-    growth = slope_per_hour(steady, "objects")
-    print(f"{'objects':20} {steady[0].objects:8} → {steady[-1].objects:8} {growth:+26.0f}")
+    for name in ("segments", "objects"):  # as many as tasks happen to wait
+        values = [getattr(sample, name) for sample in steady]
+        growth = slope_per_hour(steady, name)
+        print(f"{name:20} {min(values):8} {max(values):8} {values[0]:8} {values[-1]:8} {growth:+9.0f}")
     return flat
 
 

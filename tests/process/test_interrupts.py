@@ -70,10 +70,10 @@ def test_a_batch_in_hand_is_finished_and_counted(tmp_path: Path, how: signal.Sig
             os.sched_yield()
         driver.send_signal(how)
         (tmp_path / "go").touch()
-        out, _ = driver.communicate(timeout=30)
+        out, err = driver.communicate(timeout=30)
     finally:
         driver.kill()
         driver.communicate()
-    assert driver.returncode == code
+    assert driver.returncode == code, err
     assert out.startswith(f"1 1 {error}"), "of five tasks, the one in hand"
     assert (tmp_path / "torn down").exists()

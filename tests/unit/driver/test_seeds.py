@@ -57,8 +57,8 @@ def test_an_endless_iterator_is_read_a_little_ahead_only():
 
     def tasks():
         nonlocal last
-        for last in read:
-            yield last  # noqa: UP028 - its place is noted
+        for last in read:  # noqa: UP028 - its place is noted
+            yield last
 
     seeds = StreamedSeeds(tasks())
     taken = 0
