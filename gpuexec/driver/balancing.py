@@ -145,7 +145,7 @@ class Balancing:
             self._stop_rounds += 1
             names = ", ".join(stop.worker_id for stop in stops)
             saves = f", which should save {proposal.gain_s:.1f} s" if math.isfinite(proposal.gain_s) else ""
-            self._tell(events.Noticed(f"workers end ({proposal.reason}{saves}): {names}"))
+            self._tell(events.Noticed(f"workers end ({proposal.reason}{saves}): {names}", "INFO"))
         for stop in stops:
             self._staff.dismiss(stages[stop.stage_index], stop.worker_id, str(stop.reason))
         for action in proposal.actions:

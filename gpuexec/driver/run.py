@@ -117,7 +117,7 @@ class Run:
             raise
         else:
             if self._checkpoint is not None and self._checkpoint.skipped:
-                self._tell(events.Noticed(f"checkpoint: {self._checkpoint.skipped} source(s) were done before"))
+                self._tell(events.Noticed(f"checkpoint: {self._checkpoint.skipped} source(s) were done before", "INFO"))
             self._end(None)
         finally:
             self._crew.kill_all()

@@ -88,7 +88,7 @@ class Staff:
                 worker.retiring = f"it has done worker_max_batches ({most})"
             if worker.retiring is not None and not worker.in_hand:
                 if not worker.is_surplus:
-                    self._tell(events.Noticed(f"worker {worker.id!r} is replaced: {worker.retiring}"))
+                    self._tell(events.Noticed(f"worker {worker.id!r} is replaced: {worker.retiring}", "INFO"))
                 self._crew.stop(worker)
 
     def dismiss(self, stage: StageState, worker_id: str, why: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 import sys
@@ -19,11 +18,11 @@ from gpuexec.driver.seeds import ListedSeeds, Seeds, StreamedSeeds
 from gpuexec.driver.state import StageSpec
 from gpuexec.errors import StageNotPicklable
 from gpuexec.executors.prepare import Prepared, checked_seeds, env_vars_in, prepare, seeds_for
-from gpuexec.executors.signals import exits_on_sigterm
 from gpuexec.observe import events
 from gpuexec.observe.progress import LIVE_PERIOD_S, LineProgress, LiveProgress
 from gpuexec.observe.relay import LogRelay
 from gpuexec.observe.report import ReportBuilder, RunReport
+from gpuexec.supervise.interrupts import held
 
 if TYPE_CHECKING:
     from gpuexec.durable.checkpoint import Checkpoint
@@ -60,7 +59,7 @@ class LocalExecutor(BaseExecutor):
         ``ResourcesError`` or ``ConfigurationError`` before anything starts, ``KeyboardInterrupt`` on Ctrl-C.
         """
         prepared = prepare(stages, self.options)
-        with exits_on_sigterm():
+        with held():
             return self._run(prepared, ListedSeeds(seeds_for(prepared.stages, initial_tasks)), checkpoint).execute()
 
     def execute_iter(self, stages: Sequence[Any], initial_tasks: Iterable[Any] | None = None) -> Iterator[Any]:
@@ -79,10 +78,18 @@ class LocalExecutor(BaseExecutor):
             seeds = ListedSeeds(seeds_for(prepared.stages, initial_tasks))
         else:
             seeds = StreamedSeeds(checked_seeds(initial_tasks))
-        with contextlib.closing(self._run(prepared, seeds).stream()) as finished:
-            for some in finished:
+        finished = self._run(prepared, seeds).stream()
+        try:
+            while True:
+                with held():
+                    some = next(finished, None)
+                if some is None:
+                    return
                 for _, task in some:
                     yield task
+        finally:
+            with held():
+                finished.close()
 
     def _run(self, prepared: Prepared, seeds: Seeds, checkpoint: str | os.PathLike[str] | None = None) -> Run:
         specs = [self._spec(i, prepared) for i in range(len(prepared.stages))]

@@ -145,9 +145,10 @@ class WorkerPrinted(Record):
 
 
 class Noticed(Record):
-    """Something the user should know that does not end the run."""
+    """Something the user should know that does not end the run; ``level`` is the log's."""
 
     text: str
+    level: str = "WARNING"
 
 
 class GpusRead(Record):

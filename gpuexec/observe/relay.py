@@ -27,7 +27,7 @@ class LogRelay:
                 self._stages = event.stages
                 self._warn(event.plan.notes)
             case events.Noticed():
-                self._warn([event.text])
+                self._warn([event.text], event.level)
             case events.GpusRead():
                 self._warn(event.notes)
             case events.BatchFailed() if event.batch_id is not None:
@@ -54,11 +54,11 @@ class LogRelay:
         ]
 
     @staticmethod
-    def _warn(notices: Iterable[str]) -> None:
+    def _warn(notices: Iterable[str], level: str = "WARNING") -> None:
         for notice in notices:
             from loguru import logger
 
-            logger.warning("{}", notice)
+            logger.log(level, "{}", notice)
 
     def _log_record(self, event: events.WorkerLogged) -> None:
         said = event.record

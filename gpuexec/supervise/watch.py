@@ -7,6 +7,7 @@ import selectors
 from collections.abc import Hashable
 from typing import Protocol
 
+from gpuexec.supervise import interrupts
 from gpuexec.supervise.spawn import WorkerProcess
 
 
@@ -72,7 +73,9 @@ class Watch:
         """
         happenings: list[tuple[Hashable, Happening]] = []
         exits: list[tuple[Hashable, Happening]] = []
-        for selected, events in self._selector.select(timeout):
+        with interrupts.admitted():
+            ready = self._selector.select(timeout)
+        for selected, events in ready:
             key, what = selected.data
             if what is Happening.EXIT:
                 exits.append((key, what))

@@ -1,0 +1,83 @@
+"""Curator's own reader, filter and writer: a run that failed is taken up where it was, file by file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from nemo_curator.pipeline import Pipeline
+from nemo_curator.stages.base import ProcessingStage
+from nemo_curator.stages.text.filters import ScoreFilter
+from nemo_curator.stages.text.filters.heuristic import WordCountFilter
+from nemo_curator.stages.text.io.reader import JsonlReader
+from nemo_curator.stages.text.io.writer import JsonlWriter
+from nemo_curator.tasks import DocumentBatch
+from nemo_curator.tasks.sentinels import FailedTask
+
+from gpuexec import LocalExecutor
+from gpuexec.durable.history import Counts, read_history
+
+FILES = 5
+AT_FAULT = "poison"
+
+
+class Troubled(ProcessingStage[DocumentBatch, DocumentBatch]):
+    """Meets a word that it cannot do with, as long as the file is there that says what happens then."""
+
+    name = "troubled"
+
+    def __init__(self, trouble: Path) -> None:
+        self.trouble = trouble
+
+    def process(self, task: DocumentBatch) -> DocumentBatch | FailedTask:
+        if self.trouble.exists() and task.to_pandas()["text"].str.contains(AT_FAULT).any():
+            if self.trouble.read_text() == "raise":
+                raise LookupError("a word that cannot be")
+            return FailedTask()
+        return task
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(FILES):
+        word = AT_FAULT if number == 3 else f"word{number}"
+        rows = [{"text": f"{word} " * (10 * i)} for i in range(1, 10)]
+        (folder / f"{number}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder
+
+
+def run(texts: Path, target: Path, trouble: Path, checkpoint: Path | None, **options) -> int:
+    pipeline = Pipeline(name="text")
+    pipeline.add_stage(JsonlReader(file_paths=str(texts), files_per_partition=1))
+    pipeline.add_stage(ScoreFilter(filter_obj=WordCountFilter(min_words=50), text_field="text", score_field="words"))
+    pipeline.add_stage(Troubled(trouble))
+    pipeline.add_stage(JsonlWriter(path=str(target)))
+    return len(pipeline.run(LocalExecutor(show_progress=False, checkpoint=checkpoint, **options)))
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in folder.glob("*.jsonl")}
+
+
+@pytest.mark.parametrize("trouble", ["raise", "give-up"])
+def test_a_run_is_taken_up_where_it_was(texts: Path, tmp_path: Path, trouble: str):
+    note, target, checkpoint = tmp_path / "trouble", tmp_path / "out", tmp_path / "checkpoint"
+    assert run(texts, tmp_path / "undisturbed", note, None) == FILES
+
+    note.write_text(trouble)
+    if trouble == "raise":
+        with pytest.raises(LookupError):
+            run(texts, target, note, checkpoint)
+    else:
+        assert run(texts, target, note, checkpoint) == FILES - 1
+        assert read_history(checkpoint).sources == Counts(done=FILES - 1, failed=1)
+    done = read_history(checkpoint).sources.done
+
+    note.unlink()
+    assert run(texts, target, note, checkpoint) == FILES - done
+    assert contents(target) == contents(tmp_path / "undisturbed")
+    assert read_history(checkpoint).sources == Counts(done=FILES)
+    assert run(texts, target, note, checkpoint) == 0
