@@ -12,18 +12,18 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from gpuexec.driver.staff import Staff
 from gpuexec.driver.state import StageState, Worker
 from gpuexec.observe import events
-from gpuexec.plan.balance import balance, slowest_of
-from gpuexec.plan.forecast import Outlook, Passed, outlook
 from gpuexec.plan.grants import Room
 from gpuexec.plan.model import WorkerGrant
-from gpuexec.plan.proposal import Proposal, Standing, Start, Stop
-from gpuexec.plan.rebalance import rebalance
 from gpuexec.plan.request import Request
-from gpuexec.plan.sharing import cpus_to_share
+
+if TYPE_CHECKING:  # the planner's second half costs 10 ms, which a run pays when it first looks
+    from gpuexec.plan.forecast import Outlook
+    from gpuexec.plan.proposal import Proposal, Standing
 
 _EVERY_S = 0.5
 _COST_SHARE = 20  # a look that takes long comes rarely: 5 % of the driver's time at most
@@ -100,6 +100,10 @@ class Balancing:
             self._apply(proposal, {stage.spec.index: stage for stage in working})
 
     def _look(self, working: Sequence[StageState], workers: Sequence[Worker], now: float) -> Proposal | None:
+        from gpuexec.plan.balance import balance, slowest_of
+        from gpuexec.plan.rebalance import rebalance
+        from gpuexec.plan.sharing import cpus_to_share
+
         if not working or any(worker.cordoned is not None for worker in workers):
             return None  # the end of those killed for their GPU leads to the next look
         for stage in working:
@@ -125,6 +129,8 @@ class Balancing:
         )
 
     def _standings(self, working: Sequence[StageState], room: Room) -> list[Standing]:
+        from gpuexec.plan.forecast import Passed, outlook
+
         first = working[0]
         from_caller = first.spec.index == 0 and not first.upstream_done
         passed = [Passed(stage.done_tasks, stage.made_tasks, stage.waiting_tasks) for stage in working]
@@ -140,6 +146,8 @@ class Balancing:
         return idle / (busy + idle) if busy + idle > 0 else 0.0
 
     def _apply(self, proposal: Proposal, stages: dict[int, StageState]) -> None:
+        from gpuexec.plan.proposal import Start, Stop
+
         stops = [action for action in proposal.actions if isinstance(action, Stop)]
         if stops:
             self._stop_rounds += 1
@@ -159,6 +167,8 @@ def by_remaining(looks: Sequence[Outlook]) -> Sequence[Outlook]:
 
     A stage that is behind the others then gets what it needs to catch up, one that is nearly done makes room.
     """
+    from gpuexec.plan.forecast import Outlook
+
     if any(look.remaining is None for look in looks):
         return looks
     return [Outlook(look.remaining, look.remaining) for look in looks]
@@ -166,6 +176,8 @@ def by_remaining(looks: Sequence[Outlook]) -> Sequence[Outlook]:
 
 def standing(stage: StageState, request: Request, look: Outlook) -> Standing:
     """A stage as the planner sees it. Grants whose workers end soon are counted if they will be started again."""
+    from gpuexec.plan.proposal import Standing
+
     grants = [w.grant for w in stage.workers.values() if not (w.node_setup or w.is_surplus)]
     held = {grant.worker_id for grant in grants}
     grants += [grant for grant in stage.spare if grant.worker_id not in held]
