@@ -179,10 +179,15 @@ class Flow:
             stage.segments_in_hand += batch.segments
             for parcel, start, stop in batch.portions:
                 whole = stop - start == len(parcel.task_ids)
+                if whole:
+                    spans.append(None)
+                    payloads.append(parcel.payload)
+                    worker.open_parcel = None
+                    continue
                 if worker.open_parcel == (parcel, start):
                     spans.append([start, stop, 0])
                 else:
-                    spans.append(None if whole else [start, stop])
+                    spans.append([start, stop])
                     payloads.append(parcel.payload)
                 worker.open_parcel = (parcel, stop) if stop < len(parcel.task_ids) else None
         ids, sizes = [batch.batch_id for batch in batches], [batch.size for batch in batches]
@@ -269,10 +274,15 @@ class Flow:
         if following is None:
             for parcel in batch.outputs:
                 self._finished += zip(parcel.paths, self._unpack(stage, parcel), strict=True)
-        passed = self._tracing.completed(stage, batch) if self._tracing else [(p, 0, None) for p in batch.outputs]
-        if following is not None:
-            for parcel, start, stop in passed:
-                self._put_by(following, parcel, start, stop)
+        passed = self._tracing.completed(stage, batch) if self._tracing else None
+        if following is None:
+            return
+        if passed is None:
+            for parcel in batch.outputs:
+                self._put_by(following, parcel)
+        else:
+            for portion in passed:
+                self._put_by(following, *portion)
 
     def _account(self, worker: Worker, completed: list[Batch], figures: messages.Figures, now: float) -> None:
         stage = worker.stage
@@ -295,10 +305,13 @@ class Flow:
             )
         )
 
-    def _put_by(self, stage: StageState, parcel: Parcel, start: int, stop: int | None) -> None:
+    def _put_by(self, stage: StageState, parcel: Parcel, start: int = 0, stop: int | None = None) -> None:
         """Queue tasks. What waits for a later phase may be far more than there are descriptors."""
-        full = stage.queue.segments >= self._most_segments and stage not in self._active
-        if full and isinstance(parcel.payload, Range):
+        if (
+            isinstance(parcel.payload, Range)
+            and stage.queue.segments >= self._most_segments
+            and stage not in self._active
+        ):
             parcel.payload = read_range(parcel.payload)
         stage.queue.push(parcel, start, stop)
 

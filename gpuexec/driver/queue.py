@@ -29,10 +29,15 @@ class Parcel:
     paths: list[bytes]
     queued_at: float
     sources: list[int] | None = None
+    bytes: int = 0
+
+    def __post_init__(self) -> None:
+        self.bytes = payload_size(self.payload)
 
     def share(self, count: int) -> int:
         """Bytes of ``count`` of its tasks, on average."""
-        return payload_size(self.payload) * count // len(self.task_ids)
+        all_of_it = len(self.task_ids)
+        return self.bytes if count == all_of_it else self.bytes * count // all_of_it
 
 
 class TaskQueue:
@@ -61,17 +66,21 @@ class TaskQueue:
         """Remove the first ``count`` tasks (or all there are)."""
         taken: list[Portion] = []
         while count and self._portions:
-            parcel, start, end = self._portions[0]
-            stop = min(start + count, end)
-            taken.append((parcel, start, stop))
-            count -= stop - start
-            self._tasks -= stop - start
-            self.bytes += parcel.share(end - stop) - parcel.share(end - start)
-            if stop == end:
+            portion = parcel, start, end = self._portions[0]
+            waiting = end - start
+            if waiting <= count:
                 self._portions.popleft()
                 self.segments -= isinstance(parcel.payload, Range)
+                self.bytes -= parcel.share(waiting)
+                taken.append(portion)
             else:
+                stop = start + count
                 self._portions[0] = (parcel, stop, end)
+                self.bytes += parcel.share(end - stop) - parcel.share(waiting)
+                taken.append((parcel, start, stop))
+                waiting = count
+            count -= waiting
+            self._tasks -= waiting
         return taken
 
 

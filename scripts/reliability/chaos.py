@@ -122,7 +122,7 @@ class Place:
             f"files: {len(files):,} of {len(due):,}, {len(missing)} missing, {len(extra)} too many "
             f"({partial} partial), {len(wrong)} wrong",
         )
-        found, wanted = (sum(int(text.split()[1]) for text in some.values()) for some in (files, due))
+        found, wanted = (sum(int(text.partition(" ")[2] or 0) for text in some.values()) for some in (files, due))
         verdicts.check(found == wanted, f"their sum is {found:,}, must be {wanted:,}")
         writes = Counter(line for log in (self.root / "writes").iterdir() for line in log.read_text().split())
         again = writes.total() - len(writes)
