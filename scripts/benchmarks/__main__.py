@@ -14,11 +14,12 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks import peers, planning
-from benchmarks.report import write_report
+from benchmarks import peers, planning, streaming
+from benchmarks.report import show_section, write_report
 from benchmarks.workloads import WORKLOADS, Workload
 
 _LIMIT_S = 300
+STREAMING = "streaming"
 _QUICK_SHARE = 5  # --quick does a fifth of the work
 
 Runs = dict[str, dict[str, list[dict[str, Any]]]]  # workload → peer → measurements
@@ -31,13 +32,16 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5, help="interleaved runs of each")
     parser.add_argument("--without-ray", action="store_true", help="leave NeMo Curator's own backends out")
     parser.add_argument("--peers", nargs="+", choices=list(peers.PEERS), default=list(peers.PEERS))
-    parser.add_argument("--workloads", nargs="+", choices=[*(w.name for w in WORKLOADS), *planning.CASES])
+    parser.add_argument("--workloads", nargs="+", choices=[*(w.name for w in WORKLOADS), *planning.CASES, STREAMING])
     parser.add_argument("--output", type=Path, default=Path(__file__).parents[2] / "docs", help="folder of the report")
     options = parser.parse_args()
     chosen = [w for w in WORKLOADS if not options.workloads or w.name in options.workloads]
     names = [p for p in options.peers if not (options.without_ray and p in peers.RAY)]
     cases = [case for case in planning.CASES if not options.workloads or case in options.workloads]
     planning.report(cases, options.rounds, options.output, quick=options.quick)
+    if not options.workloads or STREAMING in options.workloads:
+        found = streaming.measure(streaming.QUICK_COUNTS if options.quick else streaming.COUNTS)
+        show_section("streaming", streaming.table(found), options.output, save=not options.quick)
     if not chosen:
         return 0
     runs = measure(chosen, names, rounds=1 if options.quick else options.rounds, quick=options.quick)

@@ -12,6 +12,8 @@ import queue
 from collections.abc import Callable, Iterator
 from typing import Any
 
+REPORTS: list[Any] = []  # gpuexec's own, of the runs in this process
+
 _STAGE: Any = None
 
 
@@ -32,7 +34,9 @@ def run_gpuexec(stages: list[Any], tasks: list[Any]) -> int:
     from gpuexec import LocalExecutor, Pipeline
 
     executor = LocalExecutor(show_progress=False)
-    return len(Pipeline("bench", stages=stages).run(executor, initial_tasks=tasks) or [])
+    results = len(Pipeline("bench", stages=stages).run(executor, initial_tasks=tasks) or [])
+    REPORTS.append(executor.last_report)
+    return results
 
 
 def _run_on_pools(make_pool: Callable[[Any], Any], stages: list[Any], tasks: list[Any]) -> int:

@@ -59,7 +59,7 @@ def measure(counts: tuple[int, ...]) -> list[dict[str, Any]]:
 def table(found: list[dict[str, Any]]) -> list[str]:
     """Lines of Markdown."""
     lines = [
-        "| tasks | calls/s | driver CPU to the first result | driver CPU per 1,000 calls after it | driver's peak RSS |",
+        "| tasks | calls/s | driver CPU to the first result | per 1,000 calls after it | driver's peak RSS |",
         "|---|---|---|---|---|",
     ]
     lines += [

@@ -191,7 +191,6 @@ def test_a_run_that_a_task_ends(folder: Path, trouble: str, options: dict, error
     [
         ("raise", {"on_task_failure": "quarantine"}, 4),
         ("die", {"on_task_failure": "quarantine", "max_attempts": 1}, 1),
-        ("give-up", {}, 1),
         ("give-up", {}, 4),
     ],
 )
