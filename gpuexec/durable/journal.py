@@ -227,7 +227,8 @@ def _take_lock(place: Path) -> int:
 def _open_file(path: Path) -> sqlite3.Connection:
     with contextlib.suppress(FileExistsError):  # made here: SQLite would leave its mode to the umask
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-    db = sqlite3.connect(path, isolation_level=None)  # transactions are begun by us only
+    # Transactions are begun by us only. A stream may be taken from in one thread and closed in another, by turns.
+    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     try:
         if check_header(db, path) == 0:
             db.execute("PRAGMA journal_mode=WAL")

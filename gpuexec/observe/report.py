@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gpuexec.contract.metrics import merge_metrics
 from gpuexec.observe import events
@@ -86,16 +86,28 @@ class Quarantined:
 
 @dataclass(slots=True)
 class RunReport:
-    """One run. ``error`` is ``None`` after success; ``wall_s`` runs from the plan to the last reaped worker."""
+    """One run. ``error`` is ``None`` after success; ``wall_s`` runs from the plan to the last reaped worker.
+
+    Of workers, failures, quarantined tasks and notes the newest 10,000 are kept each: a run may never end.
+    """
 
     stages: list[StageReport] = field(default_factory=list)
     workers: list[WorkerReport] = field(default_factory=list)
     failures: list[FailedBatch] = field(default_factory=list)
     quarantined: list[Quarantined] = field(default_factory=list)
-    notes: tuple[str, ...] = ()
+    notes: list[str] = field(default_factory=list)
     gpus: tuple[Provenance, Provenance] | None = None  # before and after, of a run that used some
     wall_s: float | None = None
     error: str | None = None
+
+
+_MOST_RECORDS = 10_000
+
+
+def _add(records: list[Any], *new: Any) -> None:
+    records += new
+    if len(records) > _MOST_RECORDS:
+        del records[: len(records) - _MOST_RECORDS]
 
 
 class ReportBuilder:
@@ -121,12 +133,12 @@ class ReportBuilder:
             case events.BatchFailed():
                 self._add_failure(event)
             case events.TasksQuarantined():
-                self.report.quarantined += [Quarantined(event.stage, task, event.error) for task in event.task_ids]
+                _add(self.report.quarantined, *(Quarantined(event.stage, t, event.error) for t in event.task_ids))
             case events.Noticed():
-                self.report.notes = (*self.report.notes, event.text)
+                _add(self.report.notes, event.text)
             case events.GpusRead():
                 self.report.gpus = (event.before, event.after)
-                self.report.notes = (*self.report.notes, *event.notes)
+                _add(self.report.notes, *event.notes)
             case events.RunEnded():
                 self.report.wall_s = event.at - self._began
                 self.report.error = event.error
@@ -136,7 +148,7 @@ class ReportBuilder:
     ) -> None:
         if isinstance(event, events.WorkerStarted):
             worker = self._workers[event.worker_id] = WorkerReport(event.worker_id, event.stage, event.pid, event.why)
-            self.report.workers.append(worker)
+            _add(self.report.workers, worker)
             return
         worker = self._workers[event.worker_id]
         match event:
@@ -146,11 +158,13 @@ class ReportBuilder:
                 worker.setup_s = event.setup_s
             case events.WorkerStopped():
                 worker.exit_code, worker.teardown_s = event.exit_code, event.teardown_s
+                del self._workers[event.worker_id]
 
     def _add_failure(self, event: events.BatchFailed) -> None:
         if event.batch_id is not None:
             self.report.stages[event.stage].failed_batches += 1
-        self.report.failures.append(
+        _add(
+            self.report.failures,
             FailedBatch(
                 event.stage,
                 event.worker_id,
@@ -160,12 +174,12 @@ class ReportBuilder:
                 event.verdict,
                 event.stacks,
                 event.capsule,
-            )
+            ),
         )
 
     def _begin(self, event: events.RunStarted) -> None:
         self._began = event.at
-        self.report.notes = event.plan.notes
+        self.report.notes = list(event.plan.notes)
         reasons = {s.stage_index: s.reason for phase in event.plan.phases for s in phase.stages}
         self.report.stages = [StageReport(i, name, reasons.get(i, "")) for i, name in enumerate(event.stages)]
 

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import toys
+from benchmarks.report import show_section
 from benchmarks.toys import Resources
 
 _ROOT = Path(__file__).parents[2]
@@ -32,7 +33,6 @@ _FIRST, _SECOND = (0.010, 0.030, 0.010), (0.030, 0.010, 0.010)
 _GPUS, _GPU_NODE_CPUS = 8, 64
 _GPU_PIPELINE = (("decode", 0.040, 0.0), ("caption", 0.140, 1.0), ("embed", 0.080, 0.25), ("write", 0.010, 0.0))
 _MOST_ROUNDS = 3  # gpu-plan takes two minutes each
-_BEGIN, _END = "<!-- planning -->", "<!-- end of planning -->"
 _SCATTER = 0.2  # service times are off by up to this, either way
 
 Counts = tuple[int | None, ...]
@@ -138,13 +138,7 @@ def report(cases: Sequence[str], rounds: int, folder: Path, *, quick: bool) -> N
     """Measure and print; unless ``quick`` (once, on fewer tasks) all of them also go into ``benchmarks.md``."""
     rounds, share = (1, 3) if quick else (min(rounds, _MOST_ROUNDS), 1)
     lines = table([CASES[case](rounds, share) for case in cases]) if cases else []
-    print("\n".join(lines))
-    if quick or len(cases) < len(CASES):
-        return
-    page = folder / "benchmarks.md"
-    before, _, rest = page.read_text().partition(_BEGIN)
-    after = rest.partition(_END)[2]
-    page.write_text("\n".join([before + _BEGIN, "", *lines, "", _END + after]))
+    show_section("planning", lines, folder, save=not quick and len(cases) == len(CASES))
 
 
 def _unbalanced(rounds: int, share: int) -> Row:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -382,9 +383,13 @@ def test_stages_without_a_source_begin_with_the_callers_tasks(folder: Path):
 
 
 def test_what_was_taken_from_a_stream_is_done(folder: Path):
+    """Also where several threads take from it by turns."""
     executor = LocalExecutor(show_progress=False, checkpoint=folder / "checkpoint", queue_tasks=4)
     stream = executor.execute_iter([Troubled(folder)], (item for item in items(*range(1000))))
-    taken = [next(stream).data for _ in range(5)]
+    taken = [next(stream).data]
+    other = threading.Thread(target=lambda: taken.extend(next(stream).data for _ in range(4)))
+    other.start()
+    other.join()
     stream.close()
     done = counts(folder).done
     assert 5 <= done < 1000

@@ -51,7 +51,7 @@ def test_batches_add_up_per_stage_and_worker():
     assert (read.process_s, read.idle_s, read.input_bytes, read.output_bytes) == (2.0, 1.0, 200, 100)
     assert read.queued_s == 0.25 * 4
     assert abs(read.transfer_s - 2 * 0.2) < 1e-9
-    assert (read.plan_reason, embed.plan_reason, report.notes) == ("because", "two", ("note",))
+    assert (read.plan_reason, embed.plan_reason, report.notes) == ("because", "two", ["note"])
     assert embed.metrics[gpu_key(0, TORCH_PEAK)] == 9.0 * 2**30
     assert (embed.node_setup_s, embed.node_setup_gpu_growth) == (0.7, (("GPU-1", 5),))
     assert (embed.failed_batches, report.failures[0].task_ids, report.failures[0].error) == (
