@@ -25,13 +25,7 @@ class FlightRecorder:
     @classmethod
     def create(cls) -> FlightRecorder:
         """Make the page; the descriptor is handed to the worker when it is spawned."""
-        if hasattr(os, "memfd_create"):
-            fd = os.memfd_create("gpuexec-recorder", os.MFD_CLOEXEC)
-        else:
-            import tempfile
-
-            with tempfile.TemporaryFile() as file:
-                fd = os.dup(file.fileno())
+        fd = os.memfd_create("gpuexec-recorder", os.MFD_CLOEXEC)
         os.ftruncate(fd, _PAGE)
         recorder = cls(fd)
         recorder.end()

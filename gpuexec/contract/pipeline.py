@@ -90,7 +90,7 @@ class Pipeline:
         self.build()
         if executor is None:
             executor = importlib.import_module("gpuexec.executors.local").LocalExecutor()
-        if initial_tasks:
+        if isinstance(initial_tasks, Sequence):
             for position, task in enumerate(initial_tasks):
                 if is_task(task) and not isinstance(task, EmptyTask):  # the executor refuses what is no task
                     task._set_task_id("0", position)

@@ -87,7 +87,7 @@ class Crew:
 
     def send(self, worker: Worker, message: Message) -> None:
         """Send without waiting; what the socket does not take now is sent when it does."""
-        if not worker.hears:
+        if not worker.listens:
             return
         worker.sender.put(message)
         self.push(worker)
@@ -96,14 +96,15 @@ class Crew:
         """Send on what is pending."""
         try:
             done = worker.sender.flush()
-        except ConnectionLost:
-            self.hang_up(worker)
-            return
+        except ConnectionLost:  # it is gone; but what it said before is still to be read
+            worker.listens = False
+            worker.sender.close()
+            done = True
         self._watch.want_write(worker.process.pid, worker.process, wanted=not done)
 
     def hang_up(self, worker: Worker) -> None:
-        """The worker's socket is closed: its end will be reported."""
-        worker.hears = False
+        """Everything it said is read and its end of the socket is closed: its own end will be reported."""
+        worker.hears = worker.listens = False
         worker.sender.close()
         self._watch.ignore_messages(worker.process)
 

@@ -158,7 +158,8 @@ class Flow:
     def _held(self, worker: Worker, limit: int) -> int:
         """Batches in a worker's hands; those above its share (``worker_max_batches``) count as taken already."""
         most = self._config.worker_max_batches
-        return len(worker.in_hand) if most is None else max(len(worker.in_hand), limit - (most - worker.batches))
+        in_hand = len(worker.in_hand)
+        return in_hand if most is None else max(in_hand, limit - (most - worker.batches - in_hand))
 
     def _others_have_work(self, source: StageState) -> bool:
         """While memory is short the first stage waits, but only as long as others can free some.

@@ -69,7 +69,10 @@ def _own_exception(failed: Failed, stage: str, producer: str) -> BaseException:
     if failed.payloads:
         (payload,) = failed.payloads
         assert not isinstance(payload, Range)
-        error: BaseException = codec.decode(payload, in_place=False)
+        try:
+            error: BaseException = codec.decode(payload, in_place=False)
+        except Exception as why:  # noqa: BLE001 - its class may be known in the worker only
+            return RemoteStageError(f"{failed.error_names[0]}: {failed.text} (it cannot be unpickled here: {why})")
         return error
     return RemoteStageError(f"{failed.error_names[0]}: {failed.text} (the exception itself cannot be pickled)")
 

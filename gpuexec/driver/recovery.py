@@ -74,17 +74,20 @@ class Recovery:
         """The stage's code raised. ``producer``: who made the batch's inputs, in words."""
         stage = worker.stage
         batch = worker.in_hand.pop(failed.batch_id, None) if failed.batch_id is not None else None
-        error = outcome.stage_exception(
-            failed,
-            stage=stage.spec.name,
-            producer=producer,
-            worker_id=worker.id,
-            task_ids=batch.task_ids if batch else (),
-        )
+
+        def error() -> BaseException:
+            return outcome.stage_exception(
+                failed,
+                stage=stage.spec.name,
+                producer=producer,
+                worker_id=worker.id,
+                task_ids=batch.task_ids if batch else (),
+            )
+
         record = FailureRecord(worker, batch, failed.phase, failed.error_names[0], failed.text, failed.traceback)
         if failed.is_exit:
             self._report(record, _ENDS_RUN, final=True)
-            raise error
+            raise error()
         kind = FailureKind.UNRETURNABLE if failed.phase in _TRAVELS else self._policy.kind_of(tuple(failed.error_names))
         failure = Failure(kind, failed.text, tuple(failed.error_names))
         if batch is None:
@@ -104,14 +107,14 @@ class Recovery:
             worker, at_work, died.phase, "WorkerDied", str(died), worker.stacks_text or "", cause_of_death=died.cause
         )
         if died.phase in ("start-up", "setup", "setup_on_node"):
-            self._setup_failed(record, failure, died)
+            self._setup_failed(record, failure, lambda: died)
             return
         self.give_back(worker)
         if at_work is not None:
-            self._judge(record, at_work, failure, died)
+            self._judge(record, at_work, failure, lambda: died)
         else:
             self._tell(events.Noticed(str(died)))
-        self._count_loss(worker, died.cause, died)
+        self._count_loss(worker, died.cause, lambda: died)
 
     def give_back(self, worker: Worker) -> None:
         """Whatever a worker has in hand goes to others: it was not at fault."""
@@ -122,21 +125,19 @@ class Recovery:
                 batch.life.advance(AttemptEvent.LOST)
         self._flow.give_back(worker.stage, batches)
 
-    def _setup_failed(self, record: FailureRecord, failure: Failure, error: BaseException) -> None:
+    def _setup_failed(self, record: FailureRecord, failure: Failure, error: Callable[[], BaseException]) -> None:
         worker = record.worker
         verdict = judge_setup(self._policy, failure)
         trip = None
         if verdict.step is Step.RETRY:
             breaker = self._breakers[worker.stage.spec.index]
             trip = breaker.setup_failed(live=_live(worker), cause=failure.text)
-        if trip is not None:
-            error.add_note(str(trip))
         if trip is not None or verdict.step is Step.RAISE:
             self._report(record, _ENDS_RUN, final=True)
-            raise error
+            raise _noted(error(), str(trip) if trip is not None else None)
         self._tell(events.Noticed(f"{_where(record)}: {failure.text}; another worker is started"))
 
-    def _judge(self, record: FailureRecord, batch: Batch, failure: Failure, error: BaseException) -> None:
+    def _judge(self, record: FailureRecord, batch: Batch, failure: Failure, error: Callable[[], BaseException]) -> None:
         worker, stage = record.worker, record.worker.stage
         if batch.life is None:
             batch.life = AttemptLife(f"batch {batch.batch_id} of stage {stage.spec.name!r}")
@@ -152,21 +153,16 @@ class Recovery:
                 now = time.monotonic()
                 self._tell(events.TasksQuarantined(now, stage.spec.index, worker.id, batch.task_ids, failure.text))
             case Step.RAISE:
-                earlier = batch.life.history[:-1]
-                if earlier:
-                    error.add_note(
-                        f"it was attempt {len(earlier) + 1}; before: "
-                        + "; ".join(f"{attempt.failure.text} ({attempt.worker_id})" for attempt in earlier)
-                    )
-                raise error
+                earlier = [f"{attempt.failure.text} ({attempt.worker_id})" for attempt in batch.life.history[:-1]]
+                note = f"it was attempt {len(earlier) + 1}; before: {'; '.join(earlier)}" if earlier else None
+                raise _noted(error(), note)
 
-    def _count_loss(self, worker: Worker, cause: str, error: BaseException) -> None:
+    def _count_loss(self, worker: Worker, cause: str, error: Callable[[], BaseException]) -> None:
         stage = worker.stage
         breaker = self._breakers[stage.spec.index]
         trip = breaker.worker_lost(done=stage.done_tasks, live=_live(worker), cause=cause)
         if trip is not None:
-            error.add_note(str(trip))
-            raise error
+            raise _noted(error(), str(trip))
 
     def _report(self, record: FailureRecord, verdict: str, *, final: bool) -> None:
         now = time.monotonic()
@@ -185,6 +181,12 @@ class Recovery:
                 capsule=self._keep(record) if final else None,
             )
         )
+
+
+def _noted(error: BaseException, note: str | None) -> BaseException:
+    if note is not None:
+        error.add_note(note)
+    return error
 
 
 def _where(record: FailureRecord) -> str:

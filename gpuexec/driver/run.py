@@ -93,26 +93,30 @@ class Run:
 
         Raises the stage's own exception, ``WorkerDied``, or ``KeyboardInterrupt``; no process is left.
         """
-        finished = [placed for some in self.stream() for placed in some]
+        finished = [placed for some in self.stream(keep_undelivered=True) for placed in some]
         finished.sort(key=lambda placed: placed[0])
         return [task for _, task in finished]
 
-    def stream(self) -> Generator[list[Placed], None, None]:
+    def stream(self, *, keep_undelivered: bool = False) -> Generator[list[Placed], None, None]:
         """Run, and yield the last stage's tasks as they come, each with its place in the order of results.
 
         While the caller is busy with them nothing new is started, so what waits stays bounded. Closing the iterator
-        ends the run. Raises what `execute` raises.
+        ends the run. Raises what `execute` raises. ``keep_undelivered``: a source also counts as done whose tasks the
+        caller did not get, since the run ended before.
         """
-        self._tell(events.RunStarted(time.monotonic(), self._plan, tuple(s.name for s in self._specs)))
         try:
+            self._tell(events.RunStarted(time.monotonic(), self._plan, tuple(s.name for s in self._specs)))
             self._watch_gpus()
             if isinstance(self._seeds, StreamedSeeds):
+                self._seeds.start()
                 self._crew.listen(self._seeds, self._seeds.heard)
             with _rare_collections():
                 for phase in self._plan.phases:
                     yield from self._run_phase([self._stages[p.stage_index] for p in phase.stages])
         except BaseException as error:
             Ending(self._crew, self._flow, self._staff, self._config, self._tell).after(error)
+            if self._checkpoint is not None and not keep_undelivered:
+                self._checkpoint.drop_uncommitted()
             self._end("the caller took no more" if isinstance(error, GeneratorExit) else outcome.in_a_line(error))
             raise
         else:
@@ -122,7 +126,8 @@ class Run:
         finally:
             self._crew.kill_all()
             if isinstance(self._seeds, StreamedSeeds):
-                self._crew.unlisten(self._seeds)
+                if self._seeds.fileno() >= 0:
+                    self._crew.unlisten(self._seeds)
                 self._seeds.close()
             if self._gpus is not None:
                 self._gpus.close()
@@ -154,13 +159,13 @@ class Run:
                 return
             for worker, what in self._crew.wait(self._timeout()):
                 self._handle(worker, what)
-            if self._checkpoint is not None:
-                self._checkpoint.commit()
             finished = self._flow.take_finished()
             if finished:
                 handed_over_at = time.monotonic()
                 yield finished
                 self._health.resume(handed_over_at)
+            if self._checkpoint is not None:  # the caller has them
+                self._checkpoint.commit()
             self._crew.kill_overdue()
             self._health.check(self._crew.workers.values())
             self._flow.hold_sources = self._health.hold_sources
@@ -227,7 +232,7 @@ class Run:
                 self._tell(events.WorkerReady(now, worker.stage.spec.index, worker.id, message.seconds))
             case messages.NodeReady():
                 worker.life.advance(WorkerEvent.SETUP_DONE)
-                worker.teardown_s = 0.0
+                worker.set_up_node, worker.teardown_s = True, 0.0
                 self._crew.stop(worker)
             case messages.Stopped():
                 worker.teardown_s = message.seconds

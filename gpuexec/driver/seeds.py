@@ -54,6 +54,10 @@ class StreamedSeeds:
         self._wanted = True  # the driver has found nothing and wants to be woken
         self._ended = self._closed = False
         self._error: BaseException | None = None
+        self._wake_fd = -1
+
+    def start(self) -> None:
+        """Begin to read."""
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         # A daemon: nothing can end it while it waits in the caller's iterator.
         threading.Thread(target=self._read, name="gpuexec-seeds", daemon=True).start()
@@ -84,7 +88,8 @@ class StreamedSeeds:
         with self._lock:
             if not self._closed:
                 self._closed = True
-                os.close(self._wake_fd)
+                if self._wake_fd >= 0:
+                    os.close(self._wake_fd)
         self._room.set()
 
     def _read(self) -> None:

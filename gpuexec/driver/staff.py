@@ -44,14 +44,22 @@ class Staff:
 
     def start(self, stage: StageState) -> None:
         """Start the workers that a stage should have now."""
-        if not stage.node_ready and not stage.workers and stage.spare:
-            grant = stage.spare[0]
+        grant = self._grant_for_node_setup(stage)
+        if grant is not None:
             self._gpu_before[stage.spec.index] = self._gpu_used([g.uuid for g in grant.allocation.gpus])
             self._adopt(self._crew.start(stage, grant, node_setup=True), decide.StartReason.NODE)
         while (found := decide.workers_to_start(stage.view()))[0]:
             count, why = found
             for _ in range(count):
                 self.add(stage, stage.spare.popleft(), why)
+
+    @staticmethod
+    def _grant_for_node_setup(stage: StageState) -> WorkerGrant | None:
+        """What `setup_on_node` runs with, if it is to run now: what the stage's first worker has, or will have."""
+        if stage.node_ready or any(worker.node_setup for worker in stage.workers.values()):
+            return None
+        grants = [*stage.spare, *(worker.grant for worker in stage.workers.values())]
+        return grants[0] if grants else None
 
     def add(self, stage: StageState, grant: WorkerGrant, why: str) -> None:
         """Start a worker more."""
@@ -105,7 +113,7 @@ class Staff:
         stage = worker.stage
         del stage.workers[worker.id]
         if worker.node_setup:
-            if worker.teardown_s is not None:
+            if worker.set_up_node:
                 self._note_node_setup(stage, worker)
         elif not (stage.finished or worker.is_surplus or self._is_cordoned(worker.grant)):
             stage.spare.appendleft(worker.grant)

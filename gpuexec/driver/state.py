@@ -104,7 +104,9 @@ class Worker:
     node_setup: bool = False
     in_hand: dict[int, Batch] = field(default_factory=dict)
     open_parcel: tuple[Parcel, int] | None = None  # it has this one still, dealt out up to there
-    hears: bool = True  # its socket is open
+    hears: bool = True  # its socket is open to be read
+    listens: bool = True  # and to be written to
+    set_up_node: bool = False  # its setup_on_node returned
     stop_deadline: float | None = None
     teardown_s: float | None = None
     rss_peak_bytes: int | None = None  # as of its last batch

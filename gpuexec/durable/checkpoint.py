@@ -92,6 +92,10 @@ class Checkpoint:
         if settled:
             self._journal.record(settled)
 
+    def drop_uncommitted(self) -> None:
+        """Forget what this step completed: nobody has got it, so a later run is to do it again."""
+        self._tracker.settle()
+
     def end(self, error: str | None = None) -> None:
         """Write the rest and how the run ended, and let go of the folder. Safe to repeat."""
         if self._ended:

@@ -117,7 +117,7 @@ class Journal:
         """Whether an earlier run has done this source."""
         with said_of(self._path):
             found = self._db.execute(
-                "SELECT 1 FROM sources WHERE key = ? AND state = 'done' AND run IS NOT ?", (key, self._run)
+                "SELECT 1 FROM sources WHERE key = ? AND state = 'done' AND run IS NOT ?", (_storable(key), self._run)
             ).fetchone()
         return found is not None
 
@@ -125,16 +125,18 @@ class Journal:
         """Write one completion step, all of it or nothing. It is safe from our death once this returns."""
         now, run = time.time(), self._run
         rows: list[tuple[str, str, int | None, float, str | None]] = []
-        rows += [(key, "pending", run, now, None) for key in settled.opened]
-        rows += [(key, "done", run, now, None) for key in settled.done]
-        rows += [(key, "failed", run, now, reason) for key, reason in settled.failed]
+        rows += [(_storable(key), "pending", run, now, None) for key in settled.opened]
+        rows += [(_storable(key), "done", run, now, None) for key in settled.done]
+        rows += [(_storable(key), "failed", run, now, _storable(reason)) for key, reason in settled.failed]
         with said_of(self._path), _transaction(self._db):
             self._db.executemany(_SET_STATE, rows)
 
     def end(self, outcome: str) -> None:
         """Record the end of the run: 'done', or an error in a line."""
         with said_of(self._path):
-            self._db.execute("UPDATE runs SET ended = ?, outcome = ? WHERE id = ?", (time.time(), outcome, self._run))
+            self._db.execute(
+                "UPDATE runs SET ended = ?, outcome = ? WHERE id = ?", (time.time(), _storable(outcome), self._run)
+            )
 
     def close(self) -> None:
         """Let others write. Safe to repeat."""
@@ -222,6 +224,15 @@ def _take_lock(place: Path) -> int:
         os.close(lock)
         raise
     return lock
+
+
+def _storable(text: str) -> str:
+    """Text as SQLite takes it: names of files that are not UTF-8 hold lone surrogates, which it refuses."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "\ufffd" + text.encode(errors="backslashreplace").decode()
+    return text
 
 
 def _open_file(path: Path) -> sqlite3.Connection:

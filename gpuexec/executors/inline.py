@@ -16,15 +16,29 @@ from gpuexec.bridge import adapters, registration, stage_facts
 from gpuexec.bridge.origin import class_name_of
 from gpuexec.config import ExecutorConfig
 from gpuexec.contract.executor import BaseExecutor, NodeInfo, WorkerMetadata
+from gpuexec.errors import ConfigurationError
 from gpuexec.executors.prepare import env_vars_in, prepare, seeds_for
 from gpuexec.plan.model import WorkerGrant
 from gpuexec.worker.node_lock import node_lock
 
 registration.install()
 
+_WITHOUT_EFFECT = (
+    "max_attempts",
+    "on_task_failure",
+    "retry_on",
+    "retire_on",
+    "split_on_oom",
+    "batch_timeout_s",
+    "setup_timeout_s",
+    "worker_max_batches",
+    "worker_memory_limit",
+    "capsule_dir",
+)
+
 
 class InlineExecutor(BaseExecutor):
-    """Runs every stage here, one after the other. Takes the same options as ``LocalExecutor``.
+    """Runs every stage here, one after the other. Takes ``LocalExecutor``'s options; those on failures do nothing.
 
     The stages' GPUs are planned and passed in ``WorkerMetadata.allocation``, but this process's
     ``CUDA_VISIBLE_DEVICES`` stays as it is: CUDA may be initialised already. A stage's
@@ -34,6 +48,7 @@ class InlineExecutor(BaseExecutor):
     def __init__(self, config: Mapping[str, Any] | None = None, ignore_head_node: bool = False, **options: Any) -> None:
         super().__init__(dict(config or {}), ignore_head_node)
         self.options = ExecutorConfig.create(config, **options)
+        _tell_what_has_no_effect(self.options)
 
     def execute(self, stages: Sequence[Any], initial_tasks: Sequence[Any] | None = None) -> list[Any]:
         """Run the stages and return the last one's tasks. A stage's exception passes through as it is."""
@@ -59,6 +74,18 @@ class InlineExecutor(BaseExecutor):
             finally:
                 adapter.teardown()
         return outputs
+
+
+def _tell_what_has_no_effect(options: ExecutorConfig) -> None:
+    """Nothing is retried, timed or recorded here: a debugger wants the first failure, where it happens."""
+    if options.checkpoint is not None:
+        raise ConfigurationError("InlineExecutor keeps no checkpoints: run on LocalExecutor, or leave checkpoint out")
+    plain = ExecutorConfig()
+    changed = [name for name in _WITHOUT_EFFECT if getattr(options, name) != getattr(plain, name)]
+    if changed:
+        from loguru import logger
+
+        logger.warning("InlineExecutor: {} has no effect, every failure is raised where it happens", ", ".join(changed))
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from gpuexec.driver.capsules import CapsuleKeeper
 from gpuexec.driver.run import Run
 from gpuexec.driver.seeds import ListedSeeds, Seeds, StreamedSeeds
 from gpuexec.driver.state import StageSpec
-from gpuexec.errors import StageNotPicklable
+from gpuexec.errors import ConfigurationError, StageNotPicklable
 from gpuexec.executors.prepare import Prepared, checked_seeds, env_vars_in, prepare, seeds_for
 from gpuexec.observe import events
 from gpuexec.observe.progress import LIVE_PERIOD_S, LineProgress, LiveProgress
@@ -70,6 +70,13 @@ class LocalExecutor(BaseExecutor):
         run begins with the first task asked for. Raises what `execute` raises.
         """
         prepared = prepare(stages, self.options)
+        phases = len(prepared.plan.phases)
+        if phases > 1 and initial_tasks is not None and not isinstance(initial_tasks, Sequence):
+            raise ConfigurationError(
+                f"the stages' GPU needs do not fit at once, so they run in {phases} phases, and nothing comes out "
+                "before the first has seen every task: give execute_iter() a list, or lower what the stages ask for\n"
+                + "\n".join(prepared.plan.notes)
+            )
         return self._stream(prepared, initial_tasks)
 
     def _stream(self, prepared: Prepared, initial_tasks: Iterable[Any] | None) -> Iterator[Any]:
@@ -78,7 +85,8 @@ class LocalExecutor(BaseExecutor):
             seeds = ListedSeeds(seeds_for(prepared.stages, initial_tasks))
         else:
             seeds = StreamedSeeds(checked_seeds(initial_tasks))
-        finished = self._run(prepared, seeds).stream()
+        with held():
+            finished = self._run(prepared, seeds).stream()
         try:
             while True:
                 with held():
@@ -95,6 +103,22 @@ class LocalExecutor(BaseExecutor):
         specs = [self._spec(i, prepared) for i in range(len(prepared.stages))]
         ledger = ReportBuilder()
         self.last_report = ledger.report
+        chosen = self._open_checkpoint(checkpoint or self.options.checkpoint, prepared.stages)
+        try:
+            return self._make_run(prepared, specs, seeds, chosen, ledger)
+        except BaseException as error:
+            if chosen is not None:
+                chosen.end(f"{type(error).__name__}: {error}")
+            raise
+
+    def _make_run(
+        self,
+        prepared: Prepared,
+        specs: Sequence[StageSpec],
+        seeds: Seeds,
+        checkpoint: Checkpoint | None,
+        ledger: ReportBuilder,
+    ) -> Run:
         node_id = socket.gethostname()
         return Run(
             specs,
@@ -108,7 +132,7 @@ class LocalExecutor(BaseExecutor):
             gauge_every_s=self._gauge_period(),
             gpu_used=_gpu_used,
             keep=CapsuleKeeper(self.options.capsule_dir, node_id=node_id, base_env=os.environ).keep,
-            checkpoint=self._open_checkpoint(checkpoint or self.options.checkpoint, prepared.stages),
+            checkpoint=checkpoint,
         )
 
     def _open_checkpoint(self, folder: str | os.PathLike[str] | None, stages: Sequence[Any]) -> Checkpoint | None:

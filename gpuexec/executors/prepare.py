@@ -127,6 +127,11 @@ def seeds_for(stages: Sequence[Any], initial_tasks: Sequence[Any] | None) -> Seq
 
     Raises ``ConfigurationError`` for what is no task.
     """
+    if initial_tasks is not None and not isinstance(initial_tasks, Sequence):
+        raise ConfigurationError(
+            f"initial_tasks must be a list of tasks, got {type(initial_tasks).__name__}; "
+            "for an iterator, use run_iter() or execute_iter()"
+        )
     if initial_tasks:
         for position, task in enumerate(initial_tasks):
             _checked_seed(task, position)

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import site
 import socket
 import subprocess
 import sys
+import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from gpuexec.channel.recorder import FlightRecorder
 from gpuexec.plan.model import WorkerGrant
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 THREAD_CAPS = (
     "OMP_NUM_THREADS",
@@ -49,6 +58,21 @@ def _is_installed() -> bool:
     return _package_root() in site.getsitepackages()
 
 
+def _in_lasting_thread(function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+    """Call it in a thread that lives as long as this process: the kernel kills a worker when the *thread* ends that
+    started it (see ``worker/orphan.py``), and a stream may be taken from in any thread."""
+    if threading.current_thread() is threading.main_thread():
+        return function(*arguments, **named)
+    return _lasting_thread().submit(function, *arguments, **named).result()
+
+
+@functools.cache
+def _lasting_thread() -> ThreadPoolExecutor:
+    from concurrent.futures import ThreadPoolExecutor
+
+    return ThreadPoolExecutor(max_workers=1, thread_name_prefix="gpuexec-spawn")
+
+
 def _start_interpreter(passed: Sequence[int], env: Mapping[str, str]) -> subprocess.Popen[bytes]:
     flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     return subprocess.Popen(
@@ -76,18 +100,30 @@ class WorkerProcess:
         self.sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self.recorder = FlightRecorder.create()
         try:
-            self.process = _start_interpreter([theirs.fileno(), self.recorder.fd], env)
+            self.process = _in_lasting_thread(_start_interpreter, [theirs.fileno(), self.recorder.fd], env)
+            self._open()
         except BaseException:
-            self.sock.close()
-            self.recorder.close()
+            self._close_on_failure()
             raise
         finally:
             theirs.close()
+
+    def _open(self) -> None:
         self.sock.setblocking(False)
         assert self.process.stdout is not None
         self.output_fd = self.process.stdout.fileno()
         os.set_blocking(self.output_fd, False)
         self.pidfd = os.pidfd_open(self.process.pid)
+
+    def _close_on_failure(self) -> None:
+        self.sock.close()
+        self.recorder.close()
+        process: subprocess.Popen[bytes] | None = getattr(self, "process", None)
+        if process is not None:
+            process.kill()
+            process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
 
     @property
     def pid(self) -> int:

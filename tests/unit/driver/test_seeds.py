@@ -29,6 +29,7 @@ def test_a_list_is_taken_in_portions():
 @pytest.mark.parametrize("count", [0, 1, 100, 5000])
 def test_an_iterator_is_taken_whole_and_in_order(count):
     seeds = StreamedSeeds(iter(range(count)))
+    seeds.start()
     assert take_all(seeds) == list(range(count))
     seeds.close()
     seeds.close()
@@ -43,6 +44,7 @@ def test_an_iterator_that_waits_does_not_make_the_driver_wait():
         yield 2
 
     seeds = StreamedSeeds(tasks())
+    seeds.start()
     while not (first := seeds.take(5)):
         select.select([seeds], [], [], 30)
     assert (first, seeds.take(5)) == ([1], [])
@@ -61,6 +63,7 @@ def test_an_endless_iterator_is_read_a_little_ahead_only():
             yield last
 
     seeds = StreamedSeeds(tasks())
+    seeds.start()
     taken = 0
     while taken < 10_000:
         some = seeds.take(50)
@@ -79,6 +82,7 @@ def test_what_the_iterator_raises_is_raised_after_what_it_gave():
         raise LookupError("no more")
 
     seeds = StreamedSeeds(tasks())
+    seeds.start()
     found: list[int] = []
 
     def take_for_ever():
