@@ -273,17 +273,24 @@ class Flow:
             batch.life.advance(AttemptEvent.COMPLETED)
         following = self.following(stage)
         if following is None:
-            for parcel in batch.outputs:
-                self._finished += zip(parcel.paths, self._unpack(stage, parcel), strict=True)
-        passed = self._tracing.completed(stage, batch) if self._tracing else None
-        if following is None:
-            return
-        if passed is None:
+            self._finish(stage, batch)
+        elif self._tracing is None:
             for parcel in batch.outputs:
                 self._put_by(following, parcel)
         else:
-            for portion in passed:
+            for portion in self._tracing.completed(stage, batch):
                 self._put_by(following, *portion)
+
+    def _finish(self, stage: StageState, batch: Batch) -> None:
+        """Unpack the last stage's tasks; one that is a source too leaves out those that an earlier run has done."""
+        unpacked = [self._unpack(stage, parcel) for parcel in batch.outputs]  # before it counts: it may raise
+        if self._tracing is None:
+            for parcel, tasks in zip(batch.outputs, unpacked, strict=True):
+                self._finished += zip(parcel.paths, tasks, strict=True)
+            return
+        tasks_of = {id(parcel): tasks for parcel, tasks in zip(batch.outputs, unpacked, strict=True)}
+        for parcel, start, stop in self._tracing.completed(stage, batch):
+            self._finished += zip(parcel.paths[start:stop], tasks_of[id(parcel)][start:stop], strict=True)
 
     def _account(self, worker: Worker, completed: list[Batch], figures: messages.Figures, now: float) -> None:
         stage = worker.stage

@@ -128,18 +128,22 @@ class Bins:
         """Choices of slots for the whole-GPU workers, each of its own kind; joinable slots stand first."""
         kinds = [(b, [i for _, i in same]) for b, same in itertools.groupby(self._bins, key=lambda pair: pair[0])]
         able = [(slots, b.joinable) for b, slots in kinds if b.whole]
+        return _takes(able, alone + joined, alone)
 
-        def take(k: int, left: int, apart: int) -> Iterator[tuple[int, ...]]:
-            if k == len(able):
-                if not left:
-                    yield ()
-                return
-            slots, joinable = able[k]
-            for n in range(min(len(slots), left if joinable else min(left, apart)), -1, -1):
-                for rest in take(k + 1, left - n, apart if joinable else apart - n):
-                    yield (*slots[:n], *rest)
 
-        return take(0, alone + joined, alone)
+def _takes(able: Sequence[tuple[list[int], bool]], left: int, apart: int) -> Iterator[tuple[int, ...]]:
+    """Take ``left`` slots, ``apart`` of them at most from kinds that cannot be joined.
+
+    Not a function inside another: one that calls itself is a cycle, which only the garbage collector frees.
+    """
+    if not able:
+        if not left:
+            yield ()
+        return
+    (slots, joinable), *others = able
+    for n in range(min(len(slots), left if joinable else min(left, apart)), -1, -1):
+        for rest in _takes(others, left - n, apart if joinable else apart - n):
+            yield (*slots[:n], *rest)
 
 
 class _Search:

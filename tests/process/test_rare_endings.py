@@ -102,6 +102,13 @@ def test_what_a_caller_who_leaves_has_not_got_is_done_again(tmp_path):
     assert set(seen) == set(range(500))
 
 
+def test_a_source_that_is_also_the_last_stage_is_done_once(tmp_path):
+    stages = [Apply(same)]
+    first = Pipeline("p", stages=stages).run(executor(), initial_tasks=items(1, 2), checkpoint_path=tmp_path)
+    again = Pipeline("p", stages=stages).run(executor(), initial_tasks=items(1, 2), checkpoint_path=tmp_path)
+    assert ([task.data for task in first], again) == ([1, 2], [])
+
+
 def test_a_stream_may_be_taken_from_in_a_thread_that_ends():
     finished = executor(max_attempts=1).execute_iter([Apply(same)], items(*range(300)))
     found = []
