@@ -124,7 +124,7 @@ class Journal:
     def record(self, settled: Settled) -> None:
         """Write one completion step, all of it or nothing. It is safe from our death once this returns."""
         now, run = time.time(), self._run
-        rows: list[tuple[str, str, int | None, float, str | None]] = []
+        rows: list[tuple[str | None, str, int | None, float, str | None]] = []
         rows += [(_storable(key), "pending", run, now, None) for key in settled.opened]
         rows += [(_storable(key), "done", run, now, None) for key in settled.done]
         rows += [(_storable(key), "failed", run, now, _storable(reason)) for key, reason in settled.failed]
@@ -226,8 +226,10 @@ def _take_lock(place: Path) -> int:
     return lock
 
 
-def _storable(text: str) -> str:
+def _storable(text: str | None) -> str | None:
     """Text as SQLite takes it: names of files that are not UTF-8 hold lone surrogates, which it refuses."""
+    if text is None:
+        return None
     try:
         text.encode()
     except UnicodeEncodeError:
