@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich import box
 from rich.table import Table
 
-from gpuexec.contract.metrics import gpu_peaks
+from gpuexec.contract.metrics import OOM_SPLITS, gpu_peaks
 from gpuexec.observe.report import RunReport, StageReport
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -34,9 +34,8 @@ def stage_table(report: RunReport) -> Table:
 
 def _cells(report: RunReport, stage: StageReport) -> list[str]:
     """``in`` and ``out`` are tasks; ``wait`` is a task's mean time in the queue."""
-    failed = f"\n{stage.failed_batches} failed" if stage.failed_batches else ""
     return [
-        stage.name + failed,
+        "\n".join([stage.name, *_troubles(report, stage)]),
         str(sum(w.stage == stage.index and w.batches > 0 for w in report.workers)),
         str(stage.tasks_in),
         str(stage.tasks_out),
@@ -46,6 +45,16 @@ def _cells(report: RunReport, stage: StageReport) -> list[str]:
         f"{stage.queued_s / stage.tasks_in:.2f}" if stage.tasks_in else "–",
         show_bytes(stage.output_bytes),
     ]
+
+
+def _troubles(report: RunReport, stage: StageReport) -> list[str]:
+    quarantined = sum(task.stage == stage.index for task in report.quarantined)
+    counts = {
+        "failed attempts": stage.failed_batches,
+        "quarantined": quarantined,
+        "halved for GPU memory": int(stage.metrics.get(OOM_SPLITS, 0)),
+    }
+    return [f"{count} {what}" for what, count in counts.items() if count]
 
 
 def show_bytes(size: float) -> str:

@@ -109,7 +109,8 @@ class WorkerLoop:
         self._failed: list[str] = []  # ids of tasks of the batch in hand that the stage gave up
         self._parts: list[Any] = []  # figures of the batch in hand, more than one if it was split
         self._splits = 0
-        self._pid = os.getpid()
+        self._forked = False  # this is a child that the stage forked
+        os.register_at_fork(after_in_child=self._note_fork)  # cheaper than asking for the pid at every batch
 
     def terminate(self) -> None:
         """Leave the stage's code at once: called by the signal handler.
@@ -190,7 +191,7 @@ class WorkerLoop:
         except Terminated:
             raise
         except BaseException as error:
-            if os.getpid() != self._pid:
+            if self._forked:
                 raise  # a child that the stage forked: it ends as any Python process does
             self._outbox.drop_unfinished()
             halts = self._halts_after(error)
@@ -233,9 +234,12 @@ class WorkerLoop:
         self._outbox.finish(metrics, self._rss.read(done), done)
         self._inbox.done()
 
+    def _note_fork(self) -> None:
+        self._forked = True
+
     def _end_if_forked(self) -> None:
         """A child that the stage forked came back from its code. What it shares with the worker is not its to write."""
-        if os.getpid() != self._pid:
+        if self._forked:
             raise ConnectionLost("a forked child speaks for no worker")
 
     def _process(self, tasks: list[Any], first: int = 0) -> list[Any]:
@@ -290,7 +294,7 @@ class WorkerLoop:
         except Terminated:
             raise
         except BaseException as error:
-            if os.getpid() != self._pid:
+            if self._forked:
                 raise
             self._tell_failure(error, phase, halted=True)
             raise StageFailure from error

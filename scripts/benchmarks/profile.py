@@ -13,7 +13,7 @@ _SCRIPTS = Path(__file__).parents[1]
 _RATE = "400"
 _WORKLOAD = ["gpuexec", "tiny", "30000"]
 _SHOWN = 22
-_WAITS = ("select (selectors", "wait (")
+_WAITS = ("select (selectors", "wait (", "(start)", "Receiver.receive")
 
 Samples = Counter[tuple[str, ...]]
 
@@ -43,13 +43,14 @@ def _intro() -> str:
     return (
         "`scripts/profile`: 30,000 tasks of 64 bytes through three stages that do nothing, batch_size 1, sampled with "
         f"py-spy {_RATE} times a second. *Self*: in the function's own code; *with callees*: in it or in what it "
-        "calls; shares of the samples in which the process was not waiting."
+        "calls; shares of the samples in which the process was not waiting or reading its socket."
     )
 
 
 def _parse(line: str) -> tuple[list[str], int]:
     stack, _, count = line.rpartition(" ")
-    return [frame.rpartition(":")[0] for frame in stack.split(";")], int(count)
+    frames = [frame.rpartition(":")[0] for frame in stack.split(";")]
+    return [frame for frame in frames if not frame.startswith("process ")] or ["(start)"], int(count)
 
 
 def _who(stack: list[str]) -> str:
