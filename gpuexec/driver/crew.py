@@ -122,9 +122,10 @@ class Crew:
         """Kill workers that have not stopped in time, once they have had a moment to write their stacks."""
         now = time.monotonic()
         for worker in self.workers.values():
-            if worker.stop_deadline is None or now < worker.stop_deadline:
+            if worker.stop_deadline is None or now < worker.stop_deadline or worker.overdue:
                 continue
             if worker.wrote_stacks or reap.is_stopped(worker.process):
+                worker.overdue = True
                 reap.kill_group(worker.process, signal.SIGKILL)
             else:
                 self.ask_for_stacks(worker)
@@ -137,7 +138,10 @@ class Crew:
 
     def next_deadline(self) -> float | None:
         """When `kill_overdue` has something to do, on the monotonic clock."""
-        return min((w.stop_deadline for w in self.workers.values() if w.stop_deadline is not None), default=None)
+        return min(
+            (w.stop_deadline for w in self.workers.values() if w.stop_deadline is not None and not w.overdue),
+            default=None,
+        )
 
     def listen(self, descriptor: HasFileno, heard: Callable[[], None]) -> None:
         """Also wait for a descriptor that is not a worker's; ``heard`` is called when it is readable."""

@@ -285,7 +285,7 @@ class Run:
             self._tell(events.Noticed(str(died)))
 
     def _cause_of_death(self, worker: Worker) -> Callable[[int], str]:
-        if worker.stop_deadline is not None and time.monotonic() >= worker.stop_deadline:
+        if worker.overdue:
             limit = self._config.stop_timeout_s
             return lambda _: f"it did not stop within stop_timeout_s = {limit:g} s and was killed"
         after, before = reap.read_oom_kills(), worker.oom_kills_before

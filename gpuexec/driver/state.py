@@ -108,6 +108,7 @@ class Worker:
     listens: bool = True  # and to be written to
     set_up_node: bool = False  # its setup_on_node returned
     stop_deadline: float | None = None
+    overdue: bool = False  # killed because it did not stop in time
     teardown_s: float | None = None
     rss_peak_bytes: int | None = None  # as of its last batch
     setup_sent_at: float | None = None
