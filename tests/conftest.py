@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,8 @@ import pytest
 pytest_plugins = ["tests.nvml_sim.plugin"]
 
 _WATCHED_FOLDERS = (Path("/dev/shm"), Path(__file__).parent.parent)
+# multiprocessing's semaphores, which gpuexec never makes: tests that run beside this one may.
+_OTHERS = ("sem.mp-",) if "PYTEST_XDIST_WORKER" in os.environ else ()
 _MADE_BY_TOOLS = {".coverage", ".hypothesis", ".pytest_cache", ".ruff_cache", "__pycache__", ".mypy_cache"}
 
 
@@ -73,5 +76,5 @@ def _files() -> Iterator[str]:
     for folder in _WATCHED_FOLDERS:
         if folder.is_dir():
             for name in (entry.name for entry in folder.iterdir()):
-                if name not in _MADE_BY_TOOLS and not name.startswith(".coverage"):
+                if name not in _MADE_BY_TOOLS and not name.startswith((".coverage", *_OTHERS)):
                     yield str(folder / name)
