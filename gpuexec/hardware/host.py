@@ -17,10 +17,10 @@ _V1_UNLIMITED = 1 << 60  # v1 writes about 2**63 where there is no limit
 
 def read_host(root: Path = Path("/")) -> Host:
     """Read the host. ``root`` is where ``/proc`` and ``/sys`` are (another folder in tests)."""
-    groups = list(_cgroup_folders(root))
-    total = _meminfo(root, "MemTotal")
-    available = _meminfo(root, "MemAvailable")
-    limits = [(limit, used) for folder in groups for limit, used in _memory_limit(folder)]
+    groups = list(cgroup_folders(root))
+    total = meminfo(root, "MemTotal")
+    available = meminfo(root, "MemAvailable")
+    limits = [(limit, used) for folder in groups for limit, used in memory_limit(folder)]
     for limit, used in limits:
         total = min(total or limit, limit)
         available = min(available if available is not None else limit, max(0, limit - used))
@@ -39,7 +39,7 @@ def _affinity() -> tuple[int, ...]:
     return tuple(range(os.cpu_count() or 1))
 
 
-def _cgroup_folders(root: Path) -> Iterator[Path]:
+def cgroup_folders(root: Path) -> Iterator[Path]:
     """Our own cgroup and its ancestors, of every hierarchy: the tightest limit of them holds."""
     base = root / _CGROUP_ROOT.relative_to("/")
     lines: list[str] = []
@@ -70,7 +70,7 @@ def _cpu_quota(folder: Path) -> Iterator[float]:
             yield quota_us / int((folder / "cpu.cfs_period_us").read_text())
 
 
-def _memory_limit(folder: Path) -> Iterator[tuple[int, int]]:
+def memory_limit(folder: Path) -> Iterator[tuple[int, int]]:
     """Yield (limit, working set) in bytes. Page cache that can be dropped is not use (ray#35989)."""
     for limit_file, used_file in (
         ("memory.max", "memory.current"),
@@ -91,7 +91,8 @@ def _inactive_file(folder: Path) -> int:
     return 0
 
 
-def _meminfo(root: Path, key: str) -> int | None:
+def meminfo(root: Path, key: str) -> int | None:
+    """Read a field of ``/proc/meminfo`` in bytes; ``None`` if it is not there."""
     with contextlib.suppress(OSError, ValueError):
         for line in (root / "proc/meminfo").read_text().splitlines():
             name, _, value = line.partition(":")

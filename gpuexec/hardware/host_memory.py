@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpuexec.hardware.host import _cgroup_folders, _meminfo, _memory_limit
+from gpuexec.hardware.host import cgroup_folders, meminfo, memory_limit
 
 _GIB = 1024**3
 
@@ -98,13 +98,13 @@ def _children(pid: int) -> Iterator[int]:
 
 
 def _of_cgroups(root: Path) -> Iterator[HostMemory]:
-    for folder in _cgroup_folders(root):
-        for limit, used in _memory_limit(folder):
+    for folder in cgroup_folders(root):
+        for limit, used in memory_limit(folder):
             # The two files are not read at one moment: the difference may be below zero.
             yield HostMemory(limit, max(0, used), f"cgroup /{folder.relative_to(root)}")
 
 
 def _of_machine(root: Path) -> Iterator[HostMemory]:
-    total, available = _meminfo(root, "MemTotal"), _meminfo(root, "MemAvailable")
+    total, available = meminfo(root, "MemTotal"), meminfo(root, "MemAvailable")
     if total is not None and available is not None:
         yield HostMemory(total, max(0, total - available), "the machine")
