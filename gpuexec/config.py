@@ -58,7 +58,7 @@ class ExecutorConfig:
     reserved_cpus: float = _option(0.0, _at_least(0), "CPUs kept off for others")
     reserved_gpus: float = _option(0.0, _at_least(0), "GPUs (or a fraction of one) kept off for others")
     busy_gpus: str = _option("skip", _one_of("error", "skip", "wait"), "what to do with GPUs that other processes hold")
-    busy_gpu_tolerance: float = _option(
+    busy_gpu_memory_fraction: float = _option(
         0.1, _fraction, "part of a GPU's memory that others may hold before it counts as busy"
     )
     busy_gpu_timeout_s: float = _option(600.0, _at_least(0), "how long busy_gpus='wait' waits, in seconds")
@@ -94,11 +94,11 @@ class ExecutorConfig:
         _above(0),
         "seconds that loading the stage, setup_on_node() and setup() may each take, else the worker is killed",
     )
-    worker_max_batches: int | None = _option(None, _at_least(1), "batches after which a worker is replaced")
-    worker_memory_limit: int | None = _option(
+    max_batches_per_worker: int | None = _option(None, _at_least(1), "batches after which a worker is replaced")
+    worker_memory_limit_bytes: int | None = _option(
         None, _at_least(1), "bytes of resident memory above which a worker is replaced between batches"
     )
-    memory_high_water: float = _option(
+    memory_high_watermark: float = _option(
         0.9, _fraction, "part of the host's (or cgroup's) memory in use above which no new tasks are let in"
     )
     checkpoint: str | None = _option(None, None, "folder of the journal of finished sources; a later run skips them")

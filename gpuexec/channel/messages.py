@@ -11,16 +11,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from gpuexec.channel.segments import Range
+from gpuexec.channel.segments import SegmentRef
 from gpuexec.records import Record, named_field
 
 Inline = bytes | bytearray | memoryview
-Payload = Inline | Range
+Payload = Inline | SegmentRef
 
 
 def payload_size(payload: Payload) -> int:
     """Size of a payload in bytes, wherever it lies."""
-    return payload.length if isinstance(payload, Range) else len(payload)
+    return payload.length if isinstance(payload, SegmentRef) else len(payload)
 
 
 class Message(Record):
@@ -41,7 +41,7 @@ class Start(Message):
     sys_path: list[str]
     cpu_affinity: list[int]
     log_level: str
-    conduct: dict[str, Any]  # fields of the worker's ``Conduct``
+    error_handling: dict[str, Any]  # fields of the worker's ``ErrorHandling``
 
     kind: ClassVar[int] = 1
 
@@ -59,7 +59,7 @@ class SetUp(Message):
 
 
 class Work(Message):
-    """One or more batches; batch ``i`` takes the next ``counts[i]`` of the tasks that ``spans`` lists.
+    """One or more batches; batch ``i`` takes the next ``counts[i]`` of the tasks that ``slices`` lists.
 
     A span is ``None`` (all tasks of the next payload), ``[start, stop]`` (these tasks of the next payload) or
     ``[start, stop, 0]`` (these tasks of the payload before, sent to this worker already, where the span before
@@ -68,7 +68,7 @@ class Work(Message):
 
     batch_ids: list[int]
     counts: list[int]
-    spans: list[list[int] | None]
+    slices: list[list[int] | None]
 
     kind: ClassVar[int] = 4
 
@@ -109,18 +109,18 @@ class Ready(Message):
 class Results(Message):
     """Outputs of batches, column by column; every payload is a parcel: a list of tasks.
 
-    Piece ``i`` belongs to batch ``batch_ids[i]``, has the next ``parcels[i]`` payloads, and is the batch's last if
+    Piece ``i`` belongs to batch ``batch_ids[i]``, has the next ``blocks[i]`` payloads, and is the batch's last if
     ``complete[i]`` is 1. Parcel ``j`` has the next ``sizes[j]`` of ``task_ids`` and ``parents`` (index into
-    the batch's inputs, -1: not known). ``figures`` (see ``Figures.to_list``) add up the completed batches.
+    the batch's inputs, -1: not known). ``stats`` (see ``BatchStats.to_list``) add up the completed batches.
     """
 
     batch_ids: list[int]
-    parcels: list[int]
+    blocks: list[int]
     complete: list[int]
     sizes: list[int]
     task_ids: list[str]
     parents: list[int]
-    figures: list[Any] | None
+    stats: list[Any] | None
     failed: Sequence[Sequence[int]] = ()  # (batch id, input) of each task that the stage gave up
 
     kind: ClassVar[int] = 9
@@ -166,7 +166,7 @@ class Stopped(Message):
 
 
 @dataclass(slots=True)
-class Figures:
+class BatchStats:
     """What batches cost, measured in the worker and added up; times in seconds of the monotonic clock.
 
     Batches of a few milliseconds and more are reported one by one; of tiny ones, all of a message at once.
@@ -190,7 +190,7 @@ class Figures:
         return self.receive_s + self.process_s + self.send_s
 
     def to_list(self) -> list[Any]:
-        """For ``Results.figures``."""
+        """For ``Results.stats``."""
         return [getattr(self, name) for name in self.__slots__]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from gpuexec.channel import codec, segments
 from gpuexec.channel.codec import Encoded
 from gpuexec.channel.messages import Payload
-from gpuexec.channel.segments import Range, SegmentPool, read_range
+from gpuexec.channel.segments import SegmentPool, SegmentRef, read_segment
 
 INLINE_LIMIT = 64 * 1024  # bytes; above, two copies through the socket cost more than a memfd
 
@@ -17,7 +17,7 @@ def needs_segment(encoded: Encoded) -> bool:
     return encoded.size > INLINE_LIMIT and segments.SUPPORTED
 
 
-def lay_down(encoded: Encoded, pool: SegmentPool) -> Payload:
+def store(encoded: Encoded, pool: SegmentPool) -> Payload:
     """Write a payload down; a large one in a segment of its own, which its consumer may use again.
 
     Raises ``OSError`` where the system has no memory or descriptor left.
@@ -26,28 +26,28 @@ def lay_down(encoded: Encoded, pool: SegmentPool) -> Payload:
         return encoded.join()
     segment = pool.acquire(encoded.size)
     segment.write(encoded.parts, 0)
-    return Range(segment, 0, encoded.size, exclusive=True)
+    return SegmentRef(segment, 0, encoded.size, exclusive=True)
 
 
-def take_up(payload: Payload) -> Any:
+def load(payload: Payload) -> Any:
     """Unpickle a payload, wherever it lies, into objects that are writable and the caller's own."""
-    if isinstance(payload, Range):
-        return codec.decode(read_range(payload), in_place=True)
+    if isinstance(payload, SegmentRef):
+        return codec.decode(read_segment(payload), in_place=True)
     return codec.decode(payload, in_place=False)
 
 
-class ParcelSize:
+class BlockSizer:
     """How many tasks to pickle at once: enough to share the cost, few enough to deal out in small portions."""
 
     _AIM_BYTES = 32 * 1024
-    _MOST_TASKS = 256
+    _MAX_TASKS = 256
 
     def __init__(self) -> None:
         self._task_bytes = float(self._AIM_BYTES)  # the first task goes alone, until sizes are known
 
     def next(self) -> int:
         """Return the number of tasks for the next parcel."""
-        return max(1, min(self._MOST_TASKS, int(self._AIM_BYTES / self._task_bytes)))
+        return max(1, min(self._MAX_TASKS, int(self._AIM_BYTES / self._task_bytes)))
 
     def learn(self, tasks: int, size: int) -> None:
         """Take note of a parcel: the mean follows quickly, since a stage's tasks are mostly alike."""

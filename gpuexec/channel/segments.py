@@ -33,7 +33,7 @@ def page_aligned(size: int) -> int:
 
 
 class Segment:
-    """A descriptor of shared memory, closed when the last ``Range`` (or pool) that refers to it is gone."""
+    """A descriptor of shared memory, closed when the last ``SegmentRef`` (or pool) that refers to it is gone."""
 
     __slots__ = ("capacity", "fd")
 
@@ -63,7 +63,7 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
-class Range:
+class SegmentRef:
     """A payload's place in a segment. ``exclusive``: nothing else is in that segment."""
 
     segment: Segment
@@ -107,7 +107,7 @@ class SegmentPool:
             self._free.pop().close()
 
 
-def read_range(place: Range) -> bytearray:
+def read_segment(place: SegmentRef) -> bytearray:
     """Copy a payload into memory of its own."""
     copy = bytearray(place.length)
     view, offset = memoryview(copy), place.offset

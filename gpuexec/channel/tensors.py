@@ -29,8 +29,8 @@ MOVED: set[int] = set()  # threads that have moved something off a GPU and not y
 
 _ON_GPU: dict[type, Callable[[Any], bool]] = {}
 _told: set[str] = set()
-_MOST_WARNINGS = 20  # keys of a dict may be data: one field each for ever
-_MOST_VISITED = 2000  # objects in search of a field's name, 1 ms
+_MAX_WARNINGS = 20  # keys of a dict may be data: one field each for ever
+_MAX_VISITED = 2000  # objects in search of a field's name, 1 ms
 
 
 def find_libraries() -> None:
@@ -134,10 +134,10 @@ def warn_of_moved(root: object) -> None:
     if threading.get_ident() not in MOVED:
         return
     MOVED.discard(threading.get_ident())
-    if len(_told) >= _MOST_WARNINGS:
+    if len(_told) >= _MAX_WARNINGS:
         return
     fields = set(fields_on_gpu(root)) or {f"{_inner_name(root)} (in a field that was not found)"}
-    for field in sorted(fields - _told)[: _MOST_WARNINGS - len(_told)]:
+    for field in sorted(fields - _told)[: _MAX_WARNINGS - len(_told)]:
         from loguru import logger  # only here: it costs 0.1 s
 
         _told.add(field)
@@ -150,10 +150,10 @@ def warn_of_moved(root: object) -> None:
 def fields_on_gpu(root: object) -> list[str]:
     """Find what lies on a GPU, nearest first, as ``Class.attribute['key'][*]``; a list's tasks are roots."""
     roots = root if isinstance(root, list) else [root]
-    waiting = deque((type(each).__name__, each) for each in roots[:_MOST_VISITED])
+    waiting = deque((type(each).__name__, each) for each in roots[:_MAX_VISITED])
     seen: set[int] = set()
     found: dict[str, None] = {}
-    while waiting and len(seen) < _MOST_VISITED:
+    while waiting and len(seen) < _MAX_VISITED:
         path, value = waiting.popleft()
         if id(value) in seen:
             continue

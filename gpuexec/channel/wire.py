@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from gpuexec.channel.messages import BY_KIND, Inline, Message, Payload
-from gpuexec.channel.segments import Range, Segment
+from gpuexec.channel.segments import Segment, SegmentRef
 
 _HEAD = struct.Struct("<BBHIQ")
 _to_json = json.JSONEncoder(separators=(",", ":")).encode
@@ -41,7 +41,7 @@ def encode_frame(message: Message) -> tuple[bytes, list[Segment]]:
     places: list[list[int]] = []
     inline: list[Inline] = []
     for payload in message.payloads:
-        if isinstance(payload, Range):
+        if isinstance(payload, SegmentRef):
             if not segments or segments[-1] is not payload.segment:
                 segments.append(payload.segment)
             places.append([payload.length, len(segments) - 1, payload.offset, int(payload.exclusive)])
@@ -164,7 +164,7 @@ def _decode_frame(kind: int, header: Any, body: memoryview, segments: list[Segme
             at += place[0]
         else:
             length, number, offset, exclusive = place
-            payloads.append(Range(segments[number], offset, length, bool(exclusive)))
+            payloads.append(SegmentRef(segments[number], offset, length, bool(exclusive)))
     return BY_KIND[kind](*fields, payloads=tuple(payloads))
 
 

@@ -8,10 +8,10 @@ import typer
 
 from gpuexec._version import __version__
 from gpuexec.cli.gpus import gpus
+from gpuexec.cli.history import runs
 from gpuexec.cli.plan import plan
 from gpuexec.cli.replay import replay
 from gpuexec.cli.run import run
-from gpuexec.cli.runs import runs
 from gpuexec.errors import GpuexecError
 
 app = typer.Typer(

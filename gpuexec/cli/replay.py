@@ -36,12 +36,12 @@ def replay(
         typer.echo("replay: left from the debugger", err=True)
         raise typer.Exit(1) from None
     except BaseException as error:  # noqa: BLE001 - SystemExit of a stage is a failure like any other
-        _tell(error, found.failure.error_type)
+        _print_error(error, found.failure.error_type)
         raise typer.Exit(_INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1) from None
     typer.echo(f"replay: the batch passes now; {len(tasks)} tasks came out", err=True)
 
 
-def _tell(error: BaseException, before: str) -> None:
+def _print_error(error: BaseException, before: str) -> None:
     now = f"{type(error).__module__}.{type(error).__qualname__}"
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None and trace.tb_frame.f_globals.get("__name__") in _OURS:

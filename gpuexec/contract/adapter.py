@@ -8,7 +8,7 @@ from typing import Any
 
 from gpuexec.contract.executor import NodeInfo, WorkerMetadata
 from gpuexec.contract.perf import StagePerfStats, StageTimer
-from gpuexec.contract.sentinels import Kind, NoneTask, kind_of
+from gpuexec.contract.sentinels import NoneTask, TaskKind, kind_of
 from gpuexec.contract.task import is_task
 from gpuexec.errors import StageContractError
 
@@ -42,11 +42,13 @@ class BaseStageAdapter:
         self._assign_ids(tasks, outputs)
         kinds = [kind_of(type(task)) for task in outputs]
         self.last_failed = []
-        if Kind.FAILED in kinds:
-            self.last_failed = [task.task_id for task, kind in zip(outputs, kinds, strict=True) if kind is Kind.FAILED]
+        if TaskKind.FAILED in kinds:
+            self.last_failed = [
+                task.task_id for task, kind in zip(outputs, kinds, strict=True) if kind is TaskKind.FAILED
+            ]
             self._report_failed(len(self.last_failed))
         if any(kinds):
-            outputs = [task for task, kind in zip(outputs, kinds, strict=True) if kind is Kind.TASK]
+            outputs = [task for task, kind in zip(outputs, kinds, strict=True) if kind is TaskKind.TASK]
         _, stats = timer.log_stats()
         metrics = self.stage._consume_custom_metrics()
         if metrics:

@@ -58,10 +58,10 @@ class StagePerfStats:
 
     def items(self) -> list[tuple[str, float | int]]:
         """Return (name, value) of every figure; custom metrics are named ``custom.<key>``."""
-        figures = self.to_dict()
-        del figures["stage_name"]
-        custom = figures.pop("custom_metrics")
-        return [*figures.items(), *((f"custom.{key}", value) for key, value in custom.items())]
+        stats = self.to_dict()
+        del stats["stage_name"]
+        custom = stats.pop("custom_metrics")
+        return [*stats.items(), *((f"custom.{key}", value) for key, value in custom.items())]
 
 
 class StageTimer:

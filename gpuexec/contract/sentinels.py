@@ -52,7 +52,7 @@ class FailedTask(SentinelTask):
     dataset_name: str = "failed"
 
 
-class Kind(IntEnum):
+class TaskKind(IntEnum):
     """What an adapter does with a task: pass it on, or drop it as filtered out or failed."""
 
     TASK = 0
@@ -62,7 +62,7 @@ class Kind(IntEnum):
 
 _NONE_TYPES: list[type] = [NoneTask]
 _FAILED_TYPES: list[type] = [FailedTask]
-_KINDS: dict[type, Kind] = {}  # asking an abstract base class costs more than the rest of a tiny batch
+_KINDS: dict[type, TaskKind] = {}  # asking an abstract base class costs more than the rest of a tiny batch
 
 
 def register_sentinels(none_type: type, failed_type: type) -> None:
@@ -73,10 +73,10 @@ def register_sentinels(none_type: type, failed_type: type) -> None:
         _KINDS.clear()
 
 
-def kind_of(cls: type) -> Kind:
+def kind_of(cls: type) -> TaskKind:
     """Tell markers, which no following stage may see, from tasks."""
     kind = _KINDS.get(cls)
     if kind is None:
         failed, none = issubclass(cls, tuple(_FAILED_TYPES)), issubclass(cls, tuple(_NONE_TYPES))
-        kind = _KINDS[cls] = Kind.FAILED if failed else Kind.NONE if none else Kind.TASK
+        kind = _KINDS[cls] = TaskKind.FAILED if failed else TaskKind.NONE if none else TaskKind.TASK
     return kind

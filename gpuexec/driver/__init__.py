@@ -13,13 +13,13 @@
 
 Who does what
 * ``Run`` owns the loop; one phase of the plan after the other.
-* ``Flow`` owns the tasks: ``Seeds`` (the caller's), queues of parcels, batches in hand, results. ``Tracing`` follows
-  sources for a checkpoint.
-* ``Crew`` owns the processes: nothing else starts, signals or reaps one. ``Staff`` says which there are to be;
-  ``Balancing`` asks the planner, now and then, whether it should be others.
+* ``Flow`` owns the tasks: ``InitialTasks`` (the caller's), queues of blocks, batches in flight, results. ``Lineage``
+  follows sources for a checkpoint.
+* ``WorkerProcesses`` owns the processes: nothing else starts, signals or reaps one. ``WorkerPool`` says which there
+  are to be; ``Autoscaler`` asks the planner, now and then, whether it should be others.
 * ``Recovery`` decides about batches that fail and workers that are gone, by the tables of ``lifecycle``;
-  ``CapsuleKeeper`` keeps them for replay. ``Health`` and ``RunGpus`` notice what goes wrong around them.
-* ``outcome`` turns what a worker reported, or its silence, into the exception the caller sees; ``Ending`` winds up a
+  ``CapsuleKeeper`` keeps them for replay. ``Limits`` and ``RunGpus`` notice what goes wrong around them.
+* ``outcome`` turns what a worker reported, or its silence, into the exception the caller sees; ``Shutdown`` winds up a
   run that does not finish.
 
 Invariants

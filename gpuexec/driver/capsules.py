@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from gpuexec.channel.messages import Payload
-from gpuexec.channel.segments import Range, read_range
+from gpuexec.channel.segments import SegmentRef, read_segment
 from gpuexec.driver.recovery import FailureRecord
 from gpuexec.driver.state import Batch
-from gpuexec.supervise.spawn import worker_environment
+from gpuexec.processes.spawn import worker_environment
 
-_MOST_PER_RUN = 100  # a run that quarantines thousands would fill the disk with likes
+_MAX_PER_RUN = 100  # a run that quarantines thousands would fill the disk with likes
 
 
 class CapsuleKeeper:
@@ -29,15 +29,15 @@ class CapsuleKeeper:
 
     def keep(self, record: FailureRecord) -> str | None:
         """Write a capsule; return its path, or ``None`` if there is none."""
-        if self._folder == "" or self._written >= _MOST_PER_RUN:
+        if self._folder == "" or self._written >= _MAX_PER_RUN:
             return None
         self._written += 1
-        from gpuexec.durable import capsule  # costs 20 ms, which only a failure pays
+        from gpuexec.capsules import write as capsule  # costs 20 ms, which only a failure pays
 
         try:
             folder = Path(self._folder) if self._folder else capsule.default_folder()
             path = capsule.write_capsule(folder, capsule.CapsuleContents(**self._contents(record)))
-            capsule.prune(folder, keep=_MOST_PER_RUN)
+            capsule.prune(folder, keep=_MAX_PER_RUN)
         except OSError as why:
             from loguru import logger
 
@@ -48,7 +48,7 @@ class CapsuleKeeper:
     def _contents(self, record: FailureRecord) -> dict[str, Any]:
         worker, batch = record.worker, record.batch
         spec, grant = worker.stage.spec, worker.grant
-        portions = batch.portions if batch else []
+        slices = batch.slices if batch else []
         return {
             "stage": spec.name,
             "worker_id": worker.id,
@@ -62,8 +62,8 @@ class CapsuleKeeper:
             "allocation": dataclasses.asdict(grant.allocation),
             "environ": worker_environment(self._base_env, grant, spec.env_vars),
             "stage_payload": spec.payload,
-            "task_payloads": [_bytes(parcel.payload) for parcel, _, _ in portions],
-            "task_slices": [(start, stop) for _, start, stop in portions],
+            "task_payloads": [_bytes(block.payload) for block, _, _ in slices],
+            "task_slices": [(start, stop) for _, start, stop in slices],
             "env_vars": spec.env_vars,
             "sys_path": tuple(os.fspath(place) for place in sys.path),
             "last_lines": tuple(worker.process.last_lines),
@@ -77,4 +77,4 @@ def _attempt(batch: Batch | None) -> int:
 
 
 def _bytes(payload: Payload) -> bytes:
-    return bytes(read_range(payload)) if isinstance(payload, Range) else bytes(payload)
+    return bytes(read_segment(payload)) if isinstance(payload, SegmentRef) else bytes(payload)

@@ -8,19 +8,19 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from gpuexec import events
 from gpuexec.channel import codec, messages
 from gpuexec.channel.messages import Payload
-from gpuexec.channel.payloads import ParcelSize, lay_down, take_up
-from gpuexec.channel.segments import Range, SegmentPool, read_range
+from gpuexec.channel.payloads import BlockSizer, load, store
+from gpuexec.channel.segments import SegmentPool, SegmentRef, read_segment
 from gpuexec.config import ExecutorConfig
-from gpuexec.driver import decide
-from gpuexec.driver.queue import Parcel, Portion, place_among_siblings
-from gpuexec.driver.seeds import Seeds
+from gpuexec.core import decide
+from gpuexec.core.attempts import AttemptEvent, halve
+from gpuexec.core.queue import Block, BlockSlice, place_among_siblings
+from gpuexec.driver.initial_tasks import InitialTasks
+from gpuexec.driver.lineage import Lineage
 from gpuexec.driver.state import Batch, StageState, Worker
-from gpuexec.driver.tracing import Tracing
 from gpuexec.errors import ResultNotPicklable, StageNotPicklable
-from gpuexec.lifecycle.attempts import AttemptEvent, halve
-from gpuexec.observe import events
 
 _OPEN_FILES_SHARE = 4  # a quarter of the descriptor limit may be tasks in segments, all queues together
 _SHOWN_IDS = 8
@@ -32,29 +32,29 @@ class Flow:
     def __init__(
         self,
         stages: Sequence[StageState],
-        seeds: Seeds,
+        initial_tasks: InitialTasks,
         config: ExecutorConfig,
         *,
         send: Callable[[Worker, messages.Message], None],
-        tell: Callable[[events.RunEvent], None],
-        tracing: Tracing | None = None,
+        emit: Callable[[events.RunEvent], None],
+        lineage: Lineage | None = None,
     ) -> None:
         self._stages = stages
         self._active: Sequence[StageState] = ()
-        self._seeds = seeds
+        self._initial_tasks = initial_tasks
         self._config = config
         self._send = send
-        self._tell = tell
-        self._tracing = tracing
+        self._emit = emit
+        self._lineage = lineage
         self._pool = SegmentPool()
         self._encoder = codec.Encoder()
-        self._seed_parcel = ParcelSize()
+        self._block_sizer = BlockSizer()
         self._finished: list[tuple[bytes, Any]] = []
         self.hold_sources = False
-        self._seed_numbers = itertools.count()
+        self._task_numbers = itertools.count()
         self._batch_ids = itertools.count()
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        self._most_segments = max(1, limit // _OPEN_FILES_SHARE // len(stages))  # in one queue
+        self._max_segments = max(1, limit // _OPEN_FILES_SHARE // len(stages))  # in one queue
 
     def begin_phase(self, active: Sequence[StageState]) -> None:
         """From now on these stages run, joined by bounded queues."""
@@ -63,9 +63,9 @@ class Flow:
             active[0].upstream_done = True  # the phase before put everything in its queue
 
     @property
-    def seeds_left(self) -> int | None:
+    def tasks_left(self) -> int | None:
         """Tasks that the caller still has for us; ``None`` where only he knows."""
-        return self._seeds.left
+        return self._initial_tasks.left
 
     def take_finished(self) -> list[tuple[bytes, Any]]:
         """Hand over the tasks that have come out of the last stage since, each with its place in the order."""
@@ -76,34 +76,34 @@ class Flow:
         """Release the segments kept for reuse."""
         self._pool.close()
 
-    def feed_seeds(self) -> None:
+    def feed_initial_tasks(self) -> None:
         """Put the caller's tasks before the first stage, as far as there is room. Raises ``StageNotPicklable``."""
         stage = self._active[0]
         if stage.spec.index > 0:
             return
         while not stage.upstream_done and self._has_room(stage):
             room = max(1, self._config.queue_tasks - len(stage.queue))
-            tasks = self._seeds.take(min(room, self._seed_parcel.next()))
+            tasks = self._initial_tasks.take(min(room, self._block_sizer.next()))
             if tasks is None:
                 stage.upstream_done = True
             if not tasks:
                 return
-            numbers = list(itertools.islice(self._seed_numbers, len(tasks)))
+            numbers = list(itertools.islice(self._task_numbers, len(tasks)))
             sources = None
-            if self._tracing:
-                tasks, numbers, sources = self._tracing.admit_seeds(tasks, numbers)
+            if self._lineage:
+                tasks, numbers, sources = self._lineage.admit_initial_tasks(tasks, numbers)
             if tasks:
-                stage.queue.push(self._pack_seeds(tasks, numbers, sources))
+                stage.queue.push(self._pack_initial_tasks(tasks, numbers, sources))
 
-    def _pack_seeds(self, tasks: list[Any], numbers: list[int], sources: list[int] | None) -> Parcel:
+    def _pack_initial_tasks(self, tasks: list[Any], numbers: list[int], sources: list[int] | None) -> Block:
         try:
             encoded = self._encoder.encode(tasks)
-            payload = lay_down(encoded, self._pool)
+            payload = store(encoded, self._pool)
         except Exception as error:
-            raise _unsendable_seed(tasks, numbers, error) from error
-        self._seed_parcel.learn(len(tasks), encoded.size)
+            raise _unsendable_task(tasks, numbers, error) from error
+        self._block_sizer.learn(len(tasks), encoded.size)
         paths = [place_among_siblings(number) for number in numbers]
-        return Parcel(payload, [task.task_id for task in tasks], paths, time.monotonic(), sources)
+        return Block(payload, [task.task_id for task in tasks], paths, time.monotonic(), sources)
 
     def following(self, stage: StageState) -> StageState | None:
         """The stage after this one."""
@@ -118,7 +118,7 @@ class Flow:
         return (
             len(queue) < max(config.queue_tasks, batch)
             and (queue.bytes < config.queue_bytes or len(queue) < batch)
-            and queue.segments + stage.segments_in_hand < max(self._most_segments, batch)
+            and queue.segments + stage.segments_in_flight < max(self._max_segments, batch)
         )
 
     # ---- to the workers ------------------------------------------------------------------------------
@@ -148,18 +148,18 @@ class Flow:
 
         What a worker has done is so heard of before it comes to a batch that may kill it, and not lost with it.
         """
-        ready.sort(key=lambda worker: len(worker.in_hand))
+        ready.sort(key=lambda worker: len(worker.in_flight))
         chosen, others = ready[: len(stage.returned)], ready[len(stage.returned) :]
         for worker in chosen:
-            if not worker.in_hand:
+            if not worker.in_flight:
                 self._send_work(stage, worker, [stage.returned.popleft()], now)
         return others
 
     def _held(self, worker: Worker, limit: int) -> int:
-        """Batches in a worker's hands; those above its share (``worker_max_batches``) count as taken already."""
-        most = self._config.worker_max_batches
-        in_hand = len(worker.in_hand)
-        return in_hand if most is None else max(in_hand, limit - (most - worker.batches - in_hand))
+        """Batches in a worker's hands; those above its share (``max_batches_per_worker``) count as taken already."""
+        most = self._config.max_batches_per_worker
+        in_flight = len(worker.in_flight)
+        return in_flight if most is None else max(in_flight, limit - (most - worker.batches - in_flight))
 
     def _others_have_work(self, source: StageState) -> bool:
         """While memory is short the first stage waits, but only as long as others can free some.
@@ -170,70 +170,70 @@ class Flow:
         return any(stage.in_flight or decide.batches_ready(stage.view()) for stage in others)
 
     def _send_work(self, stage: StageState, worker: Worker, batches: Sequence[Batch], now: float) -> None:
-        spans: list[list[int] | None] = []
+        slices: list[list[int] | None] = []
         payloads: list[Payload] = []
         for batch in batches:
             batch.sent_at = now
             if batch.life is not None:
                 batch.life.advance(AttemptEvent.SENT)
-            worker.in_hand[batch.batch_id] = batch
-            stage.segments_in_hand += batch.segments
-            for parcel, start, stop in batch.portions:
-                whole = stop - start == len(parcel.task_ids)
+            worker.in_flight[batch.batch_id] = batch
+            stage.segments_in_flight += batch.segments
+            for block, start, stop in batch.slices:
+                whole = stop - start == len(block.task_ids)
                 if whole:
-                    spans.append(None)
-                    payloads.append(parcel.payload)
-                    worker.open_parcel = None
+                    slices.append(None)
+                    payloads.append(block.payload)
+                    worker.open_block = None
                     continue
-                if worker.open_parcel == (parcel, start):
-                    spans.append([start, stop, 0])
+                if worker.open_block == (block, start):
+                    slices.append([start, stop, 0])
                 else:
-                    spans.append([start, stop])
-                    payloads.append(parcel.payload)
-                worker.open_parcel = (parcel, stop) if stop < len(parcel.task_ids) else None
+                    slices.append([start, stop])
+                    payloads.append(block.payload)
+                worker.open_block = (block, stop) if stop < len(block.task_ids) else None
         ids, sizes = [batch.batch_id for batch in batches], [batch.size for batch in batches]
-        self._send(worker, messages.Work(ids, sizes, spans, payloads=tuple(payloads)))
+        self._send(worker, messages.Work(ids, sizes, slices, payloads=tuple(payloads)))
 
-    def _cut_batch(self, portions: list[Portion], now: float) -> Batch:
+    def _cut_batch(self, slices: list[BlockSlice], now: float) -> Batch:
         size = input_bytes = segments = 0
         queued_s = 0.0
-        for parcel, start, stop in portions:
+        for block, start, stop in slices:
             count = stop - start
             size += count
-            input_bytes += parcel.share(count)
-            queued_s += (now - parcel.queued_at) * count
-            segments += isinstance(parcel.payload, Range)
-        return Batch(next(self._batch_ids), portions, size, input_bytes, segments, queued_s)
+            input_bytes += block.share(count)
+            queued_s += (now - block.queued_at) * count
+            segments += isinstance(block.payload, SegmentRef)
+        return Batch(next(self._batch_ids), slices, size, input_bytes, segments, queued_s)
 
     def split(self, stage: StageState, batch: Batch) -> None:
         """Put a batch that failed back as two halves, which no other task joins."""
         assert batch.life is not None
-        self._let_go(stage, batch)
-        singles = [(parcel, at, at + 1) for parcel, start, stop in batch.portions for at in range(start, stop)]
+        self._discard_progress(stage, batch)
+        singles = [(block, at, at + 1) for block, start, stop in batch.slices for at in range(start, stop)]
         halves = [self._cut_batch(list(half), batch.sent_at) for half in halve(singles)]
         for half, life in zip(halves, batch.life.halves(), strict=True):
-            half.life, half.came_back = life, True
+            half.life, half.requeued = life, True
         stage.returned.extendleft(reversed(halves))
 
-    def give_back(self, stage: StageState, batches: Sequence[Batch]) -> None:
+    def requeue(self, stage: StageState, batches: Sequence[Batch]) -> None:
         """Put batches that came back unfinished before all that waits, in their order; drop what they had made."""
         for batch in batches:
-            self._let_go(stage, batch)
-            batch.came_back = True
+            self._discard_progress(stage, batch)
+            batch.requeued = True
         stage.returned.extendleft(reversed(batches))
 
     @staticmethod
-    def _let_go(stage: StageState, batch: Batch) -> None:
+    def _discard_progress(stage: StageState, batch: Batch) -> None:
         """A batch left its worker unfinished: what it had made is dropped."""
-        stage.segments_in_hand -= batch.segments
+        stage.segments_in_flight -= batch.segments
         batch.outputs, batch.made = [], 0
         batch.parents.clear()
 
-    def put_aside(self, stage: StageState, batch: Batch, reason: str) -> None:
+    def quarantine(self, stage: StageState, batch: Batch, reason: str) -> None:
         """A batch is given up; the run goes on without its tasks."""
-        self._let_go(stage, batch)
-        if self._tracing:
-            self._tracing.gave_up_batch(stage, batch, reason)
+        self._discard_progress(stage, batch)
+        if self._lineage:
+            self._lineage.gave_up_batch(stage, batch, reason)
         stage.quarantined_tasks += batch.size
 
     # ---- from the workers ----------------------------------------------------------------------------
@@ -244,29 +244,29 @@ class Flow:
         payloads, sizes = iter(results.payloads), iter(results.sizes)
         at = 0
         completed: list[Batch] = []
-        if results.failed and self._tracing:
-            self._tracing.gave_up_tasks(worker, results.failed)
-        for batch_id, parcels, complete in zip(results.batch_ids, results.parcels, results.complete, strict=True):
-            batch = worker.in_hand[batch_id]
-            inputs = batch.paths() if parcels else []
-            for _ in range(parcels):
+        if results.failed and self._lineage:
+            self._lineage.gave_up_tasks(worker, results.failed)
+        for batch_id, blocks, complete in zip(results.batch_ids, results.blocks, results.complete, strict=True):
+            batch = worker.in_flight[batch_id]
+            inputs = batch.paths() if blocks else []
+            for _ in range(blocks):
                 stop = at + next(sizes)
                 paths = [
                     (inputs[parent] if parent >= 0 else min(inputs)) + place_among_siblings(number)
                     for number, parent in enumerate(results.parents[at:stop], batch.made)
                 ]
-                batch.outputs.append(Parcel(next(payloads), results.task_ids[at:stop], paths, now))
-                if self._tracing:
+                batch.outputs.append(Block(next(payloads), results.task_ids[at:stop], paths, now))
+                if self._lineage:
                     batch.parents += results.parents[at:stop]
                 batch.made += stop - at
                 at = stop
             if complete:
-                del worker.in_hand[batch_id]
-                worker.stage.segments_in_hand -= batch.segments
+                del worker.in_flight[batch_id]
+                worker.stage.segments_in_flight -= batch.segments
                 self._complete(worker.stage, batch)
                 completed.append(batch)
-        if results.figures is not None:
-            self._account(worker, completed, messages.Figures(*results.figures), now)
+        if results.stats is not None:
+            self._account(worker, completed, messages.BatchStats(*results.stats), now)
 
     def _complete(self, stage: StageState, batch: Batch) -> None:
         if batch.life is not None:
@@ -274,33 +274,33 @@ class Flow:
         following = self.following(stage)
         if following is None:
             self._finish(stage, batch)
-        elif self._tracing is None:
-            for parcel in batch.outputs:
-                self._put_by(following, parcel)
+        elif self._lineage is None:
+            for block in batch.outputs:
+                self._enqueue(following, block)
         else:
-            for portion in self._tracing.completed(stage, batch):
-                self._put_by(following, *portion)
+            for block_slice in self._lineage.completed(stage, batch):
+                self._enqueue(following, *block_slice)
 
     def _finish(self, stage: StageState, batch: Batch) -> None:
         """Unpack the last stage's tasks; one that is a source too leaves out those that an earlier run has done."""
-        unpacked = [self._unpack(stage, parcel) for parcel in batch.outputs]  # before it counts: it may raise
-        if self._tracing is None:
-            for parcel, tasks in zip(batch.outputs, unpacked, strict=True):
-                self._finished += zip(parcel.paths, tasks, strict=True)
+        unpacked = [self._unpack(stage, block) for block in batch.outputs]  # before it counts: it may raise
+        if self._lineage is None:
+            for block, tasks in zip(batch.outputs, unpacked, strict=True):
+                self._finished += zip(block.paths, tasks, strict=True)
             return
-        tasks_of = {id(parcel): tasks for parcel, tasks in zip(batch.outputs, unpacked, strict=True)}
-        for parcel, start, stop in self._tracing.completed(stage, batch):
-            self._finished += zip(parcel.paths[start:stop], tasks_of[id(parcel)][start:stop], strict=True)
+        tasks_of = {id(block): tasks for block, tasks in zip(batch.outputs, unpacked, strict=True)}
+        for block, start, stop in self._lineage.completed(stage, batch):
+            self._finished += zip(block.paths[start:stop], tasks_of[id(block)][start:stop], strict=True)
 
-    def _account(self, worker: Worker, completed: list[Batch], figures: messages.Figures, now: float) -> None:
+    def _account(self, worker: Worker, completed: list[Batch], stats: messages.BatchStats, now: float) -> None:
         stage = worker.stage
         made = sum(batch.made for batch in completed)
-        stage.done_tasks += figures.tasks_in
+        stage.done_tasks += stats.tasks_in
         stage.made_tasks += made
-        stage.note_pace(figures, warm=worker.batches > 0)
-        worker.batches += figures.batches
-        worker.rss_peak_bytes = figures.rss_peak_bytes
-        self._tell(
+        stage.note_pace(stats, warm=worker.batches > 0)
+        worker.batches += stats.batches
+        worker.rss_peak_bytes = stats.rss_peak_bytes
+        self._emit(
             events.BatchesFinished(
                 now,
                 stage.spec.index,
@@ -309,25 +309,25 @@ class Flow:
                 tasks_out=made,
                 queued_s=sum(batch.queued_s for batch in completed),
                 in_worker_s=sum(now - batch.sent_at for batch in completed),
-                figures=figures,
+                stats=stats,
             )
         )
 
-    def _put_by(self, stage: StageState, parcel: Parcel, start: int = 0, stop: int | None = None) -> None:
+    def _enqueue(self, stage: StageState, block: Block, start: int = 0, stop: int | None = None) -> None:
         """Queue tasks. What waits for a later phase may be far more than there are descriptors."""
         if (
-            isinstance(parcel.payload, Range)
-            and stage.queue.segments >= self._most_segments
+            isinstance(block.payload, SegmentRef)
+            and stage.queue.segments >= self._max_segments
             and stage not in self._active
         ):
-            parcel.payload = read_range(parcel.payload)
-        stage.queue.push(parcel, start, stop)
+            block.payload = read_segment(block.payload)
+        stage.queue.push(block, start, stop)
 
-    def _unpack(self, stage: StageState, parcel: Parcel) -> list[Any]:
+    def _unpack(self, stage: StageState, block: Block) -> list[Any]:
         try:
-            tasks: list[Any] = take_up(parcel.payload)
+            tasks: list[Any] = load(block.payload)
         except Exception as error:
-            ids = ", ".join(parcel.task_ids[:_SHOWN_IDS])
+            ids = ", ".join(block.task_ids[:_SHOWN_IDS])
             raise ResultNotPicklable(
                 f"task {ids} returned by stage {stage.spec.name!r} was pickled but cannot be unpickled "
                 f"here: {type(error).__name__}: {error}"
@@ -337,10 +337,10 @@ class Flow:
 
 def _is_at_returned(worker: Worker) -> bool:
     """Whether it has a batch that came back, which is always the only one in its hands."""
-    return len(worker.in_hand) == 1 and next(iter(worker.in_hand.values())).came_back
+    return len(worker.in_flight) == 1 and next(iter(worker.in_flight.values())).requeued
 
 
-def _unsendable_seed(tasks: Sequence[Any], numbers: Sequence[int], error: Exception) -> StageNotPicklable:
+def _unsendable_task(tasks: Sequence[Any], numbers: Sequence[int], error: Exception) -> StageNotPicklable:
     """Say which of the tasks it is."""
     for number, task in zip(numbers, tasks, strict=True):
         try:

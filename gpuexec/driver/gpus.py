@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 
-from gpuexec.driver.crew import Crew
-from gpuexec.driver.staff import Staff
+from gpuexec import events
+from gpuexec.driver.pool import WorkerPool
+from gpuexec.driver.worker_processes import WorkerProcesses
 from gpuexec.hardware.provenance import Provenance, contamination, read_provenance
-from gpuexec.observe import events
 from gpuexec.plan.model import Plan
-from gpuexec.supervise.gpu_watch import GpuWatch
+from gpuexec.processes.gpu_watch import GpuWatch
 
 _PROCESS_CLEANUP_XID = 45  # follows every kill of a process that holds a GPU, ours included
 
@@ -18,30 +18,36 @@ _PROCESS_CLEANUP_XID = 45  # follows every kill of a process that holds a GPU, o
 class RunGpus:
     """Made only for a run that uses GPUs: NVML is not touched otherwise."""
 
-    def __init__(self, uuids: Sequence[str], crew: Crew, staff: Staff, tell: Callable[[events.RunEvent], None]) -> None:
+    def __init__(
+        self,
+        uuids: Sequence[str],
+        processes: WorkerProcesses,
+        pool: WorkerPool,
+        emit: Callable[[events.RunEvent], None],
+    ) -> None:
         self._uuids = uuids
-        self._crew = crew
-        self._staff = staff
-        self._tell = tell
+        self._processes = processes
+        self._pool = pool
+        self._emit = emit
         self._before: Provenance = read_provenance(uuids)
         self._watch = GpuWatch(uuids)
-        crew.listen(self._watch, self._see)
+        processes.listen(self._watch, self._see)
 
     def _see(self) -> None:
         for fault in self._watch.read():
             if fault.xid != _PROCESS_CLEANUP_XID:
-                self._staff.cordon(fault)
+                self._pool.cordon(fault)
 
     def report(self) -> None:
         """Tell what the run ran on, and what else went on there. When the last worker is gone."""
         after = read_provenance(self._uuids)
-        notes = contamination(self._before, after, {os.getpid(), *self._crew.pids_so_far})
+        notes = contamination(self._before, after, {os.getpid(), *self._processes.pids_so_far})
         unwatched = [f"{uuid} was not watched for faults: {why}" for uuid, why in self._watch.unwatched.items()]
-        self._tell(events.GpusRead(self._before, after, (*notes, *unwatched)))
+        self._emit(events.GpusRead(self._before, after, (*notes, *unwatched)))
 
     def close(self) -> None:
         """Watch no more."""
-        self._crew.unlisten(self._watch)
+        self._processes.unlisten(self._watch)
         self._watch.close()
 
 

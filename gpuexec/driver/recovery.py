@@ -6,16 +6,16 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from gpuexec import events
 from gpuexec.channel.messages import Failed
 from gpuexec.config import ExecutorConfig
-from gpuexec.driver import outcome
+from gpuexec.core.attempts import AttemptEvent, BatchLifecycle
+from gpuexec.core.breaker import Breaker
+from gpuexec.core.retries import Action, Failure, FailureKind, RetryPolicy, judge_setup
+from gpuexec.driver import exceptions
 from gpuexec.driver.flow import Flow
 from gpuexec.driver.state import Batch, StageState, Worker
 from gpuexec.errors import WorkerDied
-from gpuexec.lifecycle.attempts import AttemptEvent, AttemptLife
-from gpuexec.lifecycle.breaker import Breaker
-from gpuexec.lifecycle.failures import Failure, FailureKind, RetryPolicy, Step, judge_setup
-from gpuexec.observe import events
 
 _ENDS_RUN = "the run ends"
 _TRAVELS = ("receive", "return")  # phases in which tasks are unpickled or pickled
@@ -57,12 +57,12 @@ class Recovery:
         stages: Sequence[StageState],
         flow: Flow,
         *,
-        tell: Callable[[events.RunEvent], None],
+        emit: Callable[[events.RunEvent], None],
         keep: Callable[[FailureRecord], str | None],
     ) -> None:
         self._policy = policy_of(config)
         self._flow = flow
-        self._tell = tell
+        self._emit = emit
         self._keep = keep
         self._breakers = [Breaker(s.spec.name, self._policy, s.spec.batch_size) for s in stages]
 
@@ -73,10 +73,10 @@ class Recovery:
     def stage_raised(self, worker: Worker, failed: Failed, producer: str) -> None:
         """The stage's code raised. ``producer``: who made the batch's inputs, in words."""
         stage = worker.stage
-        batch = worker.in_hand.pop(failed.batch_id, None) if failed.batch_id is not None else None
+        batch = worker.in_flight.pop(failed.batch_id, None) if failed.batch_id is not None else None
 
         def error() -> BaseException:
-            return outcome.stage_exception(
+            return exceptions.stage_exception(
                 failed,
                 stage=stage.spec.name,
                 producer=producer,
@@ -102,57 +102,57 @@ class Recovery:
         kind = FailureKind.TIMED_OUT if timed_out else FailureKind.DIED
         failure = Failure(kind, died.cause)
         if at_work is not None:
-            del worker.in_hand[at_work.batch_id]
+            del worker.in_flight[at_work.batch_id]
         record = FailureRecord(
             worker, at_work, died.phase, "WorkerDied", str(died), worker.stacks_text or "", cause_of_death=died.cause
         )
         if died.phase in ("start-up", "setup", "setup_on_node"):
             self._setup_failed(record, failure, lambda: died)
             return
-        self.give_back(worker)
+        self.requeue(worker)
         if at_work is not None:
             self._judge(record, at_work, failure, lambda: died)
         else:
-            self._tell(events.Noticed(str(died)))
+            self._emit(events.Noticed(str(died)))
         self._count_loss(worker, died.cause, lambda: died)
 
-    def give_back(self, worker: Worker) -> None:
+    def requeue(self, worker: Worker) -> None:
         """Whatever a worker has in hand goes to others: it was not at fault."""
-        batches = list(worker.in_hand.values())
-        worker.in_hand.clear()
+        batches = list(worker.in_flight.values())
+        worker.in_flight.clear()
         for batch in batches:
             if batch.life is not None:
                 batch.life.advance(AttemptEvent.LOST)
-        self._flow.give_back(worker.stage, batches)
+        self._flow.requeue(worker.stage, batches)
 
     def _setup_failed(self, record: FailureRecord, failure: Failure, error: Callable[[], BaseException]) -> None:
         worker = record.worker
         verdict = judge_setup(self._policy, failure)
         trip = None
-        if verdict.step is Step.RETRY:
+        if verdict.step is Action.RETRY:
             breaker = self._breakers[worker.stage.spec.index]
             trip = breaker.setup_failed(live=_live(worker), cause=failure.text)
-        if trip is not None or verdict.step is Step.RAISE:
+        if trip is not None or verdict.step is Action.RAISE:
             self._report(record, _ENDS_RUN, final=True)
             raise _noted(error(), str(trip) if trip is not None else None)
-        self._tell(events.Noticed(f"{_where(record)}: {failure.text}; another worker is started"))
+        self._emit(events.Noticed(f"{_where(record)}: {failure.text}; another worker is started"))
 
     def _judge(self, record: FailureRecord, batch: Batch, failure: Failure, error: Callable[[], BaseException]) -> None:
         worker, stage = record.worker, record.worker.stage
         if batch.life is None:
-            batch.life = AttemptLife(f"batch {batch.batch_id} of stage {stage.spec.name!r}")
+            batch.life = BatchLifecycle(f"batch {batch.batch_id} of stage {stage.spec.name!r}")
         verdict = batch.life.fail(self._policy, tasks=batch.size, worker_id=worker.id, failure=failure)
-        self._report(record, str(verdict), final=verdict.step in (Step.QUARANTINE, Step.RAISE))
+        self._report(record, str(verdict), final=verdict.step in (Action.QUARANTINE, Action.RAISE))
         match verdict.step:
-            case Step.RETRY:
-                self._flow.give_back(stage, [batch])
-            case Step.SPLIT:
+            case Action.RETRY:
+                self._flow.requeue(stage, [batch])
+            case Action.SPLIT:
                 self._flow.split(stage, batch)
-            case Step.QUARANTINE:
-                self._flow.put_aside(stage, batch, failure.text)
+            case Action.QUARANTINE:
+                self._flow.quarantine(stage, batch, failure.text)
                 now = time.monotonic()
-                self._tell(events.TasksQuarantined(now, stage.spec.index, worker.id, batch.task_ids, failure.text))
-            case Step.RAISE:
+                self._emit(events.TasksQuarantined(now, stage.spec.index, worker.id, batch.task_ids, failure.text))
+            case Action.RAISE:
                 earlier = [f"{attempt.failure.text} ({attempt.worker_id})" for attempt in batch.life.history[:-1]]
                 note = f"it was attempt {len(earlier) + 1}; before: {'; '.join(earlier)}" if earlier else None
                 raise _noted(error(), note)
@@ -167,7 +167,7 @@ class Recovery:
     def _report(self, record: FailureRecord, verdict: str, *, final: bool) -> None:
         now = time.monotonic()
         batch = record.batch
-        self._tell(
+        self._emit(
             events.BatchFailed(
                 now,
                 record.worker.stage.spec.index,

@@ -8,29 +8,30 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from gpuexec import events
 from gpuexec.channel import messages
 from gpuexec.config import ExecutorConfig
-from gpuexec.driver import decide, outcome
-from gpuexec.driver.balancing import Balancing
-from gpuexec.driver.crew import Crew
-from gpuexec.driver.ending import Ending
+from gpuexec.core import decide
+from gpuexec.core.worker_lifecycle import WorkerEvent, WorkerState
+from gpuexec.driver import exceptions
+from gpuexec.driver.autoscaler import Autoscaler
 from gpuexec.driver.flow import Flow
-from gpuexec.driver.health import Health
+from gpuexec.driver.initial_tasks import InitialTasks, StreamedTasks
+from gpuexec.driver.limits import Limits
+from gpuexec.driver.lineage import Lineage
+from gpuexec.driver.pool import WorkerPool
 from gpuexec.driver.recovery import FailureRecord, Recovery
-from gpuexec.driver.seeds import Seeds, StreamedSeeds
-from gpuexec.driver.staff import Staff
+from gpuexec.driver.shutdown import Shutdown
 from gpuexec.driver.state import StageSpec, StageState, Worker
-from gpuexec.driver.tracing import Tracing
-from gpuexec.lifecycle.workers import WorkerEvent, WorkerState
-from gpuexec.observe import events
-from gpuexec.plan.grants import Room
+from gpuexec.driver.worker_processes import WorkerProcesses
+from gpuexec.plan.grants import Allocator
 from gpuexec.plan.model import Plan
-from gpuexec.supervise import reap
-from gpuexec.supervise.watch import Happening
+from gpuexec.processes import reap
+from gpuexec.processes.watch import Readiness
 
 if TYPE_CHECKING:
+    from gpuexec.checkpoint.checkpoint import Checkpoint
     from gpuexec.driver.gpus import RunGpus
-    from gpuexec.durable.checkpoint import Checkpoint
 
 _COLLECT_AFTER = 100_000  # objects allocated more than freed
 
@@ -48,8 +49,8 @@ class Run:
         self,
         specs: Sequence[StageSpec],
         plan: Plan,
-        room: Room,
-        seeds: Seeds,
+        room: Allocator,
+        initial_tasks: InitialTasks,
         *,
         config: ExecutorConfig,
         node_id: str,
@@ -66,25 +67,27 @@ class Run:
         self._config = config
         self._observers = observers
         self._gauge_every_s = gauge_every_s
-        self._crew = Crew(
+        self._processes = WorkerProcesses(
             node_id=node_id,
             base_env=base_env,
             log_level=config.log_level,
             stop_timeout_s=config.stop_timeout_s,
-            conduct={
-                "goes_on": config.on_task_failure == "quarantine" or bool(config.retry_on),
+            error_handling={
+                "continue_on_error": config.on_task_failure == "quarantine" or bool(config.retry_on),
                 "retire_on": list(config.retire_on),
                 "split_on_oom": config.split_on_oom,
             },
         )
         self._stages = [StageState(specs[s.stage_index], s) for phase in plan.phases for s in phase.stages]
-        tracing = Tracing(checkpoint, specs) if checkpoint is not None else None
-        self._seeds = seeds
-        self._flow = Flow(self._stages, seeds, config, send=self._crew.send, tell=self._tell, tracing=tracing)
-        self._recovery = Recovery(config, self._stages, self._flow, tell=self._tell, keep=keep)
-        self._staff = Staff(self._stages, self._crew, config, tell=self._tell, gpu_used=gpu_used)
-        self._balancing = Balancing(room, self._staff, seeds_left=lambda: self._flow.seeds_left, tell=self._tell)
-        self._health = Health(config, self._crew, self._tell)
+        lineage = Lineage(checkpoint, specs) if checkpoint is not None else None
+        self._initial_tasks = initial_tasks
+        self._flow = Flow(
+            self._stages, initial_tasks, config, send=self._processes.send, emit=self._emit, lineage=lineage
+        )
+        self._recovery = Recovery(config, self._stages, self._flow, emit=self._emit, keep=keep)
+        self._pool = WorkerPool(self._stages, self._processes, config, emit=self._emit, gpu_used=gpu_used)
+        self._autoscaler = Autoscaler(room, self._pool, tasks_left=lambda: self._flow.tasks_left, emit=self._emit)
+        self._limits = Limits(config, self._processes, self._emit)
         self._gpus: RunGpus | None = None
         self._next_gauge = 0.0
 
@@ -105,40 +108,40 @@ class Run:
         caller did not get, since the run ended before.
         """
         try:
-            self._tell(events.RunStarted(time.monotonic(), self._plan, tuple(s.name for s in self._specs)))
+            self._emit(events.RunStarted(time.monotonic(), self._plan, tuple(s.name for s in self._specs)))
             self._watch_gpus()
-            if isinstance(self._seeds, StreamedSeeds):
-                self._seeds.start()
-                self._crew.listen(self._seeds, self._seeds.heard)
+            if isinstance(self._initial_tasks, StreamedTasks):
+                self._initial_tasks.start()
+                self._processes.listen(self._initial_tasks, self._initial_tasks.heard)
             with _rare_collections():
                 for phase in self._plan.phases:
                     yield from self._run_phase([self._stages[p.stage_index] for p in phase.stages])
         except BaseException as error:
-            Ending(self._crew, self._flow, self._staff, self._config, self._tell).after(error)
+            Shutdown(self._processes, self._flow, self._pool, self._config, self._emit).after(error)
             if self._checkpoint is not None and not keep_undelivered:
                 self._checkpoint.drop_uncommitted()
-            self._end("the caller took no more" if isinstance(error, GeneratorExit) else outcome.in_a_line(error))
+            self._end("the caller took no more" if isinstance(error, GeneratorExit) else exceptions.in_a_line(error))
             raise
         else:
             if self._checkpoint is not None and self._checkpoint.skipped:
-                self._tell(events.Noticed(f"checkpoint: {self._checkpoint.skipped} source(s) were done before", "INFO"))
+                self._emit(events.Noticed(f"checkpoint: {self._checkpoint.skipped} source(s) were done before", "INFO"))
             self._end(None)
         finally:
-            self._crew.kill_all()
-            if isinstance(self._seeds, StreamedSeeds):
-                if self._seeds.fileno() >= 0:
-                    self._crew.unlisten(self._seeds)
-                self._seeds.close()
+            self._processes.kill_all()
+            if isinstance(self._initial_tasks, StreamedTasks):
+                if self._initial_tasks.fileno() >= 0:
+                    self._processes.unlisten(self._initial_tasks)
+                self._initial_tasks.close()
             if self._gpus is not None:
                 self._gpus.close()
-            self._crew.close()
+            self._processes.close()
             self._flow.close()
 
     def _watch_gpus(self) -> None:
         if any(spec.uses_gpu for spec in self._specs):
             from gpuexec.driver.gpus import RunGpus, uuids_of
 
-            self._gpus = RunGpus(uuids_of(self._plan), self._crew, self._staff, self._tell)
+            self._gpus = RunGpus(uuids_of(self._plan), self._processes, self._pool, self._emit)
 
     def _end(self, error: str | None) -> None:
         """Close the books, once the last worker is gone."""
@@ -146,70 +149,70 @@ class Run:
             self._gpus.report()
         if self._checkpoint is not None:
             self._checkpoint.end(error)
-        self._tell(events.RunEnded(time.monotonic(), error))
+        self._emit(events.RunEnded(time.monotonic(), error))
 
     # ---- the loop ----------------------------------------------------------------------------------
 
     def _run_phase(self, active: list[StageState]) -> Iterator[list[Placed]]:
         self._flow.begin_phase(active)
-        self._balancing.begin_phase(active)
+        self._autoscaler.begin_phase(active)
         while True:
             self._decide(active)
-            if all(stage.finished for stage in active) and not self._crew.workers:
+            if all(stage.finished for stage in active) and not self._processes.workers:
                 return
-            for worker, what in self._crew.wait(self._timeout()):
+            for worker, what in self._processes.wait(self._timeout()):
                 self._handle(worker, what)
             finished = self._flow.take_finished()
             if finished:
                 handed_over_at = time.monotonic()
                 yield finished
-                self._health.resume(handed_over_at)
+                self._limits.resume(handed_over_at)
             if self._checkpoint is not None:  # the caller has them
                 self._checkpoint.commit()
-            self._crew.kill_overdue()
-            self._health.check(self._crew.workers.values())
-            self._flow.hold_sources = self._health.hold_sources
+            self._processes.kill_overdue()
+            self._limits.check(self._processes.workers.values())
+            self._flow.hold_sources = self._limits.hold_sources
             self._gauge_if_due()
 
     def _decide(self, active: list[StageState]) -> None:
-        self._flow.feed_seeds()
+        self._flow.feed_initial_tasks()
         for stage in active:
             if not stage.finished and decide.is_finished(stage.view()):
                 self._finish(stage)
         for stage in active:
             if not stage.finished:
-                self._staff.retire(stage)
-                self._staff.start(stage)
+                self._pool.retire(stage)
+                self._pool.start(stage)
                 self._flow.send_batches(stage)
-        self._balancing.look_if_due(self._crew.workers.values())
-        self._staff.permit_setups()
+        self._autoscaler.run_cycle_if_due(self._processes.workers.values())
+        self._pool.permit_setups()
 
     def _timeout(self) -> float | None:
         now = time.monotonic()
-        times = [self._crew.next_deadline(), self._next_gauge or None, self._balancing.next_look()]
-        times.append(self._health.next_check(self._crew.workers.values()))
+        times = [self._processes.next_deadline(), self._next_gauge or None, self._autoscaler.next_cycle()]
+        times.append(self._limits.next_check(self._processes.workers.values()))
         return max(0.0, min(t for t in times if t is not None) - now)
 
     def _finish(self, stage: StageState) -> None:
         stage.finished = True
         for worker in stage.workers.values():
-            self._crew.stop(worker)
+            self._processes.stop(worker)
         following = self._flow.following(stage)
         if following is not None:
             following.upstream_done = True
 
     # ---- what workers say and do -------------------------------------------------------------------
 
-    def _handle(self, worker: Worker, what: Happening) -> None:
+    def _handle(self, worker: Worker, what: Readiness) -> None:
         match what:
-            case Happening.WRITABLE:
-                self._crew.push(worker)
-            case Happening.OUTPUT:
-                self._crew.relay_output(worker, self._tell)
-            case Happening.MESSAGE:
-                for message in self._crew.read(worker):
+            case Readiness.WRITABLE:
+                self._processes.push(worker)
+            case Readiness.OUTPUT:
+                self._processes.relay_output(worker, self._emit)
+            case Readiness.MESSAGE:
+                for message in self._processes.read(worker):
                     self._hear(worker, message)
-            case Happening.EXIT:
+            case Readiness.EXIT:
                 self._see_exit(worker)
 
     def _hear(self, worker: Worker, message: messages.Message) -> None:
@@ -217,23 +220,23 @@ class Run:
         match message:
             case messages.Results():
                 self._flow.take_results(worker, message)
-                self._balancing.batches_finished()
+                self._autoscaler.batches_finished()
             case messages.LogLine():
                 worker.process.last_lines.append(f"{message.level}: {message.text}")
-                self._tell(events.WorkerLogged(worker.stage.spec.index, worker.id, message))
+                self._emit(events.WorkerLogged(worker.stage.spec.index, worker.id, message))
             case messages.Booted():
                 worker.life.advance(WorkerEvent.BOOTED)
                 spawn_s, load_s = message.began - worker.spawned_at, message.loaded - message.began
-                self._tell(events.WorkerLoaded(now, worker.stage.spec.index, worker.id, spawn_s, load_s))
+                self._emit(events.WorkerLoaded(now, worker.stage.spec.index, worker.id, spawn_s, load_s))
             case messages.Ready():
                 worker.life.advance(WorkerEvent.SETUP_DONE)
                 worker.stage.note_startup(now - worker.spawned_at)
                 self._recovery.setup_done(worker)
-                self._tell(events.WorkerReady(now, worker.stage.spec.index, worker.id, message.seconds))
+                self._emit(events.WorkerReady(now, worker.stage.spec.index, worker.id, message.seconds))
             case messages.NodeReady():
                 worker.life.advance(WorkerEvent.SETUP_DONE)
                 worker.set_up_node, worker.teardown_s = True, 0.0
-                self._crew.stop(worker)
+                self._processes.stop(worker)
             case messages.Stopped():
                 worker.teardown_s = message.seconds
             case messages.Failed():
@@ -245,31 +248,31 @@ class Run:
         if failed.halted:
             worker.life.advance(WorkerEvent.STAGE_RAISED)
         if failed.phase == "teardown":  # its batches are done: no reason to lose what the run has made
-            self._tell(events.Noticed(f"teardown() of worker {worker.id!r} failed: {failed.text}\n{failed.traceback}"))
+            self._emit(events.Noticed(f"teardown() of worker {worker.id!r} failed: {failed.text}\n{failed.traceback}"))
             return
         before = worker.stage.spec.index - 1
         producer = f"stage {self._specs[before].name!r}" if before >= 0 else "the caller (an initial task)"
         self._recovery.stage_raised(worker, failed, producer)
         if failed.halted:
-            self._recovery.give_back(worker)
-            self._crew.stop(worker)
+            self._recovery.requeue(worker)
+            self._processes.stop(worker)
 
     def _see_exit(self, worker: Worker) -> None:
-        for message in self._crew.read_rest(worker):
+        for message in self._processes.read_rest(worker):
             self._hear(worker, message)
-        self._crew.drain_output(worker, self._tell)
+        self._processes.drain_output(worker, self._emit)
         phase, state = worker.busy_with, worker.life.state
-        task_ids = [task_id for batch in worker.in_hand.values() for task_id in batch.task_ids]
+        task_ids = [task_id for batch in worker.in_flight.values() for task_id in batch.task_ids]
         at_work, cause = worker.at_work, self._cause_of_death(worker)
-        code = self._staff.bury(worker)
-        self._balancing.worker_ended()
+        code = self._pool.reap(worker)
+        self._autoscaler.worker_ended()
         if state is WorkerState.STOPPING and worker.teardown_s is not None:
             return
         if worker.cordoned is not None:
-            self._recovery.give_back(worker)
-            self._staff.check_places()
+            self._recovery.requeue(worker)
+            self._pool.check_places()
             return
-        died = outcome.worker_died(
+        died = exceptions.worker_died(
             stage=worker.stage.spec.name,
             worker_id=worker.id,
             exit_code=code,
@@ -282,7 +285,7 @@ class Run:
             self._recovery.worker_died(worker, died, at_work=at_work, timed_out=worker.hang is not None)
         else:
             # It was to stop and had nothing in hand: no reason to lose what the run has made.
-            self._tell(events.Noticed(str(died)))
+            self._emit(events.Noticed(str(died)))
 
     def _cause_of_death(self, worker: Worker) -> Callable[[int], str]:
         if worker.overdue:
@@ -299,11 +302,11 @@ class Run:
         if self._gauge_every_s is None or now < self._next_gauge:
             return
         self._next_gauge = now + self._gauge_every_s
-        self._tell(events.Gauged(now, tuple(stage.gauges() for stage in self._stages)))
+        self._emit(events.Gauged(now, tuple(stage.gauges() for stage in self._stages)))
 
-    def _tell(self, event: events.RunEvent) -> None:
+    def _emit(self, event: events.RunEvent) -> None:
         for observer in self._observers:
-            observer.see(event)
+            observer.on_event(event)
 
 
 @contextlib.contextmanager

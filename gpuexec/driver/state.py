@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from gpuexec.channel.messages import Figures
+from gpuexec.channel.messages import BatchStats
 from gpuexec.channel.wire import Receiver, Sender
-from gpuexec.driver.decide import StageView
-from gpuexec.driver.queue import Parcel, Portion, TaskQueue
-from gpuexec.lifecycle.attempts import AttemptLife
-from gpuexec.lifecycle.workers import WorkerLife, WorkerState
-from gpuexec.observe.events import StageGauges
+from gpuexec.core.attempts import BatchLifecycle
+from gpuexec.core.decide import StageView
+from gpuexec.core.queue import Block, BlockSlice, TaskQueue
+from gpuexec.core.worker_lifecycle import WorkerLifecycle, WorkerState
+from gpuexec.events import StageGauges
 from gpuexec.plan.model import StagePlan, WorkerGrant
-from gpuexec.supervise.spawn import WorkerProcess
+from gpuexec.processes.spawn import WorkerProcess
 
 _PACE = 0.2  # weight of the newest service time in the running mean
 _ENOUGH_REPORTS = 2  # to plan with; one of a long batch is enough, and of cold workers it takes more
@@ -40,33 +40,33 @@ class Batch:
     """Tasks in a worker's hands, and what has come of them so far. ``life``: only if it has failed before."""
 
     batch_id: int
-    portions: list[Portion]
+    slices: list[BlockSlice]
     size: int
     input_bytes: int
     segments: int  # that its payloads lie in
     queued_s: float  # summed over its tasks
     sent_at: float = 0.0
-    outputs: list[Parcel] = field(default_factory=list)
+    outputs: list[Block] = field(default_factory=list)
     made: int = 0  # tasks in ``outputs``
     parents: list[int] = field(default_factory=list)  # of each of them; kept only for a checkpoint
-    life: AttemptLife | None = None
-    came_back: bool = False  # unfinished, from a worker that failed at it or at another
+    life: BatchLifecycle | None = None
+    requeued: bool = False  # unfinished, from a worker that failed at it or at another
 
     @property
     def task_ids(self) -> tuple[str, ...]:
         """Ids of its tasks, in order."""
-        return tuple(task_id for parcel, start, stop in self.portions for task_id in parcel.task_ids[start:stop])
+        return tuple(task_id for block, start, stop in self.slices for task_id in block.task_ids[start:stop])
 
     def sources(self) -> list[int]:
         """The source that each of its tasks descends from, where a checkpoint is kept."""
-        return [s for parcel, start, stop in self.portions for s in (parcel.sources or ())[start:stop]]
+        return [s for block, start, stop in self.slices for s in (block.sources or ())[start:stop]]
 
     def paths(self) -> list[bytes]:
         """Places of its tasks in the order of results."""
-        (parcel, start, stop), *others = self.portions
-        paths = parcel.paths[start:stop]
-        for parcel, start, stop in others:
-            paths += parcel.paths[start:stop]
+        (block, start, stop), *others = self.slices
+        paths = block.paths[start:stop]
+        for block, start, stop in others:
+            paths += block.paths[start:stop]
         return paths
 
 
@@ -96,16 +96,16 @@ class Worker:
     grant: WorkerGrant
     stage: StageState
     process: WorkerProcess
-    life: WorkerLife
+    life: WorkerLifecycle
     sender: Sender
     receiver: Receiver
     spawned_at: float
     oom_kills_before: int | None
     node_setup: bool = False
-    in_hand: dict[int, Batch] = field(default_factory=dict)
-    open_parcel: tuple[Parcel, int] | None = None  # it has this one still, dealt out up to there
-    hears: bool = True  # its socket is open to be read
-    listens: bool = True  # and to be written to
+    in_flight: dict[int, Batch] = field(default_factory=dict)
+    open_block: tuple[Block, int] | None = None  # it has this one still, dealt out up to there
+    readable: bool = True  # its socket is open to be read
+    writable: bool = True  # and to be written to
     set_up_node: bool = False  # its setup_on_node returned
     stop_deadline: float | None = None
     overdue: bool = False  # killed because it did not stop in time
@@ -144,7 +144,7 @@ class Worker:
     def at_work(self) -> Batch | None:
         """The batch it is at; ``None`` between two. Of its process, so not once that is buried."""
         entry = self.process.recorder.read()
-        return self.in_hand.get(entry[0]) if entry is not None else None
+        return self.in_flight.get(entry[0]) if entry is not None else None
 
     @property
     def stacks_text(self) -> str | None:
@@ -162,7 +162,7 @@ class Worker:
             case WorkerState.STOPPING:
                 return "teardown"
             case _:
-                return "process" if self.in_hand else "idle time"
+                return "process" if self.in_flight else "idle time"
 
 
 class StageState:
@@ -183,7 +183,7 @@ class StageState:
         self.made_tasks = 0  # of those done
         self.busy_s = self.idle_s = 0.0  # summed over its workers
         self.quarantined_tasks = 0
-        self.segments_in_hand = 0
+        self.segments_in_flight = 0
         self.batch_s: float | None = None
         self.batch_bytes = 0.0
         self.task_s: float | None = None
@@ -193,9 +193,9 @@ class StageState:
     @property
     def in_flight(self) -> int:
         """Batches in workers' hands."""
-        return sum(len(worker.in_hand) for worker in self.workers.values())
+        return sum(len(worker.in_flight) for worker in self.workers.values())
 
-    def note_pace(self, figures: Figures, *, warm: bool) -> None:
+    def note_pace(self, stats: BatchStats, *, warm: bool) -> None:
         """Update the running means of a batch's service time and size, and of a task's service time.
 
         A worker's first batches may hold imports and allocations, and its wait for them the start of others: unless it
@@ -205,11 +205,11 @@ class StageState:
             self._cold_reports += 1
             if self._warm_reports:
                 return
-        batch_s, batch_bytes = figures.busy_s / figures.batches, figures.input_bytes / figures.batches
-        task_s = figures.busy_s / max(1, figures.tasks_in)
+        batch_s, batch_bytes = stats.busy_s / stats.batches, stats.input_bytes / stats.batches
+        task_s = stats.busy_s / max(1, stats.tasks_in)
         if warm:
-            self.busy_s += figures.busy_s
-            self.idle_s += figures.idle_s
+            self.busy_s += stats.busy_s
+            self.idle_s += stats.idle_s
             self._warm_reports += 1
         if self._warm_reports < 2 or self.batch_s is None or self.task_s is None:
             self.batch_s, self.batch_bytes, self.task_s = batch_s, batch_bytes, task_s
@@ -233,8 +233,8 @@ class StageState:
     @property
     def waiting_tasks(self) -> int:
         """Tasks queued, to be done again, or in workers' hands."""
-        in_hand = sum(batch.size for worker in self.workers.values() for batch in worker.in_hand.values())
-        return len(self.queue) + sum(batch.size for batch in self.returned) + in_hand
+        in_flight = sum(batch.size for worker in self.workers.values() for batch in worker.in_flight.values())
+        return len(self.queue) + sum(batch.size for batch in self.returned) + in_flight
 
     def gauges(self) -> StageGauges:
         """The stage at this moment, for display."""
@@ -243,7 +243,7 @@ class StageState:
         return StageGauges(
             done=self.done_tasks,
             queued=len(self.queue) + waiting_again,
-            in_flight=sum(batch.size for worker in workers for batch in worker.in_hand.values()),
+            in_flight=sum(batch.size for worker in workers for batch in worker.in_flight.values()),
             workers=sum(worker.is_ready for worker in workers),
             starting=sum(not worker.is_ready for worker in workers),
             finished=self.finished,

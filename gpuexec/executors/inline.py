@@ -12,14 +12,14 @@ import socket
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from gpuexec.bridge import adapters, registration, stage_facts
-from gpuexec.bridge.origin import class_name_of
 from gpuexec.config import ExecutorConfig
 from gpuexec.contract.executor import BaseExecutor, NodeInfo, WorkerMetadata
+from gpuexec.curator import adapters, registration, stage_facts
+from gpuexec.curator.origin import class_name_of
 from gpuexec.errors import ConfigurationError
-from gpuexec.executors.prepare import env_vars_in, prepare, seeds_for
+from gpuexec.executors.prepare import env_vars_in, initial_tasks_for, prepare
 from gpuexec.plan.model import WorkerGrant
-from gpuexec.worker.node_lock import node_lock
+from gpuexec.stage.node_lock import node_lock
 
 registration.install()
 
@@ -31,8 +31,8 @@ _WITHOUT_EFFECT = (
     "split_on_oom",
     "batch_timeout_s",
     "setup_timeout_s",
-    "worker_max_batches",
-    "worker_memory_limit",
+    "max_batches_per_worker",
+    "worker_memory_limit_bytes",
     "capsule_dir",
 )
 
@@ -48,13 +48,13 @@ class InlineExecutor(BaseExecutor):
     def __init__(self, config: Mapping[str, Any] | None = None, ignore_head_node: bool = False, **options: Any) -> None:
         super().__init__(dict(config or {}), ignore_head_node)
         self.options = ExecutorConfig.create(config, **options)
-        _tell_what_has_no_effect(self.options)
+        _refuse_options_without_effect(self.options)
 
     def execute(self, stages: Sequence[Any], initial_tasks: Sequence[Any] | None = None) -> list[Any]:
         """Run the stages and return the last one's tasks. A stage's exception passes through as it is."""
         prepared = prepare(stages, self.options)
         grants = {plan.stage_index: plan.workers[0] for phase in prepared.plan.phases for plan in phase.stages}
-        tasks = list(seeds_for(prepared.stages, initial_tasks))
+        tasks = list(initial_tasks_for(prepared.stages, initial_tasks))
         for index, stage in enumerate(prepared.stages):
             tasks = self._run_stage(stage, grants[index], tasks)
         return tasks
@@ -76,7 +76,7 @@ class InlineExecutor(BaseExecutor):
         return outputs
 
 
-def _tell_what_has_no_effect(options: ExecutorConfig) -> None:
+def _refuse_options_without_effect(options: ExecutorConfig) -> None:
     """Nothing is retried, timed or recorded here: a debugger wants the first failure, where it happens."""
     if options.checkpoint is not None:
         raise ConfigurationError("InlineExecutor keeps no checkpoints: run on LocalExecutor, or leave checkpoint out")

@@ -8,24 +8,24 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from gpuexec.bridge import registration, stage_facts
+from gpuexec import events
 from gpuexec.channel import codec
 from gpuexec.config import ExecutorConfig
 from gpuexec.contract.executor import BaseExecutor
+from gpuexec.curator import registration, stage_facts
 from gpuexec.driver.capsules import CapsuleKeeper
+from gpuexec.driver.initial_tasks import InitialTasks, ListedTasks, StreamedTasks
 from gpuexec.driver.run import Run
-from gpuexec.driver.seeds import ListedSeeds, Seeds, StreamedSeeds
 from gpuexec.driver.state import StageSpec
 from gpuexec.errors import ConfigurationError, StageNotPicklable
-from gpuexec.executors.prepare import Prepared, checked_seeds, env_vars_in, prepare, seeds_for
-from gpuexec.observe import events
+from gpuexec.executors.prepare import Prepared, checked_tasks, env_vars_in, initial_tasks_for, prepare
 from gpuexec.observe.progress import LIVE_PERIOD_S, LineProgress, LiveProgress
 from gpuexec.observe.relay import LogRelay
 from gpuexec.observe.report import ReportBuilder, RunReport
-from gpuexec.supervise.interrupts import held
+from gpuexec.processes.interrupts import held
 
 if TYPE_CHECKING:
-    from gpuexec.durable.checkpoint import Checkpoint
+    from gpuexec.checkpoint.checkpoint import Checkpoint
 
 registration.install()
 
@@ -60,7 +60,9 @@ class LocalExecutor(BaseExecutor):
         """
         prepared = prepare(stages, self.options)
         with held():
-            return self._run(prepared, ListedSeeds(seeds_for(prepared.stages, initial_tasks)), checkpoint).execute()
+            return self._run(
+                prepared, ListedTasks(initial_tasks_for(prepared.stages, initial_tasks)), checkpoint
+            ).execute()
 
     def execute_iter(self, stages: Sequence[Any], initial_tasks: Iterable[Any] | None = None) -> Iterator[Any]:
         """Run the stages and yield the last one's tasks as they come, in no fixed order.
@@ -80,13 +82,13 @@ class LocalExecutor(BaseExecutor):
         return self._stream(prepared, initial_tasks)
 
     def _stream(self, prepared: Prepared, initial_tasks: Iterable[Any] | None) -> Iterator[Any]:
-        seeds: Seeds
+        tasks: InitialTasks
         if initial_tasks is None or isinstance(initial_tasks, Sequence):
-            seeds = ListedSeeds(seeds_for(prepared.stages, initial_tasks))
+            tasks = ListedTasks(initial_tasks_for(prepared.stages, initial_tasks))
         else:
-            seeds = StreamedSeeds(checked_seeds(initial_tasks))
+            tasks = StreamedTasks(checked_tasks(initial_tasks))
         with held():
-            finished = self._run(prepared, seeds).stream()
+            finished = self._run(prepared, tasks).stream()
         try:
             while True:
                 with held():
@@ -99,13 +101,15 @@ class LocalExecutor(BaseExecutor):
             with held():
                 finished.close()
 
-    def _run(self, prepared: Prepared, seeds: Seeds, checkpoint: str | os.PathLike[str] | None = None) -> Run:
+    def _run(
+        self, prepared: Prepared, initial_tasks: InitialTasks, checkpoint: str | os.PathLike[str] | None = None
+    ) -> Run:
         specs = [self._spec(i, prepared) for i in range(len(prepared.stages))]
         ledger = ReportBuilder()
         self.last_report = ledger.report
         chosen = self._open_checkpoint(checkpoint or self.options.checkpoint, prepared.stages)
         try:
-            return self._make_run(prepared, specs, seeds, chosen, ledger)
+            return self._make_run(prepared, specs, initial_tasks, chosen, ledger)
         except BaseException as error:
             if chosen is not None:
                 chosen.end(f"{type(error).__name__}: {error}")
@@ -115,7 +119,7 @@ class LocalExecutor(BaseExecutor):
         self,
         prepared: Prepared,
         specs: Sequence[StageSpec],
-        seeds: Seeds,
+        initial_tasks: InitialTasks,
         checkpoint: Checkpoint | None,
         ledger: ReportBuilder,
     ) -> Run:
@@ -124,7 +128,7 @@ class LocalExecutor(BaseExecutor):
             specs,
             prepared.plan,
             prepared.room,
-            seeds,
+            initial_tasks,
             config=self.options,
             node_id=node_id,
             base_env=os.environ,
@@ -138,7 +142,7 @@ class LocalExecutor(BaseExecutor):
     def _open_checkpoint(self, folder: str | os.PathLike[str] | None, stages: Sequence[Any]) -> Checkpoint | None:
         if folder is None:
             return None
-        from gpuexec.durable.checkpoint import Checkpoint
+        from gpuexec.checkpoint.checkpoint import Checkpoint
 
         return Checkpoint.open(folder, stages, accept_changed=self.options.checkpoint_changed == "accept")
 

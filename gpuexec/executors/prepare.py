@@ -9,17 +9,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gpuexec.bridge import stage_facts
 from gpuexec.config import ExecutorConfig
 from gpuexec.contract.task import is_task
+from gpuexec.curator import stage_facts
 from gpuexec.errors import ConfigurationError
 from gpuexec.hardware import host, inventory
 from gpuexec.hardware.model import Node
-from gpuexec.hardware.visible_devices import VARIABLE, Visible
-from gpuexec.plan.grants import Room
+from gpuexec.hardware.visible_devices import VARIABLE, VisibleDevices
+from gpuexec.plan.grants import Allocator
 from gpuexec.plan.model import BusyGpuPolicy, Plan, PlanOptions, StageDemand
-from gpuexec.plan.planner import GpusBusy, plan_in, survey
-from gpuexec.worker import loading
+from gpuexec.plan.planner import GpusBusy, make_allocator, plan_in
+from gpuexec.stage import loading
 
 _BUSY_POLL_S = 2.0  # NVML has no event for freed memory
 
@@ -32,7 +32,7 @@ class Prepared:
     demands: tuple[StageDemand, ...]
     node: Node
     plan: Plan
-    room: Room
+    room: Allocator
 
 
 def check_stages(stages: Sequence[Any]) -> None:
@@ -80,9 +80,9 @@ def prepare(
         node = given or (inventory.read_node() if looks_at_gpus else Node(host=host.read_host()))
         if config.cpus is not None:
             node = dataclasses.replace(node, host=dataclasses.replace(node.host, granted_cpus=config.cpus))
-        visible = inventory.visible(node, environ if given is None else {}) if looks_at_gpus else Visible(())
+        visible = inventory.visible(node, environ if given is None else {}) if looks_at_gpus else VisibleDevices(())
         try:
-            room, notes = survey(
+            room, notes = make_allocator(
                 demands,
                 visible.devices,
                 node,
@@ -98,7 +98,7 @@ def prepare(
             return Prepared(tuple(stages), demands, node, plan_in(room, notes), room)
 
 
-def _why_no_devices(node: Node, environ: Mapping[str, str], visible: Visible, *, ours: bool) -> str | None:
+def _why_no_devices(node: Node, environ: Mapping[str, str], visible: VisibleDevices, *, ours: bool) -> str | None:
     if visible.devices:
         return None
     if ours and VARIABLE in environ and node.gpus:
@@ -117,12 +117,12 @@ def _options(config: ExecutorConfig) -> PlanOptions:
         reserved_cpus=config.reserved_cpus,
         reserved_gpus=config.reserved_gpus,
         busy_gpus=BusyGpuPolicy(config.busy_gpus),
-        busy_tolerance=config.busy_gpu_tolerance,
+        busy_memory_fraction=config.busy_gpu_memory_fraction,
         cpu_stages_see_gpus=config.cpu_stages_see_gpus,
     )
 
 
-def seeds_for(stages: Sequence[Any], initial_tasks: Sequence[Any] | None) -> Sequence[Any]:
+def initial_tasks_for(stages: Sequence[Any], initial_tasks: Sequence[Any] | None) -> Sequence[Any]:
     """The tasks a run begins with: the caller's, or one EmptyTask as Curator does (also for an empty list).
 
     Raises ``ConfigurationError`` for what is no task.
@@ -134,7 +134,7 @@ def seeds_for(stages: Sequence[Any], initial_tasks: Sequence[Any] | None) -> Seq
         )
     if initial_tasks:
         for position, task in enumerate(initial_tasks):
-            _checked_seed(task, position)
+            _checked_task(task, position)
         return initial_tasks
     if initial_tasks is not None:
         from loguru import logger
@@ -146,13 +146,13 @@ def seeds_for(stages: Sequence[Any], initial_tasks: Sequence[Any] | None) -> Seq
     return [stage_facts.empty_task_for(stages[0])]
 
 
-def checked_seeds(initial_tasks: Iterable[Any]) -> Iterator[Any]:
+def checked_tasks(initial_tasks: Iterable[Any]) -> Iterator[Any]:
     """The caller's tasks, checked as they are taken."""
     for position, task in enumerate(initial_tasks):
-        yield _checked_seed(task, position)
+        yield _checked_task(task, position)
 
 
-def _checked_seed(task: Any, position: int) -> Any:
+def _checked_task(task: Any, position: int) -> Any:
     if not is_task(task):
         raise ConfigurationError(f"initial task {position} is {task!r}, not a Task")
     if not task.task_id:  # Pipeline.run has given them; whoever calls execute() may not

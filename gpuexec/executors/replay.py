@@ -15,19 +15,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpuexec.bridge import adapters, registration
-from gpuexec.bridge.origin import class_name_of
+from gpuexec.capsules.read import Capsule, CapsuleError, load_capsule
+from gpuexec.capsules.write import CapsuleContents
 from gpuexec.channel import codec
 from gpuexec.contract.allocation import Allocation, GpuShare
 from gpuexec.contract.executor import NodeInfo, WorkerMetadata
-from gpuexec.durable.capsule import CapsuleContents
-from gpuexec.durable.capsule_reader import Capsule, CapsuleError, load_capsule
+from gpuexec.curator import adapters, registration
+from gpuexec.curator.origin import class_name_of
 from gpuexec.hardware.model import Device
 from gpuexec.hardware.visible_devices import ORDER_VARIABLE, VARIABLE
-from gpuexec.supervise.spawn import THREAD_CAPS
-from gpuexec.worker import loading
-from gpuexec.worker.node_lock import node_lock
-from gpuexec.worker.pinning import check_pinning
+from gpuexec.processes.spawn import THREAD_CAPS
+from gpuexec.stage import loading
+from gpuexec.stage.node_lock import node_lock
+from gpuexec.stage.pinning import check_pinning
 
 __all__ = ["Capsule", "CapsuleError", "load_capsule", "replay"]
 
@@ -51,7 +51,7 @@ def replay(capsule: Capsule, *, gpu: int | None = None, on_error: OnError | None
     place = _on_gpu(gpu, capsule.allocation) if gpu is not None else _as_before(capsule.allocation)
     for note in (*_notes(capsule), *place.notes):
         _warn(note)
-    with _in_force(_environment(failure, place), _search_path(capsule)):
+    with temporary_environment(_environment(failure, place), _search_path(capsule)):
         try:
             stage, tasks = _unpickle(failure)
         except (Exception, SystemExit) as error:
@@ -64,7 +64,7 @@ def replay(capsule: Capsule, *, gpu: int | None = None, on_error: OnError | None
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class ReplayTarget:
     """Where a batch runs again."""
 
     allocation: Allocation
@@ -73,7 +73,7 @@ class _Place:
 
 
 def _run(
-    adapter: Any, tasks: list[Any], failure: CapsuleContents, place: _Place, on_error: OnError | None
+    adapter: Any, tasks: list[Any], failure: CapsuleContents, place: ReplayTarget, on_error: OnError | None
 ) -> list[Any]:
     """What a worker does. An error of ``teardown`` never hides the batch's own."""
     worker = WorkerMetadata(worker_id=failure.worker_id, allocation=place.allocation)
@@ -146,24 +146,24 @@ def _warn(note: str) -> None:
 # ---- surroundings --------------------------------------------------------------------------------------
 
 
-def _as_before(then: Allocation) -> _Place:
+def _as_before(then: Allocation) -> ReplayTarget:
     wanted = [entry for entry in then.cuda_visible_devices.split(",") if entry]
     pinned = {VARIABLE: then.cuda_visible_devices, ORDER_VARIABLE: "PCI_BUS_ID"}
     if not wanted:
-        return _Place(then, pinned)
+        return ReplayTarget(then, pinned)
     from gpuexec.hardware import inventory
 
     node = inventory.read_node()
     here = {device.uuid for device in inventory.visible(node, os.environ).devices}
     absent = [uuid for uuid in wanted if uuid not in here]
     if not absent:
-        return _Place(then, pinned)
+        return ReplayTarget(then, pinned)
     reason = node.no_gpus_reason or "`gpuexec gpus` lists them"
     note = f"the worker's {', '.join(absent)} cannot be seen here ({reason}): {VARIABLE} stays; --gpu N chooses a GPU"
-    return _Place(then, {}, (note,))
+    return ReplayTarget(then, {}, (note,))
 
 
-def _on_gpu(index: int, then: Allocation) -> _Place:
+def _on_gpu(index: int, then: Allocation) -> ReplayTarget:
     from gpuexec.hardware import inventory
     from gpuexec.hardware.visible_devices import devices_of
 
@@ -180,14 +180,14 @@ def _on_gpu(index: int, then: Allocation) -> _Place:
     if len(then.gpus) > 1:
         notes.append(f"the worker had {len(then.gpus)} GPUs, the replay has one")
     allocation = Allocation(gpus=(_whole(device),), cpus=then.cpus, cuda_visible_devices=device.uuid)
-    return _Place(allocation, {VARIABLE: device.uuid, ORDER_VARIABLE: "PCI_BUS_ID"}, tuple(notes))
+    return ReplayTarget(allocation, {VARIABLE: device.uuid, ORDER_VARIABLE: "PCI_BUS_ID"}, tuple(notes))
 
 
 def _whole(device: Device) -> GpuShare:
     return GpuShare(device.index, device.uuid, device.name, 1.0, device.memory_total_bytes)
 
 
-def _environment(failure: CapsuleContents, place: _Place) -> dict[str, str]:
+def _environment(failure: CapsuleContents, place: ReplayTarget) -> dict[str, str]:
     """What the pipeline asked for and the thread caps; the pinning is the place's alone, as in a worker."""
     caps = {name: failure.environ[name] for name in THREAD_CAPS if name in failure.environ}
     asked = {name: value for name, value in failure.env_vars.items() if name not in (VARIABLE, ORDER_VARIABLE)}
@@ -202,7 +202,7 @@ def _search_path(capsule: Capsule) -> list[str]:
 
 
 @contextlib.contextmanager
-def _in_force(environ: Mapping[str, str], path: Sequence[str]) -> Iterator[None]:
+def temporary_environment(environ: Mapping[str, str], path: Sequence[str]) -> Iterator[None]:
     before, path_before = {name: os.environ.get(name) for name in environ}, list(sys.path)
     os.environ.update(environ)
     sys.path[:] = path

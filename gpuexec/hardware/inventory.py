@@ -13,7 +13,7 @@ from gpuexec.errors import ConfigurationError
 from gpuexec.hardware import nvml, visible_devices
 from gpuexec.hardware.host import read_host
 from gpuexec.hardware.model import Gpu, Host, Node
-from gpuexec.hardware.visible_devices import Visible
+from gpuexec.hardware.visible_devices import VisibleDevices
 
 T = TypeVar("T")
 
@@ -35,7 +35,7 @@ def read_node() -> Node:
     )
 
 
-def visible(node: Node, environ: Mapping[str, str]) -> Visible:
+def visible(node: Node, environ: Mapping[str, str]) -> VisibleDevices:
     """Return the devices that an environment lets CUDA see on this node."""
     return visible_devices.select(node.gpus, environ)
 

@@ -21,7 +21,7 @@ from gpuexec.hardware.topology import PairReading, links_between
 
 _LIBRARY = "libnvidia-ml.so.1"
 _MASK_WORDS = 64  # 64-bit words of a CPU mask: 4096 CPUs
-_MOST_LINKS = 36  # NVML_NVLINK_MAX_LINKS
+_MAX_LINKS = 36  # NVML_NVLINK_MAX_LINKS
 
 
 class NvmlUnavailable(NvmlError):
@@ -29,7 +29,7 @@ class NvmlUnavailable(NvmlError):
 
 
 @dataclass(frozen=True, slots=True)
-class Listing:
+class NvmlListing:
     """Everything NVML says about the node."""
 
     gpus: tuple[Gpu, ...]
@@ -56,14 +56,14 @@ def session() -> Iterator[ModuleType]:
             pynvml.nvmlShutdown()
 
 
-def list_gpus() -> Listing:
+def list_gpus() -> NvmlListing:
     """List the node's GPUs in NVML's (PCI) order. Raises ``NvmlUnavailable``."""
     with session() as nvml:
         reader = Reader(nvml)
         count = reader.ask(nvml.nvmlDeviceGetCount)[0] or 0
         handles = [reader.ask(nvml.nvmlDeviceGetHandleByIndex, index) for index in range(count)]
         gpus = tuple(_read_gpu(reader, i, handle, why) for i, (handle, why) in enumerate(handles))
-        return Listing(
+        return NvmlListing(
             gpus=gpus,
             links=_read_links(reader, [handle for handle, _ in handles], gpus),
             driver_version=reader.ask(nvml.nvmlSystemGetDriverVersion)[0],
@@ -344,7 +344,7 @@ def _read_links(reader: Reader, handles: Sequence[Any], gpus: Sequence[Gpu]) -> 
 def _far_ends(reader: Reader, handle: Any) -> list[str]:
     nvml = reader.nvml
     ends = []
-    for link in range(_MOST_LINKS):
+    for link in range(_MAX_LINKS):
         state, _ = reader.ask(nvml.nvmlDeviceGetNvLinkState, handle, link)
         if state == nvml.NVML_FEATURE_ENABLED:
             remote, _ = reader.ask(nvml.nvmlDeviceGetNvLinkRemotePciInfo, handle, link)

@@ -23,7 +23,7 @@ from typing import Any
 from gpuexec.hardware.nvml import OpenGpu, Reader, open_gpus
 
 _WHOLE_GPU = 0xFFFFFFFF  # gpuInstanceId of an event that concerns no one MIG slice
-_MOST_DRAINED = 256  # events taken at once
+_MAX_DRAINED = 256  # events taken at once
 
 CONDEMNING_XIDS = {
     46: "GPU stopped processing",
@@ -175,7 +175,7 @@ class GpuEvents:
         """Take what is there already; an error is left to the next wait, which is answered the same."""
         found: list[GpuFault] = []
         with contextlib.suppress(self._nvml.NVMLError):
-            for _ in range(_MOST_DRAINED):
+            for _ in range(_MAX_DRAINED):
                 found += self._fault_of(self._nvml.nvmlEventSetWait_v2(event_set, 0))
         return found
 

@@ -28,19 +28,19 @@ _LEGACY_MIG = re.compile(r"MIG-(GPU-[^/]+)/(\d+)/(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
-class Visible:
+class VisibleDevices:
     """Devices in CUDA's order, and what the user should know about the choice."""
 
     devices: tuple[Device, ...]
     notes: tuple[str, ...] = ()
 
 
-def select(gpus: Sequence[Gpu], environ: Mapping[str, str]) -> Visible:
+def select(gpus: Sequence[Gpu], environ: Mapping[str, str]) -> VisibleDevices:
     """Return the devices that an environment lets CUDA see, out of the node's GPUs in PCI order."""
     notes = [f"GPU {gpu.index} is lost and cannot be used" for gpu in gpus if gpu.lost]
     value = environ.get(VARIABLE)
     if value is None:
-        return Visible(tuple(d for gpu in gpus for d in devices_of(gpu)), tuple(notes))
+        return VisibleDevices(tuple(d for gpu in gpus for d in devices_of(gpu)), tuple(notes))
     selection = _Selection(gpus)
     for entry in value.split(",") if value.strip() else []:
         problem = selection.add(entry)
@@ -49,13 +49,13 @@ def select(gpus: Sequence[Gpu], environ: Mapping[str, str]) -> Visible:
             break
     if selection.duplicate:
         notes.append(f"{VARIABLE}={value!r} names {selection.duplicate} twice: CUDA then sees no device")
-        return Visible((), tuple(notes))
+        return VisibleDevices((), tuple(notes))
     if selection.kind == "index" and len(gpus) > 1 and environ.get(ORDER_VARIABLE) != "PCI_BUS_ID":
         notes.append(
             f"{VARIABLE}={value!r} counts in CUDA's order FASTEST_FIRST, which NVML does not know; "
             f"PCI order is assumed (set {ORDER_VARIABLE}=PCI_BUS_ID, or give UUIDs, to be sure)"
         )
-    return Visible(tuple(selection.devices), tuple(notes))
+    return VisibleDevices(tuple(selection.devices), tuple(notes))
 
 
 def devices_of(gpu: Gpu) -> list[Device]:

@@ -6,7 +6,7 @@ import sys
 from collections import deque
 from typing import TYPE_CHECKING, TextIO
 
-from gpuexec.observe import events
+from gpuexec import events
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -41,7 +41,7 @@ class LineProgress:
         self._rates = Rates()
         self._began = 0.0
 
-    def see(self, event: events.RunEvent) -> None:
+    def on_event(self, event: events.RunEvent) -> None:
         """Print a line for a gauge reading."""
         match event:
             case events.RunStarted():
@@ -65,7 +65,7 @@ class LiveProgress:
         self._rates = Rates()
         self._began = 0.0
 
-    def see(self, event: events.RunEvent) -> None:
+    def on_event(self, event: events.RunEvent) -> None:
         """Redraw on a gauge reading; make way for logs."""
         match event:
             case events.RunStarted():
@@ -74,7 +74,7 @@ class LiveProgress:
                 self._draw(event)
             case events.WorkerLogged() | events.WorkerPrinted() | events.RunEnded():
                 self._clear()
-        self._inner.see(event)
+        self._inner.on_event(event)
 
     def _draw(self, event: events.Gauged) -> None:
         from rich.console import Console

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from gpuexec.observe import events
+from gpuexec import events
 
 _SHOWN_IDS = 8
 
@@ -20,7 +20,7 @@ class LogRelay:
     def __init__(self) -> None:
         self._stages: tuple[str, ...] = ()
 
-    def see(self, event: events.RunEvent) -> None:
+    def on_event(self, event: events.RunEvent) -> None:
         """Relay what a worker said; ignore everything else."""
         match event:
             case events.RunStarted():

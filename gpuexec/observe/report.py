@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from gpuexec import events
 from gpuexec.contract.metrics import merge_metrics
-from gpuexec.observe import events
 
 if TYPE_CHECKING:
     from gpuexec.hardware.provenance import Provenance
@@ -101,13 +101,13 @@ class RunReport:
     error: str | None = None
 
 
-_MOST_RECORDS = 10_000
+_MAX_RECORDS = 10_000
 
 
 def _add(records: list[Any], *new: Any) -> None:
     records += new
-    if len(records) > _MOST_RECORDS:
-        del records[: len(records) - _MOST_RECORDS]
+    if len(records) > _MAX_RECORDS:
+        del records[: len(records) - _MAX_RECORDS]
 
 
 class ReportBuilder:
@@ -118,7 +118,7 @@ class ReportBuilder:
         self._began = 0.0
         self._workers: dict[str, WorkerReport] = {}
 
-    def see(self, event: events.RunEvent) -> None:
+    def on_event(self, event: events.RunEvent) -> None:
         """Add an event to the sums."""
         match event:
             case events.BatchesFinished():
@@ -184,24 +184,24 @@ class ReportBuilder:
         self.report.stages = [StageReport(i, name, reasons.get(i, "")) for i, name in enumerate(event.stages)]
 
     def _add_batch(self, event: events.BatchesFinished) -> None:
-        figures, stage = event.figures, self.report.stages[event.stage]
-        stage.batches += figures.batches
-        stage.tasks_in += figures.tasks_in
+        stats, stage = event.stats, self.report.stages[event.stage]
+        stage.batches += stats.batches
+        stage.tasks_in += stats.tasks_in
         stage.tasks_out += event.tasks_out
-        stage.items += figures.items
-        stage.process_s += figures.process_s
-        stage.receive_s += figures.receive_s
-        stage.send_s += figures.send_s
-        stage.idle_s += figures.idle_s
-        stage.transfer_s += max(0.0, event.in_worker_s - figures.busy_s)
+        stage.items += stats.items
+        stage.process_s += stats.process_s
+        stage.receive_s += stats.receive_s
+        stage.send_s += stats.send_s
+        stage.idle_s += stats.idle_s
+        stage.transfer_s += max(0.0, event.in_worker_s - stats.busy_s)
         stage.queued_s += event.queued_s
-        stage.input_bytes += figures.input_bytes
-        stage.output_bytes += figures.output_bytes
-        stage.metrics = merge_metrics(stage.metrics, figures.metrics)
+        stage.input_bytes += stats.input_bytes
+        stage.output_bytes += stats.output_bytes
+        stage.metrics = merge_metrics(stage.metrics, stats.metrics)
         worker = self._workers[event.worker_id]
-        worker.batches += figures.batches
-        worker.idle_s += figures.idle_s
+        worker.batches += stats.batches
+        worker.idle_s += stats.idle_s
         if worker.first_batch_s is None:
-            worker.first_batch_s = figures.process_s
+            worker.first_batch_s = stats.process_s
         else:
-            worker.steady_s += figures.process_s
+            worker.steady_s += stats.process_s

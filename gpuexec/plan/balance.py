@@ -163,8 +163,10 @@ class _Problem:
     def _needs(self, throughput: float) -> tuple[int, ...]:
         """The fewest workers of each stage for a throughput."""
         return tuple(
-            least if stage.fixed or not stage.work_s else max(least, _workers_for(throughput, stage.work_s))
-            for stage, least in zip(self._stages, self._least, strict=True)
+            place_minimum
+            if stage.fixed or not stage.work_s
+            else max(place_minimum, _workers_for(throughput, stage.work_s))
+            for stage, place_minimum in zip(self._stages, self._least, strict=True)
         )
 
     def _sums_allow(self, counts: tuple[int, ...]) -> bool:

@@ -23,7 +23,7 @@ def usable_devices(devices: Sequence[Device], options: PlanOptions) -> tuple[lis
     for device in devices:
         if device.compute_mode is ComputeMode.PROHIBITED:
             notes.append(f"GPU {device.index} is in compute mode prohibited: nothing may run on it")
-        elif _is_busy(device, options.busy_tolerance):
+        elif _is_busy(device, options.busy_memory_fraction):
             busy.append(device)
         else:
             usable.append(device)

@@ -11,11 +11,11 @@ from gpuexec.plan.ledger import Ledger
 from gpuexec.plan.placement import by_difficulty, place
 from gpuexec.plan.request import Request
 
-_LEAST_CPUS = 0.25  # a process that asks for (almost) nothing still needs some
+_MIN_CPUS = 0.25  # a process that asks for (almost) nothing still needs some
 
 
 @dataclass(frozen=True, slots=True)
-class Crowd:
+class StagePlacement:
     """A stage's workers: the slots of each, and why there are not more."""
 
     request: Request
@@ -25,10 +25,10 @@ class Crowd:
 
 def cpus_of(request: Request) -> float:
     """CPUs that one worker draws from the budget."""
-    return max(request.demand.cpus, _LEAST_CPUS)
+    return max(request.demand.cpus, _MIN_CPUS)
 
 
-def least(
+def place_minimum(
     requests: Sequence[Request], ledger: Ledger, node: Node
 ) -> tuple[dict[int, list[tuple[int, ...]]], Ledger] | None:
     """Place every stage's own count, or one worker; ``None`` if they do not fit together.
@@ -46,13 +46,13 @@ def least(
     return places, ledger
 
 
-def crowds(requests: Sequence[Request], ledger: Ledger, node: Node, usable_cpus: float) -> list[Crowd]:
-    """Give the stages of a phase (which fit, see `least`) as many workers as are useful.
+def place_stages(requests: Sequence[Request], ledger: Ledger, node: Node, usable_cpus: float) -> list[StagePlacement]:
+    """Give the stages of a phase (which fit, see `place_minimum`) as many workers as are useful.
 
     GPU stages share the devices max-min fairly: the one with the fewest workers gets the next. A CPU stage may
     grow until it alone could keep all CPUs busy; which stages do grow, the driver decides by their backlog.
     """
-    placed = least(requests, ledger, node)
+    placed = place_minimum(requests, ledger, node)
     assert placed is not None, "phases are made of stages that fit"
     places, ledger = placed
     reasons = {r.stage: _fixed_reason(r) for r in requests}
@@ -77,7 +77,7 @@ def crowds(requests: Sequence[Request], ledger: Ledger, node: Node, usable_cpus:
             reasons[request.stage] = (
                 f"up to {count}: {usable_cpus:g} usable CPUs at {cpus_of(request):g} each; started as work waits"
             )
-    return [Crowd(r, tuple(places[r.stage]), reasons[r.stage]) for r in requests]
+    return [StagePlacement(r, tuple(places[r.stage]), reasons[r.stage]) for r in requests]
 
 
 def _fixed_reason(request: Request) -> str:

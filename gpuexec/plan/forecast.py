@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Passed:
+class StageProgress:
     """A stage's tasks: ``done`` and the ``made`` that came of them; ``waiting`` in its queue and in workers' hands."""
 
     done: int
@@ -16,24 +16,24 @@ class Passed:
 
 
 @dataclass(frozen=True, slots=True)
-class Outlook:
+class Forecast:
     """``tasks``: how many one source task becomes here; ``remaining``: tasks still to do; ``None``: not known yet."""
 
     tasks: float | None
     remaining: float | None
 
 
-def outlook(stages: Sequence[Passed], seeds_left: int | None) -> list[Outlook]:
+def forecast(stages: Sequence[StageProgress], tasks_left: int | None) -> list[Forecast]:
     """Follow the tasks down the unfinished stages, each task becoming as many as the ones before it did.
 
-    ``seeds_left``: tasks not yet in the first one's queue; ``None`` if nobody knows.
+    ``tasks_left``: tasks not yet in the first one's queue; ``None`` if nobody knows.
     """
     found = []
     tasks: float | None = 1.0
-    coming = None if seeds_left is None else float(seeds_left)
+    coming = None if tasks_left is None else float(tasks_left)
     for stage in stages:
         remaining = None if coming is None else coming + stage.waiting
-        found.append(Outlook(tasks, remaining))
+        found.append(Forecast(tasks, remaining))
         ratio = stage.made / stage.done if stage.done else None
         tasks = None if tasks is None or ratio is None else tasks * ratio
         coming = 0.0 if remaining == 0 else None if remaining is None or ratio is None else remaining * ratio

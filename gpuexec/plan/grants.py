@@ -14,7 +14,7 @@ from gpuexec.plan.request import WHOLE, Request
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class Allocator:
     """What all workers of a run share in: the stages' requests and what the node has for them.
 
     ``ledger`` is the one before the first worker; ``names`` are the stages' as worker ids have them;
@@ -54,7 +54,7 @@ class Room:
             ledger = ledger.grant(self.place_of(grant), self.requests[grant.stage_index])
         return ledger
 
-    def without(self, uuids: Collection[str]) -> Room:
+    def without(self, uuids: Collection[str]) -> Allocator:
         """The room that is left when these devices are out of use."""
         if not uuids:
             return self

@@ -32,12 +32,12 @@ class StageDemand:
 
 @dataclass(frozen=True, slots=True)
 class PlanOptions:
-    """Reserves and policies. ``busy_tolerance``: fraction of a GPU's memory others may hold and still be idle."""
+    """Reserves and policies. ``busy_memory_fraction``: fraction of a GPU's memory others may hold and still be idle."""
 
     reserved_cpus: float = 0.0
     reserved_gpus: float = 0.0
     busy_gpus: BusyGpuPolicy = BusyGpuPolicy.SKIP
-    busy_tolerance: float = 0.1
+    busy_memory_fraction: float = 0.1
     cpu_stages_see_gpus: bool = False
 
 

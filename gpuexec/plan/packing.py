@@ -18,8 +18,8 @@ from gpuexec.hardware.model import ComputeMode
 from gpuexec.plan.ledger import Ledger, Slot
 from gpuexec.plan.request import WHOLE, Request
 
-_MOST_STEPS = 60  # devices filled before a search is given up: a few ms
-_MOST_FILLINGS = 60  # ways to fill one device that are looked at
+_MAX_STEPS = 60  # devices filled before a search is given up: a few ms
+_MAX_FILLINGS = 60  # ways to fill one device that are looked at
 
 Part = tuple[int, int]  # (thousandths, bytes) of one device; one of them is 0
 Filling = tuple[int, ...]  # how many of each part
@@ -158,7 +158,7 @@ class _Search:
 
     def spent(self) -> bool:
         """Whether it has searched for long enough."""
-        return self._steps > _MOST_STEPS
+        return self._steps > _MAX_STEPS
 
     @property
     def gave_up(self) -> bool:
@@ -208,8 +208,8 @@ class _Search:
     def _choices(self, at: int, wanted: Filling) -> list[Filling]:
         """Fillings of a bin to which nothing can be added, the fullest first."""
         bin_ = self._bins[at]
-        seen = list(itertools.islice(_fillings(bin_, self._parts, wanted), _MOST_FILLINGS + 1))
-        if len(seen) > _MOST_FILLINGS:
+        seen = list(itertools.islice(_fillings(bin_, self._parts, wanted), _MAX_FILLINGS + 1))
+        if len(seen) > _MAX_FILLINGS:
             self._skipped = True
         costs = [bin_.units(part) for part in self._parts]
         full = [

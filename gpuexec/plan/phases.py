@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gpuexec.hardware.model import Node
-from gpuexec.plan.counts import least
+from gpuexec.plan.counts import place_minimum
 from gpuexec.plan.ledger import Ledger
 from gpuexec.plan.request import Request
 
@@ -18,7 +18,7 @@ def cut(requests: Sequence[Request], ledger: Ledger, node: Node) -> list[list[Re
     """
     phases: list[list[Request]] = []
     for request in requests:
-        if phases and least([*phases[-1], request], ledger, node) is not None:
+        if phases and place_minimum([*phases[-1], request], ledger, node) is not None:
             phases[-1].append(request)
         else:
             phases.append([request])

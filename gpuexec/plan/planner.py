@@ -9,13 +9,13 @@ from gpuexec.errors import ResourcesError
 from gpuexec.hardware.model import Device, Node
 from gpuexec.plan import explain, phases
 from gpuexec.plan.busy import GpusBusy, usable_devices
-from gpuexec.plan.counts import Crowd, crowds, least
-from gpuexec.plan.grants import Room, unique_names
+from gpuexec.plan.counts import StagePlacement, place_minimum, place_stages
+from gpuexec.plan.grants import Allocator, unique_names
 from gpuexec.plan.ledger import Ledger
 from gpuexec.plan.model import Phase, Plan, PlanOptions, StageDemand, StagePlan
 from gpuexec.plan.request import WHOLE, Request, request_of
 
-__all__ = ["GpusBusy", "make_plan", "plan_in", "survey"]
+__all__ = ["GpusBusy", "make_allocator", "make_plan", "plan_in"]
 
 
 def make_plan(
@@ -27,14 +27,14 @@ def make_plan(
     no_devices_reason: str | None = None,
     device_notes: Sequence[str] = (),
 ) -> Plan:
-    """Plan all stages of a pipeline on a node; see `survey` for the arguments and what is raised."""
-    room, notes = survey(
+    """Plan all stages of a pipeline on a node; see `make_allocator` for the arguments and what is raised."""
+    room, notes = make_allocator(
         demands, devices, node, options, no_devices_reason=no_devices_reason, device_notes=device_notes
     )
     return plan_in(room, notes)
 
 
-def survey(
+def make_allocator(
     demands: Sequence[StageDemand],
     devices: Sequence[Device],
     node: Node,
@@ -42,7 +42,7 @@ def survey(
     *,
     no_devices_reason: str | None = None,
     device_notes: Sequence[str] = (),
-) -> tuple[Room, tuple[str, ...]]:
+) -> tuple[Allocator, tuple[str, ...]]:
     """Make the demands exact and open the book on what they share; also notes for the user.
 
     ``no_devices_reason``: why ``devices`` is empty; ``device_notes``: what the user should know about them.
@@ -63,27 +63,32 @@ def survey(
     for request in requests:
         if request.demand.cpus > usable_cpus:
             raise explain.refuse_cpus(request, usable_cpus, node.host.usable_cpus, options.reserved_cpus)
-        if request.uses_gpu and least([request], ledger, node) is None:
+        if request.uses_gpu and place_minimum([request], ledger, node) is None:
             raise explain.refuse_gpus(request, ledger, notes, no_devices_reason)
     shown = ",".join(device.uuid for device in devices) if options.cpu_stages_see_gpus else ""
-    return Room(requests, unique_names(demands), ledger, node, usable_cpus, shown), notes
+    return Allocator(requests, unique_names(demands), ledger, node, usable_cpus, shown), notes
 
 
-def plan_in(room: Room, notes: Sequence[str] = ()) -> Plan:
+def plan_in(room: Allocator, notes: Sequence[str] = ()) -> Plan:
     """Plan what a survey found possible: the phases, and where their workers may start."""
     cut = phases.cut(room.requests, room.ledger, room.node)
     planned = tuple(
-        Phase(tuple(_stage_plan(crowd, room) for crowd in crowds(part, room.ledger, room.node, room.usable_cpus)))
+        Phase(
+            tuple(
+                _stage_plan(placement, room)
+                for placement in place_stages(part, room.ledger, room.node, room.usable_cpus)
+            )
+        )
         for part in cut
     )
     return Plan(planned, (*notes, *_notes(cut, room.requests, room.usable_cpus)))
 
 
-def _stage_plan(crowd: Crowd, room: Room) -> StagePlan:
-    request = crowd.request
-    workers = tuple(room.grant(request.stage, number, place) for number, place in enumerate(crowd.places))
+def _stage_plan(placement: StagePlacement, room: Allocator) -> StagePlan:
+    request = placement.request
+    workers = tuple(room.grant(request.stage, number, place) for number, place in enumerate(placement.places))
     fixed = request.demand.num_workers is not None
-    return StagePlan(request.stage, request.demand.name, workers, fixed, crowd.reason)
+    return StagePlan(request.stage, request.demand.name, workers, fixed, placement.reason)
 
 
 def _notes(cut: Sequence[Sequence[Request]], requests: Sequence[Request], usable_cpus: float) -> list[str]:

@@ -50,7 +50,7 @@ class Proposal:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class StageSnapshot:
     """A running stage. ``grants``: its living workers, starting ones included, stopping ones not; oldest first.
 
     ``seconds`` and ``tasks``: see ``StageLoad``. ``remaining``: tasks still to do, ``None`` if nobody knows: then

@@ -17,27 +17,27 @@ from dataclasses import dataclass, field
 
 from gpuexec.plan.counts import cpus_of
 from gpuexec.plan.eviction import Candidate, cheapest
-from gpuexec.plan.grants import Room
+from gpuexec.plan.grants import Allocator
 from gpuexec.plan.ledger import Ledger
 from gpuexec.plan.model import WorkerGrant
 from gpuexec.plan.placement import place
-from gpuexec.plan.proposal import Proposal, Reason, Standing, Start, Stop
+from gpuexec.plan.proposal import Proposal, Reason, StageSnapshot, Start, Stop
 from gpuexec.plan.repack import repack
 
 _START_GAIN = 0.02  # of the remaining time; less is within what any measurement scatters
 _STOP_GAIN = 0.10  # the same, where running workers are given up
 _STOP_GAIN_MORE = 0.10  # on top for every round that has stopped workers
-_STOP_GAIN_MOST = 0.40  # times that are off by 20 % either way feign a third: what passes this is a gain, so it ends
+_STOP_GAIN_MAX = 0.40  # times that are off by 20 % either way feign a third: what passes this is a gain, so it ends
 _QUIET = 2.0  # set-up times without a change before workers are stopped: new figures have come in by then
 _ROUNDING = 1e-9
 
-__all__ = ["Proposal", "Reason", "Standing", "Start", "Stop", "rebalance"]
+__all__ = ["Proposal", "Reason", "StageSnapshot", "Start", "Stop", "rebalance"]
 
 
 def rebalance(
-    stages: Sequence[Standing],
+    stages: Sequence[StageSnapshot],
     targets: Sequence[int],
-    room: Room,
+    room: Allocator,
     *,
     stopping: Sequence[WorkerGrant] = (),
     taken_ids: Collection[str] = (),
@@ -78,9 +78,9 @@ class _Round:
 
     def __init__(
         self,
-        stages: Sequence[Standing],
+        stages: Sequence[StageSnapshot],
         targets: Sequence[int],
-        room: Room,
+        room: Allocator,
         stopping: Sequence[WorkerGrant],
         taken_ids: Collection[str],
     ) -> None:
@@ -91,15 +91,15 @@ class _Round:
         self._taken = {*taken_ids, *(g.worker_id for g in self._holders())}
         self._position = {stage.request.stage: i for i, stage in enumerate(stages)}
         self._work = [stage.load.work_s for stage in stages]
-        least = math.fsum(n * cpus_of(s.request) for n, s in zip(targets, stages, strict=True))
-        self._budget = max(room.usable_cpus, least)
+        place_minimum = math.fsum(n * cpus_of(s.request) for n, s in zip(targets, stages, strict=True))
+        self._budget = max(room.usable_cpus, place_minimum)
 
     def propose(self, since_change_s: float, stop_rounds: int) -> Proposal:
         """Weigh the steps that stop workers, then those that do not."""
         if not self._short(self._present()):
             return Proposal((), Reason.BALANCED)
         free = self._advance(self._present(), may_stop=False)
-        share = min(_STOP_GAIN + _STOP_GAIN_MORE * stop_rounds, _STOP_GAIN_MOST)
+        share = min(_STOP_GAIN + _STOP_GAIN_MORE * stop_rounds, _STOP_GAIN_MAX)
         reason = Reason.TOO_SOON if self._stopping else Reason.NOT_WORTH_IT
         if self._may_pay(share) and not self._stopping and not free.starts:
             reason = Reason.NO_ROOM

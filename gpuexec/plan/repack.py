@@ -10,7 +10,7 @@ from gpuexec.plan.ledger import Ledger
 from gpuexec.plan.packing import Bins, Places
 from gpuexec.plan.request import Request
 
-_MOST_ORDERS = 8  # devices that are tried as the last to be emptied
+_MAX_ORDERS = 8  # devices that are tried as the last to be emptied
 
 
 def repack(
@@ -23,7 +23,7 @@ def repack(
     last is not enough, another one is the last. ``ledger``: with everybody alive.
     """
     order = _lightest_first(candidates)
-    for last in reversed(order[-_MOST_ORDERS:]):
+    for last in reversed(order[-_MAX_ORDERS:]):
         slots = [*(slot for slot in order if slot != last), last]
         found = _emptied(ledger, candidates, wanted, slots)
         if found is None:

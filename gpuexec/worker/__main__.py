@@ -1,4 +1,4 @@
-"""``python -m gpuexec.worker SOCKET_FD RECORDER_FD DRIVER_PID``: started by `gpuexec.supervise.spawn` only."""
+"""``python -m gpuexec.worker SOCKET_FD RECORDER_FD DRIVER_PID``: started by `gpuexec.processes.spawn` only."""
 
 import sys
 

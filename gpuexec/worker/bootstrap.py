@@ -15,18 +15,19 @@ import time
 from types import FrameType
 from typing import Any
 
-from gpuexec.bridge import adapters, registration
 from gpuexec.channel import codec
 from gpuexec.channel.messages import Booted, Inline, Start
 from gpuexec.channel.recorder import FlightRecorder
 from gpuexec.channel.wire import BlockingConnection, ConnectionLost
 from gpuexec.contract.allocation import Allocation, GpuShare
 from gpuexec.contract.executor import NodeInfo, WorkerMetadata
-from gpuexec.worker import loading, memory
+from gpuexec.curator import adapters, registration
+from gpuexec.stage import loading
+from gpuexec.stage.stacks import write_stacks_on_signal
+from gpuexec.worker import memory
 from gpuexec.worker.log_sink import LogSink
-from gpuexec.worker.loop import Conduct, WorkerLoop, describe_failure
+from gpuexec.worker.loop import ErrorHandling, WorkerLoop, describe_failure
 from gpuexec.worker.orphan import die_with_parent
-from gpuexec.worker.stacks import write_stacks_on_signal
 
 
 def main(socket_fd: int, recorder_fd: int, driver_pid: int) -> int:
@@ -74,7 +75,7 @@ def _serve(connection: BlockingConnection, recorder: FlightRecorder) -> None:
         memory.probe_for(allocation),
         log,
         recorder,
-        Conduct(**{**start.conduct, "retire_on": tuple(start.conduct["retire_on"])}),
+        ErrorHandling(**{**start.error_handling, "retire_on": tuple(start.error_handling["retire_on"])}),
     )
 
     def terminate_once(_signal: int, _frame: FrameType | None) -> None:

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 from gpuexec.channel.messages import Payload, Work, payload_size
-from gpuexec.channel.payloads import take_up
-from gpuexec.channel.segments import Range, Segment
+from gpuexec.channel.payloads import load
+from gpuexec.channel.segments import Segment, SegmentRef
 
 _Part = tuple[Payload, int, int, bool]  # payload, first task, end, whether that is all of it
 
@@ -32,10 +32,10 @@ class Inbox:
         """Queue a message's spans."""
         payloads = iter(work.payloads)
         last = self._waiting[-1][0] if self._waiting else self._payload
-        for span in work.spans:
-            if span is None or len(span) == 2:
+        for slice_ in work.slices:
+            if slice_ is None or len(slice_) == 2:
                 last = next(payloads)
-            self._waiting.append((last, span))
+            self._waiting.append((last, slice_))
 
     def take(self, count: int) -> tuple[list[Any], int]:
         """Return the next ``count`` tasks and their size in bytes (of a parcel in parts, its share)."""
@@ -44,7 +44,7 @@ class Inbox:
         self._batch = []
         while len(tasks) < count:
             if self._at == self._stop:
-                self._begin_span()
+                self._begin_slice()
                 if not (tasks or self._at) and self._stop == count == len(self._open):  # usual for tiny batches
                     tasks, self._open, self._at = self._open, [], 0
                     self._stop = 0
@@ -62,22 +62,22 @@ class Inbox:
         """Return the batch in hand anew, as it arrived, whatever the stage did to its tasks."""
         tasks: list[Any] = []
         for payload, start, stop, _ in self._batch:
-            tasks += take_up(payload)[start:stop]
+            tasks += load(payload)[start:stop]
         return tasks
 
     def done(self) -> None:
         """The batch in hand is complete: a segment that was all its own is released."""
         for payload, _, _, whole in self._batch:
-            if whole and isinstance(payload, Range) and payload.exclusive:
+            if whole and isinstance(payload, SegmentRef) and payload.exclusive:
                 self._release(payload.segment)
         self._batch = []
 
-    def _begin_span(self) -> None:
-        payload, span = self._waiting.popleft()
-        if span is None or len(span) == 2:
+    def _begin_slice(self) -> None:
+        payload, slice_ = self._waiting.popleft()
+        if slice_ is None or len(slice_) == 2:
             self._payload = payload
-            self._open = take_up(payload)
-            start, stop = span or (0, len(self._open))
+            self._open = load(payload)
+            start, stop = slice_ or (0, len(self._open))
         else:
-            start, stop, _ = span
+            start, stop, _ = slice_
         self._at, self._stop = start, stop

@@ -17,7 +17,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from gpuexec.bridge.origin import class_name_of
 from gpuexec.channel import codec
 from gpuexec.channel.messages import Failed, NodeReady, Payload, Ready, SetUp, SetUpOnNode, Stop, Stopped, Work
 from gpuexec.channel.recorder import FlightRecorder
@@ -26,13 +25,14 @@ from gpuexec.channel.wire import BlockingConnection, ConnectionLost
 from gpuexec.contract.executor import NodeInfo, WorkerMetadata
 from gpuexec.contract.lineage import parents_of
 from gpuexec.contract.metrics import INPUT_BYTES, OOM_SPLITS, merge_metrics
+from gpuexec.curator.origin import class_name_of
 from gpuexec.errors import error_names_match, names_of
+from gpuexec.stage.pinning import check_pinning
 from gpuexec.worker.gpu_memory_errors import free_gpu_cache, is_out_of_gpu_memory
 from gpuexec.worker.inbox import Inbox
 from gpuexec.worker.log_sink import LogSink
 from gpuexec.worker.memory import PeakRss
 from gpuexec.worker.outbox import Outbox
-from gpuexec.worker.pinning import check_pinning
 
 
 class Adapter(Protocol):
@@ -65,13 +65,13 @@ class StageFailure(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Conduct:
-    """What a worker does about failures. ``goes_on``: takes the next batch after a stage's exception.
+class ErrorHandling:
+    """What a worker does about failures. ``continue_on_error``: takes the next batch after a stage's exception.
 
     ``retire_on``: names of exceptions after which nothing in this process can be trusted, so it never goes on.
     """
 
-    goes_on: bool = False
+    continue_on_error: bool = False
     retire_on: tuple[str, ...] = ()
     split_on_oom: bool = False
 
@@ -88,7 +88,7 @@ class WorkerLoop:
         probe: MemoryProbe,
         log: LogSink,
         recorder: FlightRecorder,
-        conduct: Conduct,
+        error_handling: ErrorHandling,
     ) -> None:
         self._connection = connection
         self._adapter = adapter
@@ -97,7 +97,7 @@ class WorkerLoop:
         self._probe = probe
         self._log = log
         self._recorder = recorder
-        self._conduct = conduct
+        self._error_handling = error_handling
         self._pool = SegmentPool()
         self._outbox = Outbox(connection, self._pool)
         self._inbox = Inbox(self._outbox.reuse_when_sent)
@@ -164,7 +164,7 @@ class WorkerLoop:
                     self._run_batch(batch_id, count)
                     self._outbox.flush_if_due(idle=False)
             case SetUpOnNode():
-                from gpuexec.worker.node_lock import node_lock  # few workers need it
+                from gpuexec.stage.node_lock import node_lock  # few workers need it
 
                 began = time.monotonic()
                 with self._in_phase("setup_on_node"), node_lock(class_name_of(self._adapter.stage)):
@@ -213,7 +213,7 @@ class WorkerLoop:
         outputs = self._process(tasks)
         self._end_if_forked()
         processed = time.monotonic()
-        metrics, items = self._note_figures(input_bytes)
+        metrics, items = self._note_stats(input_bytes)
         del tasks  # frees memory for the outputs
         self._phase = "return"
         parents = parents_of(input_ids, [task.task_id for task in outputs])
@@ -247,7 +247,7 @@ class WorkerLoop:
         try:
             outputs = list(self._adapter.process_batch(tasks))
         except Exception as error:
-            if not (self._conduct.split_on_oom and len(tasks) > 1 and is_out_of_gpu_memory(error)):
+            if not (self._error_handling.split_on_oom and len(tasks) > 1 and is_out_of_gpu_memory(error)):
                 raise
         else:
             self._parts.append(self._adapter.last_stats)
@@ -261,7 +261,7 @@ class WorkerLoop:
         outputs = self._process(self._inbox.take_again()[first : first + middle], first)
         return outputs + self._process(self._inbox.take_again()[first + middle : first + count], first + middle)
 
-    def _note_figures(self, input_bytes: int) -> tuple[dict[str, float], int]:
+    def _note_stats(self, input_bytes: int) -> tuple[dict[str, float], int]:
         """Add the executor's figures to the batch's own stats object; return its metrics and item count."""
         gpu = self._probe.after_batch()
         *earlier, stats = self._parts
@@ -301,10 +301,10 @@ class WorkerLoop:
 
     def _halts_after(self, error: BaseException) -> bool:
         """Inputs that cannot be unpickled halt it too: their parcel may hold tasks of the next batch."""
-        conduct = self._conduct
-        if not conduct.goes_on or self._phase == "receive" or not isinstance(error, Exception):
+        error_handling = self._error_handling
+        if not error_handling.continue_on_error or self._phase == "receive" or not isinstance(error, Exception):
             return True
-        return error_names_match(names_of(error), conduct.retire_on)
+        return error_names_match(names_of(error), error_handling.retire_on)
 
     def _tell_failure(self, error: BaseException, phase: str, batch_id: int | None = None, *, halted: bool) -> None:
         self._outbox.flush()

@@ -13,13 +13,13 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
-import sys
 import threading
 from collections.abc import Sequence
 from typing import Any
 
 from gpuexec.contract import metrics
 from gpuexec.contract.allocation import Allocation, GpuShare
+from gpuexec.stage.pinning import torch_with_cuda
 
 _INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO in the kernel's include/linux/proc_ns.h
 _SAMPLE_S = 0.05
@@ -87,7 +87,7 @@ class GpuProbe:
         torch = self._torch or torch_with_cuda()
         found: dict[str, float] = {}
         for ordinal, share in enumerate(self._shares):
-            found.update(self._figures(ordinal, share, torch, sampled))
+            found.update(self._stats(ordinal, share, torch, sampled))
         return found
 
     def close(self) -> None:
@@ -99,21 +99,21 @@ class GpuProbe:
             self._session.close()
             self._session = None
 
-    def _figures(self, ordinal: int, share: GpuShare, torch: Any, sampled: dict[str, Any]) -> dict[str, float]:
-        figures: dict[str, float] = {}
+    def _stats(self, ordinal: int, share: GpuShare, torch: Any, sampled: dict[str, Any]) -> dict[str, float]:
+        stats: dict[str, float] = {}
         used, peak, why = sampled.get(share.uuid, (None, None, self._why_no_nvml or "not_sampled"))
         if used is not None:
-            figures = {metrics.PROCESS_USED: used, metrics.PROCESS_PEAK: max(used, peak or 0)}
-        source = "nvml_process" if figures else "absent"
+            stats = {metrics.PROCESS_USED: used, metrics.PROCESS_PEAK: max(used, peak or 0)}
+        source = "nvml_process" if stats else "absent"
         if torch is not None and ordinal < self._visible(torch):
             source = "torch"
-            figures[metrics.TORCH_ALLOCATED] = torch.cuda.memory_allocated(ordinal)
-            figures[metrics.TORCH_RESERVED] = torch.cuda.memory_reserved(ordinal)
-            figures[metrics.TORCH_PEAK] = torch.cuda.max_memory_allocated(ordinal)
-        figures[f"memory_source.{source}"] = 1.0
+            stats[metrics.TORCH_ALLOCATED] = torch.cuda.memory_allocated(ordinal)
+            stats[metrics.TORCH_RESERVED] = torch.cuda.memory_reserved(ordinal)
+            stats[metrics.TORCH_PEAK] = torch.cuda.max_memory_allocated(ordinal)
+        stats[f"memory_source.{source}"] = 1.0
         if source == "absent":
-            figures[f"memory_absent.{why}"] = 1.0
-        return {metrics.gpu_key(share.index, name): float(value) for name, value in figures.items()}
+            stats[f"memory_absent.{why}"] = 1.0
+        return {metrics.gpu_key(share.index, name): float(value) for name, value in stats.items()}
 
     @staticmethod
     def _visible(torch: Any) -> int:
@@ -178,13 +178,6 @@ class _Sampler:
                     if used is not None:
                         self._peaks[uuid] = max(used, self._peaks.get(uuid, 0))
             self._stopping.wait(_SAMPLE_S)
-
-
-def torch_with_cuda() -> Any:
-    """torch, if the stage imported it and has a CUDA context already."""
-    torch = sys.modules.get("torch")
-    cuda = getattr(torch, "cuda", None)
-    return torch if cuda is not None and cuda.is_initialized() else None
 
 
 def _pid_namespace() -> int | None:

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from gpuexec.channel import codec, segments
-from gpuexec.channel.messages import Figures, Payload, Results
-from gpuexec.channel.payloads import ParcelSize, lay_down, needs_segment
+from gpuexec.channel.messages import BatchStats, Payload, Results
+from gpuexec.channel.payloads import BlockSizer, needs_segment, store
 from gpuexec.channel.perf_identity import PERF_IDENTITY
-from gpuexec.channel.segments import Range, Segment, SegmentPool
+from gpuexec.channel.segments import Segment, SegmentPool, SegmentRef
 from gpuexec.channel.wire import BlockingConnection
 from gpuexec.contract.metrics import add_metrics
 
@@ -31,7 +31,7 @@ class Outbox:
         self._connection = connection
         self._pool = pool
         self._encoder = codec.Encoder()
-        self._parcel = ParcelSize()
+        self._block = BlockSizer()
         self._arena: Segment | None = None
         self._arena_used = 0
         self._oldest = 0.0
@@ -48,24 +48,24 @@ class Outbox:
         self._open_piece(batch_id)
         tasks.reverse()
         while tasks:
-            parcel = [tasks.pop() for _ in range(min(len(tasks), self._parcel.next()))]
-            size = len(parcel)
-            task_ids = [task.task_id for task in parcel]
-            encoded = self._encoder.encode(parcel)
-            self._parcel.learn(size, encoded.size)
-            del parcel
+            block = [tasks.pop() for _ in range(min(len(tasks), self._block.next()))]
+            size = len(block)
+            task_ids = [task.task_id for task in block]
+            encoded = self._encoder.encode(block)
+            self._block.learn(size, encoded.size)
+            del block
             payload = self._place(encoded, many=many)
             if self._inline_bytes > _FLUSH_BYTES:
                 self.flush()
                 self._open_piece(batch_id)
-            self._parcels[-1] += 1
+            self._blocks[-1] += 1
             self._sizes.append(size)
             self._task_ids += task_ids
             self._parents += parents[at : at + size]
             self._payloads.append(payload)
             at += size
             total += encoded.size
-            self._inline_bytes += encoded.size if not isinstance(payload, Range) else 64
+            self._inline_bytes += encoded.size if not isinstance(payload, SegmentRef) else 64
         self._arena = None
         return total
 
@@ -97,7 +97,7 @@ class Outbox:
             return
         message = Results(
             self._batch_ids,
-            self._parcels,
+            self._blocks,
             self._complete,
             self._sizes,
             self._task_ids,
@@ -115,19 +115,19 @@ class Outbox:
     def drop_unfinished(self) -> None:
         """Forget the batch in hand: its stage raised."""
         if self._batch_ids and not self._complete[-1]:
-            parcels = self._parcels[-1]
-            size = sum(self._sizes[len(self._sizes) - parcels :])
-            for column in (self._batch_ids, self._parcels, self._complete):
+            blocks = self._blocks[-1]
+            size = sum(self._sizes[len(self._sizes) - blocks :])
+            for column in (self._batch_ids, self._blocks, self._complete):
                 column.pop()
-            del self._sizes[len(self._sizes) - parcels :]
-            del self._payloads[len(self._payloads) - parcels :]
+            del self._sizes[len(self._sizes) - blocks :]
+            del self._payloads[len(self._payloads) - blocks :]
             del self._task_ids[len(self._task_ids) - size :]
             del self._parents[len(self._parents) - size :]
         self._arena = None
 
     def _clear(self) -> None:
         self._batch_ids: list[int] = []
-        self._parcels: list[int] = []
+        self._blocks: list[int] = []
         self._complete: list[int] = []
         self._sizes: list[int] = []
         self._task_ids: list[str] = []
@@ -135,25 +135,25 @@ class Outbox:
         self._payloads: list[Payload] = []
         self._spent: list[Segment] = []
         self._failed: list[list[int]] = []
-        self.totals = Figures()
+        self.totals = BatchStats()
         self._inline_bytes = 0
         self._oldest = 0.0
 
     def _open_piece(self, batch_id: int) -> None:
         self._batch_ids.append(batch_id)
-        self._parcels.append(0)
+        self._blocks.append(0)
         self._complete.append(0)
 
     def _place(self, encoded: codec.Encoded, *, many: bool) -> Payload:
         if many and needs_segment(encoded):
             return self._place_in_arena(encoded)
-        return lay_down(encoded, self._pool)
+        return store(encoded, self._pool)
 
-    def _place_in_arena(self, encoded: codec.Encoded) -> Range:
+    def _place_in_arena(self, encoded: codec.Encoded) -> SegmentRef:
         if self._arena is None or self._arena_used + encoded.size > self._arena.capacity:
             self._arena = self._pool.acquire(max(_ARENA, encoded.size))
             self._arena_used = 0
-        place = Range(self._arena, self._arena_used, encoded.size, exclusive=False)
+        place = SegmentRef(self._arena, self._arena_used, encoded.size, exclusive=False)
         self._arena.write(encoded.parts, place.offset)
         self._arena_used += segments.page_aligned(encoded.size)
         return place

@@ -17,7 +17,7 @@ def main() -> None:
     stages, tasks = workload.make(count)
     began, cpu = time.perf_counter(), time.process_time()
     results = PEERS[peer](stages, tasks)
-    figures = {
+    stats = {
         "seconds": time.perf_counter() - began,
         "driver_cpu_s": time.process_time() - cpu,
         "driver_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
@@ -25,8 +25,8 @@ def main() -> None:
         "count": count,
     }
     for report in REPORTS:
-        figures["startup_s"] = max(w.spawn_s + w.load_s + w.setup_s for w in report.workers)
-    print(json.dumps(figures), flush=True)
+        stats["startup_s"] = max(w.spawn_s + w.load_s + w.setup_s for w in report.workers)
+    print(json.dumps(stats), flush=True)
 
 
 if __name__ == "__main__":

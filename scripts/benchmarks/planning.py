@@ -32,7 +32,7 @@ _SLOTS = 6
 _FIRST, _SECOND = (0.010, 0.030, 0.010), (0.030, 0.010, 0.010)
 _GPUS, _GPU_NODE_CPUS = 8, 64
 _GPU_PIPELINE = (("decode", 0.040, 0.0), ("caption", 0.140, 1.0), ("embed", 0.080, 0.25), ("write", 0.010, 0.0))
-_MOST_ROUNDS = 3  # gpu-plan takes two minutes each
+_MAX_ROUNDS = 3  # gpu-plan takes two minutes each
 _SCATTER = 0.2  # service times are off by up to this, either way
 
 Counts = tuple[int | None, ...]
@@ -136,7 +136,7 @@ def bound_s(count: int) -> float:
 
 def report(cases: Sequence[str], rounds: int, folder: Path, *, quick: bool) -> None:
     """Measure and print; unless ``quick`` (once, on fewer tasks) all of them also go into ``benchmarks.md``."""
-    rounds, share = (1, 3) if quick else (min(rounds, _MOST_ROUNDS), 1)
+    rounds, share = (1, 3) if quick else (min(rounds, _MAX_ROUNDS), 1)
     lines = table([CASES[case](rounds, share) for case in cases]) if cases else []
     show_section("planning", lines, folder, save=not quick and len(cases) == len(CASES))
 

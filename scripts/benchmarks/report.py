@@ -42,9 +42,9 @@ def put_section(name: str, lines: list[str], folder: Path) -> None:
     page.write_text("\n".join([before + begin, "", *lines, "", end + after]))
 
 
-def rate(figures: Any) -> float | None:
+def rate(stats: Any) -> float | None:
     """Tasks per second, ``None`` where the peer failed."""
-    return figures["count"] / figures["seconds"] if isinstance(figures, dict) else None
+    return stats["count"] / stats["seconds"] if isinstance(stats, dict) else None
 
 
 def ratio(medians: dict[str, Any], peer: str) -> float | None:
@@ -83,11 +83,11 @@ def _times(value: float | None, found: Any) -> str:
 def _reaches(workload: Workload, found: dict[str, Any], ours: dict[str, Any]) -> str:
     """Say for each goal whether it is reached, and by what figure."""
     told = []
-    for peer, least in workload.reach.items():
+    for peer, minimum in workload.reach.items():
         names = [name for name in RAY if name in found] if peer == "ray" else [peer]
         values = [value for name in names if (value := ratio(found, name)) is not None]
         if values:
-            told.append(f"{'yes' if min(values) >= least else '**no**'}: {min(values):.2f} ≥ {least:g} × {peer}")
+            told.append(f"{'yes' if min(values) >= minimum else '**no**'}: {min(values):.2f} ≥ {minimum:g} × {peer}")
     if workload.name == "pipe":
         bound = pipe_bound_s(ours["count"])
         part, alone = ours["seconds"] / bound, (ours["seconds"] - ours["startup_s"]) / bound

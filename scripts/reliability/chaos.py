@@ -25,7 +25,7 @@ from typing import Any
 
 import psutil
 
-from gpuexec.durable.history import INTERRUPTED, read_history
+from gpuexec.checkpoint.history import INTERRUPTED, read_history
 from reliability.chaos_driver import RETURNED
 from reliability.chaos_pipeline import (
     DROPPED_EVERY,
@@ -64,17 +64,17 @@ class Verdicts:
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much of it. ``seeds``: 200 outputs each. Kills that are tried, and how many must hit: some come too late."""
+    """How much of it. Each initial task has 200 outputs. Some kills come too late, so fewer must hit than are tried."""
 
-    seeds: int
+    initial_tasks: int
     worker_kills: int
-    least_worker_kills: int
+    min_worker_kills: int
     driver_kills: int
-    least_driver_kills: int
+    min_driver_kills: int
 
 
-FULL = Size(seeds=100, worker_kills=220, least_worker_kills=200, driver_kills=36, least_driver_kills=30)
-SHORT = Size(seeds=10, worker_kills=22, least_worker_kills=18, driver_kills=6, least_driver_kills=4)
+FULL = Size(initial_tasks=100, worker_kills=220, min_worker_kills=200, driver_kills=36, min_driver_kills=30)
+SHORT = Size(initial_tasks=10, worker_kills=22, min_worker_kills=18, driver_kills=6, min_driver_kills=4)
 
 
 class Place:
@@ -94,7 +94,7 @@ class Place:
             process = psutil.Popen(
                 [
                     *(sys.executable, "-m", "reliability.chaos_driver", str(self.root)),
-                    *("--seeds", str(self.size.seeds), *options),
+                    *("--initial-tasks", str(self.size.initial_tasks), *options),
                 ],
                 env={**os.environ, MARK: self.mark},
                 stdin=subprocess.DEVNULL,
@@ -115,7 +115,7 @@ class Place:
     def check_files(self, verdicts: Verdicts) -> None:
         """Compare the files with what must be there."""
         files = {file.name: file.read_text() for file in (self.root / "files").iterdir()}
-        due = expected(self.size.seeds)
+        due = expected(self.size.initial_tasks)
         partial = sum(name.endswith(".partial") for name in files)
         missing, extra = due.keys() - files.keys(), files.keys() - due.keys()
         wrong = [name for name in due.keys() & files.keys() if files[name] != due[name]]
@@ -152,7 +152,7 @@ def wait_for(process: psutil.Popen, happened: Callable[[], bool], limit_s: float
 
 def kill_workers(place: Place, dice: random.Random, verdicts: Verdicts) -> None:
     """One run whose workers are killed."""
-    total = place.size.seeds * OUTPUTS_PER_SEED
+    total = place.size.initial_tasks * OUTPUTS_PER_SEED
     began = time.monotonic()
     with place.driver("--max-attempts", str(_MAX_ATTEMPTS)) as driver:
         kills, stalled = _kill_while_running(place, driver, dice, total)
@@ -163,7 +163,7 @@ def kill_workers(place: Place, dice: random.Random, verdicts: Verdicts) -> None:
         ended and code == 0, f"the run ends well (exit status {code}) {'after a stall' if stalled else ''}".rstrip()
     )
     print(f"       {kills} workers killed in {time.monotonic() - began:.1f} s")
-    verdicts.check(kills >= place.size.least_worker_kills, f"at least {place.size.least_worker_kills} kills")
+    verdicts.check(kills >= place.size.min_worker_kills, f"at least {place.size.min_worker_kills} kills")
     verdicts.check(not left, f"no process is left: {left}")
     place.check_files(verdicts)
     if ended and code == 0:
@@ -193,12 +193,12 @@ def _kill_while_running(place: Place, driver: psutil.Popen, dice: random.Random,
 
 def _check_returned(place: Place, verdicts: Verdicts) -> None:
     document = json.loads((place.root / RETURNED).read_text())
-    due = list(expected(place.size.seeds).items())
+    due = list(expected(place.size.initial_tasks).items())
     tasks = [(task_id, text) for task_id, text, _ in document["tasks"]]
     verdicts.check(tasks == due, f"returned: {len(tasks):,} tasks, each once, in order")
-    figures = {n for *_, n in document["tasks"]}
-    verdicts.check(figures == {4}, f"each has one figure a stage since its row was made: {figures}")
-    _check_counts(document, place.size.seeds, verdicts)
+    stats = {n for *_, n in document["tasks"]}
+    verdicts.check(stats == {4}, f"each has one figure a stage since its row was made: {stats}")
+    _check_counts(document, place.size.initial_tasks, verdicts)
     print(f"       {document['workers']} workers started, {document['failures']} attempts or set-ups failed")
 
 
@@ -227,7 +227,7 @@ class Tally:
 
 def kill_drivers(place: Place, dice: random.Random, verdicts: Verdicts) -> None:
     """A run with a checkpoint whose driver is killed and started again."""
-    total = place.size.seeds * OUTPUTS_PER_SEED
+    total = place.size.initial_tasks * OUTPUTS_PER_SEED
     tally = Tally()
     kinds = _kinds(place.size.driver_kills, dice)
     share = total / max(1, kinds.count("on its way"))
@@ -239,7 +239,7 @@ def kill_drivers(place: Place, dice: random.Random, verdicts: Verdicts) -> None:
         code = driver.poll()
     count = tally.kills.total()
     print(f"       {count} drivers killed in {time.monotonic() - began:.1f} s: {dict(tally.kills)}")
-    verdicts.check(count >= place.size.least_driver_kills, f"at least {place.size.least_driver_kills} kills")
+    verdicts.check(count >= place.size.min_driver_kills, f"at least {place.size.min_driver_kills} kills")
     verdicts.check(ended and code == 0, f"the last run ends well (exit status {code})")
     verdicts.check(not tally.broken, f"no run ended otherwise than by a kill or well: {tally.broken}")
     slowest = max(tally.gone_after_s, default=0.0)
@@ -259,7 +259,7 @@ def _kinds(count: int, dice: random.Random) -> list[str]:
 
 
 def _kill_one_driver(place: Place, dice: random.Random, kind: str, share: float, tally: Tally) -> None:
-    total = place.size.seeds * OUTPUTS_PER_SEED
+    total = place.size.initial_tasks * OUTPUTS_PER_SEED
     before = place.outputs()
     with place.driver("--checkpoint") as driver:
         if kind == "early":
@@ -288,7 +288,7 @@ def _kill_one_driver(place: Place, dice: random.Random, kind: str, share: float,
 
 def _check_journal(place: Place, verdicts: Verdicts) -> None:
     history = read_history(place.root / "checkpoint")
-    sources, shards = history.sources, place.size.seeds * SHARDS_PER_SEED
+    sources, shards = history.sources, place.size.initial_tasks * SHARDS_PER_SEED
     verdicts.check(
         (sources.done, sources.failed, sources.pending) == (shards, 0, 0),
         f"journal: {sources.done} sources done, {sources.failed} failed, {sources.pending} pending",
@@ -312,7 +312,7 @@ def main() -> int:
     began = time.monotonic()
     verdicts = Verdicts()
     root = Path(tempfile.mkdtemp(prefix="gpuexec-chaos-"))
-    print(f"chaos: seed {options.seed}, {size.seeds * OUTPUTS_PER_SEED:,} outputs, in {root}", flush=True)
+    print(f"chaos: seed {options.seed}, {size.initial_tasks * OUTPUTS_PER_SEED:,} outputs, in {root}", flush=True)
     try:
         for part in options.parts:
             dice = random.Random(f"{options.seed} {part}")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gpuexec import LocalExecutor, Pipeline
-from reliability.chaos_pipeline import Rows, Score, Shards, Sift, Store, seeds
+from reliability.chaos_pipeline import Rows, Score, Shards, Sift, Store, initial_tasks
 
 RETURNED = "returned.json"
 
@@ -21,7 +21,7 @@ def main() -> None:
     """Run once."""
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--seeds", type=int, required=True)
+    parser.add_argument("--initial-tasks", type=int, required=True)
     parser.add_argument("--checkpoint", action="store_true")
     parser.add_argument("--max-attempts", type=int, default=3)
     given = parser.parse_args()
@@ -32,7 +32,7 @@ def main() -> None:
     stages: list[Any] = [Shards(), Rows(), Sift(), Score(), Store(str(given.folder))]
     tasks = Pipeline("chaos", stages=stages).run(
         executor,
-        initial_tasks=seeds(given.seeds),
+        initial_tasks=initial_tasks(given.initial_tasks),
         checkpoint_path=given.folder / "checkpoint" if given.checkpoint else None,
     )
     assert tasks is not None

@@ -39,7 +39,7 @@ class Number(Task[int]):
         return self.key or None
 
 
-def seeds(count: int) -> list[Number]:
+def initial_tasks(count: int) -> list[Number]:
     """What a run begins with."""
     return [Number("chaos", number) for number in range(count)]
 

@@ -30,8 +30,8 @@ _SAMPLE_EVERY_S = 10.0
 _LINE_EVERY = 6  # samples
 _KILL_EVERY_S = 20.0
 _WARM_UP = 0.2  # of the samples
-_MOST_GROWTH_MIB_H = 10.0  # by the fitted line; a leak of 100 bytes a task would be some 60 MiB an hour
-_MOST_GROWTH_COUNT_H = 4.0  # descriptors, threads
+_MAX_GROWTH_MIB_H = 10.0  # by the fitted line; a leak of 100 bytes a task would be some 60 MiB an hour
+_MAX_GROWTH_COUNT_H = 4.0  # descriptors, threads
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,10 +126,10 @@ def verdict(samples: Sequence[Sample]) -> bool:
     flat = True
     print("\nafter the first fifth   least     most   first   last   fitted growth an hour")
     for name, most in (
-        ("rss_mib", _MOST_GROWTH_MIB_H),
-        ("descriptors", _MOST_GROWTH_COUNT_H),
-        ("threads", _MOST_GROWTH_COUNT_H),
-        ("children", _MOST_GROWTH_COUNT_H),
+        ("rss_mib", _MAX_GROWTH_MIB_H),
+        ("descriptors", _MAX_GROWTH_COUNT_H),
+        ("threads", _MAX_GROWTH_COUNT_H),
+        ("children", _MAX_GROWTH_COUNT_H),
     ):
         values = [getattr(sample, name) for sample in steady]
         growth = slope_per_hour(steady, name)
@@ -155,7 +155,7 @@ def soak(minutes: float, seed: int, out: Path) -> bool:
             show_progress=False,
             retry_on=ConnectionError,
             max_attempts=10,
-            worker_max_batches=5000,
+            max_batches_per_worker=5000,
             queue_tasks=256,
             checkpoint=checkpoint,
             capsule_dir="",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from gpuexec.plan.balance import balance
 from gpuexec.plan.model import WorkerGrant
 from gpuexec.plan.planner import plan_in
-from gpuexec.plan.proposal import Proposal, Standing, Start, Stop
+from gpuexec.plan.proposal import Proposal, StageSnapshot, Start, Stop
 from gpuexec.plan.rebalance import rebalance
 from simulation.problems import Problem
 
@@ -50,7 +50,7 @@ class Run:
         now, changed_at, settled, stopped, stop_rounds, slowest = 0.0, -1e9, 0.0, 0, 0, 0.0
         while now < self._length_s:
             began = self._clock()
-            made = self._look(now - changed_at, stop_rounds)
+            made = self._evaluate(now - changed_at, stop_rounds)
             slowest = max(slowest, self._clock() - began)
             self._stopping = []
             stops = [a for a in made.actions if isinstance(a, Stop)]
@@ -63,21 +63,21 @@ class Run:
             now += _LOOK_EVERY_S
         return Outcome(self._throughput(), settled, stopped, slowest)
 
-    def _look(self, since_change_s: float, stop_rounds: int) -> Proposal:
+    def _evaluate(self, since_change_s: float, stop_rounds: int) -> Proposal:
         problem = self._problem
         self._paces = [
             pace + _PACE * (true * self._rng.uniform(1 - _SCATTER, 1 + _SCATTER) - pace)
             for pace, true in zip(self._paces, problem.seconds, strict=True)
         ]
-        standings = [
-            Standing(request, tuple(grants), pace, startup, 1, self._source_left * tasks, tasks)
+        snapshots = [
+            StageSnapshot(request, tuple(grants), pace, startup, 1, self._source_left * tasks, tasks)
             for request, grants, pace, startup, tasks in zip(
                 problem.room.requests, self._alive, self._paces, problem.startup_s, problem.tasks, strict=True
             )
         ]
-        targets = balance([s.load for s in standings], problem.room.ledger, problem.room.usable_cpus).counts
+        targets = balance([s.load for s in snapshots], problem.room.ledger, problem.room.usable_cpus).counts
         return rebalance(
-            standings,
+            snapshots,
             targets,
             problem.room,
             stopping=self._stopping,

@@ -6,10 +6,10 @@ import random
 from dataclasses import dataclass
 
 from gpuexec.hardware.model import Device, Gpu, Host, Node
-from gpuexec.plan.grants import Room
+from gpuexec.plan.grants import Allocator
 from gpuexec.plan.model import PlanOptions, StageDemand
 from gpuexec.plan.phases import cut
-from gpuexec.plan.planner import survey
+from gpuexec.plan.planner import make_allocator
 
 GIB = 1024**3
 _CPUS_PER_GPU = 16  # as in the usual servers of eight
@@ -20,7 +20,7 @@ class Problem:
     """A pipeline on a node. ``seconds``: true time a worker spends on a task; ``tasks``: of one source task."""
 
     name: str
-    room: Room
+    room: Allocator
     seconds: tuple[float, ...]
     tasks: tuple[float, ...]
     startup_s: tuple[float, ...]
@@ -35,7 +35,7 @@ def draw(gpus: int, stages: int, seed: int, *, unequal: bool) -> Problem:
     node = Node(host, tuple(Gpu(i, f"GPU-{i}") for i in range(gpus)))
     while True:
         demands = [_demand(rng, i) for i in range(stages)]
-        room, _ = survey(demands, devices, node, PlanOptions())
+        room, _ = make_allocator(demands, devices, node, PlanOptions())
         if len(cut(room.requests, room.ledger, node)) == 1:
             break
     on_gpu = [r.uses_gpu for r in room.requests]

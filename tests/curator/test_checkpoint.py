@@ -16,7 +16,7 @@ from nemo_curator.tasks import DocumentBatch
 from nemo_curator.tasks.sentinels import FailedTask
 
 from gpuexec import LocalExecutor
-from gpuexec.durable.history import Counts, read_history
+from gpuexec.checkpoint.history import Counts, read_history
 
 FILES = 5
 AT_FAULT = "poison"

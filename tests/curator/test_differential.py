@@ -18,7 +18,7 @@ from nemo_curator.tasks.sentinels import FailedTask, NoneTask
 
 import gpuexec
 from gpuexec import InlineExecutor, LocalExecutor
-from gpuexec.bridge import adapters
+from gpuexec.curator import adapters
 
 
 def toys(base: SimpleNamespace) -> SimpleNamespace:  # noqa: C901 - a list of small classes
@@ -133,7 +133,7 @@ def outcome(adapter: Any, stage: Any, batches: list[list[str]], toy: type, *, so
         except Exception as error:
             told.append((type(error).__name__, str(error)))
         else:
-            told.append([(masked(task.task_id), task.data, figures(task)) for task in outputs])
+            told.append([(masked(task.task_id), task.data, stats(task)) for task in outputs])
     return told
 
 
@@ -141,7 +141,7 @@ def masked(task_id: str) -> str:
     return re.sub(r"^r[0-9a-f]{32}$", "random", task_id)
 
 
-def figures(task: Any) -> list[tuple[Any, ...]]:
+def stats(task: Any) -> list[tuple[Any, ...]]:
     return [
         (p.stage_name, p.num_items_processed, p.input_data_size_mb, sorted(p.custom_metrics), p.process_time >= 0)
         for p in task._stage_perf

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from loguru import logger
 
 from gpuexec.channel import codec, tensors
-from gpuexec.channel.payloads import lay_down, take_up
-from gpuexec.channel.segments import Range, SegmentPool
+from gpuexec.channel.payloads import load, store
+from gpuexec.channel.segments import SegmentPool, SegmentRef
 from tests.process.stages import Item
 
 DTYPES = [
@@ -88,11 +88,11 @@ def test_its_bytes_are_not_copied_on_the_way_out_and_a_slice_sends_only_itself()
 
 def test_a_large_one_travels_in_a_segment():
     pool = SegmentPool()
-    payload = lay_down(codec.encode([torch.arange(100_000)]), pool)
-    assert isinstance(payload, Range)
-    (arrived,) = take_up(payload)
+    payload = store(codec.encode([torch.arange(100_000)]), pool)
+    assert isinstance(payload, SegmentRef)
+    (arrived,) = load(payload)
     arrived += 1
-    assert take_up(payload)[0][0] == 0, "whoever does the batch again gets what was sent"
+    assert load(payload)[0][0] == 0, "whoever does the batch again gets what was sent"
     del payload
     pool.close()
 

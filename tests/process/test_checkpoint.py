@@ -26,8 +26,8 @@ from gpuexec import (
     ProcessingStage,
     WorkerDied,
 )
-from gpuexec.durable.history import INTERRUPTED, Counts, read_history
-from gpuexec.durable.journal import Journal
+from gpuexec.checkpoint.history import INTERRUPTED, Counts, read_history
+from gpuexec.checkpoint.journal import Journal
 from tests.process.stages import Item, items
 
 PARTS = 6

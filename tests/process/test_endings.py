@@ -22,9 +22,9 @@ from gpuexec import (
     StageNotPicklable,
     WorkerDied,
 )
-from gpuexec.driver.outcome import RemoteTraceback
+from gpuexec.driver.exceptions import RemoteTraceback
 from gpuexec.errors import RemoteStageError
-from gpuexec.worker.node_lock import node_lock
+from gpuexec.stage.node_lock import node_lock
 from tests.process import stages
 from tests.process.stages import Apply, Journal, items
 

@@ -43,37 +43,37 @@ def run(*given: ProcessingStage, count: int, **options: Any) -> RunReport:
 
 
 def test_workers_are_replaced_after_some_batches():
-    report = run(Apply(stages.double).with_(num_workers=2, batch_size=3), count=60, worker_max_batches=4)
+    report = run(Apply(stages.double).with_(num_workers=2, batch_size=3), count=60, max_batches_per_worker=4)
     assert sum(worker.batches for worker in report.workers) == 20
     assert max(worker.batches for worker in report.workers) == 4
     assert all(worker.exit_code == 0 and worker.teardown_s is not None for worker in report.workers)
-    assert any("it has done worker_max_batches (4)" in note for note in report.notes)
+    assert any("it has done max_batches_per_worker (4)" in note for note in report.notes)
 
 
 def test_one_batch_a_worker():
-    report = run(Apply(stages.double).with_(num_workers=1), count=4, worker_max_batches=1)
+    report = run(Apply(stages.double).with_(num_workers=1), count=4, max_batches_per_worker=1)
     assert [worker.batches for worker in report.workers] == [1, 1, 1, 1]
 
 
 def test_workers_are_replaced_when_they_grow():
-    report = run(Hoards(), count=30, worker_memory_limit=150 * MIB)
+    report = run(Hoards(), count=30, worker_memory_limit_bytes=150 * MIB)
     assert len(report.workers) > 1
     assert sum(worker.batches for worker in report.workers) == 30
     assert all(worker.exit_code == 0 for worker in report.workers)
-    assert any("above worker_memory_limit (150 MiB)" in note for note in report.notes)
+    assert any("above worker_memory_limit_bytes (150 MiB)" in note for note in report.notes)
 
 
 def test_a_worker_that_is_too_large_to_begin_with_still_works():
-    report = run(Apply(stages.double).with_(num_workers=1), count=5, worker_memory_limit=1)
+    report = run(Apply(stages.double).with_(num_workers=1), count=5, worker_memory_limit_bytes=1)
     assert sum(worker.batches for worker in report.workers) == 5
 
 
 def test_a_host_that_is_always_short_of_memory_slows_a_run_but_does_not_stop_it():
     given = [Apply(abs, "first"), Apply(stages.double, "second"), Apply(stages.double, "third").with_(batch_size=4)]
-    report = run(*given, count=100, memory_high_water=0.0)
+    report = run(*given, count=100, memory_high_watermark=0.0)
     assert any(note.startswith("no new tasks are let in: ") for note in report.notes)
 
 
 def test_a_lone_source_is_never_held():
-    executor = LocalExecutor(show_progress=False, memory_high_water=0.0)
+    executor = LocalExecutor(show_progress=False, memory_high_watermark=0.0)
     assert len(Pipeline("p", stages=[Range(10)]).run(executor)) == 10

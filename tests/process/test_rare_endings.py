@@ -40,9 +40,9 @@ class DoublesAndDies(ProcessingStage):
 
 
 def test_results_a_dead_worker_sent_are_read_before_its_batches_are_given_to_others(tmp_path):
-    seeds = [Item("test", np.full(25_000, number)) for number in range(60)]
+    initial_tasks = [Item("test", np.full(25_000, number)) for number in range(60)]
     found = []
-    for task in executor(queue_tasks=1000).execute_iter([DoublesAndDies(tmp_path, 45)], seeds):
+    for task in executor(queue_tasks=1000).execute_iter([DoublesAndDies(tmp_path, 45)], initial_tasks):
         found.append(int(task.data[0]))
         if len(found) > 20 and not (tmp_path / "caller is busy").exists():
             (tmp_path / "caller is busy").touch()

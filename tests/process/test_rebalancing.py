@@ -86,7 +86,7 @@ def test_gpus_go_to_the_stage_that_needs_them(tmp_path, nvml_node):
     assert any(note.startswith("workers end") for note in report.notes)
 
 
-@pytest.mark.parametrize("options", [{}, {"worker_max_batches": 40}])
+@pytest.mark.parametrize("options", [{}, {"max_batches_per_worker": 40}])
 def test_a_fixed_stage_keeps_its_number(tmp_path, options):
     executor = LocalExecutor(show_progress=False, cpus=6, **options)
     stages = [Fixed("one", 0.005, tmp_path, "two", 9), Slow("two", 0.0, tmp_path, "two", 9)]

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
+from gpuexec.capsules.write import CapsuleContents, write_capsule
 from gpuexec.channel import codec
 from gpuexec.contract.allocation import Allocation
-from gpuexec.durable.capsule import CapsuleContents, write_capsule
 from tests.process import stages
 from tests.process.stages import Apply, Item, Journal, items
 
@@ -131,7 +131,7 @@ def test_a_breakpoint_in_the_stage(tmp_path: Path):
     script.write_text(
         textwrap.dedent(f"""
         from pathlib import Path
-        from gpuexec.durable.capsule import write_capsule
+        from gpuexec.capsules.write import write_capsule
         from tests.process.stages import Apply, items
         from tests.process.test_replay import written
 

@@ -36,7 +36,7 @@ def test_keywords_win_over_the_mapping():
         ({"reserved_cpus": -0.5}, "must be a finite number >= 0"),
         ({"stop_timeout_s": float("nan")}, "must be a finite number"),
         ({"busy_gpus": "ignore"}, "must be one of 'error', 'skip', 'wait', got 'ignore'"),
-        ({"busy_gpu_tolerance": 1.1}, "must lie between 0 and 1"),
+        ({"busy_gpu_memory_fraction": 1.1}, "must lie between 0 and 1"),
         ({"runtime_env": "A=1"}, "option 'runtime_env' must be a mapping, got str"),
     ],
 )

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as np_st
 
 from gpuexec.channel import codec
-from gpuexec.channel.payloads import INLINE_LIMIT, lay_down, needs_segment
-from gpuexec.channel.segments import Range, SegmentPool, read_range
+from gpuexec.channel.payloads import INLINE_LIMIT, needs_segment, store
+from gpuexec.channel.segments import SegmentPool, SegmentRef, read_segment
 
 plain = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(),
@@ -104,11 +104,11 @@ def test_what_cannot_be_pickled_raises_its_own_error():
 def test_a_payload_lies_inline_or_in_a_segment(extra):
     pool = SegmentPool()
     value = np.full(INLINE_LIMIT + extra, 3, np.uint8)
-    payload = lay_down(codec.encode(value), pool)
-    assert isinstance(payload, Range) == (extra > 0) == needs_segment(codec.encode(value))
-    if isinstance(payload, Range):
-        in_place = codec.decode(read_range(payload), in_place=True)
-        copied = codec.decode(read_range(payload), in_place=True)
+    payload = store(codec.encode(value), pool)
+    assert isinstance(payload, SegmentRef) == (extra > 0) == needs_segment(codec.encode(value))
+    if isinstance(payload, SegmentRef):
+        in_place = codec.decode(read_segment(payload), in_place=True)
+        copied = codec.decode(read_segment(payload), in_place=True)
         assert in_place.sum() == copied.sum() == value.sum()
         del in_place, payload
     pool.close()

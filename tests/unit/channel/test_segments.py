@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpuexec.channel.segments import PAGE, Range, Segment, SegmentPool, page_aligned, read_range
+from gpuexec.channel.segments import PAGE, Segment, SegmentPool, SegmentRef, page_aligned, read_segment
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def test_any_number_of_parts_is_written_in_order(parts, pages):
     segment = pool.acquire(len(whole) + pages * PAGE + 1)
     segment.write(parts, pages * PAGE)
     if whole:
-        assert bytes(read_range(Range(segment, pages * PAGE, len(whole), exclusive=False))) == whole
+        assert bytes(read_segment(SegmentRef(segment, pages * PAGE, len(whole), exclusive=False))) == whole
     segment.close()
     pool.close()
 
@@ -41,10 +41,10 @@ def test_any_number_of_parts_is_written_in_order(parts, pages):
 def test_what_is_read_in_is_the_readers_to_write(pool):
     segment = pool.acquire(PAGE)
     segment.write([b"abc"], 0)
-    place = Range(segment, 0, 3, exclusive=False)
-    copy = read_range(place)
+    place = SegmentRef(segment, 0, 3, exclusive=False)
+    copy = read_segment(place)
     copy[0] = ord("x")
-    assert bytes(read_range(place)) == b"abc", "whoever does the batch again gets what was sent"
+    assert bytes(read_segment(place)) == b"abc", "whoever does the batch again gets what was sent"
 
 
 def test_a_far_too_large_segment_is_not_given_for_a_small_payload(pool):
@@ -78,7 +78,7 @@ def test_closing_twice_is_harmless():
 def test_a_range_beyond_the_end_is_an_error(pool):
     segment = pool.acquire(PAGE)
     with pytest.raises(EOFError, match="short"):
-        read_range(Range(segment, 0, 2 * PAGE, exclusive=False))
+        read_segment(SegmentRef(segment, 0, 2 * PAGE, exclusive=False))
 
 
 def test_segments_have_no_name(pool):

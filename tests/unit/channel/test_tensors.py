@@ -101,7 +101,7 @@ def test_the_by_value_way_has_the_same_rule(cupy, warnings):
 def test_keys_that_are_data_do_not_warn_for_ever(cupy, warnings):
     for number in range(100):
         travel([Item("d", {f"document {number}": OnGpu([1])})])
-    assert len(warnings) == tensors._MOST_WARNINGS
+    assert len(warnings) == tensors._MAX_WARNINGS
 
 
 def test_a_field_that_cannot_be_found_is_warned_of_too(cupy, warnings):

@@ -23,8 +23,8 @@ from hypothesis.extra import numpy as np_st
 
 from gpuexec.channel import codec, payloads
 from gpuexec.channel.messages import Results, Work
-from gpuexec.channel.payloads import lay_down, take_up
-from gpuexec.channel.segments import PAGE, Range, SegmentPool
+from gpuexec.channel.payloads import load, store
+from gpuexec.channel.segments import PAGE, SegmentPool, SegmentRef
 from gpuexec.channel.wire import BlockingConnection, ConnectionLost, Receiver, Sender
 from gpuexec.worker import outbox as outbox_module
 from gpuexec.worker.inbox import Inbox
@@ -185,17 +185,17 @@ class Line(contextlib.AbstractContextManager):
 
     def send(self, batches, laid):
         """One message of several batches, each a list of (parcel, task) places."""
-        spans, sent = [], []
+        slices, sent = [], []
         for places in batches:
-            for parcel, start, stop in portions(places):
-                if self._at == (parcel, start):
-                    spans.append([start, stop, 0])
+            for block, start, stop in runs_of(places):
+                if self._at == (block, start):
+                    slices.append([start, stop, 0])
                 else:
-                    payload, size = laid[parcel]
-                    spans.append(None if (start, stop) == (0, size) else [start, stop])
+                    payload, size = laid[block]
+                    slices.append(None if (start, stop) == (0, size) else [start, stop])
                     sent.append(payload)
-                self._at = (parcel, stop)
-        self._sender.put(Work(list(range(len(batches))), [len(b) for b in batches], spans, payloads=tuple(sent)))
+                self._at = (block, stop)
+        self._sender.put(Work(list(range(len(batches))), [len(b) for b in batches], slices, payloads=tuple(sent)))
         received = []
         while not received:
             self._sender.flush()
@@ -211,48 +211,48 @@ class Line(contextlib.AbstractContextManager):
         self._theirs.close()
 
 
-def portions(places):
+def runs_of(places):
     found = []
-    for parcel, task in places:
-        if found and found[-1][0] == parcel and found[-1][2] == task:
-            found[-1] = (parcel, found[-1][1], task + 1)
+    for block, task in places:
+        if found and found[-1][0] == block and found[-1][2] == task:
+            found[-1] = (block, found[-1][1], task + 1)
         else:
-            found.append((parcel, task, task + 1))
+            found.append((block, task, task + 1))
     return found
 
 
 @st.composite
 def deliveries(draw):
     """Parcels of tasks, cut into batches, each for one of two workers, in messages of several batches."""
-    parcels = draw(st.lists(st.lists(tasks, min_size=1, max_size=3), min_size=1, max_size=3))
-    places = [(p, i) for p, parcel in enumerate(parcels) for i in range(len(parcel))]
+    blocks = draw(st.lists(st.lists(tasks, min_size=1, max_size=3), min_size=1, max_size=3))
+    places = [(p, i) for p, block in enumerate(blocks) for i in range(len(block))]
     size = draw(st.integers(1, 4))
     batches = [places[i : i + size] for i in range(0, len(places), size)]
     workers = draw(st.lists(st.integers(0, 1), min_size=len(batches), max_size=len(batches)))
     together = draw(st.integers(1, 3))
-    return parcels, batches, workers, together
+    return blocks, batches, workers, together
 
 
 @settings(max_examples=60)
 @given(deliveries(), st.sampled_from([0, 600, payloads.INLINE_LIMIT]))
 def test_what_arrives_equals_what_was_sent_and_belongs_to_its_receiver(delivery, inline_limit):
-    parcels, batches, workers, together = delivery
+    blocks, batches, workers, together = delivery
     pool = SegmentPool()
     with mock.patch.object(payloads, "INLINE_LIMIT", inline_limit):
-        laid = [(lay_down(codec.encode(parcel), pool), len(parcel)) for parcel in parcels]
+        laid = [(store(codec.encode(block), pool), len(block)) for block in blocks]
     with Line() as one, Line() as other:
-        _deal_out(parcels, batches, workers, together, laid, (one, other))
+        _deal_out(blocks, batches, workers, together, laid, (one, other))
     pool.close()
 
 
-def _deal_out(parcels, batches, workers, together, laid, lines):
+def _deal_out(blocks, batches, workers, together, laid, lines):
     arrived: list[Item] = []
     for number, line in enumerate(lines):
         mine = [batch for batch, worker in zip(batches, workers, strict=True) if worker == number]
         for i in range(0, len(mine), together):
             line.send(mine[i : i + together], laid)
             for places in mine[i : i + together]:
-                expected = [parcels[p][i] for p, i in places]
+                expected = [blocks[p][i] for p, i in places]
                 received, size = line.inbox.take(len(places))
                 assert same(expected, received)
                 assert size > 0
@@ -267,7 +267,7 @@ def _deal_out(parcels, batches, workers, together, laid, lines):
         heir = lines[1 - worker]
         heir.send([batch], laid)
         received, _ = heir.inbox.take(len(batch))
-        assert same([parcels[p][i] for p, i in batch], received)
+        assert same([blocks[p][i] for p, i in batch], received)
         heir.inbox.done()
 
 
@@ -275,14 +275,14 @@ def memories(value: Any) -> list[np.ndarray]:
     return [memory for memory in writables(value) if isinstance(memory, np.ndarray) and memory.size]
 
 
-def journey(parcel: list[Any], inline_limit: int = 0) -> list[Any]:
+def journey(block: list[Any], inline_limit: int = 0) -> list[Any]:
     """Send one parcel to one worker as one batch."""
     pool = SegmentPool()
     with mock.patch.object(payloads, "INLINE_LIMIT", inline_limit):
-        laid = [(lay_down(codec.encode(parcel), pool), len(parcel))]
+        laid = [(store(codec.encode(block), pool), len(block))]
     with Line() as line:
-        line.send([[(0, i) for i in range(len(parcel))]], laid)
-        received, _ = line.inbox.take(len(parcel))
+        line.send([[(0, i) for i in range(len(block))]], laid)
+        received, _ = line.inbox.take(len(block))
     pool.close()
     return received
 
@@ -409,7 +409,7 @@ def test_every_output_leaves_once_in_order_with_its_parent(batches, limit, data)
         mock.patch.object(payloads, "INLINE_LIMIT", limit["inline"]),
         mock.patch.object(outbox_module, "_FLUSH_BYTES", limit["flush"]),
         mock.patch.object(outbox_module, "_ARENA", limit["arena"]),
-        mock.patch.object(payloads.ParcelSize, "_AIM_BYTES", limit["parcel"]),
+        mock.patch.object(payloads.BlockSizer, "_AIM_BYTES", limit["parcel"]),
     ):
         outbox = Outbox(driver.connection, pool)
         for number, ran in enumerate(batches):
@@ -447,19 +447,19 @@ def _check(messages: list[Results], batches: list[Ran]) -> None:
     for message in messages:
         taken = iter(message.payloads)
         sizes, ids, parents = iter(message.sizes), iter(message.task_ids), iter(message.parents)
-        for batch_id, count, is_last in zip(message.batch_ids, message.parcels, message.complete, strict=True):
+        for batch_id, count, is_last in zip(message.batch_ids, message.blocks, message.complete, strict=True):
             assert batch_id not in complete, "nothing of a batch after its last piece"
             for _ in range(count):
-                parcel = take_up(next(taken))
-                assert len(parcel) == next(sizes)
-                for task in parcel:
+                block = load(next(taken))
+                assert len(block) == next(sizes)
+                for task in block:
                     task_id = next(ids)
                     assert task_id == task.task_id
                     arrived.setdefault(batch_id, []).append((task_id, next(parents), task.data))
             complete += [batch_id] * is_last
         assert not [*taken, *sizes, *ids, *parents], "every column has its parcels' entries and no more"
     assert complete == [number for number, ran in enumerate(batches) if ran.fate == "done"]
-    assert sum(message.figures[0] for message in messages if message.figures) == len(complete)
+    assert sum(message.stats[0] for message in messages if message.stats) == len(complete)
     for number, ran in enumerate(batches):
         expected = [(task.task_id, parent, task.data) for task, parent in zip(ran.outputs, ran.parents, strict=True)]
         found = arrived.get(number, [])
@@ -477,7 +477,7 @@ def test_a_failed_batch_takes_nothing_of_its_neighbours_along():
         outbox.flush()
     (message,) = driver.messages
     assert message.batch_ids == [0, 2]
-    assert [task.data for payload in message.payloads for task in take_up(payload)] == [0, 2]
+    assert [task.data for payload in message.payloads for task in load(payload)] == [0, 2]
 
 
 def test_a_segment_read_out_is_room_for_outputs_once_the_driver_has_the_results():
@@ -489,10 +489,10 @@ def test_a_segment_read_out_is_room_for_outputs_once_the_driver_has_the_results(
         outbox.reuse_when_sent(read_out)
         _run(outbox, 1, Ran([Item("d", np.ones(90 * PAGE, np.uint8))], [0], "done"))
         outbox.flush()
-    first, second = (take_up(payload) for payload in driver.messages[0].payloads)
+    first, second = (load(payload) for payload in driver.messages[0].payloads)
     assert not first[0].data.any()
     assert second[0].data.all()
-    assert all(isinstance(payload, Range) for payload in driver.messages[0].payloads)
+    assert all(isinstance(payload, SegmentRef) for payload in driver.messages[0].payloads)
     assert pool.acquire(100 * PAGE) is read_out
     read_out.close()
     pool.close()

@@ -13,20 +13,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpuexec.channel.messages import BY_KIND, Failed, LogLine, Message, Results, Start, Stop, Work, payload_size
-from gpuexec.channel.segments import PAGE, Range, SegmentPool, read_range
+from gpuexec.channel.segments import PAGE, SegmentPool, SegmentRef, read_segment
 from gpuexec.channel.wire import BlockingConnection, ConnectionLost, Receiver, Sender
 
 ids = st.integers(0, 2**31)
 text = st.text(max_size=40)
 inline = st.binary(max_size=2000)
-spans = st.none() | st.lists(st.integers(0, 100), min_size=2, max_size=3)
+slices = st.none() | st.lists(st.integers(0, 100), min_size=2, max_size=3)
 
 
 @st.composite
 def works(draw):
     counts = draw(st.lists(st.integers(0, 3), max_size=5))
     payloads = tuple(draw(st.lists(inline, min_size=sum(counts), max_size=sum(counts))))
-    return Work([draw(ids) for _ in counts], counts, [draw(spans) for _ in payloads], payloads=payloads)
+    return Work([draw(ids) for _ in counts], counts, [draw(slices) for _ in payloads], payloads=payloads)
 
 
 messages = st.one_of(
@@ -41,7 +41,7 @@ messages = st.one_of(
         st.lists(text),
         st.lists(ids),
         text,
-        st.just({"goes_on": True}),
+        st.just({"continue_on_error": True}),
         payloads=st.tuples(inline),
     ),
     st.builds(Failed, text, st.none() | ids, st.lists(text), text, text, st.booleans(), st.booleans()),
@@ -61,7 +61,7 @@ def pair():
 
 def plain(message: Message) -> tuple:
     fields = list(message.to_tuple()[:-1])
-    bodies = [bytes(read_range(p)) if isinstance(p, Range) else bytes(p) for p in message.payloads]
+    bodies = [bytes(read_segment(p)) if isinstance(p, SegmentRef) else bytes(p) for p in message.payloads]
     return (type(message), fields, bodies)
 
 
@@ -98,10 +98,10 @@ def test_frames_may_be_cut_anywhere(sent, data):
         assert list(map(plain, received)) == list(map(plain, sent))
 
 
-def segment_with(pool: SegmentPool, content: bytes) -> Range:
+def segment_with(pool: SegmentPool, content: bytes) -> SegmentRef:
     segment = pool.acquire(len(content))
     segment.write([content], 0)
-    return Range(segment, 0, len(content), exclusive=True)
+    return SegmentRef(segment, 0, len(content), exclusive=True)
 
 
 def test_segments_travel_by_descriptor(pair):
@@ -111,8 +111,8 @@ def test_segments_travel_by_descriptor(pair):
     shared.write([b"first"], 0)
     shared.write([b"second"], PAGE)
     ranges = (
-        Range(shared, 0, 5, exclusive=False),
-        Range(shared, PAGE, 6, exclusive=False),
+        SegmentRef(shared, 0, 5, exclusive=False),
+        SegmentRef(shared, PAGE, 6, exclusive=False),
         segment_with(pool, b"alone"),
     )
     sender, receiver = Sender(ours), Receiver(theirs)
@@ -121,7 +121,7 @@ def test_segments_travel_by_descriptor(pair):
     (message,) = receiver.receive()
     a, b, c, d = message.payloads
     assert a.segment is b.segment, "one descriptor for one segment"
-    assert [bytes(read_range(r)) for r in (a, b, c)] == [b"first", b"second", b"alone"]
+    assert [bytes(read_segment(r)) for r in (a, b, c)] == [b"first", b"second", b"alone"]
     assert bytes(d) == b"inline"
     assert [r.exclusive for r in (a, b, c)] == [False, False, True]
     assert not os.get_inheritable(c.segment.fd)
@@ -138,7 +138,7 @@ def test_more_descriptors_than_one_call_may_carry(pair):
     while not received:
         sender.flush()
         received += receiver.receive()
-    assert [bytes(read_range(r)) for r in received[0].payloads] == [b"%d" % i for i in range(600)]
+    assert [bytes(read_segment(r)) for r in received[0].payloads] == [b"%d" % i for i in range(600)]
 
 
 def test_the_sender_lets_go_of_a_segment_once_it_is_sent(pair):

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from loguru import logger
 
+from gpuexec.capsules.write import CapsuleContents, write_capsule
 from gpuexec.channel import codec
 from gpuexec.contract.allocation import Allocation, GpuShare
-from gpuexec.durable.capsule import CapsuleContents, write_capsule
 from gpuexec.executors.replay import CapsuleError, load_capsule, replay
 from gpuexec.hardware.visible_devices import VARIABLE
 from tests.nvml_sim import nodes

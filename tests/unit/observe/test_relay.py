@@ -7,8 +7,8 @@ import time
 import pytest
 from loguru import logger
 
+from gpuexec import events
 from gpuexec.channel.messages import LogLine
-from gpuexec.observe import events
 from gpuexec.observe.relay import LogRelay
 from gpuexec.plan.model import Plan
 
@@ -23,9 +23,9 @@ def records():
 
 def relay(*seen):
     reader = LogRelay()
-    reader.see(events.RunStarted(0.0, Plan((), ("a note",)), ("read",)))
+    reader.on_event(events.RunStarted(0.0, Plan((), ("a note",)), ("read",)))
     for event in seen:
-        reader.see(event)
+        reader.on_event(event)
 
 
 def test_a_record_keeps_its_own_place_and_time(records):

@@ -6,9 +6,9 @@ import io
 
 from rich.console import Console
 
-from gpuexec.channel.messages import Figures
+from gpuexec import events
+from gpuexec.channel.messages import BatchStats
 from gpuexec.contract.metrics import TORCH_PEAK, gpu_key
-from gpuexec.observe import events
 from gpuexec.observe.progress import LineProgress, LiveProgress, Rates
 from gpuexec.observe.report import ReportBuilder
 from gpuexec.observe.report_table import show_bytes, stage_table
@@ -18,8 +18,8 @@ PLAN = Plan((Phase((StagePlan(0, "read", (), False, "because"), StagePlan(1, "em
 
 
 def batch(stage: int, worker: str, tasks_in=2, tasks_out=1, at=5.0, metrics=None) -> events.BatchesFinished:
-    figures = Figures(1, tasks_in, 10, 100, 50, 0.1, 1.0, 0.2, 0.5, 2**20, metrics or {})
-    return events.BatchesFinished(at, stage, worker, (1,), tasks_out, 0.25 * tasks_in, 1.5, figures)
+    stats = BatchStats(1, tasks_in, 10, 100, 50, 0.1, 1.0, 0.2, 0.5, 2**20, metrics or {})
+    return events.BatchesFinished(at, stage, worker, (1,), tasks_out, 0.25 * tasks_in, 1.5, stats)
 
 
 def ended() -> ReportBuilder:
@@ -40,7 +40,7 @@ def ended() -> ReportBuilder:
         events.WorkerStopped(7.0, 1, "embed-0", -9, None),
         events.RunEnded(8.0, "LookupError: x"),
     ):
-        ledger.see(event)
+        ledger.on_event(event)
     return ledger
 
 
@@ -82,7 +82,7 @@ def test_the_table_of_a_run():
 
 def test_the_table_of_a_run_without_anything():
     ledger = ReportBuilder()
-    ledger.see(events.RunStarted(1.0, PLAN, ("read", "embed")))
+    ledger.on_event(events.RunStarted(1.0, PLAN, ("read", "embed")))
     text = rendered(stage_table(ledger.report), 80)
     assert "still running" in text
     assert "GPU peak" not in text
@@ -113,12 +113,12 @@ def test_rates_are_of_the_last_seconds():
 def test_lines_where_there_is_no_terminal():
     out = io.StringIO()
     progress = LineProgress(out)
-    progress.see(events.RunStarted(100.0, PLAN, ("read", "embed")))
-    progress.see(gauges(100.5, 1))
+    progress.on_event(events.RunStarted(100.0, PLAN, ("read", "embed")))
+    progress.on_event(gauges(100.5, 1))
     assert out.getvalue() == "", "a run of less than a second says nothing"
-    progress.see(gauges(110.0, 5))
-    progress.see(gauges(120.0, 25))
-    progress.see(gauges(130.0, 25, finished=True))
+    progress.on_event(gauges(110.0, 5))
+    progress.on_event(gauges(120.0, 25))
+    progress.on_event(gauges(130.0, 25, finished=True))
     lines = out.getvalue().splitlines()
     assert lines[0] == (
         "[   10.0 s] read 5 done, 3 queued, 2 in flight, 1 workers, –"
@@ -131,7 +131,7 @@ def test_lines_where_there_is_no_terminal():
 class Heard(list):
     """An observer that remembers."""
 
-    see = list.append
+    on_event = list.append
 
 
 def test_the_live_table_makes_way_for_logs(capsys, monkeypatch):
@@ -148,7 +148,7 @@ def test_the_live_table_makes_way_for_logs(capsys, monkeypatch):
         events.RunEnded(102.0, None),
     ]
     for event in seen:
-        live.see(event)
+        live.on_event(event)
     assert inner == seen
     text = capsys.readouterr().err
     assert "running for 0 s" in text

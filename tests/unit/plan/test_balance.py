@@ -151,8 +151,8 @@ def cpus(counts, stages) -> float:
 
 
 @st.composite
-def problems(draw, most_stages=3, most_workers=4):
-    count = draw(st.integers(1, most_stages))
+def problems(draw, max_stages=3, max_workers=4):
+    count = draw(st.integers(1, max_stages))
     fixed = st.sampled_from([None, None, None, 1, 2])
     stages = [
         load(
@@ -160,7 +160,7 @@ def problems(draw, most_stages=3, most_workers=4):
             draw(times | st.none() if i else times),
             workers=draw(st.integers(1, 2)),
             tasks=draw(st.sampled_from([1.0, 0.5, 3.0, 0.0])),
-            most=most_workers,
+            most=max_workers,
             cpus=draw(st.sampled_from([0.1, 0.5, 1, 2])),
             num_workers=draw(fixed),
             **draw(asks),
@@ -191,12 +191,12 @@ def test_no_other_counts_are_better_and_none_fewer_as_good(problem):
     assert fits(found.counts, requests, ledger)
     bare = [s.fixed or 1 for s in stages]
     held = [s.fixed or (s.workers if s.work_s is None else 1) for s in stages]
-    least = held if fits(held, requests, ledger) else bare
-    budget = max(usable, cpus(least, stages)) + 1e-6
+    place_minimum = held if fits(held, requests, ledger) else bare
+    budget = max(usable, cpus(place_minimum, stages)) + 1e-6
     assert cpus(found.counts, stages) <= budget
     ranges = [
         [low] if s.fixed or s.work_s is None else range(low, max(low, s.most) + 1)
-        for s, low in zip(stages, least, strict=True)
+        for s, low in zip(stages, place_minimum, strict=True)
     ]
     assert all(n in choice for n, choice in zip(found.counts, ranges, strict=True))
     for counts in itertools.product(*ranges):

@@ -55,7 +55,7 @@ def test_memory_is_placed_against_the_actual_gpu():
 
 def test_memory_that_is_not_free_is_not_promised():
     half_used = device(0, 80, memory_free_bytes=40 * GIB)
-    made = plan([demand(gpu_memory_gb=15, cpus=0)], [half_used], busy_tolerance=1.0)
+    made = plan([demand(gpu_memory_gb=15, cpus=0)], [half_used], busy_memory_fraction=1.0)
     assert len(workers(made, 0)) == 2
 
 

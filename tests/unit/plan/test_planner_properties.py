@@ -57,7 +57,7 @@ def attempt(wanted, machine, **options):
 @settings(max_examples=300)
 @given(demands, machines(), st.sampled_from([0.0, 0.5, 1.0]))
 def test_nothing_is_overcommitted_and_nobody_forgotten(wanted, machine, reserved):
-    made = attempt(wanted, machine, reserved_gpus=reserved, busy_tolerance=1.0)
+    made = attempt(wanted, machine, reserved_gpus=reserved, busy_memory_fraction=1.0)
     if made is None:
         return
     devices, _ = machine
@@ -107,7 +107,7 @@ def test_no_pipeline_that_fits_stage_by_stage_is_refused(wanted, machine):
 
 @given(asks.filter(lambda ask: ask not in ({"gpus": 0.001}, {"gpu_memory_gb": 0.001})), machines())
 def test_growing_stops_only_when_nothing_more_fits(ask, machine):
-    made = attempt([{**ask, "cpus": 0}], machine, busy_tolerance=1.0)
+    made = attempt([{**ask, "cpus": 0}], machine, busy_memory_fraction=1.0)
     if made is None or not workers(made, 0)[0].allocation.gpus:
         return
     devices, on = machine

@@ -12,17 +12,19 @@ from hypothesis import strategies as st
 from gpuexec.errors import InternalError
 from gpuexec.plan.balance import balance, slowest_of
 from gpuexec.plan.eviction import Candidate
-from gpuexec.plan.forecast import Outlook, Passed, outlook
-from gpuexec.plan.grants import Room
+from gpuexec.plan.forecast import Forecast, StageProgress, forecast
+from gpuexec.plan.grants import Allocator
 from gpuexec.plan.model import PlanOptions
-from gpuexec.plan.planner import plan_in, survey
-from gpuexec.plan.rebalance import Proposal, Reason, Standing, Start, Stop, rebalance
+from gpuexec.plan.planner import make_allocator, plan_in
+from gpuexec.plan.rebalance import Proposal, Reason, StageSnapshot, Start, Stop, rebalance
 from gpuexec.plan.repack import repack
 from tests.unit.plan.builders import demand, device, node
 
 
-def room_for(demands, devices=(), cpus=64) -> Room:
-    room, _ = survey(demands, list(devices), node(len(devices), cpus=cpus), PlanOptions(busy_tolerance=1.0))
+def room_for(demands, devices=(), cpus=64) -> Allocator:
+    room, _ = make_allocator(
+        demands, list(devices), node(len(devices), cpus=cpus), PlanOptions(busy_memory_fraction=1.0)
+    )
     return room
 
 
@@ -47,22 +49,22 @@ class Run:
     def counts(self):
         return [len(grants) for grants in self.alive]
 
-    def standings(self, seconds=None):
+    def snapshots(self, seconds=None):
         return [
-            Standing(request, tuple(grants), s, startup, waiting=1, remaining=left)
+            StageSnapshot(request, tuple(grants), s, startup, waiting=1, remaining=left)
             for request, grants, s, startup, left in zip(
                 self.room.requests, self.alive, seconds or self.seconds, self.startup_s, self.left, strict=True
             )
         ]
 
     def loads(self, seconds=None):
-        return [standing.load for standing in self.standings(seconds)]
+        return [snapshot.load for snapshot in self.snapshots(seconds)]
 
     def look(self, seconds=None, since_change_s=math.inf) -> Proposal:
-        standings = self.standings(seconds)
-        targets = balance([s.load for s in standings], self.room.ledger, self.room.usable_cpus).counts
+        snapshots = self.snapshots(seconds)
+        targets = balance([s.load for s in snapshots], self.room.ledger, self.room.usable_cpus).counts
         return rebalance(
-            standings,
+            snapshots,
             targets,
             self.room,
             stopping=self.stopping,
@@ -226,14 +228,14 @@ def test_a_share_that_was_never_given_cannot_come_back():
 
 
 def test_the_outlook_follows_the_tasks_down():
-    assert outlook([Passed(10, 30, 2), Passed(20, 10, 4), Passed(5, 5, 1)], 8) == [
-        Outlook(1.0, 10.0),
-        Outlook(3.0, 34.0),
-        Outlook(1.5, 18.0),
+    assert forecast([StageProgress(10, 30, 2), StageProgress(20, 10, 4), StageProgress(5, 5, 1)], 8) == [
+        Forecast(1.0, 10.0),
+        Forecast(3.0, 34.0),
+        Forecast(1.5, 18.0),
     ]
-    assert outlook([Passed(0, 0, 2), Passed(0, 0, 0)], 8) == [Outlook(1.0, 10.0), Outlook(None, None)]
-    assert outlook([Passed(1, 1, 2)], None) == [Outlook(1.0, None)]
-    assert outlook([Passed(0, 0, 0), Passed(0, 0, 3)], 0)[1] == Outlook(None, 3.0)
+    assert forecast([StageProgress(0, 0, 2), StageProgress(0, 0, 0)], 8) == [Forecast(1.0, 10.0), Forecast(None, None)]
+    assert forecast([StageProgress(1, 1, 2)], None) == [Forecast(1.0, None)]
+    assert forecast([StageProgress(0, 0, 0), StageProgress(0, 0, 3)], 0)[1] == Forecast(None, 3.0)
 
 
 @st.composite

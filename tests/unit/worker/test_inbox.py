@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from gpuexec.channel import codec
 from gpuexec.channel.messages import Work
-from gpuexec.channel.payloads import lay_down
-from gpuexec.channel.segments import Range, SegmentPool
+from gpuexec.channel.payloads import store
+from gpuexec.channel.segments import SegmentPool, SegmentRef
 from gpuexec.worker.inbox import Inbox
 
 
@@ -24,22 +24,22 @@ def deliveries(draw):
     """Parcels of numbers, cut into batches, cut into messages; as a driver sends them."""
     sizes = draw(st.lists(st.integers(1, 8), min_size=1, max_size=8))
     numbers = count()
-    parcels = [[next(numbers) for _ in range(size)] for size in sizes]
+    blocks = [[next(numbers) for _ in range(size)] for size in sizes]
     batch = draw(st.integers(1, 10))
-    places = [(p, i) for p, parcel in enumerate(parcels) for i in range(len(parcel))]
+    places = [(p, i) for p, block in enumerate(blocks) for i in range(len(block))]
     batches = [places[i : i + batch] for i in range(0, len(places), batch)]
     works, at_worker = [], None
     for cut in _chunks(batches, draw(st.integers(1, 5))):
-        spans, payloads = [], []
+        slices, payloads = [], []
         for some in cut:
-            for p, start, stop in _portions(some):
+            for p, start, stop in _slices(some):
                 if at_worker == (p, start):
-                    spans.append([start, stop, 0])
+                    slices.append([start, stop, 0])
                 else:
-                    spans.append(None if stop - start == len(parcels[p]) else [start, stop])
-                    payloads.append(codec.encode(parcels[p]).join())
+                    slices.append(None if stop - start == len(blocks[p]) else [start, stop])
+                    payloads.append(codec.encode(blocks[p]).join())
                 at_worker = (p, stop)
-        works.append(Work(list(range(len(cut))), [len(b) for b in cut], spans, payloads=tuple(payloads)))
+        works.append(Work(list(range(len(cut))), [len(b) for b in cut], slices, payloads=tuple(payloads)))
     return works, batch, next(numbers)
 
 
@@ -47,7 +47,7 @@ def _chunks(items, size):
     return [items[i : i + size] for i in range(0, len(items), size)]
 
 
-def _portions(places):
+def _slices(places):
     found = []
     for p, i in places:
         if found and found[-1][0] == p:
@@ -78,8 +78,8 @@ def test_every_task_is_handed_out_once_and_in_order(delivery, ahead):
 
 def test_a_batch_can_be_had_again_as_it_arrived():
     pool = SegmentPool()
-    payload = lay_down(codec.encode([np.zeros(100_000)]), pool)
-    assert isinstance(payload, Range)
+    payload = store(codec.encode([np.zeros(100_000)]), pool)
+    assert isinstance(payload, SegmentRef)
     released = []
     inbox = Inbox(released.append)
     inbox.accept(Work([1], [1], [None], payloads=(payload,)))
@@ -97,7 +97,7 @@ def test_a_batch_can_be_had_again_as_it_arrived():
 
 def test_a_segment_that_others_read_too_is_not_released():
     pool = SegmentPool()
-    payload = lay_down(codec.encode([np.zeros(100_000), 1, 2]), pool)
+    payload = store(codec.encode([np.zeros(100_000), 1, 2]), pool)
     inbox = Inbox(never)
     inbox.accept(Work([1], [2], [[0, 2]], payloads=(payload,)))
     inbox.take(2)

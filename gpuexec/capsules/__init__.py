@@ -1,0 +1,1 @@
+"""Capsules: one failed batch with everything needed to run it again."""

@@ -1,0 +1,77 @@
+"""The part of a failure capsule that people read first."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gpuexec.capsules.write import CapsuleContents
+
+_SHOWN_IDS = 8
+_UNKNOWN = "unknown"
+
+
+def summary_of(
+    failure: CapsuleContents,
+    place: Path,
+    when: datetime,
+    *,
+    replayable: bool,
+    notes: Sequence[str],
+    left_out: Sequence[str],
+    versions: Mapping[str, str | None],
+) -> str:
+    """Say what failed, where, and what to do. ``failure`` has its secrets masked already."""
+    return "\n".join(_lines(failure, place, when, replayable, notes, left_out, versions)) + "\n"
+
+
+def _lines(
+    failure: CapsuleContents,
+    place: Path,
+    when: datetime,
+    replayable: bool,
+    notes: Sequence[str],
+    left_out: Sequence[str],
+    versions: Mapping[str, str | None],
+) -> Iterator[str]:
+    yield f"stage {failure.stage!r} failed in {failure.phase}: {failure.text or failure.error_type}"
+    yield ""
+    yield f"  when      {when:%Y-%m-%d %H:%M:%S} UTC, attempt {failure.attempt}"
+    yield f"  worker    {failure.worker_id} on {failure.node_id}"
+    yield f"  devices   {_devices(failure)}"
+    yield f"  tasks     {_tasks(failure.task_ids)}"
+    yield f"  versions  {', '.join(f'{name} {version or _UNKNOWN}' for name, version in versions.items())}"
+    if failure.cause_of_death:
+        yield f"  death     {failure.cause_of_death}"
+    yield from (f"  note      {note}" for note in notes)
+    if replayable:
+        command = f"gpuexec replay {shlex.quote(str(place.absolute()))}"
+        yield ""
+        yield "Run exactly this batch again, in one process:"
+        yield f"  {command}"
+        yield f"  {command} --pdb     # stops where it raises"
+        yield "This folder holds pickles, and opening a pickle runs code: replay your own capsules only."
+    for title, text in (
+        ("traceback", failure.traceback),
+        ("stacks when it hung", failure.stacks),
+        ("last lines it printed or logged", "\n".join(failure.last_lines)),
+        ("environment variables left out, as they look like secrets", "\n".join(left_out)),
+    ):
+        if text:
+            yield from ("", f"--- {title}", text.rstrip("\n"))
+
+
+def _devices(failure: CapsuleContents) -> str:
+    gpus = [f"GPU {gpu['index']} ({gpu['name']}, {gpu['uuid']})" for gpu in failure.allocation.get("gpus", ())]
+    return f"{', '.join(gpus) or 'no GPU'}, {failure.allocation.get('cpus', '?')} CPUs"
+
+
+def _tasks(task_ids: Sequence[str]) -> str:
+    if not task_ids:
+        return "none"
+    more = f" and {len(task_ids) - _SHOWN_IDS} more" if len(task_ids) > _SHOWN_IDS else ""
+    return f"{len(task_ids)}: {', '.join(task_ids[:_SHOWN_IDS])}{more}"

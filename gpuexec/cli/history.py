@@ -1,0 +1,90 @@
+"""``gpuexec runs``: what a checkpoint folder remembers."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from gpuexec.checkpoint.history import History, RunRecord
+
+_MAX_FAILURES = 10
+_OUTCOME_WIDTH = 60  # characters of an error
+
+
+def runs(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="The checkpoint folder of the runs.", show_default=False)
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object, with every failed source.")] = False,
+) -> None:
+    """List the runs of a checkpoint, and how many of its sources are done, failed and pending."""
+    from gpuexec.checkpoint.history import read_history
+
+    if as_json:
+        every_one = -1  # SQLite's word for no limit
+        typer.echo(json.dumps(asdict(read_history(folder, max_failures=every_one)), indent=2))
+        return
+    history = read_history(folder, max_failures=_MAX_FAILURES)
+    console = Console()
+    console.print(runs_table(history))
+    for line in summary_lines(history):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def runs_table(history: History) -> Table:
+    """Lay out one row per run, the oldest first; counts are of sources that are as this run left them."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("run", justify="right")
+    table.add_column("started", no_wrap=True)
+    for heading in ("took", "done", "failed", "pending"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("outcome", overflow="fold")
+    for run in history.runs:
+        table.add_row(*_cells(run))
+    return table
+
+
+def summary_lines(history: History) -> list[str]:
+    """Say what is left to do, and why sources failed."""
+    sources = history.sources
+    lines = [f"sources: {sources.done} done, {sources.failed} failed, {sources.pending} pending"]
+    if sources.failed + sources.pending:
+        lines[0] += "; the next run takes up those that are not done"
+    lines += [f"  failed in run {failure.run}: {failure.key}: {failure.reason}" for failure in history.failures]
+    unnamed = sources.failed - len(history.failures)
+    if unnamed > 0:
+        lines.append(f"  and {unnamed} more (--json lists them all)")
+    return lines
+
+
+def _cells(run: RunRecord) -> list[str]:
+    from rich.markup import escape
+
+    outcome = run.outcome if len(run.outcome) <= _OUTCOME_WIDTH else f"{run.outcome[:_OUTCOME_WIDTH]}…"
+    if run.ended is None:
+        outcome += f" (process {run.pid} on {run.host})"
+    return [
+        str(run.id),
+        time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(run.started)),
+        "?" if run.ended is None else _duration(run.ended - run.started),
+        str(run.sources.done),
+        str(run.sources.failed),
+        str(run.sources.pending),
+        escape(outcome),
+    ]
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{max(0.0, seconds):.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"

@@ -1,0 +1,50 @@
+"""The adapter of a stage. A Curator stage gets Curator's own, so its behaviour is Curator's own code."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from gpuexec.contract.adapter import BaseStageAdapter
+from gpuexec.curator.origin import is_curator_stage
+
+
+def adapter_for(stage: Any) -> Any:
+    """Return an adapter: what `gpuexec.worker.loop.Adapter` asks for."""
+    return _curator_adapter()(stage) if is_curator_stage(stage) else BaseStageAdapter(stage)
+
+
+@functools.cache
+def _curator_adapter() -> type:
+    from nemo_curator.backends import base
+    from nemo_curator.tasks import FailedTask
+    from nemo_curator.utils.performance_utils import StageTimer
+
+    class RecordingTimer(StageTimer):  # type: ignore[misc]  # Curator has no type information
+        """Keeps the figures it hands out: a batch without outputs carries them nowhere."""
+
+        last_stats: Any = None
+
+        def log_stats(self, *, verbose: bool = False) -> tuple[str, Any]:
+            name, self.last_stats = super().log_stats(verbose=verbose)
+            return name, self.last_stats
+
+    class CuratorAdapter(base.BaseStageAdapter):  # type: ignore[misc]
+        """Curator's adapter, of which the executor can read the last batch's figures and failures."""
+
+        def __init__(self, stage: Any) -> None:
+            super().__init__(stage)
+            self._timer = RecordingTimer(stage)
+            self.last_failed: list[str] = []
+
+        def _post_process_task_ids(self, input_tasks: list[Any], output_tasks: list[Any]) -> list[Any]:
+            """The one place where given-up tasks have ids and are still there."""
+            tasks: list[Any] = super()._post_process_task_ids(input_tasks, output_tasks)
+            self.last_failed = [task.task_id for task in tasks if isinstance(task, FailedTask)]
+            return tasks
+
+        @property
+        def last_stats(self) -> Any:
+            return self._timer.last_stats
+
+    return CuratorAdapter

@@ -1,0 +1,89 @@
+"""Makes our classes virtual subclasses of NeMo Curator's, whichever of the two is imported first.
+
+Importing Curator costs 1.4 s and edits ``os.environ``, so it is never imported for this: the classes are
+registered as soon as Curator's own modules have been executed.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from gpuexec.channel.perf_identity import PERF_IDENTITY
+from gpuexec.contract import composite, executor, sentinels, stage, task
+
+if TYPE_CHECKING:
+    from importlib.machinery import ModuleSpec
+
+
+def install() -> None:
+    """Register now what is imported, and the rest when it will be. Safe to repeat."""
+    if any(isinstance(finder, _AfterImport) for finder in sys.meta_path):
+        return
+    for name, register in _REGISTRATIONS.items():
+        module = sys.modules.get(name)
+        if module is not None:
+            register(module)
+    sys.meta_path.insert(0, _AfterImport())
+
+
+def _register_executor(module: Any) -> None:
+    module.BaseExecutor.register(executor.BaseExecutor)
+
+
+def _register_stages(module: Any) -> None:
+    module.ProcessingStage.register(stage.ProcessingStage)
+    module.CompositeStage.register(composite.CompositeStage)
+
+
+def _register_task(module: Any) -> None:
+    module.Task.register(task.Task)
+
+
+def _register_sentinels(module: Any) -> None:
+    for name in ("EmptyTask", "NoneTask", "FailedTask"):
+        getattr(module, name).register(getattr(sentinels, name))
+    sentinels.register_sentinels(module.NoneTask, module.FailedTask)
+
+
+def _register_perf(module: Any) -> None:
+    PERF_IDENTITY.add_class(module.StagePerfStats)
+
+
+_REGISTRATIONS: dict[str, Callable[[Any], None]] = {
+    "nemo_curator.backends.base": _register_executor,
+    "nemo_curator.stages.base": _register_stages,
+    "nemo_curator.tasks.tasks": _register_task,
+    "nemo_curator.tasks.sentinels": _register_sentinels,
+    "nemo_curator.utils.performance_utils": _register_perf,
+}
+
+
+class _AfterImport:
+    """A finder that lets the others find a module, and registers our classes once it is executed."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        register = _REGISTRATIONS.get(fullname)
+        if register is None:
+            return None
+        for finder in sys.meta_path:
+            find = getattr(finder, "find_spec", None)
+            spec = find(fullname, path, target) if find is not None and finder is not self else None
+            if spec is not None and spec.loader is not None:
+                _run_after_exec(spec.loader, register)
+                return spec  # type: ignore[no-any-return]
+        return None
+
+
+def _run_after_exec(loader: Any, register: Callable[[Any], None]) -> None:
+    execute = loader.exec_module
+
+    def execute_and_register(module: ModuleType) -> None:
+        execute(module)
+        register(module)
+
+    loader.exec_module = execute_and_register

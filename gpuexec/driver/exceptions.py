@@ -1,0 +1,111 @@
+"""From what a worker reported, or its silence, to the exception the caller sees."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Sequence
+
+from gpuexec.channel import codec
+from gpuexec.channel.messages import Failed
+from gpuexec.channel.segments import SegmentRef
+from gpuexec.errors import RemoteStageError, ResultNotPicklable, WorkerDied
+
+_SHOWN_IDS = 8
+
+
+class RemoteTraceback(Exception):
+    """The ``__cause__`` of a stage's exception: where it was raised, in the worker.
+
+    Attributes: ``stage``, ``worker_id``, ``phase``, ``task_ids`` and ``text`` (the worker's traceback).
+    """
+
+    def __init__(self, text: str, stage: str, worker_id: str, phase: str, task_ids: tuple[str, ...]) -> None:
+        super().__init__(text)
+        self.text = text
+        self.stage = stage
+        self.worker_id = worker_id
+        self.phase = phase
+        self.task_ids = task_ids
+
+    def __str__(self) -> str:
+        return f"\n\n{self.text.rstrip()}\n"
+
+
+def stage_exception(
+    failed: Failed, *, stage: str, producer: str, worker_id: str, task_ids: tuple[str, ...]
+) -> BaseException:
+    """Return the exception to raise for a failure in a stage's code.
+
+    It is the stage's own exception where that can travel, with a note that says where it happened.
+    ``producer`` names whoever made the batch's inputs.
+    """
+    error = _own_exception(failed, stage, producer)
+    place = _PLACES.get(failed.phase, f"in {failed.phase}() of") + f" stage {stage!r}"
+    error.add_note(f"raised {place} (worker {worker_id!r}){_shown(task_ids)}")
+    error.__cause__ = RemoteTraceback(failed.traceback, stage, worker_id, failed.phase, task_ids)
+    return error
+
+
+_PLACES = {"import": "while a worker imported and unpickled", "receive": "in", "return": "in"}
+
+
+def _own_exception(failed: Failed, stage: str, producer: str) -> BaseException:
+    match failed.phase:
+        case "return":
+            return ResultNotPicklable(
+                f"stage {stage!r} returned a task that cannot be sent on: {failed.text.rstrip('.')}. "
+                "Keep handles, locks, open files and generators out of tasks; store what they are made from."
+            )
+        case "receive":
+            return ResultNotPicklable(
+                f"a task made by {producer} was pickled but cannot be unpickled in stage {stage!r}: "
+                f"{failed.text}. Its class must be importable in every worker and restore itself from its pickle."
+            )
+    if failed.is_exit:
+        return RemoteStageError(
+            f"stage {stage!r} tried to end its process in {failed.phase}: {failed.text}. "
+            "Raise an ordinary exception to fail, return None to drop a task."
+        )
+    if failed.payloads:
+        (payload,) = failed.payloads
+        assert not isinstance(payload, SegmentRef)
+        try:
+            error: BaseException = codec.decode(payload, in_place=False)
+        except Exception as why:  # noqa: BLE001 - its class may be known in the worker only
+            return RemoteStageError(f"{failed.error_names[0]}: {failed.text} (it cannot be unpickled here: {why})")
+        return error
+    return RemoteStageError(f"{failed.error_names[0]}: {failed.text} (the exception itself cannot be pickled)")
+
+
+def worker_died(
+    *,
+    stage: str,
+    worker_id: str,
+    exit_code: int,
+    cause: str,
+    phase: str,
+    task_ids: Sequence[str],
+    last: Sequence[str],
+) -> WorkerDied:
+    """Return the exception for a process that ended unasked."""
+    return WorkerDied(
+        stage=stage,
+        worker_id=worker_id,
+        exit_code=exit_code,
+        cause=cause,
+        phase=phase,
+        task_ids=task_ids,
+        last_lines=last,
+    )
+
+
+def in_a_line(error: BaseException) -> str:
+    """Name an exception and what it says, also where its own ``__str__`` fails."""
+    return " ".join("".join(traceback.format_exception_only(error)).split())
+
+
+def _shown(task_ids: tuple[str, ...]) -> str:
+    if not task_ids:
+        return ""
+    more = f" and {len(task_ids) - _SHOWN_IDS} more" if len(task_ids) > _SHOWN_IDS else ""
+    return f", tasks {', '.join(task_ids[:_SHOWN_IDS])}{more}"

@@ -1,0 +1,100 @@
+"""Notices GPUs that fail while a run uses them: a thread that waits inside NVML and wakes the driver."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import threading
+import time
+from collections.abc import Mapping, Sequence
+
+from gpuexec.hardware import nvml
+from gpuexec.hardware.nvml_events import GpuEvents, GpuFault
+
+_WAIT_MS = 100  # the longest that close() waits for the thread of a healthy driver
+_LOOK_EVERY_S = 1.0  # between two looks for lost GPUs
+_JOIN_S = 5.0
+
+
+class GpuWatch:
+    """Watches the GPUs of a run; make none for a run without GPUs.
+
+    ``uuids``: of the devices, GPUs or MIG slices. Never raises: what cannot be watched, and why, is in
+    ``unwatched``. ``fileno`` is readable while ``read`` has something to return.
+    """
+
+    def __init__(self, uuids: Sequence[str]) -> None:
+        self._pending: dict[GpuFault, int] = {}
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._unwatched: Mapping[str, str] = {}
+        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        with contextlib.ExitStack() as session:
+            try:
+                library = session.enter_context(nvml.session())
+            except nvml.NvmlUnavailable as error:
+                self._unwatched = dict.fromkeys(uuids, str(error))
+                return
+            events = GpuEvents(library, uuids)
+            session.callback(events.close)
+            self._unwatched = events.unwatched
+            if events.gpus:
+                # A daemon: it must not hold back the interpreter's exit where nobody calls close().
+                self._thread = threading.Thread(
+                    target=self._watch, args=(events, session.pop_all()), name="gpuexec-gpu-watch", daemon=True
+                )
+                self._thread.start()
+
+    @property
+    def unwatched(self) -> dict[str, str]:
+        """Why a device's XIDs, or the device itself, are not watched, by UUID; may grow while running."""
+        return dict(self._unwatched)
+
+    def fileno(self) -> int:
+        """Return the descriptor to select on."""
+        return self._wake_fd
+
+    def read(self) -> list[GpuFault]:
+        """Return what has happened since the last call, equal faults as one with their number; never blocks."""
+        with self._lock:
+            if self._wake_fd >= 0:
+                with contextlib.suppress(BlockingIOError):
+                    os.eventfd_read(self._wake_fd)
+            pending, self._pending = self._pending, {}
+        return [dataclasses.replace(fault, times=times) for fault, times in pending.items()]
+
+    def close(self) -> None:
+        """End the thread, which ends its NVML session; idempotent. What was not read stays readable.
+
+        A thread stuck in a driver that does not answer is left behind after 5 s: it cannot be ended.
+        """
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join(_JOIN_S)
+        with self._lock:
+            if self._wake_fd >= 0:
+                os.close(self._wake_fd)
+                self._wake_fd = -1
+
+    def _watch(self, events: GpuEvents, session: contextlib.ExitStack) -> None:
+        next_cycle = time.monotonic() + _LOOK_EVERY_S
+        with session:
+            while not self._stopping.is_set() and events.gpus:
+                if events.can_wait:
+                    self._report(events.wait(_WAIT_MS))
+                else:
+                    self._stopping.wait(_LOOK_EVERY_S)
+                if time.monotonic() >= next_cycle:
+                    self._report(events.look_for_lost())
+                    next_cycle = time.monotonic() + _LOOK_EVERY_S
+
+    def _report(self, faults: Sequence[GpuFault]) -> None:
+        if not faults:
+            return
+        with self._lock:
+            for fault in faults:
+                self._pending[fault] = self._pending.get(fault, 0) + 1
+            if self._wake_fd >= 0:
+                os.eventfd_write(self._wake_fd, 1)

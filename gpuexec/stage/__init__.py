@@ -1,0 +1,1 @@
+"""What runs a stage in a process: used by workers, by InlineExecutor and by replay."""
