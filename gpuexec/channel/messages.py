@@ -31,6 +31,29 @@ class Message(Record):
     kind: ClassVar[int] = 0
 
 
+class ErrorHandling(Record):
+    """What a worker does when its stage raises.
+
+    ``continue_on_error``: it takes the next batch. ``retire_on``: names of exception classes after which nothing in
+    the process can be trusted, so it never takes another. ``split_on_oom``: it halves a batch that runs out of GPU
+    memory and tries the halves.
+    """
+
+    continue_on_error: bool = False
+    retire_on: tuple[str, ...] = ()
+    split_on_oom: bool = False
+
+    @classmethod
+    def from_list(cls, values: Sequence[Any]) -> ErrorHandling:
+        """Restore what `to_list` made, after its way through JSON."""
+        continue_on_error, retire_on, split_on_oom = values
+        return cls(bool(continue_on_error), tuple(retire_on), bool(split_on_oom))
+
+    def to_list(self) -> list[Any]:
+        """For ``Start.error_handling``."""
+        return [self.continue_on_error, list(self.retire_on), self.split_on_oom]
+
+
 class Start(Message):
     """Who the worker is and what it runs; its only payload is the pickled stage."""
 
@@ -41,7 +64,7 @@ class Start(Message):
     sys_path: list[str]
     cpu_affinity: list[int]
     log_level: str
-    error_handling: dict[str, Any]  # fields of the worker's ``ErrorHandling``
+    error_handling: list[Any]  # see ``ErrorHandling.to_list``
 
     kind: ClassVar[int] = 1
 

@@ -72,11 +72,11 @@ class Run:
             base_env=base_env,
             log_level=config.log_level,
             stop_timeout_s=config.stop_timeout_s,
-            error_handling={
-                "continue_on_error": config.on_task_failure == "quarantine" or bool(config.retry_on),
-                "retire_on": list(config.retire_on),
-                "split_on_oom": config.split_on_oom,
-            },
+            error_handling=messages.ErrorHandling(
+                continue_on_error=config.on_task_failure == "quarantine" or bool(config.retry_on),
+                retire_on=config.retire_on,
+                split_on_oom=config.split_on_oom,
+            ),
         )
         self._stages = [StageState(specs[s.stage_index], s) for phase in plan.phases for s in phase.stages]
         lineage = Lineage(checkpoint, specs) if checkpoint is not None else None

@@ -8,10 +8,9 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 from gpuexec import events
-from gpuexec.channel.messages import Message, Start, Stop
+from gpuexec.channel.messages import ErrorHandling, Message, Start, Stop
 from gpuexec.channel.wire import ConnectionLost, Receiver, Sender
 from gpuexec.core.worker_lifecycle import WorkerEvent, WorkerLifecycle, WorkerState
 from gpuexec.driver.state import StageState, Worker
@@ -36,12 +35,12 @@ class WorkerProcesses:
         base_env: Mapping[str, str],
         log_level: str,
         stop_timeout_s: float,
-        error_handling: Mapping[str, Any],
+        error_handling: ErrorHandling,
     ) -> None:
         self._node_id = node_id
         self._base_env = base_env
         self._log_level = log_level
-        self._error_handling = dict(error_handling)
+        self._error_handling = error_handling
         self._stop_timeout_s = stop_timeout_s
         self._watch = Watch()
         self._guardian = Guardian()
@@ -79,7 +78,7 @@ class WorkerProcesses:
                 [os.fspath(place) for place in sys.path],
                 list(grant.cpu_affinity),
                 self._log_level,
-                self._error_handling,
+                self._error_handling.to_list(),
                 payloads=(stage.spec.payload,),
             ),
         )

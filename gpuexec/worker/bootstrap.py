@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Any
 
 from gpuexec.channel import codec
-from gpuexec.channel.messages import Booted, Inline, Start
+from gpuexec.channel.messages import Booted, ErrorHandling, Inline, Start
 from gpuexec.channel.recorder import FlightRecorder
 from gpuexec.channel.wire import BlockingConnection, ConnectionLost
 from gpuexec.contract.allocation import Allocation, GpuShare
@@ -26,7 +26,7 @@ from gpuexec.stage import loading
 from gpuexec.stage.stacks import write_stacks_on_signal
 from gpuexec.worker import memory
 from gpuexec.worker.log_sink import LogSink
-from gpuexec.worker.loop import ErrorHandling, WorkerLoop, describe_failure
+from gpuexec.worker.loop import WorkerLoop, describe_failure
 from gpuexec.worker.orphan import die_with_parent
 
 
@@ -75,7 +75,7 @@ def _serve(connection: BlockingConnection, recorder: FlightRecorder) -> None:
         memory.probe_for(allocation),
         log,
         recorder,
-        ErrorHandling(**{**start.error_handling, "retire_on": tuple(start.error_handling["retire_on"])}),
+        ErrorHandling.from_list(start.error_handling),
     )
 
     def terminate_once(_signal: int, _frame: FrameType | None) -> None:

@@ -14,11 +14,21 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from gpuexec.channel import codec
-from gpuexec.channel.messages import Failed, NodeReady, Payload, Ready, SetUp, SetUpOnNode, Stop, Stopped, Work
+from gpuexec.channel.messages import (
+    ErrorHandling,
+    Failed,
+    NodeReady,
+    Payload,
+    Ready,
+    SetUp,
+    SetUpOnNode,
+    Stop,
+    Stopped,
+    Work,
+)
 from gpuexec.channel.recorder import FlightRecorder
 from gpuexec.channel.segments import SegmentPool
 from gpuexec.channel.wire import BlockingConnection, ConnectionLost
@@ -62,18 +72,6 @@ class Terminated(BaseException):
 
 class StageFailure(Exception):
     """A stage raised and the driver has been told."""
-
-
-@dataclass(frozen=True, slots=True)
-class ErrorHandling:
-    """What a worker does about failures. ``continue_on_error``: takes the next batch after a stage's exception.
-
-    ``retire_on``: names of exceptions after which nothing in this process can be trusted, so it never goes on.
-    """
-
-    continue_on_error: bool = False
-    retire_on: tuple[str, ...] = ()
-    split_on_oom: bool = False
 
 
 class WorkerLoop:

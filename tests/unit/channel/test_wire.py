@@ -41,7 +41,7 @@ messages = st.one_of(
         st.lists(text),
         st.lists(ids),
         text,
-        st.just({"continue_on_error": True}),
+        st.just([True, ["builtins.MemoryError"], False]),
         payloads=st.tuples(inline),
     ),
     st.builds(Failed, text, st.none() | ids, st.lists(text), text, text, st.booleans(), st.booleans()),
