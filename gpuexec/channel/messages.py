@@ -11,16 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from gpuexec.channel.segments import SegmentRef
+from gpuexec.channel.payload import Payload
 from gpuexec.records import Record, named_field
-
-Inline = bytes | bytearray | memoryview
-Payload = Inline | SegmentRef
-
-
-def payload_size(payload: Payload) -> int:
-    """Size of a payload in bytes, wherever it lies."""
-    return payload.length if isinstance(payload, SegmentRef) else len(payload)
 
 
 class Message(Record):

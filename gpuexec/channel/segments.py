@@ -17,7 +17,8 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from gpuexec.channel.payload import SegmentRef
 
 PAGE = mmap.ALLOCATIONGRANULARITY
 SUPPORTED = hasattr(os, "memfd_create")
@@ -60,16 +61,6 @@ class Segment:
 
     def __del__(self) -> None:
         self.close()
-
-
-@dataclass(frozen=True, slots=True)
-class SegmentRef:
-    """A payload's place in a segment. ``exclusive``: nothing else is in that segment."""
-
-    segment: Segment
-    offset: int
-    length: int
-    exclusive: bool
 
 
 class SegmentPool:

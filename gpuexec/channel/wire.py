@@ -20,8 +20,9 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
-from gpuexec.channel.messages import BY_KIND, Inline, Message, Payload
-from gpuexec.channel.segments import Segment, SegmentRef
+from gpuexec.channel.messages import BY_KIND, Message
+from gpuexec.channel.payload import Inline, Payload, SegmentRef
+from gpuexec.channel.segments import Segment
 
 _HEAD = struct.Struct("<BBHIQ")
 _to_json = json.JSONEncoder(separators=(",", ":")).encode

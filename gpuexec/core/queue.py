@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-from gpuexec.channel.messages import Payload, payload_size
-from gpuexec.channel.segments import SegmentRef
+from gpuexec.channel.payload import Payload, SegmentRef, payload_size
 
 BlockSlice = tuple["Block", int, int]  # tasks from, up to
 

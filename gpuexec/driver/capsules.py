@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gpuexec.channel.messages import Payload
-from gpuexec.channel.segments import SegmentRef, read_segment
+from gpuexec.channel.payload import Payload, SegmentRef
+from gpuexec.channel.segments import read_segment
 from gpuexec.driver.recovery import FailureRecord
 from gpuexec.driver.state import Batch
 from gpuexec.processes.spawn import worker_environment

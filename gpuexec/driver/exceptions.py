@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from gpuexec.channel import codec
 from gpuexec.channel.messages import Failed
-from gpuexec.channel.segments import SegmentRef
+from gpuexec.channel.payload import SegmentRef
 from gpuexec.errors import RemoteStageError, ResultNotPicklable, WorkerDied
 
 _SHOWN_IDS = 8

@@ -16,7 +16,8 @@ from types import FrameType
 from typing import Any
 
 from gpuexec.channel import codec
-from gpuexec.channel.messages import Booted, ErrorHandling, Inline, Start
+from gpuexec.channel.messages import Booted, ErrorHandling, Start
+from gpuexec.channel.payload import Inline
 from gpuexec.channel.recorder import FlightRecorder
 from gpuexec.channel.wire import BlockingConnection, ConnectionLost
 from gpuexec.contract.allocation import Allocation, GpuShare

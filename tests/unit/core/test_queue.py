@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpuexec.channel.segments import Segment, SegmentRef
+from gpuexec.channel.payload import SegmentRef
+from gpuexec.channel.segments import Segment
 from gpuexec.core.queue import Block, TaskQueue, place_among_siblings
 
 
