@@ -31,7 +31,7 @@ class RunGpus:
         self._emit = emit
         self._before: Provenance = read_provenance(uuids)
         self._watch = GpuWatch(uuids)
-        processes.listen(self._watch, self._see)
+        processes.add_reader(self._watch, self._see)
 
     def _see(self) -> None:
         for fault in self._watch.read():
@@ -47,7 +47,7 @@ class RunGpus:
 
     def close(self) -> None:
         """Watch no more."""
-        self._processes.unlisten(self._watch)
+        self._processes.remove_reader(self._watch)
         self._watch.close()
 
 

@@ -112,7 +112,7 @@ class Run:
             self._watch_gpus()
             if isinstance(self._initial_tasks, StreamedTasks):
                 self._initial_tasks.start()
-                self._processes.listen(self._initial_tasks, self._initial_tasks.heard)
+                self._processes.add_reader(self._initial_tasks, self._initial_tasks.heard)
             with _rare_collections():
                 for phase in self._plan.phases:
                     yield from self._run_phase([self._stages[p.stage_index] for p in phase.stages])
@@ -130,7 +130,7 @@ class Run:
             self._processes.kill_all()
             if isinstance(self._initial_tasks, StreamedTasks):
                 if self._initial_tasks.fileno() >= 0:
-                    self._processes.unlisten(self._initial_tasks)
+                    self._processes.remove_reader(self._initial_tasks)
                 self._initial_tasks.close()
             if self._gpus is not None:
                 self._gpus.close()

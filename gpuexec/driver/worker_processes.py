@@ -99,7 +99,7 @@ class WorkerProcesses:
             worker.writable = False
             worker.sender.close()
             done = True
-        self._watch.want_write(worker.process.pid, worker.process, wanted=not done)
+        self._watch.watch_writable(worker.process.pid, worker.process, enabled=not done)
 
     def hang_up(self, worker: Worker) -> None:
         """Everything it said is read and its end of the socket is closed: its own end will be reported."""
@@ -142,13 +142,13 @@ class WorkerProcesses:
             default=None,
         )
 
-    def listen(self, descriptor: HasFileno, heard: Callable[[], None]) -> None:
-        """Also wait for a descriptor that is not a worker's; ``heard`` is called when it is readable."""
-        self._watch.listen(descriptor, heard)
+    def add_reader(self, descriptor: HasFileno, callback: Callable[[], None]) -> None:
+        """Also wait for a descriptor that belongs to no worker, and call ``callback`` when it is readable."""
+        self._watch.add_reader(descriptor, callback)
 
-    def unlisten(self, descriptor: HasFileno) -> None:
-        """Stop waiting for it, before it is closed."""
-        self._watch.unlisten(descriptor)
+    def remove_reader(self, descriptor: HasFileno) -> None:
+        """Stop waiting for a descriptor of `add_reader`. Call this before closing it."""
+        self._watch.remove_reader(descriptor)
 
     def kill(self, worker: Worker) -> None:
         """Kill a worker and what it started, now. It is buried when its end is reported."""
@@ -223,4 +223,4 @@ class WorkerProcesses:
     def close(self) -> None:
         """Release what the crew itself holds. Every worker must be buried."""
         self._watch.close()
-        self._guardian.drain()
+        self._guardian.close()

@@ -22,7 +22,7 @@ from gpuexec.executors.prepare import Prepared, checked_tasks, env_vars_in, init
 from gpuexec.observe.progress import LIVE_PERIOD_S, LineProgress, LiveProgress
 from gpuexec.observe.relay import LogRelay
 from gpuexec.observe.report import ReportBuilder, RunReport
-from gpuexec.processes.interrupts import held
+from gpuexec.processes.interrupts import signals_deferred
 
 if TYPE_CHECKING:
     from gpuexec.checkpoint.checkpoint import Checkpoint
@@ -59,7 +59,7 @@ class LocalExecutor(BaseExecutor):
         ``ResourcesError`` or ``ConfigurationError`` before anything starts, ``KeyboardInterrupt`` on Ctrl-C.
         """
         prepared = prepare(stages, self.options)
-        with held():
+        with signals_deferred():
             return self._run(
                 prepared, ListedTasks(initial_tasks_for(prepared.stages, initial_tasks)), checkpoint
             ).execute()
@@ -87,18 +87,18 @@ class LocalExecutor(BaseExecutor):
             tasks = ListedTasks(initial_tasks_for(prepared.stages, initial_tasks))
         else:
             tasks = StreamedTasks(checked_tasks(initial_tasks))
-        with held():
+        with signals_deferred():
             finished = self._run(prepared, tasks).stream()
         try:
             while True:
-                with held():
+                with signals_deferred():
                     some = next(finished, None)
                 if some is None:
                     return
                 for _, task in some:
                     yield task
         finally:
-            with held():
+            with signals_deferred():
                 finished.close()
 
     def _run(
