@@ -11,13 +11,12 @@ from gpuexec.channel.messages import Failed
 from gpuexec.config import ExecutorConfig
 from gpuexec.core.attempts import AttemptEvent, BatchLifecycle
 from gpuexec.core.breaker import Breaker
-from gpuexec.core.retries import Action, Failure, FailureKind, RetryPolicy, judge_setup
+from gpuexec.core.retries import Action, DecisionReason, Failure, FailureKind, RetryPolicy, Verdict, judge_setup
 from gpuexec.driver import exceptions
 from gpuexec.driver.flow import Flow
 from gpuexec.driver.state import Batch, StageState, Worker
 from gpuexec.errors import WorkerDied
 
-_ENDS_RUN = "the run ends"
 _TRAVELS = ("receive", "return")  # phases in which tasks are unpickled or pickled
 
 
@@ -86,7 +85,7 @@ class Recovery:
 
         record = FailureRecord(worker, batch, failed.phase, failed.error_names[0], failed.text, failed.traceback)
         if failed.is_exit:
-            self._report(record, _ENDS_RUN, final=True)
+            self._report(record, Verdict(Action.RAISE, DecisionReason.NOT_RETRIED), final=True)
             raise error()
         kind = FailureKind.UNRETURNABLE if failed.phase in _TRAVELS else self._policy.kind_of(tuple(failed.error_names))
         failure = Failure(kind, failed.text, tuple(failed.error_names))
@@ -133,7 +132,7 @@ class Recovery:
             breaker = self._breakers[worker.stage.spec.index]
             trip = breaker.setup_failed(live=_live(worker), cause=failure.text)
         if trip is not None or verdict.step is Action.RAISE:
-            self._report(record, _ENDS_RUN, final=True)
+            self._report(record, Verdict(Action.RAISE, DecisionReason.CANNOT_SET_UP), final=True)
             raise _noted(error(), str(trip) if trip is not None else None)
         self._emit(events.Noticed(f"{_where(record)}: {failure.text}; another worker is started"))
 
@@ -142,7 +141,7 @@ class Recovery:
         if batch.life is None:
             batch.life = BatchLifecycle(f"batch {batch.batch_id} of stage {stage.spec.name!r}")
         verdict = batch.life.fail(self._policy, tasks=batch.size, worker_id=worker.id, failure=failure)
-        self._report(record, str(verdict), final=verdict.step in (Action.QUARANTINE, Action.RAISE))
+        self._report(record, verdict, final=verdict.step in (Action.QUARANTINE, Action.RAISE))
         match verdict.step:
             case Action.RETRY:
                 self._flow.requeue(stage, [batch])
@@ -164,7 +163,7 @@ class Recovery:
         if trip is not None:
             raise _noted(error(), str(trip))
 
-    def _report(self, record: FailureRecord, verdict: str, *, final: bool) -> None:
+    def _report(self, record: FailureRecord, verdict: Verdict, *, final: bool) -> None:
         now = time.monotonic()
         batch = record.batch
         self._emit(
@@ -176,7 +175,8 @@ class Recovery:
                 batch.task_ids if batch else (),
                 elapsed_s=now - batch.sent_at if batch else 0.0,
                 error=record.cause_of_death or record.text,
-                verdict=verdict,
+                action=verdict.step.value,
+                reason=verdict.why.value,
                 stacks=record.worker.stacks_text,
                 capsule=self._keep(record) if final else None,
             )

@@ -105,11 +105,11 @@ class LocalExecutor(BaseExecutor):
         self, prepared: Prepared, initial_tasks: InitialTasks, checkpoint: str | os.PathLike[str] | None = None
     ) -> Run:
         specs = [self._spec(i, prepared) for i in range(len(prepared.stages))]
-        ledger = ReportBuilder()
-        self.last_report = ledger.report
+        report_builder = ReportBuilder()
+        self.last_report = report_builder.report
         chosen = self._open_checkpoint(checkpoint or self.options.checkpoint, prepared.stages)
         try:
-            return self._make_run(prepared, specs, initial_tasks, chosen, ledger)
+            return self._make_run(prepared, specs, initial_tasks, chosen, report_builder)
         except BaseException as error:
             if chosen is not None:
                 chosen.end(f"{type(error).__name__}: {error}")
@@ -121,7 +121,7 @@ class LocalExecutor(BaseExecutor):
         specs: Sequence[StageSpec],
         initial_tasks: InitialTasks,
         checkpoint: Checkpoint | None,
-        ledger: ReportBuilder,
+        report_builder: ReportBuilder,
     ) -> Run:
         node_id = socket.gethostname()
         return Run(
@@ -132,7 +132,7 @@ class LocalExecutor(BaseExecutor):
             config=self.options,
             node_id=node_id,
             base_env=os.environ,
-            observers=[ledger, *self._display()],
+            observers=[report_builder, *self._display()],
             gauge_every_s=self._gauge_period(),
             gpu_used=_gpu_used,
             keep=CapsuleKeeper(self.options.capsule_dir, node_id=node_id, base_env=os.environ).keep,
