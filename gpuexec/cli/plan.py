@@ -22,7 +22,7 @@ def plan(
         Path | None,
         typer.Option(
             help="Plan for the node in this file, made by `gpuexec gpus --json --full`. "
-            "A file made without --full lists GPUs only: plan for them in this host."
+            "A file made without --full lists only GPUs, which count as installed in this host."
         ),
     ] = None,
     settings: Settings = [],  # noqa: B006 - typer makes a new list

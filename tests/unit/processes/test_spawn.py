@@ -1,16 +1,13 @@
-"""A worker's environment, the lines it prints, and the guardian of its process group."""
+"""A worker's environment, and the lines it prints."""
 
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
 
 import pytest
 
 from gpuexec.contract.allocation import Allocation
 from gpuexec.plan.model import WorkerGrant
-from gpuexec.processes.guardian import Guardian
 from gpuexec.processes.spawn import THREAD_CAPS, WorkerProcess, worker_environment
 
 
@@ -84,27 +81,3 @@ def test_a_very_long_line_is_reported_in_parts(worker):
         worker.output_fd = before
         os.close(read_end)
         os.close(write_end)
-
-
-def test_a_guardian_kills_the_groups_it_still_watches():
-    guardian = Guardian()
-    watched, forgotten = (subprocess.Popen(["sleep", "1000"], process_group=0) for _ in range(2))
-    guardian.watch(watched.pid)
-    guardian.watch(forgotten.pid)
-    guardian.forget(forgotten.pid)
-    guardian._process.communicate()  # end of file, as when the driver dies
-    assert watched.wait() == -signal.SIGKILL
-    assert forgotten.poll() is None
-    forgotten.kill()
-    forgotten.wait()
-
-
-def test_a_closed_guardian_kills_nothing_and_ignores_further_calls():
-    guardian = Guardian()
-    process = subprocess.Popen(["sleep", "1000"], process_group=0)
-    guardian.watch(process.pid)
-    guardian.close()
-    guardian.watch(process.pid)
-    assert process.poll() is None
-    process.kill()
-    process.wait()
