@@ -100,7 +100,7 @@ def test_a_worker_that_dies_idle_is_a_notice_and_is_replaced():
     world.step()
     assert world.worker().number != old.number
     assert world.worker().worker_id == old.worker_id
-    assert world.of_type(events.WorkerStarted)[-1].why == "num_workers() asks for it"
+    assert world.of_type(events.WorkerStarted)[-1].reason == "num_workers() asks for it"
 
 
 def test_a_death_too_many_ends_the_run_with_the_workers_own_error():
