@@ -36,7 +36,7 @@ class StageView:
     live: int  # workers, starting ones included
     starting: int
     spare: int
-    fixed: bool
+    has_fixed_count: bool
     uses_gpu: bool
 
 
@@ -85,7 +85,7 @@ def workers_to_start(view: StageView) -> tuple[int, StartReason]:
     """
     if not view.spare or is_finished(view):
         return 0, StartReason.REPLACEMENT
-    if view.fixed:
+    if view.has_fixed_count:
         return view.spare, StartReason.FIXED
     if not view.live:
         return 1, StartReason.FIRST

@@ -24,7 +24,7 @@ from gpuexec.driver.recovery import FailureRecord, Recovery
 from gpuexec.driver.shutdown import Shutdown
 from gpuexec.driver.state import StageSpec, StageState, Worker
 from gpuexec.driver.worker_processes import WorkerProcesses
-from gpuexec.plan.grants import Allocator
+from gpuexec.plan.allocator import Allocator
 from gpuexec.plan.model import Plan
 from gpuexec.processes import reap
 from gpuexec.processes.watch import Readiness

@@ -176,9 +176,9 @@ class StageState:
         self.finished = False
         self.node_ready = not spec.sets_up_node
         self.workers: dict[str, Worker] = {}
-        at_first = plan.workers if plan.fixed or spec.uses_gpu else plan.workers[:1]
+        at_first = plan.workers if plan.has_fixed_count or spec.uses_gpu else plan.workers[:1]
         self.spare: deque[WorkerGrant] = deque(at_first)
-        self.fixed = plan.fixed
+        self.has_fixed_count = plan.has_fixed_count
         self.done_tasks = 0
         self.made_tasks = 0  # of those done
         self.busy_s = self.idle_s = 0.0  # summed over its workers
@@ -261,6 +261,6 @@ class StageState:
             live=len(live),
             starting=sum(not w.is_ready for w in live),
             spare=len(self.spare),
-            fixed=self.fixed,
+            has_fixed_count=self.has_fixed_count,
             uses_gpu=self.spec.uses_gpu,
         )

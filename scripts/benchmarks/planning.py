@@ -97,9 +97,10 @@ def run(case: str, count: int, counts: Counts) -> dict[str, Any]:
 def _workers(report: Any) -> str:
     """How many workers each stage had in all, and how many of them before the planner chose."""
     started = [[w.why for w in report.workers if w.stage == stage.index] for stage in report.stages]
-    ended = sum(note.count(",") + 1 for note in report.notes if note.startswith("workers end"))
+    stopping = [note.partition(":")[0] for note in report.notes if note.startswith("stopping workers")]
+    stopped = sum(names.count(",") + 1 for names in stopping)
     text = "/".join(str(len(whys)) for whys in started)
-    return f"{text} started" + (f", {ended} of them stopped before the end" if ended else "")
+    return f"{text} started" + (f", {stopped} of them stopped before the end" if stopped else "")
 
 
 def recorded(count: int) -> dict[str, list[float]]:

@@ -20,7 +20,7 @@ IDLE = StageView(
     live=0,
     starting=0,
     spare=3,
-    fixed=False,
+    has_fixed_count=False,
     uses_gpu=False,
 )
 
@@ -60,7 +60,7 @@ def test_batches_are_dealt_evenly_within_the_limit(ready, in_flight, limit):
 
 
 def test_workers_of_a_fixed_stage_start_at_once():
-    assert decide.workers_to_start(replace(IDLE, fixed=True)) == (3, StartReason.FIXED)
+    assert decide.workers_to_start(replace(IDLE, has_fixed_count=True)) == (3, StartReason.FIXED)
 
 
 def test_a_stage_begins_with_one_worker():
@@ -68,7 +68,7 @@ def test_a_stage_begins_with_one_worker():
 
 
 def test_a_finished_stage_starts_nothing():
-    assert decide.workers_to_start(replace(IDLE, upstream_done=True, fixed=True))[0] == 0
+    assert decide.workers_to_start(replace(IDLE, upstream_done=True, has_fixed_count=True))[0] == 0
 
 
 def test_a_gpu_stage_takes_its_reserved_shares_unless_little_is_left():
