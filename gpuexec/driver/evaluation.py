@@ -53,7 +53,7 @@ class Evaluation:
         stages = {stop.stage_index for stop in self.proposal.stops}
         on_gpu = any(s.request.uses_gpu for s in self.snapshots if s.request.stage_index in stages)
         if self.proposal.reason is ActionReason.MOVES:
-            why = "a slower stage needs their slots, and they can run on others"
+            why = "a slower stage needs their GPUs, and they fit on others"
         else:
             why = f"their {'GPU' if on_gpu else 'CPU'} share speeds up a slower stage"
         gain_s = self.proposal.gain_s

@@ -123,7 +123,7 @@ def place_stages(requests: Sequence[Request], ledger: Ledger, node: Node, usable
             workers[request.stage_index] = [()] * count
             reasons[request.stage_index] = (
                 f"up to {count}: {usable_cpus:g} usable CPUs at {cpus_of(request):g} each; "
-                "starts with one, grows as measured service times require"
+                "grows if it is measured to be the slowest"
             )
     return [StagePlacement(r, tuple(workers[r.stage_index]), reasons[r.stage_index]) for r in requests]
 

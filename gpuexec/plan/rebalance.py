@@ -38,7 +38,7 @@ class ActionReason(StrEnum):
     NO_WORKER = "the stage has no worker"
     SLOWEST = "the stage is the slowest, and resources for another worker are free"
     FREES_SHARE = "its share speeds up a slower stage"
-    MOVES = "a slower stage needs its slot, and it can run on another one"
+    MOVES = "a slower stage needs its GPU, and it can run on another one"
     BALANCED = "every stage has the workers it should have"
     NOTHING_FITS = "no stop would make a worker of a slower stage fit"
     TOO_SOON = "the last change has not shown its effect yet"

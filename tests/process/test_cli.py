@@ -82,7 +82,7 @@ def test_plan_starts_nothing_and_says_why():
     done = gpuexec_command("plan", f"{__name__}:small")
     assert done.returncode == 0, done.stderr
     assert "usable CPUs" in done.stdout
-    assert "starts with one" in " ".join(done.stdout.split())
+    assert "grows" in done.stdout
 
 
 def test_version_and_help():

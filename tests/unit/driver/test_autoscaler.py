@@ -243,9 +243,8 @@ def test_a_cycle_without_an_evaluation_reports_nothing(monkeypatch):
         (
             0.5,
             ActionReason.MOVES,
-            60.0,
-            "stopping workers s-3, s-2: a slower stage needs their slots, "
-            + "and they can run on others (expected gain 60.0 s)",
+            9.0,
+            "stopping workers s-3, s-2: a slower stage needs their GPUs, and they fit on others (expected gain 9.0 s)",
         ),
     ],
 )

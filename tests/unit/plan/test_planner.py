@@ -193,7 +193,7 @@ def test_a_held_gpu_is_an_error_or_waited_for():
         plan([demand(gpus=1)], [HELD, device(1)], busy_gpus=BusyGpuPolicy.ERROR)
     with pytest.raises(GpusBusy):
         plan([demand(gpus=1)], [HELD, device(1)], busy_gpus=BusyGpuPolicy.WAIT)
-    plan([demand()], [HELD], busy_gpus=BusyGpuPolicy.ERROR)  # nobody asks for a GPU
+    plan([demand()], [HELD], busy_gpus=BusyGpuPolicy.ERROR)  # no stage asks for a GPU
 
 
 def test_an_exclusive_gpu_with_a_process_is_held_whatever_its_memory():
