@@ -28,7 +28,7 @@ from gpuexec.driver.initial_tasks import InitialTasks, StreamedTasks
 from gpuexec.driver.limits import MemoryLimits
 from gpuexec.driver.shutdown import Shutdown
 from gpuexec.driver.worker_processes import WorkerProcesses
-from gpuexec.plan.grants import Allocator
+from gpuexec.plan.allocator import Allocator
 from gpuexec.plan.model import Plan
 from gpuexec.processes.watch import Readiness
 

@@ -127,7 +127,7 @@ class LocalExecutor(BaseExecutor):
         return Run(
             specs,
             prepared.plan,
-            prepared.room,
+            prepared.allocator,
             initial_tasks,
             config=self.options,
             node_id=node_id,

@@ -16,9 +16,10 @@ from gpuexec.errors import ConfigurationError
 from gpuexec.hardware import host, inventory
 from gpuexec.hardware.model import Node
 from gpuexec.hardware.visible_devices import VARIABLE, VisibleDevices
-from gpuexec.plan.grants import Allocator
+from gpuexec.plan.allocator import Allocator
+from gpuexec.plan.busy import GpusBusy
 from gpuexec.plan.model import BusyGpuPolicy, Plan, PlanOptions, StageDemand
-from gpuexec.plan.planner import GpusBusy, make_allocator, plan_in
+from gpuexec.plan.planner import make_allocator, plan_phases
 from gpuexec.stage import loading
 
 _BUSY_POLL_S = 2.0  # NVML has no event for freed memory
@@ -26,13 +27,13 @@ _BUSY_POLL_S = 2.0  # NVML has no event for freed memory
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A checked pipeline and where it will run. ``room``: what later plans of the same run have to share."""
+    """A checked pipeline and where it will run. ``allocator``: makes the grants of workers added later."""
 
     stages: tuple[Any, ...]
     demands: tuple[StageDemand, ...]
     node: Node
     plan: Plan
-    room: Allocator
+    allocator: Allocator
 
 
 def check_stages(stages: Sequence[Any]) -> None:
@@ -82,7 +83,7 @@ def prepare(
             node = dataclasses.replace(node, host=dataclasses.replace(node.host, granted_cpus=config.cpus))
         visible = inventory.visible(node, environ if given is None else {}) if looks_at_gpus else VisibleDevices(())
         try:
-            room, notes = make_allocator(
+            allocator, notes = make_allocator(
                 demands,
                 visible.devices,
                 node,
@@ -95,7 +96,7 @@ def prepare(
                 raise
             time.sleep(min(_BUSY_POLL_S, max(0.0, deadline - time.monotonic())))
         else:
-            return Prepared(tuple(stages), demands, node, plan_in(room, notes), room)
+            return Prepared(tuple(stages), demands, node, plan_phases(allocator, notes), allocator)
 
 
 def _why_no_devices(node: Node, environ: Mapping[str, str], visible: VisibleDevices, *, ours: bool) -> str | None:
