@@ -204,9 +204,6 @@ def _what_is_too_large(failure: CapsuleContents, max_bytes: int) -> dict[str, st
 
 
 def _without_secrets(failure: CapsuleContents, hidden: Mapping[str, str]) -> CapsuleContents:
-    def kept(environ: Mapping[str, str]) -> dict[str, str]:
-        return {name: redact.mask_text(value, hidden) for name, value in environ.items() if name not in hidden}
-
     def masked(text: str | None) -> str | None:
         return None if text is None else redact.mask_text(text, hidden)
 
@@ -214,8 +211,8 @@ def _without_secrets(failure: CapsuleContents, hidden: Mapping[str, str]) -> Cap
         failure,
         text=redact.mask_text(failure.text, hidden),
         traceback=redact.mask_text(failure.traceback, hidden),
-        environ=kept(failure.environ),
-        env_vars=kept(failure.env_vars),
+        environ=redact.mask_environment(failure.environ, hidden),
+        env_vars=redact.mask_environment(failure.env_vars, hidden),
         sys_path=[place or _working_directory() or "" for place in failure.sys_path],
         last_lines=[redact.mask_text(line, hidden) for line in failure.last_lines],
         stacks=masked(failure.stacks),
