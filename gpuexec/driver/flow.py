@@ -10,8 +10,9 @@ from typing import Any
 
 from gpuexec import events
 from gpuexec.channel import codec, messages
+from gpuexec.channel.block_sizer import BlockSizer
 from gpuexec.channel.messages import Payload
-from gpuexec.channel.payloads import BlockSizer, load, store
+from gpuexec.channel.payloads import load, store
 from gpuexec.channel.segments import SegmentPool, SegmentRef, read_segment
 from gpuexec.config import ExecutorConfig
 from gpuexec.core import decide

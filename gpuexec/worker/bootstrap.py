@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Any
 
 from gpuexec.channel import codec
-from gpuexec.channel.messages import Booted, ErrorHandling, Inline, Start
+from gpuexec.channel.messages import Booted, ErrorHandling, InlineBytes, Start
 from gpuexec.channel.recorder import FlightRecorder
 from gpuexec.channel.wire import BlockingConnection, ConnectionLost
 from gpuexec.contract.allocation import Allocation, GpuShare
@@ -60,13 +60,13 @@ def _serve(connection: BlockingConnection, recorder: FlightRecorder) -> None:
     loading.in_progress = True
     try:
         (payload,) = start.payloads
-        assert isinstance(payload, Inline)
+        assert isinstance(payload, InlineBytes)
         adapter = adapters.adapter_for(codec.decode(payload, in_place=False))
     except BaseException as error:  # noqa: BLE001 - an import can raise anything, SystemExit included
         connection.send(describe_failure(error, "import"))
         return
     loading.in_progress = False
-    connection.send(Booted(os.getpid(), began, time.monotonic()))
+    connection.send(Booted(began, time.monotonic()))
     loop = WorkerLoop(
         connection,
         adapter,

@@ -67,3 +67,24 @@ def test_the_cloudpickle_way_keeps_identity_too():
     first, second = (travel(Item("d", lambda i=i: i, _stage_perf=[stats])) for i in range(2))
     assert first._stage_perf[0] is second._stage_perf[0]
     assert (first.data(), second.data()) == (0, 1)
+
+
+def test_unshared_stats_get_no_token_but_keep_one_they_have():
+    encoder = codec.Encoder()
+    stats = StagePerfStats("s", 1.0)
+    before = len(PERF_IDENTITY._objects)
+    arrived = codec.decode(encoder.encode(Item("d", 1, _stage_perf=[stats]), shared_stats=False).join(), in_place=False)
+    assert arrived._stage_perf[0] == stats
+    assert arrived._stage_perf[0] is not stats
+    assert len(PERF_IDENTITY._objects) == before
+    assert travel(stats) is stats
+    again = codec.decode(encoder.encode([stats], shared_stats=False).join(), in_place=False)
+    assert again[0] is stats
+
+
+def test_one_encoder_pickles_shared_and_unshared_stats_by_turns():
+    encoder = codec.Encoder()
+    stats = StagePerfStats("s")
+    payloads = [encoder.encode([stats], shared_stats=shared).join() for shared in (False, True, False, True)]
+    arrived = [codec.decode(payload, in_place=False)[0] for payload in payloads]
+    assert [each is stats for each in arrived] == [False, True, True, True]

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from loguru import logger
 
-from gpuexec.channel import codec, tensors
+from gpuexec.channel import codec, gpu_fields, tensors
 from tests.process.stages import Item
 
 
@@ -59,8 +59,8 @@ def cupy(monkeypatch):
     module = ModuleType("cupy")
     module.ndarray = OnGpu
     monkeypatch.setattr(tensors, "REDUCERS", dict(tensors.REDUCERS))
-    monkeypatch.setattr(tensors, "_ON_GPU", dict(tensors._ON_GPU))
-    monkeypatch.setattr(tensors, "_told", set())
+    monkeypatch.setattr(tensors, "GPU_TESTS", dict(tensors.GPU_TESTS))
+    monkeypatch.setattr(gpu_fields, "_reported", set())
     monkeypatch.setitem(sys.modules, "cupy", module)
     tensors.find_libraries()
 
@@ -98,13 +98,13 @@ def test_the_by_value_way_has_the_same_rule(cupy, warnings):
     assert [line.split()[1] for line in warnings] == ["Item.data[*]"]
 
 
-def test_keys_that_are_data_do_not_warn_for_ever(cupy, warnings):
+def test_keys_that_are_data_do_not_warn_indefinitely(cupy, warnings):
     for number in range(100):
         travel([Item("d", {f"document {number}": OnGpu([1])})])
-    assert len(warnings) == tensors._MAX_WARNINGS
+    assert len(warnings) == gpu_fields._MAX_WARNINGS
 
 
-def test_a_field_that_cannot_be_found_is_warned_of_too(cupy, warnings):
+def test_a_field_that_cannot_be_found_is_warned_about_too(cupy, warnings):
     task = travel([Item("d", Touchy(None))])[0]
     assert task.data.get().tolist() == [1]
     assert not warnings, "nothing was on the GPU"
@@ -124,7 +124,7 @@ def test_fields_are_found_nearest_first_in_whatever_holds_them(cupy):
     loop.append(loop)
     task = Item("d", {"x": loop, 3: (OnGpu([2]),), "slots": Slotted(OnGpu([3])), "touchy": Touchy(OnGpu([4]))})
     task.own = OnGpu([5])
-    assert tensors.fields_on_gpu([task]) == [
+    assert gpu_fields.fields_on_gpu([task]) == [
         "Item.own",
         "Item.data['x'][*]",
         "Item.data[*][*]",
@@ -135,7 +135,7 @@ def test_fields_are_found_nearest_first_in_whatever_holds_them(cupy):
 def test_the_search_ends_in_a_large_task(cupy):
     task = Item("d", [SimpleNamespace(number=number) for number in range(100_000)])
     task.data.append(OnGpu([1]))
-    assert tensors.fields_on_gpu([task]) == []
+    assert gpu_fields.fields_on_gpu([task]) == []
 
 
 def test_arrays_are_taken_up_when_numpy_comes_and_nothing_is_imported_for_it():

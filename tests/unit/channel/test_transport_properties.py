@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as np_st
 
 from gpuexec.channel import codec, payloads
+from gpuexec.channel.block_sizer import BlockSizer
 from gpuexec.channel.messages import Results, Work
 from gpuexec.channel.payloads import load, store
 from gpuexec.channel.segments import PAGE, SegmentPool, SegmentRef
@@ -409,7 +410,7 @@ def test_every_output_leaves_once_in_order_with_its_parent(batches, limit, data)
         mock.patch.object(payloads, "INLINE_LIMIT", limit["inline"]),
         mock.patch.object(outbox_module, "_FLUSH_BYTES", limit["flush"]),
         mock.patch.object(outbox_module, "_ARENA", limit["arena"]),
-        mock.patch.object(payloads.BlockSizer, "_AIM_BYTES", limit["parcel"]),
+        mock.patch.object(BlockSizer, "_TARGET_BYTES", limit["parcel"]),
     ):
         outbox = Outbox(driver.connection, pool)
         for number, ran in enumerate(batches):

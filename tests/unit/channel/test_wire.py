@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from gpuexec.channel.messages import BY_KIND, Failed, LogLine, Message, Results, Start, Stop, Work, payload_size
 from gpuexec.channel.segments import PAGE, SegmentPool, SegmentRef, read_segment
 from gpuexec.channel.wire import BlockingConnection, ConnectionLost, Receiver, Sender
+from gpuexec.contract.phases import StagePhase
 
 ids = st.integers(0, 2**31)
 text = st.text(max_size=40)
@@ -44,7 +45,9 @@ messages = st.one_of(
         st.just([True, ["builtins.MemoryError"], False]),
         payloads=st.tuples(inline),
     ),
-    st.builds(Failed, text, st.none() | ids, st.lists(text), text, text, st.booleans(), st.booleans()),
+    st.builds(
+        Failed, st.sampled_from(StagePhase), st.none() | ids, st.lists(text), text, text, st.booleans(), st.booleans()
+    ),
     st.builds(LogLine, text, ids, text, st.floats(0, 2e9), st.none() | text, text, ids),
     st.builds(lambda i, t: Results([i], [1], [1], [1], [t], [-1], None, [[i, 0]], payloads=(b"x",)), ids, text),
 )
