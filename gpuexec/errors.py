@@ -108,7 +108,8 @@ class WorkerDied(GpuexecError):
         return _rebuild_worker_died, (dict(self.__dict__),)
 
     def _story(self) -> str:
-        lines = [f"worker {self.worker_id!r} of stage {self.stage!r} died during {self.phase}: {self.cause}"]
+        when = "while idle" if self.phase == "idle" else f"during {self.phase}"
+        lines = [f"worker {self.worker_id!r} of stage {self.stage!r} died {when}: {self.cause}"]
         if self.task_ids:
             shown = ", ".join(self.task_ids[:8]) + (" …" if len(self.task_ids) > 8 else "")
             lines.append(f"  tasks in hand: {shown}")

@@ -74,8 +74,8 @@ class BatchesFinished(Record):
 class BatchFailed(Record):
     """A batch (or a set-up: then ``batch_id`` is ``None``) failed: ``error`` in words, ``elapsed_s`` since it was sent.
 
-    ``verdict``: what is done about it. ``stacks``: of a worker that took too long. ``capsule``: where it can be
-    replayed from.
+    ``action`` and ``reason``: what is done about it and why (values of ``core.retries.Action`` and ``DecisionReason``).
+    ``stacks``: of a worker that took too long. ``capsule``: where it can be replayed from.
     """
 
     at: float
@@ -85,7 +85,8 @@ class BatchFailed(Record):
     task_ids: tuple[str, ...]
     elapsed_s: float
     error: str
-    verdict: str = ""
+    action: str = ""
+    reason: str = ""
     stacks: str | None = None
     capsule: str | None = None
 

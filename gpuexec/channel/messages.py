@@ -14,17 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
-from gpuexec.channel.segments import SegmentRef
+from gpuexec.channel.payload import Payload
 from gpuexec.contract.phases import StagePhase
 from gpuexec.records import Record, named_field
-
-InlineBytes = bytes | bytearray | memoryview
-Payload = InlineBytes | SegmentRef
-
-
-def payload_size(payload: Payload) -> int:
-    """Return the size of a payload in bytes."""
-    return payload.length if isinstance(payload, SegmentRef) else len(payload)
 
 
 class Message(Record):

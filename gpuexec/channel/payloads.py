@@ -6,8 +6,8 @@ from typing import Any
 
 from gpuexec.channel import codec
 from gpuexec.channel.codec import Encoded
-from gpuexec.channel.messages import Payload
-from gpuexec.channel.segments import SegmentPool, SegmentRef, read_segment
+from gpuexec.channel.payload import Payload, SegmentRef
+from gpuexec.channel.segments import SegmentPool, read_segment
 
 INLINE_LIMIT = 64 * 1024  # bytes; above it, two copies through the socket cost more than a memfd
 

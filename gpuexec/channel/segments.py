@@ -16,7 +16,8 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from gpuexec.channel.payload import SegmentRef
 
 PAGE = mmap.ALLOCATIONGRANULARITY
 
@@ -58,16 +59,6 @@ class Segment:
 
     def __del__(self) -> None:
         self.close()
-
-
-@dataclass(frozen=True, slots=True)
-class SegmentRef:
-    """Where a payload lies in a segment. ``exclusive``: nothing else is in that segment."""
-
-    segment: Segment
-    offset: int
-    length: int
-    exclusive: bool
 
 
 class SegmentPool:

@@ -20,8 +20,9 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
-from gpuexec.channel.messages import BY_KIND, InlineBytes, Message, Payload
-from gpuexec.channel.segments import Segment, SegmentRef
+from gpuexec.channel.messages import BY_KIND, Message
+from gpuexec.channel.payload import Inline, Payload, SegmentRef
+from gpuexec.channel.segments import Segment
 
 _HEAD = struct.Struct("<BBHIQ")
 _to_json = json.JSONEncoder(separators=(",", ":")).encode
@@ -39,7 +40,7 @@ def encode_frame(message: Message) -> tuple[bytes, list[Segment]]:
     fields = message.to_tuple()[:-1]  # all but the payloads
     segments: list[Segment] = []
     locations: list[list[int]] = []  # of payloads: [size] or [size, number of its segment, offset, exclusive]
-    inline: list[InlineBytes] = []
+    inline: list[Inline] = []
     for payload in message.payloads:
         if isinstance(payload, SegmentRef):
             if not segments or segments[-1] is not payload.segment:

@@ -1,17 +1,16 @@
-"""When a stage's workers fail again and again, it is the stage: the run ends early, with one clear error.
+"""Ends a run early, with one clear error, when a stage's workers fail again and again.
 
-Two counts. Workers lost since the stage last completed a batch, and set-ups that failed since one last
-succeeded. Neither may grow without end, and neither limit may end a run that the retry policy would bring
-through:
+There are two counts: workers lost since the stage last completed a batch, and set-ups that failed since one last
+succeeded. Neither may grow without end. Neither limit may end a run that the retry policy would bring through:
 
-* A task takes at most ``max_attempts + ⌈log2(batch_size)⌉`` workers with it: its batch's attempts, then one a
-  level as the batch is bisected down to it (where tasks are not quarantined, nothing is bisected). With w
-  workers, w such tasks can be in hand at once, and one more may follow them: ``(w + 1)`` times that many losses
-  prove nothing yet. So any w + 1 poison tasks between two completed batches are borne, in whatever order they
-  strike; with one worker and batches of one task, two neighbours. A task that kills only at times takes no more.
-  The w workers are replaced side by side, so the limit is reached about as soon with many as with few.
-* With w workers, ``w · (max_attempts - 1)`` failed set-ups leave every worker an attempt. One more, and some
-  worker must have spent its own.
+* A task takes at most ``max_attempts + ⌈log2(batch_size)⌉`` workers with it: the attempts of its batch, then one a
+  level while the batch is bisected (without quarantine, nothing is bisected). With w workers, w such tasks can be in
+  flight at once, and one more may follow them. So ``(w + 1)`` times that many losses prove nothing yet, and the run
+  survives w + 1 poison tasks in a row in any order (two, with one worker and batches of one). A task that kills only
+  sometimes takes no more. The w workers are replaced side by side, so the limit is reached about as soon with many
+  workers as with few.
+* With w workers, ``w · (max_attempts - 1)`` failed set-ups leave every worker an attempt. One more, and some worker
+  must have spent its own.
 """
 
 from __future__ import annotations
@@ -23,18 +22,18 @@ from gpuexec.core.retries import RetryPolicy
 
 
 def max_losses(policy: RetryPolicy, *, batch_size: int, workers: int) -> int:
-    """Workers that a stage may lose without completing a batch."""
+    """Return how many workers a stage may lose without completing a batch."""
     levels = (batch_size - 1).bit_length() if policy.quarantine else 0  # ⌈log2⌉
     return (workers + 1) * (policy.max_attempts + levels)
 
 
 def max_failed_setups(policy: RetryPolicy, *, workers: int) -> int:
-    """Set-ups of a stage that may fail in a row."""
+    """Return how many set-ups of a stage may fail in a row."""
     return workers * (policy.max_attempts - 1)
 
 
 class FailedAt(StrEnum):
-    """What a stage's workers do not get through."""
+    """What a stage's workers fail at."""
 
     SETUP = "set-up"
     FIRST_BATCH = "the first batch"
@@ -43,33 +42,34 @@ class FailedAt(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class BreakerTrip:
-    """Why the run ends: ``count`` workers in a row failed at ``where``, the last one of ``cause``."""
+    """Why the run ends: ``count`` workers in a row failed at ``failed_at``, the last one because of ``cause``."""
 
     stage: str
-    where: FailedAt
+    failed_at: FailedAt
     count: int
     cause: str
 
     def __str__(self) -> str:
-        many = f"{self.count} workers in a row" if self.count > 1 else "a worker"
-        match self.where:
+        workers = f"{self.count} workers in a row" if self.count > 1 else "a worker"
+        match self.failed_at:
             case FailedAt.SETUP:
-                what = f"stage {self.stage!r} cannot be set up: {many} failed before or in setup()"
+                what = f"stage {self.stage!r} cannot be set up: {workers} failed before or in setup()"
                 advice = "Check what the stage loads, and whether memory and devices suffice for it."
             case FailedAt.FIRST_BATCH:
-                what = f"stage {self.stage!r} cannot work: {many} died, and none has ever completed a batch"
-                advice = "The stage is probably at fault, not a task: run it on one task by itself."
+                what = f"stage {self.stage!r} cannot work: {workers} died, and none has ever completed a batch"
+                advice = "The stage is probably at fault, not a task: run it alone on one task."
             case FailedAt.LATER_BATCH:
-                what = f"stage {self.stage!r} no longer works: {many} died, and no batch was completed in between"
-                advice = "Either its node has lost something it needs, or many of its tasks in a row are at fault."
+                what = f"stage {self.stage!r} no longer works: {workers} died, and no batch was completed in between"
+                advice = "Either the node has lost something the stage needs, or many tasks in a row are at fault."
         return f"{what}. The last: {self.cause}\n  {advice}"
 
 
 class Breaker:
-    """The two counts of one stage. Batches that go well are not reported to it; it asks how many tasks are done.
+    """The two counts of one stage.
 
-    ``live`` is the number of the stage's workers, the failed one and those that start included. Workers that
-    die together are heard of one by one, so the most since a count began is what counts.
+    Completed batches are not reported to it; each loss comes with the number of tasks done. ``live`` is the number of
+    the stage's workers, including the failed one and those that start. Workers that die together are reported one by
+    one, so the limit follows the largest ``live`` since a count began.
     """
 
     __slots__ = ("_batch_size", "_done", "_failed_setups", "_losses", "_max_live", "_policy", "_stage")
@@ -84,9 +84,9 @@ class Breaker:
         self._max_live = 0
 
     def worker_lost(self, *, done: int, live: int, cause: str) -> BreakerTrip | None:
-        """Count a worker that was ready and is gone unasked, whether it had a batch in hand or not.
+        """Count a worker that was ready and ended unexpectedly, with or without a batch in flight.
 
-        ``done``: the tasks that the stage has completed so far; those quarantined are none of them.
+        ``done``: the tasks that the stage has completed so far, without the quarantined ones.
         """
         if done != self._done:
             self._done, self._losses = done, 0
@@ -95,11 +95,11 @@ class Breaker:
         self._max_live = max(self._max_live, live)
         if self._losses <= max_losses(self._policy, batch_size=self._batch_size, workers=self._max_live):
             return None
-        where = FailedAt.LATER_BATCH if done else FailedAt.FIRST_BATCH
-        return BreakerTrip(self._stage, where, self._losses, cause)
+        failed_at = FailedAt.LATER_BATCH if done else FailedAt.FIRST_BATCH
+        return BreakerTrip(self._stage, failed_at, self._losses, cause)
 
     def setup_failed(self, *, live: int, cause: str) -> BreakerTrip | None:
-        """Count a worker that did not come up, dead or by an exception that `judge_setup` lets be retried."""
+        """Count a worker that died before it was ready, or raised something that `judge_setup` retries."""
         self._failed_setups += 1
         self._max_live = max(self._max_live, live)
         if self._failed_setups <= max_failed_setups(self._policy, workers=self._max_live):
@@ -107,7 +107,7 @@ class Breaker:
         return BreakerTrip(self._stage, FailedAt.SETUP, self._failed_setups, cause)
 
     def setup_done(self) -> None:
-        """A worker is ready."""
+        """Note that a worker is ready."""
         self._failed_setups = 0
         self._begin_count()
 

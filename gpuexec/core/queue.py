@@ -1,47 +1,14 @@
-"""Tasks that wait before a stage, by reference: the driver never looks into one.
-
-A payload holds a parcel: the outputs of one batch (or some of the caller's tasks) that were pickled together.
-Batches are cut from parcels in order, so a parcel may be dealt out in portions.
-"""
+"""The tasks that wait before a stage."""
 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 
-from gpuexec.channel.messages import Payload, payload_size
-from gpuexec.channel.segments import SegmentRef
-
-BlockSlice = tuple["Block", int, int]  # tasks from, up to
-
-
-@dataclass(slots=True, eq=False)
-class Block:
-    """Tasks in one payload.
-
-    ``paths``: each task's place in the order of results. It is made of its ancestors' positions among their
-    siblings, so that sorting by it gives the order of one process doing everything in turn. ``sources``: the
-    source partition that each descends from, where a journal is kept.
-    """
-
-    payload: Payload
-    task_ids: list[str]
-    paths: list[bytes]
-    queued_at: float
-    sources: list[int] | None = None
-    bytes: int = 0
-
-    def __post_init__(self) -> None:
-        self.bytes = payload_size(self.payload)
-
-    def share(self, count: int) -> int:
-        """Bytes of ``count`` of its tasks, on average."""
-        all_of_it = len(self.task_ids)
-        return self.bytes if count == all_of_it else self.bytes * count // all_of_it
+from gpuexec.core.batch import Block, BlockSlice
 
 
 class TaskQueue:
-    """Tasks that wait before a stage, counted by number, bytes and segments."""
+    """Block slices in order, counted by tasks, bytes and segments."""
 
     __slots__ = ("_slices", "_tasks", "bytes", "segments")
 
@@ -55,24 +22,24 @@ class TaskQueue:
         return self._tasks
 
     def push(self, block: Block, start: int = 0, stop: int | None = None) -> None:
-        """Add (a part of) a parcel at the end."""
+        """Add (a part of) a block at the end."""
         stop = len(block.task_ids) if stop is None else stop
         self._slices.append((block, start, stop))
         self._tasks += stop - start
         self.bytes += block.share(stop - start)
-        self.segments += isinstance(block.payload, SegmentRef)
+        self.segments += block.in_segment
 
     def take(self, count: int) -> list[BlockSlice]:
-        """Remove the first ``count`` tasks (or all there are)."""
+        """Remove the first ``count`` tasks, or all there are."""
         taken: list[BlockSlice] = []
         while count and self._slices:
-            block_slice = block, start, end = self._slices[0]
+            first = block, start, end = self._slices[0]
             waiting = end - start
             if waiting <= count:
                 self._slices.popleft()
-                self.segments -= isinstance(block.payload, SegmentRef)
+                self.segments -= block.in_segment
                 self.bytes -= block.share(waiting)
-                taken.append(block_slice)
+                taken.append(first)
             else:
                 stop = start + count
                 self._slices[0] = (block, stop, end)
@@ -82,14 +49,3 @@ class TaskQueue:
             count -= waiting
             self._tasks -= waiting
         return taken
-
-
-_ONE_BYTE = tuple(bytes([number]) for number in range(0x80))
-
-
-def place_among_siblings(number: int) -> bytes:
-    """Encode a position so that bytes sort as the numbers do and none is the beginning of another."""
-    if number < 0x80:
-        return _ONE_BYTE[number]
-    length = (number.bit_length() + 7) // 8
-    return bytes([0x7F + length]) + number.to_bytes(length, "big")

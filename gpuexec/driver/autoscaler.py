@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from gpuexec import events
-from gpuexec.driver.pool import WorkerPool
-from gpuexec.driver.state import StageState, Worker
+from gpuexec.core.pool import WorkerPool
+from gpuexec.core.stage import StageState
+from gpuexec.core.worker import EndReason, Worker
 from gpuexec.plan.grants import Allocator
 from gpuexec.plan.model import WorkerGrant
 from gpuexec.plan.request import Request
@@ -62,10 +63,10 @@ class Autoscaler:
     def begin_phase(self, active: Sequence[StageState]) -> None:
         """From now on these stages run."""
         self._active = active
-        self._has_choice = any(not stage.fixed for stage in active)
+        self._has_choice = any(not stage.has_fixed_count for stage in active)
         self._news, self._incomplete, self._next = False, True, math.inf
         self._changed_at, self._stop_rounds = -math.inf, 0
-        self._ids |= {grant.worker_id for stage in active for grant in stage.spare}
+        self._ids |= {grant.worker_id for stage in active for grant in stage.pending_grants}
 
     def batches_finished(self) -> None:
         """There are new figures."""
@@ -84,7 +85,7 @@ class Autoscaler:
         """When to look, on the monotonic clock; ``None``: not before something happens."""
         if not (self._news and self._has_choice):
             return None
-        if self._incomplete and all(stage.finished or stage.is_measured for stage in self._active):
+        if self._incomplete and all(stage.finished or stage.times.is_measured for stage in self._active):
             self._incomplete, self._next = False, 0.0
         return max(self._next, self._not_before)
 
@@ -102,24 +103,24 @@ class Autoscaler:
         self._news, self._next, self._not_before = False, now + _EVERY_S, now + _COST_SHARE * (now - began)
         if proposal is not None and proposal.actions:
             self._changed_at = now
-            self._apply(proposal, {stage.spec.index: stage for stage in working})
+            self._apply(proposal, {stage.spec.index: stage for stage in working}, now)
 
     def _evaluate(self, working: Sequence[StageState], workers: Sequence[Worker], now: float) -> Proposal | None:
         from gpuexec.plan.balance import balance, slowest_of
         from gpuexec.plan.rebalance import rebalance
         from gpuexec.plan.sharing import cpus_to_share
 
-        if not working or any(worker.cordoned is not None for worker in workers):
+        if not working or any(worker.end_reason is EndReason.CORDONED for worker in workers):
             return None  # the end of those killed for their GPU leads to the next look
         for stage in working:
-            if not stage.fixed:
-                stage.spare.clear()  # what is not started by now has no work: room for others
+            if not stage.has_fixed_count:
+                stage.pending_grants.clear()  # what is not started by now has no work: room for others
         room = self._room.without(self._pool.cordoned)
         snapshots = self._snapshots(working, room)
         loads = [snapshot.load for snapshot in snapshots]
         slowest, _ = slowest_of(loads, [load.workers for load in loads])
         starved = slowest is not None and self._idle_share(working[slowest]) > _IDLE_SHARE
-        self._worked = {stage.spec.index: (stage.busy_s, stage.idle_s) for stage in working}
+        self._worked = {stage.spec.index: (stage.times.busy_s, stage.times.idle_s) for stage in working}
         if starved:
             return None
         targets = balance(loads, room.ledger, cpus_to_share(loads, room.usable_cpus)).counts
@@ -147,10 +148,10 @@ class Autoscaler:
 
     def _idle_share(self, stage: StageState) -> float:
         busy, idle = self._worked.get(stage.spec.index, (0.0, 0.0))
-        busy, idle = stage.busy_s - busy, stage.idle_s - idle
+        busy, idle = stage.times.busy_s - busy, stage.times.idle_s - idle
         return idle / (busy + idle) if busy + idle > 0 else 0.0
 
-    def _apply(self, proposal: Proposal, stages: dict[int, StageState]) -> None:
+    def _apply(self, proposal: Proposal, stages: dict[int, StageState], now: float) -> None:
         from gpuexec.plan.proposal import Start, Stop
 
         stops = [action for action in proposal.actions if isinstance(action, Stop)]
@@ -160,11 +161,11 @@ class Autoscaler:
             saves = f", which should save {proposal.gain_s:.1f} s" if math.isfinite(proposal.gain_s) else ""
             self._emit(events.Noticed(f"workers end ({proposal.reason}{saves}): {names}", "INFO"))
         for stop in stops:
-            self._pool.drain(stages[stop.stage_index], stop.worker_id, str(stop.reason))
+            self._pool.drain(stages[stop.stage_index], stop.worker_id, now)
         for action in proposal.actions:
             if isinstance(action, Start):
                 self._ids.add(action.grant.worker_id)
-                self._pool.add(stages[action.grant.stage_index], action.grant, str(action.reason))
+                self._pool.add(stages[action.grant.stage_index], action.grant, str(action.reason), now)
 
 
 def by_remaining(looks: Sequence[Forecast]) -> Sequence[Forecast]:
@@ -183,15 +184,15 @@ def snapshot(stage: StageState, request: Request, look: Forecast) -> StageSnapsh
     """A stage as the planner sees it. Grants whose workers end soon are counted if they will be started again."""
     from gpuexec.plan.proposal import StageSnapshot
 
-    grants = [w.grant for w in stage.workers.values() if not (w.node_setup or w.is_surplus)]
+    grants = [w.grant for w in stage.workers.values() if not (w.node_setup or w.end_reason is EndReason.SURPLUS)]
     held = {grant.worker_id for grant in grants}
-    grants += [grant for grant in stage.spare if grant.worker_id not in held]
+    grants += [grant for grant in stage.pending_grants if grant.worker_id not in held]
     most = None if look.remaining is None else max(1, math.ceil(look.remaining / stage.spec.batch_size))
     return StageSnapshot(
-        request.for_count(len(grants)) if stage.fixed else request,
+        request.for_count(len(grants)) if stage.has_fixed_count else request,
         tuple(grants),
-        stage.task_s if stage.is_measured else None,
-        stage.startup_s,
+        stage.times.task_s if stage.times.is_measured else None,
+        stage.times.startup_s,
         stage.waiting_tasks,
         look.remaining,
         look.tasks,

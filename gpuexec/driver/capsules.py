@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gpuexec.channel.messages import Payload
-from gpuexec.channel.segments import SegmentRef, read_segment
-from gpuexec.driver.recovery import FailureRecord
-from gpuexec.driver.state import Batch
+from gpuexec.channel.payload import Payload, SegmentRef
+from gpuexec.channel.segments import read_segment
+from gpuexec.core.batch import Batch
+from gpuexec.core.ports import FailureRecord
 from gpuexec.processes.spawn import worker_environment
 
 _MAX_PER_RUN = 100  # a run that quarantines thousands would fill the disk with likes
@@ -27,8 +27,11 @@ class CapsuleKeeper:
         self._base_env = base_env
         self._written = 0
 
-    def keep(self, record: FailureRecord) -> str | None:
-        """Write a capsule; return its path, or ``None`` if there is none."""
+    def keep(self, record: FailureRecord, last_lines: tuple[str, ...]) -> str | None:
+        """Write a capsule and return its path, or ``None`` if none is written.
+
+        ``last_lines``: what the worker printed and logged last.
+        """
         if self._folder == "" or self._written >= _MAX_PER_RUN:
             return None
         self._written += 1
@@ -36,7 +39,7 @@ class CapsuleKeeper:
 
         try:
             folder = Path(self._folder) if self._folder else capsule.default_folder()
-            path = capsule.write_capsule(folder, capsule.CapsuleContents(**self._contents(record)))
+            path = capsule.write_capsule(folder, capsule.CapsuleContents(**self._contents(record, last_lines)))
             capsule.prune(folder, keep=_MAX_PER_RUN)
         except OSError as why:
             from loguru import logger
@@ -45,13 +48,13 @@ class CapsuleKeeper:
             return None
         return str(path)
 
-    def _contents(self, record: FailureRecord) -> dict[str, Any]:
+    def _contents(self, record: FailureRecord, last_lines: tuple[str, ...]) -> dict[str, Any]:
         worker, batch = record.worker, record.batch
         spec, grant = worker.stage.spec, worker.grant
         slices = batch.slices if batch else []
         return {
             "stage": spec.name,
-            "worker_id": worker.id,
+            "worker_id": worker.worker_id,
             "node_id": self._node_id,
             "phase": record.phase,
             "attempt": _attempt(batch),
@@ -66,14 +69,14 @@ class CapsuleKeeper:
             "task_slices": [(start, stop) for _, start, stop in slices],
             "env_vars": spec.env_vars,
             "sys_path": tuple(os.fspath(place) for place in sys.path),
-            "last_lines": tuple(worker.process.last_lines),
+            "last_lines": last_lines,
             "stacks": worker.stacks_text,
             "cause_of_death": record.cause_of_death,
         }
 
 
 def _attempt(batch: Batch | None) -> int:
-    return len(batch.life.history) if batch is not None and batch.life is not None else 1
+    return len(batch.lifecycle.history) if batch is not None and batch.lifecycle is not None else 1
 
 
 def _bytes(payload: Payload) -> bytes:

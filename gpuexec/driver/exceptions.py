@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Sequence
 
 from gpuexec.channel import codec
 from gpuexec.channel.messages import Failed
-from gpuexec.channel.segments import SegmentRef
-from gpuexec.errors import RemoteStageError, ResultNotPicklable, WorkerDied
+from gpuexec.channel.payload import SegmentRef
+from gpuexec.errors import RemoteStageError, ResultNotPicklable
 
 _SHOWN_IDS = 8
 
@@ -75,28 +74,6 @@ def _own_exception(failed: Failed, stage: str, producer: str) -> BaseException:
             return RemoteStageError(f"{failed.error_names[0]}: {failed.text} (it cannot be unpickled here: {why})")
         return error
     return RemoteStageError(f"{failed.error_names[0]}: {failed.text} (the exception itself cannot be pickled)")
-
-
-def worker_died(
-    *,
-    stage: str,
-    worker_id: str,
-    exit_code: int,
-    cause: str,
-    phase: str,
-    task_ids: Sequence[str],
-    last: Sequence[str],
-) -> WorkerDied:
-    """Return the exception for a process that ended unasked."""
-    return WorkerDied(
-        stage=stage,
-        worker_id=worker_id,
-        exit_code=exit_code,
-        cause=cause,
-        phase=phase,
-        task_ids=task_ids,
-        last_lines=last,
-    )
 
 
 def in_a_line(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""The caller's tasks, as the driver takes them: from a list, or from an iterator that may be slow or endless."""
+"""The caller's tasks, as the driver reads them: from a list, or from an iterator that may be slow or endless."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
-_AHEAD = 1024  # tasks read before the driver has asked for them
+_READ_AHEAD = 1024  # tasks read before the driver has asked for them
 
 
 class InitialTasks(Protocol):
@@ -17,10 +17,10 @@ class InitialTasks(Protocol):
 
     @property
     def left(self) -> int | None:
-        """How many there still are; ``None`` if nobody knows."""
+        """Tasks that are not read yet; ``None`` if unknown."""
 
     def take(self, count: int) -> list[Any] | None:
-        """Return up to ``count`` tasks, none if none is there yet, ``None`` when there will be no more."""
+        """Return up to ``count`` tasks: an empty list if none is ready yet, ``None`` if there will be no more."""
 
 
 class ListedTasks:
@@ -39,9 +39,9 @@ class ListedTasks:
 
 
 class StreamedTasks:
-    """Tasks of an iterator, read in a thread: while it has nothing to give, the driver goes on with the others.
+    """Tasks of an iterator, read in a thread, so that the driver goes on while the iterator has nothing ready.
 
-    ``fileno`` becomes readable when ``take`` has something to return again. What the iterator raises, ``take`` raises.
+    ``fileno`` becomes readable when ``take`` has something to return again. ``take`` raises what the iterator raises.
     """
 
     left = None
@@ -49,26 +49,26 @@ class StreamedTasks:
     def __init__(self, tasks: Iterator[Any]) -> None:
         self._tasks = tasks
         self._ready: deque[Any] = deque()
-        self._room = threading.Event()
+        self._has_space = threading.Event()
         self._lock = threading.Lock()
-        self._wanted = True  # the driver has found nothing and wants to be woken
+        self._wanted = True  # the driver found nothing and waits to be woken
         self._ended = self._closed = False
         self._error: BaseException | None = None
         self._wake_fd = -1
 
     def start(self) -> None:
-        """Begin to read."""
+        """Start the reading thread."""
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        # A daemon: nothing can end it while it waits in the caller's iterator.
-        threading.Thread(target=self._read, name="gpuexec-seeds", daemon=True).start()
+        # A daemon thread: nothing can end it while it waits in the caller's iterator.
+        threading.Thread(target=self._read, name="gpuexec-initial-tasks", daemon=True).start()
 
     def take(self, count: int) -> list[Any] | None:
-        """Return what has been read, up to ``count`` tasks."""
-        ended = self._ended  # before looking: what was read before the end is there then
+        """Return up to ``count`` of the tasks that have been read."""
+        ended = self._ended  # read first: tasks read before the end are visible then
         if not self._ready:
-            self._wanted = True  # before looking again: whatever comes now wakes us
+            self._wanted = True  # set before looking again: a task that arrives now wakes us
         taken = [self._ready.popleft() for _ in range(min(count, len(self._ready)))]
-        self._room.set()
+        self._has_space.set()
         if taken or not ended:
             return taken
         if self._error is not None:
@@ -79,28 +79,28 @@ class StreamedTasks:
         """Return the descriptor to select on."""
         return self._wake_fd
 
-    def heard(self) -> None:
+    def on_readable(self) -> None:
         """Take note of a wake-up."""
         os.eventfd_read(self._wake_fd)
 
     def close(self) -> None:
-        """Read no more."""
+        """Stop reading."""
         with self._lock:
             if not self._closed:
                 self._closed = True
                 if self._wake_fd >= 0:
                     os.close(self._wake_fd)
-        self._room.set()
+        self._has_space.set()
 
     def _read(self) -> None:
         try:
             for task in self._tasks:
                 self._ready.append(task)
                 self._wake()
-                while len(self._ready) >= _AHEAD and not self._closed:
-                    self._room.clear()
-                    if len(self._ready) >= _AHEAD and not self._closed:
-                        self._room.wait()
+                while len(self._ready) >= _READ_AHEAD and not self._closed:
+                    self._has_space.clear()
+                    if len(self._ready) >= _READ_AHEAD and not self._closed:
+                        self._has_space.wait()
                 if self._closed:
                     return
         except BaseException as error:  # noqa: BLE001 - the caller's iterator may raise anything; `take` raises it
@@ -112,6 +112,6 @@ class StreamedTasks:
     def _wake(self) -> None:
         if self._wanted:
             self._wanted = False
-            with self._lock:  # the descriptor's number may be another file's once it is closed
+            with self._lock:  # once closed, its number may belong to another file
                 if not self._closed:
                     os.eventfd_write(self._wake_fd, 1)

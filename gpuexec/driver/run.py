@@ -1,55 +1,74 @@
-"""One run: the loop, and what each message does to the tables."""
+"""One run: the loop that waits, tells the core what happened, and lets it advance."""
 
 from __future__ import annotations
 
 import contextlib
 import gc
+import resource
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gpuexec import events
-from gpuexec.channel import messages
+from gpuexec.channel.messages import ErrorHandling, Failed, LogLine, Message, Results
 from gpuexec.config import ExecutorConfig
-from gpuexec.core import decide
-from gpuexec.core.worker_lifecycle import WorkerEvent, WorkerState
+from gpuexec.core.batch import OrderedTask
+from gpuexec.core.dispatch import QueueLimits
+from gpuexec.core.lineage import Lineage, NoLineage
+from gpuexec.core.ports import FailureRecord
+from gpuexec.core.retries import RetryPolicy
+from gpuexec.core.run_state import RunState
+from gpuexec.core.stage import StageSpec, StageState
+from gpuexec.core.termination import Terminator
+from gpuexec.core.worker import Worker
 from gpuexec.driver import exceptions
 from gpuexec.driver.autoscaler import Autoscaler
-from gpuexec.driver.flow import Flow
+from gpuexec.driver.blocks import InitialBlocks, ResultPayloads
 from gpuexec.driver.initial_tasks import InitialTasks, StreamedTasks
-from gpuexec.driver.limits import Limits
-from gpuexec.driver.lineage import Lineage
-from gpuexec.driver.pool import WorkerPool
-from gpuexec.driver.recovery import FailureRecord, Recovery
+from gpuexec.driver.limits import MemoryLimits
 from gpuexec.driver.shutdown import Shutdown
-from gpuexec.driver.state import StageSpec, StageState, Worker
 from gpuexec.driver.worker_processes import WorkerProcesses
 from gpuexec.plan.grants import Allocator
 from gpuexec.plan.model import Plan
-from gpuexec.processes import reap
 from gpuexec.processes.watch import Readiness
 
 if TYPE_CHECKING:
     from gpuexec.checkpoint.checkpoint import Checkpoint
+    from gpuexec.driver.capsules import CapsuleKeeper
     from gpuexec.driver.gpus import RunGpus
 
 _COLLECT_AFTER = 100_000  # objects allocated more than freed
+_SEGMENT_SHARE = 4  # a quarter of the descriptor limit may be tasks in segments, all queues together
 
-Placed = tuple[bytes, Any]  # a finished task and its place in the order of results
+
+class RunSurroundings:
+    """Implements ``core.ports.Surroundings``. ``gpu_used`` returns the bytes in use by GPU UUID."""
+
+    def __init__(
+        self, processes: WorkerProcesses, capsules: CapsuleKeeper, gpu_used: Callable[[Sequence[str]], dict[str, int]]
+    ) -> None:
+        self._processes = processes
+        self._capsules = capsules
+        self._gpu_used = gpu_used
+
+    def gpu_memory_used(self, uuids: Sequence[str]) -> dict[str, int]:
+        """Return the bytes in use of each of these GPUs."""
+        return self._gpu_used(uuids)
+
+    def keep(self, record: FailureRecord) -> str | None:
+        """Write a capsule and return its path."""
+        lines = record.last_lines
+        return self._capsules.keep(record, self._processes.last_lines(record.worker) if lines is None else lines)
 
 
 class Run:
-    """Executes one plan once.
-
-    ``gpu_used`` reads the bytes in use by GPU UUID; ``keep`` stores a failed batch and returns where; a ``checkpoint``
-    is the run's to end.
-    """
+    """Executes one plan once. ``gpu_used`` reads the bytes in use by GPU UUID. The run closes a ``checkpoint``."""
 
     def __init__(
         self,
         specs: Sequence[StageSpec],
         plan: Plan,
-        room: Allocator,
+        allocator: Allocator,
         initial_tasks: InitialTasks,
         *,
         config: ExecutorConfig,
@@ -58,263 +77,223 @@ class Run:
         observers: Sequence[events.Observer],
         gauge_every_s: float | None,
         gpu_used: Callable[[Sequence[str]], dict[str, int]],
-        keep: Callable[[FailureRecord], str | None],
+        capsules: CapsuleKeeper,
         checkpoint: Checkpoint | None = None,
     ) -> None:
-        self._checkpoint = checkpoint
         self._specs = specs
         self._plan = plan
-        self._config = config
+        self._checkpoint = checkpoint
         self._observers = observers
         self._gauge_every_s = gauge_every_s
+        self._next_gauge = 0.0
+        self._initial_tasks = initial_tasks
         self._processes = WorkerProcesses(
             node_id=node_id,
             base_env=base_env,
             log_level=config.log_level,
-            stop_timeout_s=config.stop_timeout_s,
-            error_handling=messages.ErrorHandling(
+            error_handling=ErrorHandling(
                 continue_on_error=config.on_task_failure == "quarantine" or bool(config.retry_on),
                 retire_on=config.retire_on,
                 split_on_oom=config.split_on_oom,
             ),
         )
-        self._stages = [StageState(specs[s.stage_index], s) for phase in plan.phases for s in phase.stages]
-        lineage = Lineage(checkpoint, specs) if checkpoint is not None else None
-        self._initial_tasks = initial_tasks
-        self._flow = Flow(
-            self._stages, initial_tasks, config, send=self._processes.send, emit=self._emit, lineage=lineage
+        lineage = Lineage(checkpoint, specs) if checkpoint is not None else NoLineage()
+        self._blocks = InitialBlocks(initial_tasks, lineage)
+        self._state = RunState(
+            [StageState(specs[s.stage_index], s) for phase in plan.phases for s in phase.stages],
+            queue_limits=_queue_limits(config, len(specs)),
+            policy=policy_of(config),
+            terminator=Terminator(
+                self._processes,
+                stop_timeout_s=config.stop_timeout_s,
+                setup_timeout_s=config.setup_timeout_s,
+                batch_timeout_s=config.batch_timeout_s,
+            ),
+            max_parallel_setups=config.max_parallel_setups,
+            processes=self._processes,
+            payloads=ResultPayloads(),
+            surroundings=RunSurroundings(self._processes, capsules, gpu_used),
+            lineage=lineage,
+            make_error=self._make_error,
+            emit=self._emit,
         )
-        self._recovery = Recovery(config, self._stages, self._flow, emit=self._emit, keep=keep)
-        self._pool = WorkerPool(self._stages, self._processes, config, emit=self._emit, gpu_used=gpu_used)
-        self._autoscaler = Autoscaler(room, self._pool, tasks_left=lambda: self._flow.tasks_left, emit=self._emit)
-        self._limits = Limits(config, self._processes, self._emit)
+        self._autoscaler = Autoscaler(
+            allocator, self._state.pool, tasks_left=lambda: self._blocks.tasks_left, emit=self._emit
+        )
+        self._memory = MemoryLimits(config, self._state, self._processes, self._emit)
         self._gpus: RunGpus | None = None
-        self._next_gauge = 0.0
 
     def execute(self) -> list[Any]:
         """Run to the end and return the last stage's tasks, in the order of one process working in turn.
 
         Raises the stage's own exception, ``WorkerDied``, or ``KeyboardInterrupt``; no process is left.
         """
-        finished = [placed for some in self.stream(keep_undelivered=True) for placed in some]
-        finished.sort(key=lambda placed: placed[0])
+        finished = [task for tasks in self.stream(keep_undelivered=True) for task in tasks]
+        finished.sort(key=lambda task: task[0])
         return [task for _, task in finished]
 
-    def stream(self, *, keep_undelivered: bool = False) -> Generator[list[Placed], None, None]:
+    def stream(self, *, keep_undelivered: bool = False) -> Generator[list[OrderedTask], None, None]:
         """Run, and yield the last stage's tasks as they come, each with its place in the order of results.
 
         While the caller is busy with them nothing new is started, so what waits stays bounded. Closing the iterator
-        ends the run. Raises what `execute` raises. ``keep_undelivered``: a source also counts as done whose tasks the
-        caller did not get, since the run ended before.
+        ends the run. Raises what `execute` raises. ``keep_undelivered``: also record sources whose tasks were finished
+        but not yet handed to the caller when the run ended.
         """
-        try:
-            self._emit(events.RunStarted(time.monotonic(), self._plan, tuple(s.name for s in self._specs)))
-            self._watch_gpus()
-            if isinstance(self._initial_tasks, StreamedTasks):
-                self._initial_tasks.start()
-                self._processes.listen(self._initial_tasks, self._initial_tasks.heard)
-            with _rare_collections():
-                for phase in self._plan.phases:
-                    yield from self._run_phase([self._stages[p.stage_index] for p in phase.stages])
-        except BaseException as error:
-            Shutdown(self._processes, self._flow, self._pool, self._config, self._emit).after(error)
-            if self._checkpoint is not None and not keep_undelivered:
-                self._checkpoint.drop_uncommitted()
-            self._end("the caller took no more" if isinstance(error, GeneratorExit) else exceptions.in_a_line(error))
-            raise
-        else:
-            if self._checkpoint is not None and self._checkpoint.skipped:
-                self._emit(events.Noticed(f"checkpoint: {self._checkpoint.skipped} source(s) were done before", "INFO"))
-            self._end(None)
-        finally:
-            self._processes.kill_all()
-            if isinstance(self._initial_tasks, StreamedTasks):
-                if self._initial_tasks.fileno() >= 0:
-                    self._processes.unlisten(self._initial_tasks)
-                self._initial_tasks.close()
-            if self._gpus is not None:
-                self._gpus.close()
-            self._processes.close()
-            self._flow.close()
+        with contextlib.ExitStack() as cleanup:
+            cleanup.callback(self._processes.close)
+            cleanup.callback(self._blocks.close)
+            cleanup.callback(self._processes.kill_all)
+            try:
+                self._emit(events.RunStarted(time.monotonic(), self._plan, tuple(s.name for s in self._specs)))
+                self._watch_gpus(cleanup)
+                self._read_streamed_tasks(cleanup)
+                with _rare_collections():
+                    for phase in self._plan.phases:
+                        yield from self._run_phase([self._state.stages[p.stage_index] for p in phase.stages])
+            except BaseException as error:
+                Shutdown(self._processes, self._state, handle=self._handle, emit=self._emit).after(error)
+                if self._checkpoint is not None and not keep_undelivered:
+                    self._checkpoint.drop_uncommitted()
+                stopped = isinstance(error, GeneratorExit)
+                self._end("stopped by the caller (iterator closed)" if stopped else exceptions.in_a_line(error))
+                raise
+            else:
+                if self._checkpoint is not None and self._checkpoint.skipped:
+                    skipped = f"checkpoint: skipped {self._checkpoint.skipped} source(s) already done"
+                    self._emit(events.Noticed(skipped, "INFO"))
+                self._end(None)
 
-    def _watch_gpus(self) -> None:
+    def _watch_gpus(self, cleanup: contextlib.ExitStack) -> None:
+        """Watch the GPUs of the run for faults. NVML is loaded only for a run that uses GPUs."""
         if any(spec.uses_gpu for spec in self._specs):
             from gpuexec.driver.gpus import RunGpus, uuids_of
 
-            self._gpus = RunGpus(uuids_of(self._plan), self._processes, self._pool, self._emit)
+            self._gpus = RunGpus(uuids_of(self._plan), self._processes, self._state, self._emit)
+            cleanup.callback(self._gpus.close)
+
+    def _read_streamed_tasks(self, cleanup: contextlib.ExitStack) -> None:
+        tasks = self._initial_tasks
+        if isinstance(tasks, StreamedTasks):
+            cleanup.callback(tasks.close)
+            tasks.start()
+            self._processes.add_reader(tasks, tasks.on_readable)
+            cleanup.callback(self._processes.remove_reader, tasks)
 
     def _end(self, error: str | None) -> None:
-        """Close the books, once the last worker is gone."""
+        """Report how the run ended, once the last worker is gone."""
         if self._gpus is not None:
             self._gpus.report()
         if self._checkpoint is not None:
             self._checkpoint.end(error)
         self._emit(events.RunEnded(time.monotonic(), error))
 
-    # ---- the loop ----------------------------------------------------------------------------------
+    # ---- the loop ----------------------------------------------------------------------------------------
 
-    def _run_phase(self, active: list[StageState]) -> Iterator[list[Placed]]:
-        self._flow.begin_phase(active)
+    def _run_phase(self, active: list[StageState]) -> Iterator[list[OrderedTask]]:
+        self._state.begin_phase(active)
         self._autoscaler.begin_phase(active)
         while True:
-            self._decide(active)
-            if all(stage.finished for stage in active) and not self._processes.workers:
+            self._advance()
+            if self._state.phase_is_over:
                 return
-            for worker, what in self._processes.wait(self._timeout()):
+            for worker, what in self._processes.wait(self._seconds_to_wait()):
                 self._handle(worker, what)
-            finished = self._flow.take_finished()
+            finished = self._state.dispatcher.take_finished()
             if finished:
                 handed_over_at = time.monotonic()
                 yield finished
-                self._limits.resume(handed_over_at)
+                self._state.terminator.restart_timeouts(handed_over_at, time.monotonic())
             if self._checkpoint is not None:  # the caller has them
                 self._checkpoint.commit()
-            self._processes.kill_overdue()
-            self._limits.check(self._processes.workers.values())
-            self._flow.hold_sources = self._limits.hold_sources
-            self._gauge_if_due()
+            now = time.monotonic()
+            self._state.terminator.check(self._processes.workers, now)
+            self._memory.check(now)
+            self._gauge_if_due(now)
 
-    def _decide(self, active: list[StageState]) -> None:
-        self._flow.feed_initial_tasks()
-        for stage in active:
-            if not stage.finished and decide.is_finished(stage.view()):
-                self._finish(stage)
-        for stage in active:
-            if not stage.finished:
-                self._pool.retire(stage)
-                self._pool.start(stage)
-                self._flow.send_batches(stage)
-        self._autoscaler.run_cycle_if_due(self._processes.workers.values())
-        self._pool.permit_setups()
-
-    def _timeout(self) -> float | None:
+    def _advance(self) -> None:
         now = time.monotonic()
-        times = [self._processes.next_deadline(), self._next_gauge or None, self._autoscaler.next_cycle()]
-        times.append(self._limits.next_check(self._processes.workers.values()))
-        return max(0.0, min(t for t in times if t is not None) - now)
+        self._blocks.feed(self._state.dispatcher)
+        self._state.advance(now)
+        self._autoscaler.run_cycle_if_due(self._processes.workers)
+        self._state.pool.permit_setups(now)
 
-    def _finish(self, stage: StageState) -> None:
-        stage.finished = True
-        for worker in stage.workers.values():
-            self._processes.stop(worker)
-        following = self._flow.following(stage)
-        if following is not None:
-            following.upstream_done = True
-
-    # ---- what workers say and do -------------------------------------------------------------------
+    def _seconds_to_wait(self) -> float:
+        times = [
+            self._state.terminator.next_due(self._processes.workers),
+            self._next_gauge or None,
+            self._autoscaler.next_cycle(),
+            self._memory.next_check,
+        ]
+        return max(0.0, min(t for t in times if t is not None) - time.monotonic())
 
     def _handle(self, worker: Worker, what: Readiness) -> None:
         match what:
-            case Readiness.WRITABLE:
-                self._processes.push(worker)
             case Readiness.OUTPUT:
-                self._processes.relay_output(worker, self._emit)
+                self._processes.read_output(worker, self._state.on_output)
             case Readiness.MESSAGE:
-                for message in self._processes.read(worker):
-                    self._hear(worker, message)
+                self._on_messages(worker, self._processes.read(worker))
             case Readiness.EXIT:
-                self._see_exit(worker)
+                self._on_messages(worker, self._processes.read_rest(worker))
+                self._processes.drain_output(worker, self._state.on_output)
+                self._state.on_exit(worker, self._processes.reap(worker), time.monotonic())
+                self._autoscaler.worker_ended()
 
-    def _hear(self, worker: Worker, message: messages.Message) -> None:
-        now = time.monotonic()
-        match message:
-            case messages.Results():
-                self._flow.take_results(worker, message)
+    def _on_messages(self, worker: Worker, messages: Sequence[Message]) -> None:
+        for message in messages:
+            if isinstance(message, LogLine):
+                self._processes.note_line(worker, f"{message.level}: {message.text}")
+            self._state.on_message(worker, message, time.monotonic())
+            if isinstance(message, Results):
                 self._autoscaler.batches_finished()
-            case messages.LogLine():
-                worker.process.last_lines.append(f"{message.level}: {message.text}")
-                self._emit(events.WorkerLogged(worker.stage.spec.index, worker.id, message))
-            case messages.Booted():
-                worker.life.advance(WorkerEvent.BOOTED)
-                spawn_s, load_s = message.began - worker.spawned_at, message.loaded - message.began
-                self._emit(events.WorkerLoaded(now, worker.stage.spec.index, worker.id, spawn_s, load_s))
-            case messages.Ready():
-                worker.life.advance(WorkerEvent.SETUP_DONE)
-                worker.stage.note_startup(now - worker.spawned_at)
-                self._recovery.setup_done(worker)
-                self._emit(events.WorkerReady(now, worker.stage.spec.index, worker.id, message.seconds))
-            case messages.NodeReady():
-                worker.life.advance(WorkerEvent.SETUP_DONE)
-                worker.set_up_node, worker.teardown_s = True, 0.0
-                self._processes.stop(worker)
-            case messages.Stopped():
-                worker.teardown_s = message.seconds
-            case messages.Failed():
-                self._stage_raised(worker, message)
 
-    def _stage_raised(self, worker: Worker, failed: messages.Failed) -> None:
-        if worker.cordoned is not None:
-            return  # its GPU failed under it; it is being killed, and its batches go to others
-        if failed.halted:
-            worker.life.advance(WorkerEvent.STAGE_RAISED)
-        if failed.phase == "teardown":  # its batches are done: no reason to lose what the run has made
-            self._emit(events.Noticed(f"teardown() of worker {worker.id!r} failed: {failed.text}\n{failed.traceback}"))
-            return
-        before = worker.stage.spec.index - 1
-        producer = f"stage {self._specs[before].name!r}" if before >= 0 else "the caller (an initial task)"
-        self._recovery.stage_raised(worker, failed, producer)
-        if failed.halted:
-            self._recovery.requeue(worker)
-            self._processes.stop(worker)
-
-    def _see_exit(self, worker: Worker) -> None:
-        for message in self._processes.read_rest(worker):
-            self._hear(worker, message)
-        self._processes.drain_output(worker, self._emit)
-        phase, state = worker.busy_with, worker.life.state
-        task_ids = [task_id for batch in worker.in_flight.values() for task_id in batch.task_ids]
-        at_work, cause = worker.at_work, self._cause_of_death(worker)
-        code = self._pool.reap(worker)
-        self._autoscaler.worker_ended()
-        if state is WorkerState.STOPPING and worker.teardown_s is not None:
-            return
-        if worker.cordoned is not None:
-            self._recovery.requeue(worker)
-            self._pool.check_places()
-            return
-        died = exceptions.worker_died(
+    def _make_error(self, worker: Worker, failed: Failed, task_ids: Sequence[str]) -> BaseException:
+        index = worker.stage.spec.index
+        producer = f"stage {self._specs[index - 1].name!r}" if index else "the caller (an initial task)"
+        return exceptions.stage_exception(
+            failed,
             stage=worker.stage.spec.name,
-            worker_id=worker.id,
-            exit_code=code,
-            cause=str(worker.hang) if worker.hang else cause(code),
-            phase=worker.hang.phase if worker.hang else phase,
-            task_ids=task_ids,
-            last=tuple(worker.process.last_lines),
+            producer=producer,
+            worker_id=worker.worker_id,
+            task_ids=tuple(task_ids),
         )
-        if worker.hang is not None or state is not WorkerState.STOPPING or worker.node_setup:
-            self._recovery.worker_died(worker, died, at_work=at_work, timed_out=worker.hang is not None)
-        else:
-            # It was to stop and had nothing in hand: no reason to lose what the run has made.
-            self._emit(events.Noticed(str(died)))
 
-    def _cause_of_death(self, worker: Worker) -> Callable[[int], str]:
-        if worker.overdue:
-            limit = self._config.stop_timeout_s
-            return lambda _: f"it did not stop within stop_timeout_s = {limit:g} s and was killed"
-        after, before = reap.read_oom_kills(), worker.oom_kills_before
-        kills = after - before if after is not None and before is not None else None
-        return lambda code: reap.describe_exit(code, oom_kills=kills, rss_peak_bytes=worker.rss_peak_bytes)
-
-    # ---- telling -----------------------------------------------------------------------------------
-
-    def _gauge_if_due(self) -> None:
-        now = time.monotonic()
+    def _gauge_if_due(self, now: float) -> None:
         if self._gauge_every_s is None or now < self._next_gauge:
             return
         self._next_gauge = now + self._gauge_every_s
-        self._emit(events.Gauged(now, tuple(stage.gauges() for stage in self._stages)))
+        self._emit(events.Gauged(now, tuple(stage.gauges() for stage in self._state.stages)))
 
     def _emit(self, event: events.RunEvent) -> None:
         for observer in self._observers:
             observer.on_event(event)
 
 
+def policy_of(config: ExecutorConfig) -> RetryPolicy:
+    """Return the part of the options that decides about failures."""
+    return RetryPolicy(
+        max_attempts=config.max_attempts,
+        quarantine=config.on_task_failure == "quarantine",
+        retry_on=config.retry_on,
+        retire_on=config.retire_on,
+    )
+
+
+def _queue_limits(config: ExecutorConfig, stages: int) -> QueueLimits:
+    descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return QueueLimits(
+        tasks=config.queue_tasks,
+        bytes=config.queue_bytes,
+        segments=max(1, descriptors // _SEGMENT_SHARE // stages),
+        max_batches_per_worker=config.max_batches_per_worker,
+    )
+
+
 @contextlib.contextmanager
 def _rare_collections() -> Iterator[None]:
-    """Let the garbage collector look rarely: it walks every waiting task and result, which hold no cycles.
+    """Make the garbage collector run rarely: it walks every waiting task and result, which hold no cycles.
 
-    With Python's own thresholds it takes a fifth of a run's time on 30,000 tiny tasks. A threshold that the
-    caller has raised further, or a collector that is switched off, stays as it is.
+    With Python's own thresholds it takes a fifth of a run's time on 30,000 tiny tasks. A higher threshold that the
+    caller has set, or a collector that is switched off, stays as it is.
     """
     before = gc.get_threshold()
     if not 0 < before[0] < _COLLECT_AFTER:

@@ -1,8 +1,8 @@
-"""How a run ends that does not finish: every worker may tear down, nothing is left, nothing that is done is lost.
+"""Ends a run that does not finish: every worker may tear down, nothing is left, nothing that is done is lost.
 
-* A stage's exception or a dead worker: the others are interrupted and tear down within ``stop_timeout_s``.
-* The first Ctrl-C, or SIGTERM: batches in hand may be finished, so that what they did counts; those that take longer
-  are interrupted. It takes 5 s at most. The second Ctrl-C kills.
+* After a stage's exception or a worker's death, the workers are interrupted and tear down within ``stop_timeout_s``.
+* After the first Ctrl-C, or SIGTERM, they may finish the batches in flight, so that their results count. Those that
+  take longer than 2 s are interrupted. All of it takes less than 5 s. The second Ctrl-C kills the workers.
 """
 
 from __future__ import annotations
@@ -11,96 +11,59 @@ import time
 from collections.abc import Callable
 
 from gpuexec import events
-from gpuexec.channel import messages
-from gpuexec.config import ExecutorConfig
-from gpuexec.core.worker_lifecycle import WorkerState
-from gpuexec.driver.flow import Flow
-from gpuexec.driver.pool import WorkerPool
-from gpuexec.driver.state import Worker
+from gpuexec.core.run_state import RunState
+from gpuexec.core.worker import Worker
 from gpuexec.driver.worker_processes import WorkerProcesses
-from gpuexec.errors import ResultNotPicklable
 from gpuexec.processes.watch import Readiness
 
-_DRAIN_S = 2.0  # after Ctrl-C: to finish the batches in hand …
-_TEARDOWN_S = 1.5  # … and to tear down; together less than 5 s
+_DRAIN_S = 2.0  # after Ctrl-C: to finish the batches in flight …
+_TEARDOWN_S = 1.5  # … and to tear down
 
 
 class Shutdown:
-    """Winds up one run."""
+    """Ends one run. ``handle`` applies what became ready at a worker, as in the run's own loop."""
 
     def __init__(
         self,
         processes: WorkerProcesses,
-        flow: Flow,
-        pool: WorkerPool,
-        config: ExecutorConfig,
+        state: RunState,
+        *,
+        handle: Callable[[Worker, Readiness], None],
         emit: Callable[[events.RunEvent], None],
     ) -> None:
         self._processes = processes
-        self._flow = flow
-        self._pool = pool
-        self._config = config
+        self._state = state
+        self._handle = handle
         self._emit = emit
 
     def after(self, error: BaseException) -> None:
-        """End every worker, as the error deserves; a second Ctrl-C ends them at once."""
+        """End all workers. A second Ctrl-C or SIGTERM kills them at once."""
         try:
             if isinstance(error, KeyboardInterrupt | SystemExit):
-                for worker in list(self._processes.workers.values()):
-                    self._processes.stop(worker, within_s=_DRAIN_S + _TEARDOWN_S)
-                self._wait(until=time.monotonic() + _DRAIN_S)
-                self._interrupt(_TEARDOWN_S)
+                now = time.monotonic()
+                self._state.stop_all(now, within_s=_DRAIN_S + _TEARDOWN_S)
+                self._wait(until=now + _DRAIN_S)
+                self._state.interrupt_all(time.monotonic(), within_s=_TEARDOWN_S)
             else:
-                self._interrupt(self._config.stop_timeout_s)
+                self._state.interrupt_all(time.monotonic(), within_s=self._state.terminator.stop_timeout_s)
             self._wait()
         except (KeyboardInterrupt, SystemExit):
             self._processes.kill_all()
 
-    def _interrupt(self, within_s: float) -> None:
-        for worker in list(self._processes.workers.values()):
-            state = worker.life.state  # one that failed waits for its orders already
-            in_stage = state is WorkerState.SETTING_UP or bool(worker.in_flight)
-            in_stage = in_stage and state is not WorkerState.FAILED
-            self._processes.stop(worker, now=in_stage, within_s=within_s)
-
     def _wait(self, until: float | None = None) -> None:
-        while self._processes.workers and (until is None or time.monotonic() < until):
-            times = [t for t in (until, self._processes.next_deadline()) if t is not None]
-            for worker, what in self._processes.wait(max(0.0, min(times) - time.monotonic()) if times else None):
+        terminator = self._state.terminator
+        while workers := self._processes.workers:
+            now = time.monotonic()
+            if until is not None and now >= until:
+                return
+            times = [t for t in (until, terminator.next_due(workers)) if t is not None]
+            for worker, what in self._processes.wait(max(0.0, min(times) - now) if times else None):
                 self._handle_last(worker, what)
-            self._processes.kill_overdue()
+            terminator.check(self._processes.workers, time.monotonic())
 
     def _handle_last(self, worker: Worker, what: Readiness) -> None:
-        match what:
-            case Readiness.WRITABLE:
-                self._processes.push(worker)
-            case Readiness.OUTPUT:
-                self._processes.relay_output(worker, self._emit)
-            case Readiness.MESSAGE:
-                self._hear_last(worker, self._processes.read)
-            case Readiness.EXIT:
-                self._hear_last(worker, self._processes.read_rest)
-                self._processes.drain_output(worker, self._emit)
-                self._pool.reap(worker)
-
-    def _hear_last(self, worker: Worker, read: Callable[[Worker], list[messages.Message]]) -> None:
         try:
-            said = read(worker)
-        except OSError as error:  # no descriptor is left for what it sends: maybe what ends the run
-            self._processes.hang_up(worker)
-            self._emit(events.Noticed(f"the last words of worker {worker.id!r} are lost: {error}"))
-            return
-        for message in said:
-            match message:
-                case messages.LogLine():
-                    self._emit(events.WorkerLogged(worker.stage.spec.index, worker.id, message))
-                case messages.Stopped():
-                    worker.teardown_s = message.seconds
-                case messages.Results():
-                    self._take_results(worker, message)
-
-    def _take_results(self, worker: Worker, results: messages.Results) -> None:
-        try:
-            self._flow.take_results(worker, results)
-        except ResultNotPicklable as error:  # the run ends for another reason, which is the one to report
-            self._emit(events.Noticed(str(error)))
+            self._handle(worker, what)
+        except OSError as error:  # out of file descriptors, which may be why the run is ending
+            self._processes.disconnect(worker)
+            self._emit(events.Noticed(f"lost the final messages of worker {worker.worker_id!r}: {error}"))

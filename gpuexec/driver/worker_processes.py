@@ -1,226 +1,245 @@
-"""The processes of a run: started, spoken to, watched and ended here and nowhere else."""
+"""The worker processes of a run: started, spoken to, read, signalled and reaped here and nowhere else."""
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 
-from gpuexec import events
-from gpuexec.channel.messages import ErrorHandling, Message, Start, Stop
+from gpuexec.channel.messages import ErrorHandling, Message, Start
 from gpuexec.channel.wire import ConnectionLost, Receiver, Sender
-from gpuexec.core.worker_lifecycle import WorkerEvent, WorkerLifecycle, WorkerState
-from gpuexec.driver.state import StageState, Worker
-from gpuexec.plan.model import WorkerGrant
+from gpuexec.core.ports import Started
+from gpuexec.core.worker import Exit, Worker
 from gpuexec.processes import reap
 from gpuexec.processes.guardian import Guardian
 from gpuexec.processes.spawn import WorkerProcess, worker_environment
 from gpuexec.processes.watch import HasFileno, Readiness, Watch
 from gpuexec.stage.stacks import STACKS_SIGNAL
 
-_READS_OF_A_PIPE = 4
-_STACKS_S = 0.2  # to write them
+_READS_OF_A_PIPE = 4  # until a full pipe is empty
+
+OnOutput = Callable[[Worker, list[str]], None]
+
+
+@dataclass(slots=True, eq=False)
+class Handle:
+    """A worker's process, and the two ends of the conversation with it.
+
+    ``readable``: more messages may arrive. ``writable``: it still takes messages.
+    """
+
+    worker: Worker
+    process: WorkerProcess
+    sender: Sender
+    receiver: Receiver
+    oom_kills_before: int | None
+    readable: bool = True
+    writable: bool = True
 
 
 class WorkerProcesses:
-    """All workers that are not yet reaped."""
+    """All workers that are not reaped yet. Implements ``core.ports.Processes``."""
 
     def __init__(
-        self,
-        *,
-        node_id: str,
-        base_env: Mapping[str, str],
-        log_level: str,
-        stop_timeout_s: float,
-        error_handling: ErrorHandling,
+        self, *, node_id: str, base_env: Mapping[str, str], log_level: str, error_handling: ErrorHandling
     ) -> None:
         self._node_id = node_id
         self._base_env = base_env
         self._log_level = log_level
         self._error_handling = error_handling
-        self._stop_timeout_s = stop_timeout_s
         self._watch = Watch()
         self._guardian = Guardian()
-        self.workers: dict[int, Worker] = {}  # by pid
+        self._handles: dict[int, Handle] = {}  # by the worker's number
         self.pids_so_far: set[int] = set()
 
-    def start(self, stage: StageState, grant: WorkerGrant, *, node_setup: bool = False) -> Worker:
-        """Spawn a worker and send it its stage. Raises ``OSError`` if the system refuses a process."""
-        worker_id = f"{stage.spec.name}-node-setup" if node_setup else grant.worker_id
+    @property
+    def workers(self) -> list[Worker]:
+        """The workers that are not reaped yet."""
+        return [handle.worker for handle in self._handles.values()]
+
+    def pid(self, worker: Worker) -> int:
+        """Return the pid of a worker that is not reaped yet."""
+        return self._handles[worker.number].process.pid
+
+    def last_lines(self, worker: Worker) -> tuple[str, ...]:
+        """Return what a worker printed and logged last; nothing once it is reaped."""
+        handle = self._handles.get(worker.number)
+        return tuple(handle.process.last_lines) if handle is not None else ()
+
+    # ---- the core's port -------------------------------------------------------------------------------
+
+    def start(self, worker: Worker) -> Started:
+        """Spawn a worker and send it its stage. Raises ``OSError`` if the system refuses."""
+        grant, spec = worker.grant, worker.stage.spec
         oom_kills = reap.read_oom_kills()
         spawned_at = time.monotonic()
-        process = WorkerProcess(worker_id, worker_environment(self._base_env, grant, stage.spec.env_vars))
+        process = WorkerProcess(worker.worker_id, worker_environment(self._base_env, grant, spec.env_vars))
         self._guardian.watch(process.pid)
-        worker = Worker(
-            grant=grant,
-            stage=stage,
-            process=process,
-            life=WorkerLifecycle(worker_id),
-            sender=Sender(process.sock),
-            receiver=Receiver(process.sock),
-            spawned_at=spawned_at,
-            oom_kills_before=oom_kills,
-            node_setup=node_setup,
+        self._handles[worker.number] = Handle(
+            worker, process, Sender(process.sock), Receiver(process.sock), oom_kills_before=oom_kills
         )
-        self.workers[process.pid] = worker
         self.pids_so_far.add(process.pid)
-        self._watch.add(process.pid, process)
+        self._watch.add(worker.number, process)
         self.send(
             worker,
             Start(
-                stage.spec.name,
-                worker_id,
-                self._node_id,
-                dataclasses.asdict(grant.allocation),
-                [os.fspath(place) for place in sys.path],
-                list(grant.cpu_affinity),
-                self._log_level,
-                self._error_handling.to_list(),
-                payloads=(stage.spec.payload,),
+                stage=spec.name,
+                worker_id=worker.worker_id,
+                node_id=self._node_id,
+                allocation=asdict(grant.allocation),
+                sys_path=[os.fspath(entry) for entry in sys.path],
+                cpu_affinity=list(grant.cpu_affinity),
+                log_level=self._log_level,
+                error_handling=self._error_handling.to_list(),
+                payloads=(spec.payload,),
             ),
         )
-        return worker
+        return Started(process.pid, spawned_at)
 
-    def send(self, worker: Worker, message: Message) -> None:
+    def send(self, worker: Worker, message: Message, /) -> None:
         """Send without waiting; what the socket does not take now is sent when it does."""
-        if not worker.writable:
-            return
-        worker.sender.put(message)
-        self.push(worker)
+        handle = self._handles[worker.number]
+        if handle.writable:
+            handle.sender.put(message)
+            self._flush(handle)
 
-    def push(self, worker: Worker) -> None:
-        """Send on what is pending."""
-        try:
-            done = worker.sender.flush()
-        except ConnectionLost:  # it is gone; but what it said before is still to be read
-            worker.writable = False
-            worker.sender.close()
-            done = True
-        self._watch.want_write(worker.process.pid, worker.process, wanted=not done)
+    def interrupt(self, worker: Worker) -> None:
+        """Make the stage's code raise in the worker."""
+        self._signal(worker, signal.SIGTERM)
 
-    def hang_up(self, worker: Worker) -> None:
-        """Everything it said is read and its end of the socket is closed: its own end will be reported."""
-        worker.readable = worker.writable = False
-        worker.sender.close()
-        self._watch.ignore_messages(worker.process)
+    def ask_for_stacks(self, worker: Worker) -> bool:
+        """Have a worker print the stacks of its threads. Return False if it is stopped and cannot."""
+        if reap.is_stopped(self._handles[worker.number].process):
+            return False
+        self._signal(worker, STACKS_SIGNAL)
+        return True
 
-    def stop(self, worker: Worker, *, now: bool = False, within_s: float | None = None) -> None:
-        """Tell a worker to tear down and exit. ``now``: leave the stage's code with an exception."""
-        if worker.life.state not in (WorkerState.STOPPING, WorkerState.GONE):
-            worker.life.advance(WorkerEvent.STOP_SENT)
-            self.send(worker, Stop())
-        within_s = self._stop_timeout_s if within_s is None else within_s
-        worker.stop_deadline = time.monotonic() + within_s
-        if now:
-            os.kill(worker.process.pid, signal.SIGTERM)  # not reaped yet, so the number is its own
+    def kill(self, worker: Worker) -> None:
+        """Kill a worker and what it started. It is reaped when its exit is reported."""
+        reap.kill_group(self._handles[worker.number].process, signal.SIGKILL)
 
-    def kill_overdue(self) -> None:
-        """Kill workers that have not stopped in time, once they have had a moment to write their stacks."""
-        now = time.monotonic()
-        for worker in self.workers.values():
-            if worker.stop_deadline is None or now < worker.stop_deadline or worker.overdue:
-                continue
-            if worker.wrote_stacks or reap.is_stopped(worker.process):
-                worker.overdue = True
-                reap.kill_group(worker.process, signal.SIGKILL)
-            else:
-                self.ask_for_stacks(worker)
-                worker.stop_deadline = now + _STACKS_S
+    def current_batch(self, worker: Worker) -> tuple[int, float] | None:
+        """Return the id of the batch it is processing and since when, from its flight recorder."""
+        return self._handles[worker.number].process.recorder.read()
 
-    def ask_for_stacks(self, worker: Worker) -> None:
-        """Have a worker write the stacks of its threads to its output."""
-        worker.wrote_stacks = True
-        os.kill(worker.process.pid, STACKS_SIGNAL)  # not reaped yet, so the number is its own
+    def _signal(self, worker: Worker, number: int) -> None:
+        os.kill(self._handles[worker.number].process.pid, number)  # not reaped yet, so the pid is its own
 
-    def next_deadline(self) -> float | None:
-        """When `kill_overdue` has something to do, on the monotonic clock."""
-        return min(
-            (w.stop_deadline for w in self.workers.values() if w.stop_deadline is not None and not w.overdue),
-            default=None,
-        )
+    # ---- reading ---------------------------------------------------------------------------------------
 
-    def listen(self, descriptor: HasFileno, heard: Callable[[], None]) -> None:
-        """Also wait for a descriptor that is not a worker's; ``heard`` is called when it is readable."""
-        self._watch.listen(descriptor, heard)
+    def add_reader(self, descriptor: HasFileno, on_readable: Callable[[], None]) -> None:
+        """Also wait for a descriptor that is not a worker's; ``on_readable`` is called when it is readable."""
+        self._watch.listen(descriptor, on_readable)
 
-    def unlisten(self, descriptor: HasFileno) -> None:
+    def remove_reader(self, descriptor: HasFileno) -> None:
         """Stop waiting for it, before it is closed."""
         self._watch.unlisten(descriptor)
 
-    def kill(self, worker: Worker) -> None:
-        """Kill a worker and what it started, now. It is buried when its end is reported."""
-        reap.kill_group(worker.process, signal.SIGKILL)
-
     def wait(self, timeout: float | None) -> Iterator[tuple[Worker, Readiness]]:
-        """Wait and yield what happened, ends last."""
+        """Wait at most ``timeout`` seconds and yield what became ready, exits last.
+
+        What is pending for a worker is sent on here.
+        """
         for key, what in self._watch.wait(timeout):
             if callable(key):
                 key()
                 continue
-            worker = self.workers.get(key)  # type: ignore[call-overload]
-            if worker is not None:
-                yield worker, what
+            handle = self._handles.get(key)  # type: ignore[call-overload]
+            if handle is None:
+                continue
+            if what is Readiness.WRITABLE:
+                self._flush(handle)
+            else:
+                yield handle.worker, what
 
     def read(self, worker: Worker) -> list[Message]:
-        """Return the messages that have arrived; at the end of file, hang up."""
-        worker.heard_at = time.monotonic()
+        """Return the messages that have arrived; at end of file, disconnect."""
+        handle = self._handles[worker.number]
         try:
-            return worker.receiver.receive() if worker.readable else []
+            return handle.receiver.receive() if handle.readable else []
         except BlockingIOError:
             return []
         except ConnectionLost:
-            self.hang_up(worker)
+            self._disconnect(handle)
             return []
 
     def read_rest(self, worker: Worker) -> list[Message]:
-        """Return everything that a worker which has exited still said."""
+        """Return all messages left of a worker that has exited."""
+        handle = self._handles[worker.number]
         messages: list[Message] = []
-        while worker.readable:
+        while handle.readable:
             try:
-                messages += worker.receiver.receive()
+                messages += handle.receiver.receive()
             except BlockingIOError:  # a process that the stage started holds the other end open
                 break
             except ConnectionLost:
-                self.hang_up(worker)
+                self._disconnect(handle)
         return messages
 
-    def relay_output(self, worker: Worker, emit: Callable[[events.RunEvent], None]) -> bool:
-        """Report what a worker has printed; return whether there was anything and there may be more."""
-        lines, still_open = worker.process.read_output()
+    def disconnect(self, worker: Worker) -> None:
+        """Stop reading and writing messages: its exit will follow."""
+        self._disconnect(self._handles[worker.number])
+
+    def read_output(self, worker: Worker, on_output: OnOutput) -> bool:
+        """Pass on what a worker has printed; return whether there was anything and there may be more."""
+        process = self._handles[worker.number].process
+        lines, still_open = process.read_output()
         if not still_open:
-            self._watch.ignore_output(worker.process)  # it closed its stdout and stderr
+            self._watch.ignore_output(process)  # it closed its stdout and stderr
         if lines:
-            if worker.hang is not None and not worker.hang.told_to_stop:
-                worker.hang.stacks += lines
-            emit(events.WorkerPrinted(worker.stage.spec.index, worker.id, tuple(lines)))
+            on_output(worker, lines)
         return bool(lines) and still_open
 
-    def drain_output(self, worker: Worker, emit: Callable[[events.RunEvent], None]) -> None:
-        """Report what a worker that has exited still printed: one pipe full; what it started may print for ever."""
+    def drain_output(self, worker: Worker, on_output: OnOutput) -> None:
+        """Pass on at most one pipe buffer of the remaining output: processes it started may never stop printing."""
         for _ in range(_READS_OF_A_PIPE):
-            if not self.relay_output(worker, emit):
+            if not self.read_output(worker, on_output):
                 return
 
-    def reap(self, worker: Worker) -> int:
-        """Reap a worker that has exited, with whatever it started; return its exit code."""
-        self._watch.remove(worker.process)
-        code = reap.reap(worker.process, self._guardian)
-        worker.life.advance(WorkerEvent.EXITED)
-        worker.sender.close()
-        worker.receiver.close()
-        worker.process.close()
-        del self.workers[worker.process.pid]
-        return code
+    def note_line(self, worker: Worker, line: str) -> None:
+        """Remember a line that a worker logged, as one of its last."""
+        self._handles[worker.number].process.last_lines.append(line)
+
+    def _flush(self, handle: Handle) -> None:
+        try:
+            done = handle.sender.flush()
+        except ConnectionLost:  # the worker is gone, but what it sent before is still to be read
+            handle.writable = False
+            handle.sender.close()
+            done = True
+        self._watch.want_write(handle.worker.number, handle.process, wanted=not done)
+
+    def _disconnect(self, handle: Handle) -> None:
+        handle.readable = handle.writable = False
+        handle.sender.close()
+        self._watch.ignore_messages(handle.process)
+
+    # ---- reaping ---------------------------------------------------------------------------------------
+
+    def reap(self, worker: Worker) -> Exit:
+        """Reap a worker that has exited, or kill it, with whatever it started. Return how it ended."""
+        handle = self._handles.pop(worker.number)
+        process = handle.process
+        current = process.recorder.read()
+        self._watch.remove(process)
+        code = reap.reap(process, self._guardian)
+        handle.sender.close()
+        handle.receiver.close()
+        process.close()
+        after, before = reap.read_oom_kills(), handle.oom_kills_before
+        kills = after - before if after is not None and before is not None else None
+        cause = reap.describe_exit(code, oom_kills=kills, rss_peak_bytes=worker.rss_peak_bytes)
+        return Exit(code, cause, current[0] if current is not None else None, tuple(process.last_lines))
 
     def kill_all(self) -> None:
-        """End every worker at once and reap it."""
-        for worker in list(self.workers.values()):
+        """Kill and reap every worker at once."""
+        for worker in self.workers:
             self.reap(worker)
 
     def close(self) -> None:
-        """Release what the crew itself holds. Every worker must be buried."""
+        """Release what this object itself holds. Every worker must be reaped."""
         self._watch.close()
-        self._guardian.drain()
+        self._guardian.dismiss()

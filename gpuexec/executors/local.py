@@ -12,11 +12,11 @@ from gpuexec import events
 from gpuexec.channel import codec
 from gpuexec.config import ExecutorConfig
 from gpuexec.contract.executor import BaseExecutor
+from gpuexec.core.stage import StageSpec
 from gpuexec.curator import registration, stage_facts
 from gpuexec.driver.capsules import CapsuleKeeper
 from gpuexec.driver.initial_tasks import InitialTasks, ListedTasks, StreamedTasks
 from gpuexec.driver.run import Run
-from gpuexec.driver.state import StageSpec
 from gpuexec.errors import ConfigurationError, StageNotPicklable
 from gpuexec.executors.prepare import Prepared, checked_tasks, env_vars_in, initial_tasks_for, prepare
 from gpuexec.observe.progress import LIVE_PERIOD_S, LineProgress, LiveProgress
@@ -135,7 +135,7 @@ class LocalExecutor(BaseExecutor):
             observers=[ledger, *self._display()],
             gauge_every_s=self._gauge_period(),
             gpu_used=_gpu_used,
-            keep=CapsuleKeeper(self.options.capsule_dir, node_id=node_id, base_env=os.environ).keep,
+            capsules=CapsuleKeeper(self.options.capsule_dir, node_id=node_id, base_env=os.environ),
             checkpoint=checkpoint,
         )
 

@@ -43,7 +43,7 @@ class LogRelay:
         ids = ", ".join(event.task_ids[:_SHOWN_IDS]) + (" …" if len(event.task_ids) > _SHOWN_IDS else "")
         kept = f"; to run it again: gpuexec replay {event.capsule}" if event.capsule else ""
         why = (event.error.splitlines() or ["no reason given"])[-1]
-        return f"{event.worker_id}: a batch failed ({why}); {event.verdict}; tasks {ids}{kept}"
+        return f"{event.worker_id}: a batch failed ({why}); {event.action}: {event.reason}; tasks {ids}{kept}"
 
     def _growth(self, event: events.NodeSetUp) -> list[str]:
         """GPU memory that outlived its process is held by something that process started (Curator#1905)."""

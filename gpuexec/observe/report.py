@@ -171,7 +171,7 @@ class ReportBuilder:
                 event.task_ids,
                 event.elapsed_s,
                 event.error,
-                event.verdict,
+                f"{event.action}: {event.reason}",
                 event.stacks,
                 event.capsule,
             ),

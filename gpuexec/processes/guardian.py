@@ -28,7 +28,7 @@ for g in $groups; do kill -s KILL -- "-$g"; done 2>/dev/null
 
 
 class Guardian:
-    """Watches process groups on behalf of one run; ``drain`` when the run is over."""
+    """Watches process groups on behalf of one run; ``dismiss`` it when the run is over."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
@@ -48,7 +48,7 @@ class Guardian:
         """The group is gone; its number may soon be somebody else's."""
         self._emit(f"forget {group}\n")
 
-    def drain(self) -> None:
+    def dismiss(self) -> None:
         """End the guardian; harmless when it is already gone."""
         self._emit("dismiss\n")
         self._process.communicate()

@@ -16,7 +16,8 @@ from types import FrameType
 from typing import Any
 
 from gpuexec.channel import codec
-from gpuexec.channel.messages import Booted, ErrorHandling, InlineBytes, Start
+from gpuexec.channel.messages import Booted, ErrorHandling, Start
+from gpuexec.channel.payload import Inline
 from gpuexec.channel.recorder import FlightRecorder
 from gpuexec.channel.wire import BlockingConnection, ConnectionLost
 from gpuexec.contract.allocation import Allocation, GpuShare
@@ -60,7 +61,7 @@ def _serve(connection: BlockingConnection, recorder: FlightRecorder) -> None:
     loading.in_progress = True
     try:
         (payload,) = start.payloads
-        assert isinstance(payload, InlineBytes)
+        assert isinstance(payload, Inline)
         adapter = adapters.adapter_for(codec.decode(payload, in_place=False))
     except BaseException as error:  # noqa: BLE001 - an import can raise anything, SystemExit included
         connection.send(describe_failure(error, "import"))

@@ -10,9 +10,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from gpuexec.channel.messages import Payload, Work, payload_size
+from gpuexec.channel.messages import Work
+from gpuexec.channel.payload import Payload, SegmentRef, payload_size
 from gpuexec.channel.payloads import load
-from gpuexec.channel.segments import Segment, SegmentRef
+from gpuexec.channel.segments import Segment
 
 _Part = tuple[Payload, int, int, bool]  # payload, first task, end, whether that is all of it
 

@@ -17,18 +17,8 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 from gpuexec.channel import codec
-from gpuexec.channel.messages import (
-    ErrorHandling,
-    Failed,
-    NodeReady,
-    Payload,
-    Ready,
-    SetUp,
-    SetUpOnNode,
-    Stop,
-    Stopped,
-    Work,
-)
+from gpuexec.channel.messages import ErrorHandling, Failed, NodeReady, Ready, SetUp, SetUpOnNode, Stop, Stopped, Work
+from gpuexec.channel.payload import Payload
 from gpuexec.channel.recorder import FlightRecorder
 from gpuexec.channel.segments import SegmentPool
 from gpuexec.channel.wire import BlockingConnection, ConnectionLost

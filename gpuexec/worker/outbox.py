@@ -13,9 +13,10 @@ from typing import Any
 
 from gpuexec.channel import codec, segments
 from gpuexec.channel.block_sizer import BlockSizer
-from gpuexec.channel.messages import BatchStats, Payload, Results
+from gpuexec.channel.messages import BatchStats, Results
+from gpuexec.channel.payload import Payload, SegmentRef
 from gpuexec.channel.payloads import needs_segment, store
-from gpuexec.channel.segments import Segment, SegmentPool, SegmentRef
+from gpuexec.channel.segments import Segment, SegmentPool
 from gpuexec.channel.wire import BlockingConnection
 from gpuexec.contract.metrics import add_metrics
 

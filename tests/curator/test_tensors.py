@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from loguru import logger
 
 from gpuexec.channel import codec, gpu_fields, tensors
+from gpuexec.channel.payload import SegmentRef
 from gpuexec.channel.payloads import load, store
-from gpuexec.channel.segments import SegmentPool, SegmentRef
+from gpuexec.channel.segments import SegmentPool
 from tests.process.stages import Item
 
 DTYPES = [

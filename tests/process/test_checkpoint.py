@@ -163,7 +163,7 @@ def test_an_undisturbed_run_and_another_after_it(folder: Path):
 
     executor = LocalExecutor(show_progress=False, checkpoint=folder / "checkpoint")
     assert Pipeline("p", stages=stages_in(folder)).run(executor) == [], "what is done is not returned again"
-    assert f"checkpoint: {PARTS} source(s) were done before" in executor.last_report.notes
+    assert f"checkpoint: skipped {PARTS} source(s) already done" in executor.last_report.notes
     assert set(written(folder).values()) == {1}
     assert [run.outcome for run in read_history(folder / "checkpoint").runs] == ["done", "done"]
 

@@ -14,7 +14,8 @@ import pytest
 from loguru import logger
 
 from gpuexec import LocalExecutor, Pipeline, WorkerDied
-from gpuexec.driver.state import Hang
+from gpuexec.contract.phases import StagePhase
+from gpuexec.core.worker import Timeout
 from tests.process.stages import Apply, Journal, items
 
 
@@ -163,5 +164,5 @@ def test_while_the_caller_is_busy_no_worker_is_late():
 
 
 def test_a_hang_names_the_option():
-    assert "batch_timeout_s" in str(Hang("process", 1.0, stacks_until=0.0))
-    assert "setup_timeout_s" in str(Hang("start-up", 1.0, stacks_until=0.0))
+    assert "batch_timeout_s" in str(Timeout(StagePhase.PROCESS, 1.0))
+    assert "setup_timeout_s" in str(Timeout(StagePhase.START_UP, 1.0))

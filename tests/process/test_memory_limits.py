@@ -71,7 +71,7 @@ def test_a_worker_that_is_too_large_to_begin_with_still_works():
 def test_a_host_that_is_always_short_of_memory_slows_a_run_but_does_not_stop_it():
     given = [Apply(abs, "first"), Apply(stages.double, "second"), Apply(stages.double, "third").with_(batch_size=4)]
     report = run(*given, count=100, memory_high_watermark=0.0)
-    assert any(note.startswith("no new tasks are let in: ") for note in report.notes)
+    assert any(note.startswith("pausing intake of new tasks: ") for note in report.notes)
 
 
 def test_a_lone_source_is_never_held():

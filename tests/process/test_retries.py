@@ -92,7 +92,7 @@ def test_attempts_are_limited_and_told(tmp_path: Path):
         run(Fragile(tmp_path, die, at={2}), 5, local)
     assert caught.value.task_ids[0] == "0_2"
     (note,) = caught.value.__notes__
-    assert re.match(r"it was attempt 2; before: killed by SIGKILL.*\(fragile-0\)", note)
+    assert re.match(r"attempt 2 of 2; earlier attempts: killed by SIGKILL.*\(fragile-0\)", note)
     assert [f.verdict for f in local.last_report.failures] == [
         "retry: it has attempts left",
         "raise: its attempts are spent",
@@ -127,7 +127,7 @@ def test_an_exception_that_stays_is_raised_with_its_attempts(tmp_path: Path):
     stage = Fragile(tmp_path, fail, at={1})
     with pytest.raises(ConnectionError, match="refused") as caught:
         run(stage, 5, executor(retry_on=OSError))
-    assert any(note.startswith("it was attempt 3; before: ") for note in caught.value.__notes__)
+    assert any(note.startswith("attempt 3 of 3; earlier attempts: ") for note in caught.value.__notes__)
     assert len(stage.attempts(1)) == 3
 
 

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as np_st
 
 from gpuexec.channel import codec
+from gpuexec.channel.payload import SegmentRef
 from gpuexec.channel.payloads import INLINE_LIMIT, needs_segment, store
-from gpuexec.channel.segments import SegmentPool, SegmentRef, read_segment
+from gpuexec.channel.segments import SegmentPool, read_segment
 
 plain = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(),

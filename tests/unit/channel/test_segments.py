@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpuexec.channel.segments import PAGE, Segment, SegmentPool, SegmentRef, page_aligned, read_segment
+from gpuexec.channel.payload import SegmentRef
+from gpuexec.channel.segments import PAGE, Segment, SegmentPool, page_aligned, read_segment
 
 
 @pytest.fixture

@@ -24,8 +24,9 @@ from hypothesis.extra import numpy as np_st
 from gpuexec.channel import codec, payloads
 from gpuexec.channel.block_sizer import BlockSizer
 from gpuexec.channel.messages import Results, Work
+from gpuexec.channel.payload import SegmentRef
 from gpuexec.channel.payloads import load, store
-from gpuexec.channel.segments import PAGE, SegmentPool, SegmentRef
+from gpuexec.channel.segments import PAGE, SegmentPool
 from gpuexec.channel.wire import BlockingConnection, ConnectionLost, Receiver, Sender
 from gpuexec.worker import outbox as outbox_module
 from gpuexec.worker.inbox import Inbox

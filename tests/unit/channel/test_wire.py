@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpuexec.channel.messages import BY_KIND, Failed, LogLine, Message, Results, Start, Stop, Work, payload_size
-from gpuexec.channel.segments import PAGE, SegmentPool, SegmentRef, read_segment
+from gpuexec.channel.messages import BY_KIND, Failed, LogLine, Message, Results, Start, Stop, Work
+from gpuexec.channel.payload import SegmentRef, payload_size
+from gpuexec.channel.segments import PAGE, SegmentPool, read_segment
 from gpuexec.channel.wire import BlockingConnection, ConnectionLost, Receiver, Sender
 from gpuexec.contract.phases import StagePhase
 

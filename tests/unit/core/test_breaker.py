@@ -42,7 +42,7 @@ def test_a_stage_whose_workers_die_at_the_first_batch_is_given_up_with_the_last_
     breaker = Breaker("embed", RetryPolicy(quarantine=True), batch_size=1)
     assert lose(breaker, 6) is None
     trip = breaker.worker_lost(done=0, live=1, cause="killed by SIGSEGV")
-    assert (trip.where, trip.count) == (FailedAt.FIRST_BATCH, 7)
+    assert (trip.failed_at, trip.count) == (FailedAt.FIRST_BATCH, 7)
     assert "stage 'embed' cannot work: 7 workers in a row died" in str(trip)
     assert "The last: killed by SIGSEGV" in str(trip)
 
@@ -52,7 +52,7 @@ def test_a_completed_batch_begins_the_count_anew():
     for done in range(20):
         assert lose(breaker, 6, done=done) is None
     trip = breaker.worker_lost(done=19, live=1, cause="x")
-    assert trip.where is FailedAt.LATER_BATCH
+    assert trip.failed_at is FailedAt.LATER_BATCH
     assert "no longer works" in str(trip)
 
 
@@ -72,7 +72,7 @@ def test_a_stage_that_cannot_be_set_up_is_given_up_once_a_workers_attempts_are_s
     assert breaker.setup_failed(live=1, cause="a") is None
     assert breaker.setup_failed(live=1, cause="b") is None
     trip = breaker.setup_failed(live=1, cause="killed by SIGKILL")
-    assert (trip.where, trip.count) == (FailedAt.SETUP, 3)
+    assert (trip.failed_at, trip.count) == (FailedAt.SETUP, 3)
     assert str(trip).startswith("stage 's' cannot be set up: 3 workers in a row failed before or in setup()")
 
 
@@ -114,9 +114,9 @@ def test_two_poison_tasks_anywhere_are_found_by_one_worker_without_a_trip(attemp
         life = life or BatchLifecycle(f"batch {number}")
         verdict = life.fail(policy, tasks=len(tasks), worker_id="s-0", failure=DIED)
         assert breaker.worker_lost(done=len(done), live=1, cause="") is None
-        if verdict.step is Action.RETRY:
+        if verdict.action is Action.RETRY:
             waiting.insert(0, (tasks, life))
-        elif verdict.step is Action.SPLIT:
+        elif verdict.action is Action.SPLIT:
             waiting[:0] = zip(halve(tasks), life.halves(), strict=True)
         else:
             quarantined += tasks

@@ -13,14 +13,14 @@ from gpuexec.core.decide import StageView, StartReason
 
 IDLE = StageView(
     queued=0,
-    returned=0,
+    requeued=0,
     batch_size=4,
     upstream_done=False,
     in_flight=0,
     live=0,
     starting=0,
-    spare=3,
-    fixed=False,
+    pending=3,
+    has_fixed_count=False,
     uses_gpu=False,
 )
 
@@ -35,32 +35,32 @@ def test_a_stage_is_finished_when_nothing_is_left_and_nothing_comes():
     assert decide.is_finished(done)
     assert not decide.is_finished(IDLE)
     assert not decide.is_finished(replace(done, queued=1))
-    assert not decide.is_finished(replace(done, returned=1))
+    assert not decide.is_finished(replace(done, requeued=1))
     assert not decide.is_finished(replace(done, in_flight=1))
 
 
 @pytest.mark.parametrize(
-    ("batch_s", "size", "credit"),
+    ("batch_s", "size", "limit"),
     [(None, 1, 1), (0.5, 1, 1), (0.1, 1, 2), (0.001, 1, 20), (1e-9, 1, 128), (0.001, 16e6, 4), (0.001, 1e9, 2)],
 )
-def test_credit_covers_twenty_milliseconds_and_bounded_bytes(batch_s, size, credit):
-    assert decide.credit(batch_s, size) == credit
+def test_the_prefetch_limit_covers_twenty_milliseconds_and_bounded_bytes(batch_s, size, limit):
+    assert decide.prefetch_limit(batch_s, size) == limit
 
 
 @given(st.integers(0, 200), st.lists(st.integers(0, 10), max_size=8), st.integers(1, 12))
 def test_batches_are_dealt_evenly_within_the_limit(ready, in_flight, limit):
     dealt = decide.share_out(ready, in_flight, limit)
-    held = [a + b for a, b in zip(in_flight, dealt, strict=True)]
-    room = sum(max(0, limit - h) for h in in_flight)
-    assert sum(dealt) == min(ready, room)
-    assert all(h <= max(limit, before) for h, before in zip(held, in_flight, strict=True))
-    given_some = [h for h, d in zip(held, dealt, strict=True) if d]
+    after = [a + b for a, b in zip(in_flight, dealt, strict=True)]
+    free = sum(max(0, limit - count) for count in in_flight)
+    assert sum(dealt) == min(ready, free)
+    assert all(count <= max(limit, before) for count, before in zip(after, in_flight, strict=True))
+    given_some = [count for count, new in zip(after, dealt, strict=True) if new]
     if given_some:
-        assert max(given_some) <= min(held) + 1, "nobody gets another while somebody has two less"
+        assert max(given_some) <= min(after) + 1, "no worker gets another batch while one has two fewer"
 
 
 def test_workers_of_a_fixed_stage_start_at_once():
-    assert decide.workers_to_start(replace(IDLE, fixed=True)) == (3, StartReason.FIXED)
+    assert decide.workers_to_start(replace(IDLE, has_fixed_count=True)) == (3, StartReason.FIXED)
 
 
 def test_a_stage_begins_with_one_worker():
@@ -68,7 +68,7 @@ def test_a_stage_begins_with_one_worker():
 
 
 def test_a_finished_stage_starts_nothing():
-    assert decide.workers_to_start(replace(IDLE, upstream_done=True, fixed=True))[0] == 0
+    assert decide.workers_to_start(replace(IDLE, upstream_done=True, has_fixed_count=True))[0] == 0
 
 
 def test_a_gpu_stage_takes_its_reserved_shares_unless_little_is_left():
@@ -79,11 +79,11 @@ def test_a_gpu_stage_takes_its_reserved_shares_unless_little_is_left():
 
 
 def test_a_worker_of_a_cpu_stage_that_ended_is_replaced_while_there_is_work():
-    view = replace(IDLE, live=1, spare=1)
+    view = replace(IDLE, live=1, pending=1)
     assert decide.workers_to_start(view) == (1, StartReason.REPLACEMENT)
     assert decide.workers_to_start(replace(view, upstream_done=True, queued=4)) == (1, StartReason.REPLACEMENT)
     assert decide.workers_to_start(replace(view, upstream_done=True, in_flight=1))[0] == 0
-    assert decide.workers_to_start(replace(view, spare=0))[0] == 0
+    assert decide.workers_to_start(replace(view, pending=0))[0] == 0
 
 
 gpus = st.lists(st.sampled_from("abcd"), max_size=2, unique=True).map(tuple)
@@ -101,4 +101,4 @@ def test_one_setup_a_gpu_and_a_cap_a_node(waiting, running, cap):
             taken += held
     if len(running) + len(chosen) < cap:
         for name, held in named:
-            assert name in chosen or set(held) & set(taken), "nobody waits without need"
+            assert name in chosen or set(held) & set(taken), "no worker waits without need"

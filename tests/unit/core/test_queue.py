@@ -5,8 +5,10 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpuexec.channel.segments import Segment, SegmentRef
-from gpuexec.core.queue import Block, TaskQueue, place_among_siblings
+from gpuexec.channel.payload import SegmentRef
+from gpuexec.channel.segments import Segment
+from gpuexec.core.batch import Block, place_among_siblings
+from gpuexec.core.queue import TaskQueue
 
 
 def block(first: int, size: int, payload: bytes = b"12345678") -> Block:

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
-from gpuexec.channel.messages import BatchStats
-from gpuexec.core.worker_lifecycle import WorkerLifecycle
+from gpuexec.core.stage import StageSpec, StageState
+from gpuexec.core.worker import EndReason, Worker, WorkerEvent
 from gpuexec.driver.autoscaler import by_remaining, leaving, snapshot
-from gpuexec.driver.state import StageSpec, StageState, Worker
 from gpuexec.plan.forecast import Forecast
 from gpuexec.plan.grants import Allocator
 from gpuexec.plan.model import PlanOptions, StageDemand
@@ -28,31 +23,29 @@ def room_and_stage(gpus: float = 0.0, workers: int | None = None) -> tuple[Alloc
     return room, StageState(StageSpec(0, "s", 4, b"", uses_gpu=bool(gpus)), phase.stages[0])
 
 
-def engage(stage: StageState, **fields) -> Worker:
-    """A worker as the tables have it; nothing here speaks to its process."""
-    grant = stage.spare[0] if fields.get("node_setup") else stage.spare.popleft()
-    name = f"{grant.worker_id}{'-node-setup' if fields.get('node_setup') else ''}"
-    worker = Worker(grant, stage, None, WorkerLifecycle(name), None, None, 0.0, None, **fields)
+def engage(stage: StageState, *, node_setup: bool = False, end_reason: EndReason | None = None) -> Worker:
+    """A worker as the tables have it, draining if it has a reason to end."""
+    grant = stage.pending_grants[0] if node_setup else stage.pending_grants.popleft()
+    name = f"{grant.worker_id}{'-node-setup' if node_setup else ''}"
+    worker = Worker(len(stage.workers), name, grant, stage, 0.0, node_setup)
+    if end_reason is not None:
+        worker.advance(WorkerEvent.DRAIN, end_reason)
     stage.workers[name] = worker
     return worker
 
 
-def stats(seconds: float, batches: int = 1, tasks: int = 4, idle: float = 0.0) -> BatchStats:
-    return BatchStats(batches=batches, tasks_in=tasks, process_s=seconds, idle_s=idle)
-
-
 def test_a_cpu_stage_begins_with_one_grant_and_a_gpu_stage_with_all():
-    assert len(room_and_stage()[1].spare) == 1
-    assert len(room_and_stage(gpus=0.5)[1].spare) == 4
-    assert len(room_and_stage(workers=3)[1].spare) == 3
+    assert len(room_and_stage()[1].pending_grants) == 1
+    assert len(room_and_stage(gpus=0.5)[1].pending_grants) == 4
+    assert len(room_and_stage(workers=3)[1].pending_grants) == 3
 
 
 def test_every_grant_is_counted_once():
     room, stage = room_and_stage(gpus=0.5)
     setting_up = engage(stage, node_setup=True)
     stays = engage(stage)
-    goes = engage(stage, is_surplus=True, retiring="why")
-    recycled = engage(stage, retiring="too large")
+    goes = engage(stage, end_reason=EndReason.SURPLUS)
+    recycled = engage(stage, end_reason=EndReason.RECYCLED)
     seen = snapshot(stage, room.requests[0], LOOK)
     assert [g.worker_id for g in seen.grants] == [stays.grant.worker_id, recycled.grant.worker_id, "s-3"]
     gone = leaving([setting_up, stays, goes, recycled], [seen])
@@ -69,7 +62,7 @@ def test_workers_of_a_finished_stage_hold_what_they_have_until_they_end():
 def test_a_fixed_stage_that_lost_a_worker_for_good_is_planned_with_the_others():
     room, stage = room_and_stage(gpus=1.0, workers=2)
     engage(stage)
-    stage.spare.clear()
+    stage.pending_grants.clear()
     assert snapshot(stage, room.requests[0], LOOK).load.fixed == 1
 
 
@@ -86,41 +79,9 @@ def test_what_is_left_counts_where_it_is_known_everywhere():
     assert by_remaining(unknown) == unknown
 
 
-def test_the_first_batch_of_a_worker_serves_only_until_there_are_others():
-    _, stage = room_and_stage()
-    stage.note_pace(stats(9.0), warm=False)
-    assert (stage.batch_s, stage.task_s, stage.is_measured) == (9.0, 9.0 / 4, False)
-    stage.note_pace(stats(0.02, idle=1.0), warm=True)
-    stage.note_pace(stats(9.0, idle=5.0), warm=False)
-    assert (stage.batch_s, stage.is_measured) == (0.02, False)
-    stage.note_pace(stats(0.04), warm=True)
-    assert stage.is_measured
-    assert stage.batch_s == pytest.approx(0.03)
-    assert (stage.busy_s, stage.idle_s) == (pytest.approx(0.06), 1.0)
-
-
-def test_one_long_batch_is_enough_and_so_are_many_first_ones():
-    _, slow = room_and_stage()
-    slow.note_pace(stats(5.0), warm=True)
-    assert slow.is_measured
-    _, short_lived = room_and_stage()
-    for _ in range(10):
-        assert not short_lived.is_measured
-        short_lived.note_pace(stats(0.1), warm=False)
-    assert short_lived.is_measured
-
-
-@given(st.lists(st.floats(1e-3, 10), min_size=1, max_size=30))
-def test_the_pace_stays_within_what_was_measured(seconds):
-    _, stage = room_and_stage()
-    for second in seconds:
-        stage.note_pace(stats(second), warm=True)
-    assert min(seconds) * (1 - 1e-9) <= stage.batch_s <= max(seconds) * (1 + 1e-9)
-
-
 def test_a_lost_gpu_leaves_no_place_for_workers():
     room, stage = room_and_stage(gpus=0.5)
-    grants = list(stage.spare)
+    grants = list(stage.pending_grants)
     left = room.without({"GPU-1"})
     assert [slot.device.uuid for slot in left.ledger.slots] == ["GPU-0"]
     there = [g for g in grants if g.allocation.gpus[0].uuid == "GPU-0"]

@@ -17,7 +17,7 @@ def take_all(initial_tasks: StreamedTasks, most: int = 7) -> list[int]:
         found += some
         if not some:
             assert select.select([initial_tasks], [], [], 30)[0], "it wakes the driver when there is something to take"
-            initial_tasks.heard()
+            initial_tasks.on_readable()
     return found
 
 
@@ -77,7 +77,7 @@ def test_an_endless_iterator_is_read_a_little_ahead_only():
         taken += len(some)
         if not some:
             select.select([initial_tasks], [], [], 30)
-            initial_tasks.heard()
+            initial_tasks.on_readable()
     initial_tasks.close()
     assert last < taken + 2_000
 

@@ -102,7 +102,7 @@ def test_a_dismissed_guardian_kills_nobody_and_a_dead_one_is_no_trouble():
     guardian = Guardian()
     process = subprocess.Popen(["sleep", "1000"], process_group=0)
     guardian.watch(process.pid)
-    guardian.drain()
+    guardian.dismiss()
     guardian.watch(process.pid)
     assert process.poll() is None
     process.kill()

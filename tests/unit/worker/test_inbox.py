@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from gpuexec.channel import codec
 from gpuexec.channel.messages import Work
+from gpuexec.channel.payload import SegmentRef
 from gpuexec.channel.payloads import store
-from gpuexec.channel.segments import SegmentPool, SegmentRef
+from gpuexec.channel.segments import SegmentPool
 from gpuexec.worker.inbox import Inbox
 
 

@@ -1,0 +1,120 @@
+"""Blocks and batches: tasks by reference. The core never looks into one.
+
+A block is the unit of transport: tasks pickled together, the outputs of one batch or some of the caller's tasks. A
+batch is the unit of work: the tasks one call of ``process_batch`` gets. Batches are cut from blocks in order, so a
+block may be dealt out in slices.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from gpuexec.channel.payload import Payload, SegmentRef, payload_size
+
+if TYPE_CHECKING:
+    from gpuexec.core.attempts import BatchLifecycle
+
+BlockSlice = tuple["Block", int, int]  # the tasks of a block from, up to
+OrderedTask = tuple[bytes, Any]  # a finished task after its place in the order of results
+
+
+@dataclass(slots=True, eq=False)
+class Block:
+    """Tasks in one payload.
+
+    ``paths``: each task's place in the order of results. It is made of its ancestors' positions among their siblings,
+    so that sorting by it gives the order of one process doing everything in turn. ``sources``: the source that each
+    task descends from, where a checkpoint is kept.
+    """
+
+    payload: Payload
+    task_ids: list[str]
+    paths: list[bytes]
+    queued_at: float
+    sources: list[int] | None = None
+    bytes: int = 0
+
+    def __post_init__(self) -> None:
+        self.bytes = payload_size(self.payload)
+
+    def __len__(self) -> int:
+        return len(self.task_ids)
+
+    @property
+    def in_segment(self) -> bool:
+        """Whether it holds a descriptor of shared memory."""
+        return isinstance(self.payload, SegmentRef)
+
+    def share(self, count: int) -> int:
+        """Return the bytes of ``count`` of its tasks, on average."""
+        total = len(self.task_ids)
+        return self.bytes if count == total else self.bytes * count // total
+
+
+@dataclass(slots=True, eq=False)
+class Batch:
+    """Tasks for one call of a stage, and the outputs so far. ``lifecycle``: only if it has failed before."""
+
+    batch_id: int
+    slices: list[BlockSlice]
+    size: int
+    input_bytes: int
+    segments: int  # that its payloads lie in
+    queued_s: float  # summed over its tasks
+    sent_at: float = 0.0
+    outputs: list[Block] = field(default_factory=list)
+    parents: list[int] = field(default_factory=list)  # of each output task; kept only for a checkpoint
+    lifecycle: BatchLifecycle | None = None
+    requeued: bool = False  # it was in flight before, at a worker that failed
+
+    @classmethod
+    def cut(cls, batch_id: int, slices: list[BlockSlice], now: float) -> Batch:
+        """Make a batch of these slices."""
+        size = input_bytes = segments = 0
+        queued_s = 0.0
+        for block, start, stop in slices:
+            count = stop - start
+            size += count
+            input_bytes += block.share(count)
+            queued_s += (now - block.queued_at) * count
+            segments += block.in_segment
+        return cls(batch_id, slices, size, input_bytes, segments, queued_s)
+
+    @property
+    def task_ids(self) -> tuple[str, ...]:
+        """Ids of its tasks, in order."""
+        return tuple(task_id for block, start, stop in self.slices for task_id in block.task_ids[start:stop])
+
+    @property
+    def tasks_out(self) -> int:
+        """Tasks it has made so far."""
+        return sum(map(len, self.outputs))
+
+    def sources(self) -> list[int]:
+        """Return the source that each of its tasks descends from; nothing where no checkpoint is kept."""
+        return [s for block, start, stop in self.slices for s in (block.sources or ())[start:stop]]
+
+    def paths(self) -> list[bytes]:
+        """Return its tasks' places in the order of results."""
+        (block, start, stop), *others = self.slices
+        paths = block.paths[start:stop]
+        for block, start, stop in others:
+            paths += block.paths[start:stop]
+        return paths
+
+    def discard_progress(self) -> None:
+        """Drop what it has made: it left its worker unfinished."""
+        self.outputs = []
+        self.parents.clear()
+
+
+_ONE_BYTE = tuple(bytes([number]) for number in range(0x80))
+
+
+def place_among_siblings(number: int) -> bytes:
+    """Encode a position so that the bytes sort as the numbers do and none is a prefix of another."""
+    if number < 0x80:
+        return _ONE_BYTE[number]
+    length = (number.bit_length() + 7) // 8
+    return bytes([0x7F + length]) + number.to_bytes(length, "big")

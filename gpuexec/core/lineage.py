@@ -1,0 +1,127 @@
+"""Which source each task descends from, for the checkpoint. A run without one has `NoLineage`, which costs nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from gpuexec.core.batch import Batch, Block, BlockSlice
+from gpuexec.core.stage import StageSpec, StageState
+from gpuexec.core.worker import Worker
+
+_BY_STAGE = "a stage returned a FailedTask"
+
+
+class SourceRecords(Protocol):
+    """The part of a checkpoint that the lineage writes to."""
+
+    def admit(self, key: str) -> int | None:
+        """Open a task of the source with this key and return the source's number; ``None``: it was done before."""
+
+    def batch_done(self, inputs: Sequence[int], parents: Sequence[int], *, ends: bool = False) -> list[int]:
+        """Account for a complete batch and return the source of each output."""
+
+    def failed(self, source: int, reason: str) -> None:
+        """Note that a task of the source was given up."""
+
+    def gave_up(self, inputs: Sequence[int], reason: str) -> None:
+        """Note that a whole batch was given up."""
+
+
+class NoLineage:
+    """For a run without a checkpoint."""
+
+    keeps_parents = False
+
+    def admit_initial_tasks(
+        self, tasks: list[Any], numbers: list[int]
+    ) -> tuple[list[Any], list[int], list[int] | None]:
+        """Return them as they are."""
+        return tasks, numbers, None
+
+    def completed(self, stage: StageState, batch: Batch) -> list[BlockSlice]:  # noqa: ARG002 - the interface of Lineage
+        """Return all outputs of the batch."""
+        return [(block, 0, len(block.task_ids)) for block in batch.outputs]
+
+    def gave_up_tasks(self, worker: Worker, failed: Sequence[Sequence[int]]) -> None:
+        """Nothing to note."""
+
+    def gave_up_batch(self, stage: StageState, batch: Batch, reason: str) -> None:
+        """Nothing to note."""
+
+
+class Lineage:
+    """Tells the checkpoint what becomes of every task.
+
+    Sources are the outputs of the stage marked as a source; without one, the caller's tasks.
+    """
+
+    keeps_parents = True
+
+    def __init__(self, records: SourceRecords, specs: Sequence[StageSpec]) -> None:
+        self._records = records
+        self._source_stage = next((spec.index for spec in specs if spec.is_source), -1)
+        self._last_stage = len(specs) - 1
+
+    def admit_initial_tasks(
+        self, tasks: list[Any], numbers: list[int]
+    ) -> tuple[list[Any], list[int], list[int] | None]:
+        """Drop the caller's tasks that an earlier run has done, if they are the sources.
+
+        Return the other tasks, their numbers and their sources.
+        """
+        if self._source_stage >= 0:
+            return tasks, numbers, None
+        admitted = [(task, n, self._records.admit(task.task_id)) for task, n in zip(tasks, numbers, strict=True)]
+        kept = [(task, n, source) for task, n, source in admitted if source is not None]
+        return [task for task, _, _ in kept], [n for _, n, _ in kept], [source for _, _, source in kept]
+
+    def completed(self, stage: StageState, batch: Batch) -> list[BlockSlice]:
+        """Account for a complete batch and return the outputs that go on."""
+        index = stage.spec.index
+        if index < self._source_stage:
+            return [(block, 0, len(block)) for block in batch.outputs]
+        ends = index == self._last_stage
+        if index == self._source_stage:
+            slices = [part for block in batch.outputs for part in self._admit(block)]
+            if ends:
+                admitted = [source for block, start, stop in slices for source in _sources(block)[start:stop]]
+                if admitted:  # an earlier run may have done all of them
+                    self._records.batch_done(admitted, (), ends=True)
+            return slices
+        sources = iter(self._records.batch_done(batch.sources(), batch.parents, ends=ends))
+        for block in batch.outputs:
+            block.sources = [next(sources) for _ in block.task_ids] if not ends else None
+        return [(block, 0, len(block)) for block in batch.outputs]
+
+    def _admit(self, block: Block) -> list[BlockSlice]:
+        """Return the slices of a block's tasks that no earlier run has done."""
+        admitted = [self._records.admit(task_id) for task_id in block.task_ids]
+        block.sources = [-1 if source is None else source for source in admitted]
+        slices: list[BlockSlice] = []
+        for index, source in enumerate(admitted):
+            if source is None:
+                continue
+            if slices and slices[-1][2] == index:
+                slices[-1] = (block, slices[-1][1], index + 1)
+            else:
+                slices.append((block, index, index + 1))
+        return slices
+
+    def gave_up_tasks(self, worker: Worker, failed: Sequence[Sequence[int]]) -> None:
+        """Note tasks that the stage gave up: (batch id, index of the input, -1 if that is unknown)."""
+        for batch_id, parent in failed:
+            sources = worker.in_flight[batch_id].sources()
+            for source in dict.fromkeys(sources if parent < 0 else [sources[parent]]) if sources else ():
+                self._records.failed(source, f"{_BY_STAGE}: {worker.stage.spec.name}")
+
+    def gave_up_batch(self, stage: StageState, batch: Batch, reason: str) -> None:
+        """Note a batch that was quarantined."""
+        sources = batch.sources()
+        if sources:
+            self._records.gave_up(sources, f"stage {stage.spec.name}: {reason}")
+
+
+def _sources(block: Block) -> list[int]:
+    assert block.sources is not None
+    return block.sources

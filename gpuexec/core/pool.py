@@ -1,0 +1,185 @@
+"""The worker pool: which workers there are. They are started, set up in turn, drained, replaced, taken off GPUs."""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Sequence
+
+from gpuexec import events
+from gpuexec.channel.messages import SetUp, SetUpOnNode
+from gpuexec.core import decide
+from gpuexec.core.ports import Processes, Surroundings
+from gpuexec.core.stage import StageState
+from gpuexec.core.termination import Terminator
+from gpuexec.core.worker import EndReason, Exit, Worker, WorkerEvent, WorkerState
+from gpuexec.errors import GpusLost
+from gpuexec.plan.model import WorkerGrant
+
+
+class WorkerPool:
+    """The workers of all stages.
+
+    ``max_parallel_setups``: workers of the node that may run ``setup`` at once. ``max_batches_per_worker``: batches
+    after which a worker is replaced.
+    """
+
+    def __init__(
+        self,
+        stages: Sequence[StageState],
+        *,
+        processes: Processes,
+        terminator: Terminator,
+        surroundings: Surroundings,
+        max_parallel_setups: int,
+        max_batches_per_worker: int | None,
+        emit: Callable[[events.RunEvent], None],
+    ) -> None:
+        self._stages = stages
+        self._processes = processes
+        self._terminator = terminator
+        self._surroundings = surroundings
+        self._max_parallel_setups = max_parallel_setups
+        self._max_batches = max_batches_per_worker
+        self._emit = emit
+        self._numbers = itertools.count()
+        self._gpu_memory_before: dict[int, dict[str, int]] = {}
+        self._cordoned: dict[str, str] = {}  # GPU UUID → its fault
+
+    @property
+    def workers(self) -> Iterator[Worker]:
+        """All workers that are not reaped yet."""
+        return (worker for stage in self._stages for worker in stage.workers.values())
+
+    # ---- starting --------------------------------------------------------------------------------------
+
+    def start_workers(self, stage: StageState, now: float) -> None:
+        """Start the workers that a stage should have now. Raises ``OSError`` if the system refuses a process."""
+        grant = self._grant_for_node_setup(stage)
+        if grant is not None:
+            used = self._surroundings.gpu_memory_used([share.uuid for share in grant.allocation.gpus])
+            self._gpu_memory_before[stage.spec.index] = used
+            self._start(stage, grant, decide.StartReason.NODE, now, node_setup=True)
+        while True:
+            count, reason = decide.workers_to_start(stage.view())
+            if reason is None:
+                return
+            for _ in range(count):
+                self.add(stage, stage.pending_grants.popleft(), reason, now)
+
+    @staticmethod
+    def _grant_for_node_setup(stage: StageState) -> WorkerGrant | None:
+        """Return the grant that ``setup_on_node`` runs with, the first worker's; ``None`` if it is not to run now."""
+        if stage.node_ready or any(worker.node_setup for worker in stage.workers.values()):
+            return None
+        grants = [*stage.pending_grants, *(worker.grant for worker in stage.workers.values())]
+        return grants[0] if grants else None
+
+    def add(self, stage: StageState, grant: WorkerGrant, reason: str, now: float) -> None:
+        """Start one more worker. Raises ``OSError`` if the system refuses a process."""
+        self._start(stage, grant, reason, now)
+
+    def _start(
+        self, stage: StageState, grant: WorkerGrant, reason: str, now: float, *, node_setup: bool = False
+    ) -> None:
+        worker_id = f"{stage.spec.name}-node-setup" if node_setup else grant.worker_id
+        worker = Worker(next(self._numbers), worker_id, grant, stage, now, node_setup)
+        started = self._processes.start(worker)
+        worker.spawned_at = started.at
+        stage.workers[worker_id] = worker
+        self._emit(events.WorkerStarted(started.at, stage.spec.index, worker_id, started.pid, str(reason)))
+
+    def permit_setups(self, now: float) -> None:
+        """Let workers begin their set-up as their turn comes."""
+        workers = list(self.workers)
+        waiting = [w for w in workers if w.state is WorkerState.LOADED and (w.node_setup or w.stage.node_ready)]
+        if not waiting:
+            return
+        running = [w.gpus for w in workers if w.is_setting_up]
+        chosen = decide.next_setups([(w.number, w.gpus) for w in waiting], running, self._max_parallel_setups)
+        for worker in waiting:
+            if worker.number in chosen:
+                worker.advance(WorkerEvent.SETUP_SENT)
+                worker.setup_sent_at = now
+                self._processes.send(worker, SetUpOnNode() if worker.node_setup else SetUp())
+
+    # ---- draining --------------------------------------------------------------------------------------
+
+    def stop_drained(self, stage: StageState, now: float) -> None:
+        """Drain workers that have done their share, and stop the drained ones that are idle."""
+        for worker in stage.workers.values():
+            if worker.is_ready and self._max_batches is not None and worker.batches_done >= self._max_batches:
+                self.recycle(worker, f"it has done max_batches_per_worker ({self._max_batches})")
+            if worker.state is WorkerState.DRAINING and worker.is_idle:
+                self._terminator.stop(worker, None, now)
+
+    def recycle(self, worker: Worker, why: str) -> None:
+        """Drain a worker and replace it."""
+        if worker.is_ready:
+            worker.advance(WorkerEvent.DRAIN, EndReason.RECYCLED)
+            self._emit(events.Noticed(f"worker {worker.worker_id!r} is replaced: {why}", "INFO"))
+
+    def drain(self, stage: StageState, worker_id: str, now: float) -> None:
+        """Drain a worker and do not replace it."""
+        stage.pending_grants = deque(grant for grant in stage.pending_grants if grant.worker_id != worker_id)
+        worker = stage.workers.get(worker_id)
+        if worker is None or not (worker.is_starting or worker.state in (WorkerState.READY, WorkerState.DRAINING)):
+            return
+        worker.advance(WorkerEvent.DRAIN, EndReason.SURPLUS)
+        self.stop_drained(stage, now)
+
+    # ---- after an exit ---------------------------------------------------------------------------------
+
+    def remove(self, worker: Worker, exit_: Exit, now: float) -> None:
+        """Take a worker that was reaped off the books, and its grant back if it is to be replaced."""
+        worker.advance(WorkerEvent.EXITED)
+        stage = worker.stage
+        del stage.workers[worker.worker_id]
+        if worker.node_setup:
+            if worker.end_reason is EndReason.NODE_READY:
+                self._note_node_setup(stage, worker, now)
+        elif worker.exit_rule().replaced and not (stage.finished or self._is_cordoned(worker.grant)):
+            stage.pending_grants.appendleft(worker.grant)
+        self._emit(events.WorkerStopped(now, stage.spec.index, worker.worker_id, exit_.code, worker.teardown_s))
+
+    def _note_node_setup(self, stage: StageState, worker: Worker, now: float) -> None:
+        """Let the stage's workers set up.
+
+        They do so only after this process is gone, so that its GPU memory is free, or known to be leaked.
+        """
+        stage.node_ready = True
+        before = self._gpu_memory_before.pop(stage.spec.index, {})
+        after = self._surroundings.gpu_memory_used(tuple(before))
+        growth = tuple((uuid, after[uuid] - before[uuid]) for uuid in before if after.get(uuid, 0) > before[uuid])
+        self._emit(events.NodeSetUp(now, stage.spec.index, now - worker.spawned_at, growth))
+
+    # ---- GPUs that fail --------------------------------------------------------------------------------
+
+    @property
+    def cordoned(self) -> Collection[str]:
+        """UUIDs of the GPUs that are out of use."""
+        return self._cordoned.keys()
+
+    def cordon(self, devices: Sequence[str], fault: str) -> None:
+        """Take GPUs out of use: their workers are killed, and the batches go elsewhere. Repeating it is harmless.
+
+        Raises ``GpusLost`` if a stage has no GPU left to run on.
+        """
+        self._cordoned.update(dict.fromkeys(devices, fault))
+        for worker in list(self.workers):
+            if self._is_cordoned(worker.grant) and worker.end_reason is not EndReason.CORDONED:
+                self._terminator.kill(worker, EndReason.CORDONED)
+        for stage in self._stages:
+            stage.pending_grants = deque(g for g in stage.pending_grants if not self._is_cordoned(g))
+        self.check_gpus_left()
+
+    def check_gpus_left(self) -> None:
+        """Raise ``GpusLost`` if a stage that has work to do has neither workers nor grants left."""
+        for stage in self._stages:
+            healthy = any(worker.end_reason is not EndReason.CORDONED for worker in stage.workers.values())
+            if self._cordoned and stage.spec.uses_gpu and not (stage.finished or stage.pending_grants or healthy):
+                faults = "; ".join(dict.fromkeys(self._cordoned.values()))
+                raise GpusLost(f"stage {stage.spec.name!r} has no GPU left to run on: {faults}")
+
+    def _is_cordoned(self, grant: WorkerGrant) -> bool:
+        return any(share.uuid in self._cordoned for share in grant.allocation.gpus)

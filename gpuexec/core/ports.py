@@ -1,0 +1,83 @@
+"""What the core asks of the shell. The driver implements these; tests of the core implement them in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from gpuexec.contract.phases import StagePhase
+
+if TYPE_CHECKING:
+    from gpuexec.channel.messages import Message
+    from gpuexec.channel.payload import Payload
+    from gpuexec.core.batch import Batch, Block
+    from gpuexec.core.stage import StageState
+    from gpuexec.core.worker import Worker
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A new process: its pid, and when it was spawned."""
+
+    pid: int
+    at: float
+
+
+class Processes(Protocol):
+    """The worker processes. None of the methods waits for a worker."""
+
+    def start(self, worker: Worker) -> Started:
+        """Spawn a process and send it its stage. Raises ``OSError`` if the system refuses."""
+
+    def send(self, worker: Worker, message: Message, /) -> None:
+        """Send a message, now or when the socket takes it. Nothing happens if the worker is gone."""
+
+    def interrupt(self, worker: Worker) -> None:
+        """Make the stage's code raise in the worker, so that it goes on to ``teardown``."""
+
+    def ask_for_stacks(self, worker: Worker) -> bool:
+        """Have the worker print the stacks of its threads. Return False if it is stopped and cannot."""
+
+    def kill(self, worker: Worker) -> None:
+        """Kill the worker and what it started. Its exit is reported as any other."""
+
+    def current_batch(self, worker: Worker) -> tuple[int, float] | None:
+        """Return the id of the batch it is processing and since when; ``None`` between batches."""
+
+
+class Payloads(Protocol):
+    """What can be done with a payload, which the core never opens."""
+
+    def unpack(self, stage: StageState, block: Block) -> list[Any]:
+        """Return the tasks of a block of the last stage. Raises ``ResultNotPicklable``."""
+
+    def copy_out(self, payload: Payload) -> Payload:
+        """Return the payload outside shared memory, so that it holds no descriptor."""
+
+
+@dataclass(frozen=True, slots=True)
+class FailureRecord:
+    """All that is known of a failed batch, or of a failed set-up (then ``batch`` is ``None``), for its capsule.
+
+    ``last_lines``: what a worker that is reaped had printed and logged last; ``None`` while it lives.
+    """
+
+    worker: Worker
+    batch: Batch | None
+    phase: StagePhase
+    error_type: str
+    text: str
+    traceback: str
+    cause_of_death: str | None = None
+    last_lines: tuple[str, ...] | None = None
+
+
+class Surroundings(Protocol):
+    """What the core needs to know of the machine, and where failures are kept."""
+
+    def gpu_memory_used(self, uuids: Sequence[str]) -> dict[str, int]:
+        """Return the bytes in use of each of these GPUs."""
+
+    def keep(self, record: FailureRecord) -> str | None:
+        """Store a failure for replay and return where; ``None`` if it is not stored."""

@@ -1,0 +1,196 @@
+"""What is done about batches that fail and workers that end unexpectedly: applies ``retries`` and ``breaker``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from gpuexec import events
+from gpuexec.channel.messages import Failed
+from gpuexec.contract.phases import StagePhase
+from gpuexec.core.attempts import AttemptEvent, BatchLifecycle
+from gpuexec.core.batch import Batch
+from gpuexec.core.breaker import Breaker
+from gpuexec.core.dispatch import Dispatcher
+from gpuexec.core.ports import FailureRecord, Surroundings
+from gpuexec.core.retries import Action, DecisionReason, Failure, FailureKind, RetryPolicy, judge_setup
+from gpuexec.core.stage import StageState
+from gpuexec.core.worker import Exit, Worker
+from gpuexec.errors import WorkerDied
+
+MakeError = Callable[[], BaseException]
+
+
+class Recovery:
+    """Judges failures by the policy and puts batches where they belong.
+
+    Its methods raise the error that ends the run, if it is to end. The error is made only then, since making it may
+    mean unpickling an exception.
+    """
+
+    def __init__(
+        self,
+        policy: RetryPolicy,
+        stages: Sequence[StageState],
+        *,
+        dispatcher: Dispatcher,
+        surroundings: Surroundings,
+        emit: Callable[[events.RunEvent], None],
+    ) -> None:
+        self._policy = policy
+        self._dispatcher = dispatcher
+        self._surroundings = surroundings
+        self._emit = emit
+        self._breakers = [Breaker(s.spec.name, policy, s.spec.batch_size) for s in stages]
+
+    def setup_done(self, worker: Worker) -> None:
+        """Note that a worker is ready."""
+        self._breakers[worker.stage.spec.index].setup_done()
+
+    def stage_raised(
+        self, worker: Worker, failed: Failed, make_error: Callable[[Sequence[str]], BaseException], now: float
+    ) -> None:
+        """Judge an exception of the stage's code. ``make_error`` makes the caller's exception from the task ids."""
+        phase = StagePhase(failed.phase)
+        has_batch = failed.batch_id is not None and failed.batch_id in worker.in_flight
+        batch = worker.release(failed.batch_id) if has_batch and failed.batch_id is not None else None
+        names = tuple(failed.error_names)
+
+        def error() -> BaseException:
+            return make_error(batch.task_ids if batch else ())
+
+        record = FailureRecord(worker, batch, phase, names[0], failed.text, failed.traceback)
+        if failed.is_exit:
+            self._report(record, Action.RAISE, DecisionReason.ENDED_PROCESS, now)
+            raise error()
+        kind = FailureKind.NOT_PICKLABLE if phase.is_transfer else self._policy.kind_of(names)
+        failure = Failure(kind, failed.text, names)
+        if batch is None:
+            self._setup_failed(record, failure, error, now)
+            return
+        self._judge(record, batch, failure, error, now)
+        if kind is FailureKind.RETIRED:
+            self._count_loss(worker, failed.text, error)
+
+    def worker_died(self, worker: Worker, exit_: Exit, phase: StagePhase, now: float) -> None:
+        """Judge a worker that exited unexpectedly or was killed by a timeout. Its other batches are requeued."""
+        timed_out = worker.timeout is not None
+        died = self.describe_death(worker, exit_, phase)
+        failure = Failure(FailureKind.TIMED_OUT if timed_out else FailureKind.DIED, died.cause)
+        current = exit_.current_batch if exit_.current_batch in worker.in_flight else None
+        batch = worker.release(current) if current is not None else None
+        record = FailureRecord(
+            worker,
+            batch,
+            phase,
+            "WorkerDied",
+            str(died),
+            worker.stacks_text or "",
+            cause_of_death=died.cause,
+            last_lines=exit_.last_lines,
+        )
+        if phase.is_preparation:
+            self._setup_failed(record, failure, lambda: died, now)
+            return
+        self.requeue_batches(worker)
+        if batch is not None:
+            self._judge(record, batch, failure, lambda: died, now)
+        else:
+            self._emit(events.Noticed(str(died)))
+        self._count_loss(worker, died.cause, lambda: died)
+
+    def requeue_batches(self, worker: Worker) -> None:
+        """Give a worker's batches to others: they were not at fault."""
+        batches = [worker.release(batch_id) for batch_id in list(worker.in_flight)]
+        for batch in batches:
+            if batch.lifecycle is not None:
+                batch.lifecycle.advance(AttemptEvent.LOST)
+        self._dispatcher.requeue(worker.stage, batches)
+
+    @staticmethod
+    def describe_death(worker: Worker, exit_: Exit, phase: StagePhase) -> WorkerDied:
+        """Return the exception for a process that ended unexpectedly."""
+        return WorkerDied(
+            stage=worker.stage.spec.name,
+            worker_id=worker.worker_id,
+            exit_code=exit_.code,
+            cause=str(worker.timeout) if worker.timeout is not None else exit_.cause,
+            phase=phase,
+            task_ids=[task_id for batch in worker.in_flight.values() for task_id in batch.task_ids],
+            last_lines=exit_.last_lines,
+        )
+
+    def _setup_failed(self, record: FailureRecord, failure: Failure, error: MakeError, now: float) -> None:
+        worker = record.worker
+        verdict = judge_setup(self._policy, failure)
+        trip = None
+        if verdict.action is Action.RETRY:
+            breaker = self._breakers[worker.stage.spec.index]
+            trip = breaker.setup_failed(live=_live(worker), cause=failure.text)
+        if trip is not None or verdict.action is Action.RAISE:
+            reason = verdict.reason if trip is None else DecisionReason.BREAKER
+            self._report(record, Action.RAISE, reason, now)
+            raise _with_note(error(), str(trip) if trip is not None else None)
+        where = f"{record.phase} of worker {worker.worker_id!r} (stage {worker.stage.spec.name!r}) failed"
+        self._emit(events.Noticed(f"{where}: {failure.text}; starting another worker"))
+
+    def _judge(self, record: FailureRecord, batch: Batch, failure: Failure, error: MakeError, now: float) -> None:
+        worker, stage = record.worker, record.worker.stage
+        if batch.lifecycle is None:
+            batch.lifecycle = BatchLifecycle(f"batch {batch.batch_id} of stage {stage.spec.name!r}")
+        verdict = batch.lifecycle.fail(self._policy, tasks=batch.size, worker_id=worker.worker_id, failure=failure)
+        self._report(record, verdict.action, verdict.reason, now)
+        match verdict.action:
+            case Action.RETRY:
+                self._dispatcher.requeue(stage, [batch])
+            case Action.SPLIT:
+                self._dispatcher.split(stage, batch)
+            case Action.QUARANTINE:
+                self._dispatcher.quarantine(stage, batch, failure.text)
+                self._emit(
+                    events.TasksQuarantined(now, stage.spec.index, worker.worker_id, batch.task_ids, failure.text)
+                )
+            case Action.RAISE:
+                raise _with_note(error(), _earlier_attempts(batch.lifecycle, self._policy))
+
+    def _count_loss(self, worker: Worker, cause: str, error: MakeError) -> None:
+        stage = worker.stage
+        breaker = self._breakers[stage.spec.index]
+        trip = breaker.worker_lost(done=stage.done_tasks, live=_live(worker), cause=cause)
+        if trip is not None:
+            raise _with_note(error(), str(trip))
+
+    def _report(self, record: FailureRecord, action: Action, reason: DecisionReason, now: float) -> None:
+        batch, final = record.batch, action in (Action.QUARANTINE, Action.RAISE)
+        self._emit(
+            events.BatchFailed(
+                now,
+                record.worker.stage.spec.index,
+                record.worker.worker_id,
+                batch.batch_id if batch else None,
+                batch.task_ids if batch else (),
+                elapsed_s=now - batch.sent_at if batch else 0.0,
+                error=record.cause_of_death or record.text,
+                action=action,
+                reason=reason,
+                stacks=record.worker.stacks_text,
+                capsule=self._surroundings.keep(record) if final else None,
+            )
+        )
+
+
+def _with_note(error: BaseException, note: str | None) -> BaseException:
+    if note is not None:
+        error.add_note(note)
+    return error
+
+
+def _earlier_attempts(lifecycle: BatchLifecycle, policy: RetryPolicy) -> str | None:
+    earlier = [f"{attempt.failure.text} ({attempt.worker_id})" for attempt in lifecycle.history[:-1]]
+    if not earlier:
+        return None
+    return f"attempt {len(earlier) + 1} of {policy.max_attempts}; earlier attempts: {'; '.join(earlier)}"
+
+
+def _live(worker: Worker) -> int:
+    """Return the number of its stage's workers, itself included: it may be reaped already."""
+    return len(worker.stage.workers.keys() | {worker.worker_id})

@@ -1,0 +1,214 @@
+"""One run: its stages, tasks and workers, and the calls by which the driver tells what happened.
+
+Invariants
+1. Every task is in exactly one place: a queue, a requeued batch, a batch in flight, its outputs, or the results.
+2. A batch's outputs enter the next queue all at once, when the batch is complete.
+3. Nothing is sent to a stage whose next queue is full, so what waits is bounded by the queues plus what is in flight.
+4. When a worker dies, only the batch it was processing is blamed. Its other batches go before everything that waits.
+5. A batch keeps its inputs until it is complete, and no worker changes them: a second attempt gets the same.
+6. Every change of a worker's state goes through its transition table (``worker.TRANSITIONS``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from gpuexec import events
+from gpuexec.channel.messages import Booted, Failed, LogLine, Message, NodeReady, Ready, Results, Stopped
+from gpuexec.contract.phases import StagePhase
+from gpuexec.core import decide
+from gpuexec.core.dispatch import Dispatcher, QueueLimits
+from gpuexec.core.lineage import Lineage, NoLineage
+from gpuexec.core.pool import WorkerPool
+from gpuexec.core.ports import Payloads, Processes, Surroundings
+from gpuexec.core.recovery import Recovery
+from gpuexec.core.retries import RetryPolicy
+from gpuexec.core.stage import StageState
+from gpuexec.core.termination import Terminator
+from gpuexec.core.worker import EndReason, Exit, ExitReport, Worker, WorkerEvent, WorkerState
+from gpuexec.errors import ResultNotPicklable
+
+MakeError = Callable[[Worker, Failed, Sequence[str]], BaseException]
+
+
+class RunState:
+    """All tables of a run, and what changes them. Every ``now`` is of the monotonic clock, in seconds.
+
+    ``make_error`` makes the exception that the caller sees for a failed worker and the ids of its tasks.
+    """
+
+    def __init__(
+        self,
+        stages: Sequence[StageState],
+        *,
+        queue_limits: QueueLimits,
+        policy: RetryPolicy,
+        terminator: Terminator,
+        max_parallel_setups: int,
+        processes: Processes,
+        payloads: Payloads,
+        surroundings: Surroundings,
+        lineage: Lineage | NoLineage,
+        make_error: MakeError,
+        emit: Callable[[events.RunEvent], None],
+    ) -> None:
+        self.stages = stages
+        self.active: Sequence[StageState] = ()
+        self.terminator = terminator
+        self.dispatcher = Dispatcher(
+            stages, queue_limits, processes=processes, payloads=payloads, lineage=lineage, emit=emit
+        )
+        self.pool = WorkerPool(
+            stages,
+            processes=processes,
+            terminator=terminator,
+            surroundings=surroundings,
+            max_parallel_setups=max_parallel_setups,
+            max_batches_per_worker=queue_limits.max_batches_per_worker,
+            emit=emit,
+        )
+        self._recovery = Recovery(policy, stages, dispatcher=self.dispatcher, surroundings=surroundings, emit=emit)
+        self._make_error = make_error
+        self._emit = emit
+        self._ending = False
+
+    # ---- the loop's own steps ----------------------------------------------------------------------------
+
+    def begin_phase(self, active: Sequence[StageState]) -> None:
+        """Run these stages from now on."""
+        self.active = active
+        self.dispatcher.begin_phase(active)
+
+    def advance(self, now: float) -> None:
+        """Finish stages, stop and start workers, and send batches. Raises ``OSError`` if no process can be started."""
+        for stage in self.active:
+            if not stage.finished and decide.is_finished(stage.view()):
+                self._finish(stage, now)
+        for stage in self.active:
+            if not stage.finished:
+                self.pool.stop_drained(stage, now)
+                self.pool.start_workers(stage, now)
+                self.dispatcher.send_batches(stage, now)
+
+    @property
+    def phase_is_over(self) -> bool:
+        """Whether all stages of the phase are finished and their workers gone."""
+        return all(stage.finished for stage in self.active) and not any(self.pool.workers)
+
+    def _finish(self, stage: StageState, now: float) -> None:
+        stage.finished = True
+        for worker in stage.workers.values():
+            self.terminator.stop(worker, EndReason.STAGE_DONE, now)
+        following = self.dispatcher.following(stage)
+        if following is not None:
+            following.upstream_done = True
+
+    # ---- the end of a run that does not finish -------------------------------------------------------------
+
+    def stop_all(self, now: float, *, within_s: float) -> None:
+        """End the run, but let every worker finish the batches it has, within ``within_s`` seconds."""
+        self._ending = True
+        for worker in list(self.pool.workers):
+            self.terminator.stop(worker, EndReason.RUN_ENDED, now, within_s=within_s)
+
+    def interrupt_all(self, now: float, *, within_s: float) -> None:
+        """End the run: every worker leaves the stage's code at once and tears down within ``within_s`` seconds."""
+        self._ending = True
+        for worker in list(self.pool.workers):
+            # A FAILED worker is outside the stage's code, waiting for Stop; so is an idle one.
+            busy = worker.is_setting_up or bool(worker.in_flight)
+            interrupt = busy and worker.state is not WorkerState.FAILED
+            self.terminator.stop(worker, EndReason.RUN_ENDED, now, interrupt=interrupt, within_s=within_s)
+
+    # ---- what workers say ----------------------------------------------------------------------------------
+
+    def on_message(self, worker: Worker, message: Message, now: float) -> None:
+        """Apply a worker's message. Raises the error that ends the run, if it is to end."""
+        worker.heard_at = now
+        index = worker.stage.spec.index
+        match message:
+            case Results():
+                self._on_results(worker, message, now)
+            case LogLine():
+                self._emit(events.WorkerLogged(index, worker.worker_id, message))
+            case Booted():
+                worker.advance(WorkerEvent.BOOTED)
+                worker.booted_at = now
+                spawn_s, load_s = message.began - worker.spawned_at, message.loaded - message.began
+                self._emit(events.WorkerLoaded(now, index, worker.worker_id, spawn_s, load_s))
+            case Ready():
+                worker.advance(WorkerEvent.SETUP_DONE)
+                worker.ready_at = now
+                worker.stage.times.add_startup(now - worker.spawned_at)
+                self._recovery.setup_done(worker)
+                self._emit(events.WorkerReady(now, index, worker.worker_id, message.seconds))
+            case NodeReady():
+                worker.advance(WorkerEvent.SETUP_DONE)
+                worker.ready_at, worker.teardown_s = now, 0.0  # it has nothing to tear down
+                if not self._ending:
+                    self.terminator.stop(worker, EndReason.NODE_READY, now)
+            case Stopped():
+                worker.teardown_s = message.seconds
+            case Failed():
+                self._on_failed(worker, message, now)
+
+    def _on_results(self, worker: Worker, results: Results, now: float) -> None:
+        try:
+            self.dispatcher.take_results(worker, results, now)
+        except ResultNotPicklable as error:
+            if not self._ending:
+                raise
+            self._emit(events.Noticed(str(error)))  # the run ends for another reason, which is the one to report
+
+    def _on_failed(self, worker: Worker, failed: Failed, now: float) -> None:
+        if self._ending or worker.end_reason is EndReason.CORDONED:
+            return  # the worker is leaving, and its batches are requeued or dropped
+        if failed.phase == StagePhase.TEARDOWN:  # its batches are done: no reason to lose what the run has made
+            self._emit(
+                events.Noticed(f"teardown() of worker {worker.worker_id!r} failed: {failed.text}\n{failed.traceback}")
+            )
+            return
+        if failed.halted:
+            worker.advance(WorkerEvent.STAGE_RAISED, EndReason.STAGE_RAISED)
+        self._recovery.stage_raised(worker, failed, lambda ids: self._make_error(worker, failed, ids), now)
+        if failed.halted:
+            self._recovery.requeue_batches(worker)
+            self.terminator.stop(worker, None, now)
+
+    # ---- what happens to processes ---------------------------------------------------------------------------
+
+    def on_exit(self, worker: Worker, exit_: Exit, now: float) -> None:
+        """Take note of a worker that was reaped. Raises the error that ends the run, if it is to end.
+
+        What follows is decided by ``EXIT_RULES``. A worker that said goodbye has done nothing wrong.
+        """
+        rule, phase, killed = worker.exit_rule(), worker.phase, worker.state is WorkerState.KILLED
+        said_goodbye = worker.teardown_s is not None and worker.end_reason is not None
+        self.pool.remove(worker, exit_, now)
+        if self._ending:
+            return
+        if rule.report is ExitReport.WORKER_DIED and not said_goodbye:
+            phase = worker.timeout.phase if worker.timeout is not None else phase
+            self._recovery.worker_died(worker, exit_, phase, now)
+            return
+        if rule.requeues:
+            self._recovery.requeue_batches(worker)
+        if rule.report is ExitReport.NOTICE and not said_goodbye:
+            # It was to stop and had nothing in flight: no reason to lose what the run has made.
+            if killed:
+                limit = self.terminator.stop_timeout_s
+                cause = f"it did not stop within stop_timeout_s = {limit:g} s and was killed"
+                exit_ = Exit(exit_.code, cause, None, exit_.last_lines)
+            self._emit(events.Noticed(str(self._recovery.describe_death(worker, exit_, StagePhase.TEARDOWN))))
+        if worker.end_reason is EndReason.CORDONED:
+            self.pool.check_gpus_left()
+
+    def cordon(self, devices: Sequence[str], fault: str) -> None:
+        """Take failed GPUs out of use. Raises ``GpusLost`` if a stage has no GPU left to run on."""
+        self.pool.cordon(devices, fault)
+
+    def on_output(self, worker: Worker, lines: Sequence[str]) -> None:
+        """Take note of lines that a worker printed; a hung one prints its stacks."""
+        if worker.timeout is not None and worker.state is WorkerState.HUNG:
+            worker.timeout.stacks += lines
+        self._emit(events.WorkerPrinted(worker.stage.spec.index, worker.worker_id, tuple(lines)))

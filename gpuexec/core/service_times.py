@@ -1,0 +1,62 @@
+"""How long a stage's batches and tasks take, as a running mean of what its workers report."""
+
+from __future__ import annotations
+
+from gpuexec.channel.messages import BatchStats
+
+_WEIGHT = 0.2  # of the newest service time in the running mean
+_MIN_REPORTS = 2  # before the times are worth planning with; one of a long batch is enough
+_MIN_COLD_REPORTS = 10  # the same for workers that have just started
+_LONG_BATCH_S = 1.0
+
+
+class ServiceTimes:
+    """Measured service times of one stage, in seconds. ``None``: nothing reported yet.
+
+    ``busy_s`` and ``idle_s`` are summed over its warm workers. ``startup_s`` is the shortest time from spawn to ready.
+    """
+
+    __slots__ = ("_cold_reports", "_warm_reports", "batch_bytes", "batch_s", "busy_s", "idle_s", "startup_s", "task_s")
+
+    def __init__(self) -> None:
+        self.batch_s: float | None = None
+        self.batch_bytes = 0.0
+        self.task_s: float | None = None
+        self.busy_s = self.idle_s = 0.0
+        self.startup_s: float | None = None
+        self._warm_reports = self._cold_reports = 0
+
+    def add(self, stats: BatchStats, *, warm: bool) -> None:
+        """Update the means of a batch's service time and size, and of a task's service time.
+
+        A worker's first batches may include imports and allocations, and its idle time before them is other workers'
+        start-up. Stats of a cold worker are used only until a warm one has reported.
+        """
+        if not warm:
+            self._cold_reports += 1
+            if self._warm_reports:
+                return
+        batch_s, batch_bytes = stats.busy_s / stats.batches, stats.input_bytes / stats.batches
+        task_s = stats.busy_s / max(1, stats.tasks_in)
+        if warm:
+            self.busy_s += stats.busy_s
+            self.idle_s += stats.idle_s
+            self._warm_reports += 1
+        if self._warm_reports < 2 or self.batch_s is None or self.task_s is None:
+            self.batch_s, self.batch_bytes, self.task_s = batch_s, batch_bytes, task_s
+            return
+        weight = max(_WEIGHT, 1 / self._warm_reports)  # the first few count equally
+        self.batch_s += weight * (batch_s - self.batch_s)
+        self.batch_bytes += weight * (batch_bytes - self.batch_bytes)
+        self.task_s += weight * (task_s - self.task_s)
+
+    def add_startup(self, seconds: float) -> None:
+        """Keep the shortest start-up seen; longer ones include waiting for other workers' setup."""
+        self.startup_s = seconds if self.startup_s is None else min(self.startup_s, seconds)
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether the times are worth planning with."""
+        if self._warm_reports >= _MIN_REPORTS or self._cold_reports >= _MIN_COLD_REPORTS:
+            return True
+        return self._warm_reports > 0 and self.batch_s is not None and self.batch_s >= _LONG_BATCH_S

@@ -1,0 +1,96 @@
+"""Packs the caller's tasks into blocks, and unpacks the blocks of results."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from gpuexec.channel import codec
+from gpuexec.channel.block_sizer import BlockSizer
+from gpuexec.channel.payload import Payload, SegmentRef
+from gpuexec.channel.payloads import load, store
+from gpuexec.channel.segments import SegmentPool, read_segment
+from gpuexec.core.batch import Block, place_among_siblings
+from gpuexec.core.dispatch import Dispatcher
+from gpuexec.core.lineage import Lineage, NoLineage
+from gpuexec.core.stage import StageState
+from gpuexec.driver.initial_tasks import InitialTasks
+from gpuexec.errors import ResultNotPicklable, StageNotPicklable
+
+_SHOWN_IDS = 8
+
+
+class InitialBlocks:
+    """Feeds the caller's tasks to the core, as far as its first queue has space."""
+
+    def __init__(self, tasks: InitialTasks, lineage: Lineage | NoLineage) -> None:
+        self._tasks = tasks
+        self._lineage = lineage
+        self._pool = SegmentPool()
+        self._encoder = codec.Encoder()
+        self._sizer = BlockSizer()
+        self._numbers = itertools.count()
+
+    @property
+    def tasks_left(self) -> int | None:
+        """Initial tasks that are not read yet; ``None`` if unknown."""
+        return self._tasks.left
+
+    def feed(self, dispatcher: Dispatcher) -> None:
+        """Put tasks before the first stage. Raises ``StageNotPicklable``, and whatever the caller's iterator raises."""
+        while wanted := dispatcher.initial_tasks_wanted():
+            tasks = self._tasks.take(min(wanted, self._sizer.next()))
+            if tasks is None:
+                dispatcher.end_of_initial_tasks()
+            if not tasks:
+                return
+            numbers = list(itertools.islice(self._numbers, len(tasks)))
+            tasks, numbers, sources = self._lineage.admit_initial_tasks(tasks, numbers)
+            if tasks:
+                dispatcher.add_block(self._pack(tasks, numbers, sources))
+
+    def _pack(self, tasks: list[Any], numbers: list[int], sources: list[int] | None) -> Block:
+        try:
+            encoded = self._encoder.encode(tasks)
+            payload = store(encoded, self._pool)
+        except Exception as error:
+            raise _unsendable_task(tasks, numbers, error) from error
+        self._sizer.learn(len(tasks), encoded.size)
+        paths = [place_among_siblings(number) for number in numbers]
+        return Block(payload, [task.task_id for task in tasks], paths, time.monotonic(), sources)
+
+    def close(self) -> None:
+        """Release the segments kept for reuse."""
+        self._pool.close()
+
+
+class ResultPayloads:
+    """Implements ``core.ports.Payloads``."""
+
+    def unpack(self, stage: StageState, block: Block) -> list[Any]:
+        """Return the tasks of a block of the last stage. Raises ``ResultNotPicklable``."""
+        try:
+            tasks: list[Any] = load(block.payload)
+        except Exception as error:
+            ids = ", ".join(block.task_ids[:_SHOWN_IDS])
+            raise ResultNotPicklable(
+                f"task {ids} returned by stage {stage.spec.name!r} was pickled but cannot be unpickled "
+                f"here: {type(error).__name__}: {error}"
+            ) from error
+        return tasks
+
+    def copy_out(self, payload: Payload) -> Payload:
+        """Return the payload in memory of this process."""
+        return read_segment(payload) if isinstance(payload, SegmentRef) else payload
+
+
+def _unsendable_task(tasks: Sequence[Any], numbers: Sequence[int], error: Exception) -> StageNotPicklable:
+    """Return the error that names the task which cannot be pickled."""
+    for number, task in zip(numbers, tasks, strict=True):
+        try:
+            codec.encode(task)
+        except Exception as its_error:  # noqa: BLE001 - whatever pickling raises, this task is at fault
+            return StageNotPicklable(f"initial task {number} ({task!r}) cannot be sent to a worker: {its_error}")
+    return StageNotPicklable(f"initial tasks from {numbers[0]} on cannot be sent to a worker: {error}")

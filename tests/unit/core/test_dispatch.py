@@ -1,0 +1,199 @@
+"""Which worker gets which batch, and what waits where."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpuexec import events
+from gpuexec.channel.messages import BatchStats, Results, Work
+from gpuexec.channel.payload import SegmentRef
+from gpuexec.core.batch import Block
+from gpuexec.core.worker import Worker
+from tests.unit.core.world import World, ids
+
+
+@given(
+    batch_sizes=st.lists(st.integers(1, 5), min_size=1, max_size=4),
+    tasks=st.integers(0, 30),
+    block_size=st.integers(1, 7),
+    workers=st.integers(1, 3),
+    queue_tasks=st.integers(1, 10),
+)
+def test_every_task_passes_every_stage_in_batches_of_its_size(batch_sizes, tasks, block_size, workers, queue_tasks):
+    world = World(*batch_sizes, workers=workers, queue_tasks=queue_tasks)
+    world.feed(ids(tasks), block_size=block_size)
+    world.runs_to_its_end()
+    assert world.results() == ids(tasks)
+    for event in world.of_type(events.BatchesFinished):
+        stats, size = event.stats, batch_sizes[event.stage]
+        assert stats.tasks_in <= size * stats.batches
+    assert [stage.done_tasks for stage in world.stages] == [tasks] * len(batch_sizes)
+
+
+def test_a_full_queue_stops_the_stage_before_it():
+    world = World(1, 1, queue_tasks=2)
+    world.batch_s = 1.0  # so that nothing is prefetched
+    world.feed(ids(10), block_size=1)
+    world.all_set_up()
+    first = world.worker(0)
+    for _ in range(6):
+        if world.inside(first).todo:
+            world.works(first)
+            world.reports(first)
+        world.step()
+    second = world.stages[1]
+    assert len(second.queue) == 2
+    assert not first.in_flight
+    assert len(world.worker(1).in_flight) == 1
+
+
+def test_initial_tasks_are_wanted_as_far_as_the_first_queue_has_space():
+    world = World(4, queue_tasks=6)
+    wanted = world.state.dispatcher.initial_tasks_wanted
+    assert wanted() == 6
+    world.feed(ids(5), end=False)
+    assert wanted() == 1
+    world.feed(ids(1), end=False, first=5)
+    assert wanted() == 0
+    world.state.dispatcher.end_of_initial_tasks()
+    world.all_set_up()
+    assert wanted() == 0
+
+
+def test_bytes_and_segments_bound_a_queue_too_but_never_below_a_batch():
+    world = World(2, queue_bytes=10)
+    world.feed(["a" * 8], end=False)
+    assert world.state.dispatcher.initial_tasks_wanted(), "8 bytes are less than 10"
+    world.feed(["b" * 8], end=False)
+    assert not world.state.dispatcher.initial_tasks_wanted()
+    world = World(3, segments=1)
+    for number in range(3):
+        assert world.state.dispatcher.initial_tasks_wanted()
+        world.state.dispatcher.add_block(_segment_block(number, world.now))
+    assert not world.state.dispatcher.initial_tasks_wanted()
+
+
+def test_segments_are_counted_until_their_batch_is_complete():
+    world = World(1, 1)
+    world.state.dispatcher.add_block(_segment_block(0, world.now))
+    world.state.dispatcher.end_of_initial_tasks()
+    world.step()
+    worker = world.worker()
+    world.inside(worker).takes_more = False  # the payload is not text
+    world.sets_up(worker)
+    world.step()
+    stage = world.stages[0]
+    assert (stage.queue.segments, stage.segments_in_flight) == (0, 1)
+    world.says(worker, _results(worker, [], []))
+    assert (stage.queue.segments, stage.segments_in_flight) == (0, 0)
+
+
+def test_what_waits_for_a_later_phase_holds_no_descriptors():
+    world = World(1, 1, phases=[1], segments=1)
+    world.feed(ids(3), block_size=1)
+    world.all_set_up()
+    worker = world.worker()
+    for number in range(3):
+        world.inside(worker).todo.popleft()
+        segment = SegmentRef(None, 0, 9, exclusive=True)
+        world.says(worker, _results(worker, [f"o{number}"], [segment]))
+        world.step()
+    queue = world.stages[1].queue
+    assert (len(queue), queue.segments) == (3, 1)
+    payloads = [block.payload for block, _, _ in queue.take(3)]
+    assert payloads[1:] == [b"copied out"] * 2
+
+
+def test_while_memory_is_short_the_first_stage_waits_as_long_as_others_can_free_some():
+    world = World(1, 2)
+    world.batch_s = 1.0  # so that nothing is prefetched
+    world.feed(ids(6), block_size=1, end=False)
+    world.state.dispatcher.hold_sources = True
+    world.all_set_up()
+    first, second = world.worker(0), world.worker(1)
+    assert len(first.in_flight) == 1, "nothing else is there to do"
+    world.works(first)
+    world.reports(first)
+    world.step()
+    assert len(world.stages[1].queue) == 1
+    assert first.in_flight, "one task is no batch of the second stage, so it frees nothing"
+    while not second.in_flight:
+        world.works(first)
+        world.reports(first)
+        world.step()
+    assert not first.in_flight, "now it can"
+    world.works(second)
+    world.reports(second)
+    world.step()
+    assert first.in_flight
+
+
+def test_a_block_is_sent_once_to_a_worker_that_takes_it_in_several_batches():
+    world = World(2)
+    world.feed(ids(8), block_size=8)
+    world.all_set_up()
+    worker = world.worker()
+    while world.inside(worker).todo:
+        world.works(worker)
+        world.reports(worker)
+        world.step()
+    works = [m for m in world.inside(worker).received if isinstance(m, Work)]
+    assert sum(len(work.payloads) for work in works) == 1
+    assert [s for work in works for s in work.slices] == [[0, 2], [2, 4, 0], [4, 6, 0], [6, 8, 0]]
+
+
+def test_a_batch_reported_in_pieces_is_complete_with_the_last():
+    world = World(2)
+    world.feed(ids(2))
+    world.all_set_up()
+    worker = world.worker()
+    world.inside(worker).todo.clear()
+    world.says(worker, _results(worker, ["a"], [b"a"], complete=0))
+    world.step()
+    assert worker.in_flight
+    assert not world.finished
+    world.says(worker, _results(worker, ["b"], [b"b"], parent=1))
+    world.step()
+    assert world.results() == ["a", "b"]
+
+
+def test_an_output_of_unknown_parent_takes_the_first_place_of_its_batch():
+    world = World(2)
+    world.feed(ids(4))
+    world.all_set_up()
+    worker = world.worker()
+    world.inside(worker).todo.popleft()
+    world.says(worker, _results(worker, ["m"], [b"m"], parent=-1))
+    world.runs_to_its_end()
+    assert world.results() == ["m", "t002", "t003"]
+
+
+def test_a_stages_counts_for_the_display():
+    world = World(1, workers=2)
+    world.feed(ids(5), end=False)
+    world.step()
+    assert world.stages[0].gauges() == events.StageGauges(0, 5, 0, 0, 2, finished=False)
+    world.all_set_up()
+    assert world.stages[0].gauges() == events.StageGauges(0, 3, 2, 2, 0, finished=False)
+    assert world.stages[0].waiting_tasks == 5
+    world.exits(world.worker(), -9)
+    assert world.stages[0].gauges() == events.StageGauges(0, 4, 1, 1, 0, finished=False)
+
+
+def _segment_block(number: int, now: float) -> Block:
+    return Block(SegmentRef(None, 0, 4, exclusive=True), [f"t{number}"], [bytes([number])], now)
+
+
+def _results(worker: Worker, made: list[str], payloads: list, *, complete: int = 1, parent: int = 0) -> Results:
+    batch_id = next(iter(worker.in_flight))
+    return Results(
+        batch_ids=[batch_id],
+        blocks=[len(payloads)],
+        complete=[complete],
+        sizes=[len(made)] if payloads else [],
+        task_ids=made,
+        parents=[parent] * len(made),
+        stats=BatchStats(batches=1, tasks_in=1).to_list() if complete else None,
+        payloads=tuple(payloads),
+    )

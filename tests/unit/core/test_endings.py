@@ -1,0 +1,537 @@
+"""Every way a worker can end, in milliseconds: what becomes of its batches, its grant, and the run."""
+
+from __future__ import annotations
+
+import pytest
+
+from gpuexec import events
+from gpuexec.channel.messages import Failed
+from gpuexec.contract.phases import StagePhase
+from gpuexec.core.retries import Action, DecisionReason, RetryPolicy
+from gpuexec.core.worker import EndReason, WorkerState
+from gpuexec.errors import GpusLost, ResultNotPicklable, WorkerDied
+from tests.unit.core.world import UNPICKLABLE, StageRaised, World, ids
+
+
+def started(*batch_sizes: int, tasks: int = 8, **options) -> World:
+    world = World(*batch_sizes, **options)
+    world.feed(ids(tasks))
+    world.all_set_up()
+    return world
+
+
+# ---- the common path -------------------------------------------------------------------------------------
+
+
+def test_a_run_of_three_stages_returns_its_tasks_in_order():
+    world = started(2, 3, 1, tasks=20, workers=2)
+    world.runs_to_its_end()
+    assert world.results() == ids(20)
+    assert [e.exit_code for e in world.of_type(events.WorkerStopped)] == [0] * 6
+    assert not world.of_type(events.Noticed)
+
+
+def test_outputs_keep_their_inputs_order_whatever_order_batches_finish_in():
+    world = started(1, workers=3, tasks=3)
+    first, second, third = (world.worker(0, index) for index in range(3))
+    for worker, outputs in ((third, [["c"]]), (first, [["a1", "a2"]]), (second, [[]])):
+        world.works(worker, outputs)
+        world.reports(worker)
+    world.runs_to_its_end()
+    assert world.results() == ["a1", "a2", "c"]
+
+
+def test_a_second_phase_begins_with_all_that_the_first_has_made():
+    world = World(1, 1, phases=[1])
+    world.feed(ids(3))
+    world.runs_to_its_end()
+    world.state.begin_phase(world.phases[1])
+    assert world.state.dispatcher.initial_tasks_wanted() == 0
+    world.runs_to_its_end()
+    assert world.results() == ids(3)
+
+
+# ---- unexpected exits ------------------------------------------------------------------------------------
+
+
+def test_only_the_batch_that_a_dead_worker_was_processing_is_blamed():
+    world = started(2, tasks=8)
+    worker = world.worker()
+    world.works(worker)
+    world.reports(worker)
+    world.step()
+    assert len(worker.in_flight) > 1, "it has more than one batch in flight once it is measured"
+    current, *others = worker.in_flight.values()
+    world.inside(worker).processing = (current.batch_id, world.now)
+    world.exits(worker, -11)
+    (failed,) = world.of_type(events.BatchFailed)
+    assert (failed.batch_id, failed.action, failed.reason) == (
+        current.batch_id,
+        Action.RETRY,
+        DecisionReason.ATTEMPTS_LEFT,
+    )
+    assert list(world.stages[0].requeued) == [current, *others]
+    assert [batch.lifecycle is not None for batch in world.stages[0].requeued] == [True] + [False] * len(others)
+    world.runs_to_its_end()
+    assert world.results() == ids(8)
+
+
+def test_requeued_batches_go_one_by_one_to_workers_with_nothing_in_flight():
+    world = started(1, tasks=6, workers=2)
+    first, second = world.worker(0, 0), world.worker(0, 1)
+    world.exits(first, -9)
+    (batch,) = world.stages[0].requeued
+    world.step()
+    assert batch.batch_id not in second.in_flight, "it has a batch of its own already"
+    world.works(second)
+    world.reports(second)
+    world.step()
+    assert list(second.in_flight) == [batch.batch_id], "alone, so that its earlier results are here first"
+    world.step()
+    assert list(second.in_flight) == [batch.batch_id]
+
+
+def test_a_worker_that_dies_idle_is_a_notice_and_is_replaced():
+    world = World(1)
+    world.all_set_up()
+    old = world.worker()
+    world.exits(old, 3)
+    assert "died while idle: exit 3" in world.notices()
+    world.step()
+    assert world.worker().number != old.number
+    assert world.worker().worker_id == old.worker_id
+    assert world.of_type(events.WorkerStarted)[-1].why == "num_workers() asks for it"
+
+
+def test_a_death_too_many_ends_the_run_with_the_workers_own_error():
+    world = started(1, tasks=1, policy=RetryPolicy(max_attempts=2))
+    for attempt in range(2):
+        worker = world.worker()
+        world.inside(worker).processing = (next(iter(worker.in_flight)), world.now)
+        world.exits(worker, -11)
+        if attempt == 0:
+            world.all_set_up()
+    assert isinstance(world.error, WorkerDied)
+    assert world.error.__notes__ == ["attempt 2 of 2; earlier attempts: exit -11 (s0-0)"]
+    assert [record.last_lines for record in world.kept] == [("its last line",)], "only the last is kept for replay"
+
+
+@pytest.mark.parametrize("phase", ["spawned", "loaded", "setting up"])
+def test_a_death_before_the_first_batch_starts_another_worker_until_the_breaker_trips(phase):
+    world = World(1, policy=RetryPolicy(max_attempts=3), max_parallel_setups=1 if phase == "setting up" else 0)
+    world.feed(ids(1))
+    for _ in range(10):
+        world.step()
+        if world.error is not None:
+            break
+        worker = world.worker()
+        if phase != "spawned":
+            world.boots(worker)
+            world.step()
+        world.exits(worker, 1)
+    assert isinstance(world.error, WorkerDied)
+    assert "in a row" in world.error.__notes__[0]
+    assert world.error.phase == {"spawned": StagePhase.START_UP, "loaded": StagePhase.IDLE}.get(phase, StagePhase.SETUP)
+
+
+# ---- exceptions of the stage -----------------------------------------------------------------------------
+
+
+def test_an_exception_ends_the_run_and_the_worker_still_tears_down():
+    world = started(2, tasks=4)
+    worker = world.worker()
+    world.raises(worker, ValueError("bad"))
+    assert isinstance(world.error, StageRaised)
+    assert world.error.args == ("bad", "t000", "t001")
+    assert worker.state is WorkerState.FAILED
+    world.state.interrupt_all(world.now, within_s=1.0)
+    assert not world.inside(worker).interrupted, "it waits for Stop outside the stage's code"
+    world.exits(worker)
+    assert not world.workers
+
+
+def test_after_an_exception_of_retry_on_the_worker_goes_on():
+    world = started(1, tasks=2, policy=RetryPolicy(retry_on=("ConnectionError",)))
+    worker = world.worker()
+    world.raises(worker, ConnectionResetError("later"))
+    assert worker.is_ready
+    world.runs_to_its_end()
+    assert world.results() == ids(2)
+    assert [e.action for e in world.of_type(events.BatchFailed)] == [Action.RETRY]
+
+
+def test_after_an_exception_of_retire_on_the_worker_is_replaced_and_its_other_batches_requeued():
+    world = started(1, tasks=4, policy=RetryPolicy(retire_on=("MemoryError",)))
+    worker = world.worker()
+    world.works(worker)
+    world.reports(worker)
+    world.step()
+    assert len(worker.in_flight) == 3
+    world.raises(worker, MemoryError("lost"))
+    assert (worker.state, worker.end_reason) == (WorkerState.STOPPING, EndReason.STAGE_RAISED)
+    assert len(world.stages[0].requeued) == 3
+    world.exits(worker)
+    world.runs_to_its_end()
+    assert world.results() == ids(4)
+
+
+def test_a_setup_that_raises_ends_the_run():
+    world = World(1)
+    world.feed(ids(1))
+    world.step()
+    world.boots(world.worker())
+    world.step()
+    world.raises(world.worker(), ValueError("no model"), StagePhase.SETUP)
+    assert isinstance(world.error, StageRaised)
+    assert [(e.batch_id, e.action) for e in world.of_type(events.BatchFailed)] == [(None, Action.RAISE)]
+
+
+def test_a_stage_that_ends_its_process_is_never_retried():
+    world = started(1, tasks=1, policy=RetryPolicy(quarantine=True))
+    world.raises(world.worker(), SystemExit(3), is_exit=True)
+    assert isinstance(world.error, StageRaised)
+    assert [e.reason for e in world.of_type(events.BatchFailed)] == [DecisionReason.ENDED_PROCESS]
+
+
+def test_a_teardown_that_raises_loses_nothing():
+    world = started(1, tasks=1)
+    worker = world.worker()
+    world.works(worker)
+    world.reports(worker)
+    world.step()
+    assert worker.state is WorkerState.STOPPING
+    world.says(worker, Failed(StagePhase.TEARDOWN, None, ["builtins.ValueError"], "bad", "traceback"))
+    world.exits(worker)
+    world.step()
+    assert world.error is None
+    assert "teardown() of worker 's0-0' failed: bad" in world.notices()
+    assert world.results() == ids(1)
+
+
+def test_a_result_that_does_not_unpickle_ends_the_run_but_not_the_end_of_a_run():
+    for ending in (False, True):
+        world = started(1, tasks=1)
+        worker = world.worker()
+        world.works(worker, [[UNPICKLABLE]])
+        if ending:
+            world.state.stop_all(world.now, within_s=3.0)
+        world.reports(worker)
+        assert isinstance(world.error, ResultNotPicklable) is not ending
+        assert (UNPICKLABLE in world.notices()) is ending
+
+
+# ---- being stopped ---------------------------------------------------------------------------------------
+
+
+def test_a_worker_that_does_not_stop_prints_its_stacks_and_is_killed_without_harm():
+    world = started(1, tasks=1)
+    worker = world.worker()
+    world.works(worker)
+    world.reports(worker)
+    world.step()
+    world.step(9.9)
+    assert not world.inside(worker).stacks_asked
+    world.step(0.2)
+    assert (world.inside(worker).stacks_asked, worker.state) == (1, WorkerState.STOPPING)
+    world.step(0.6)
+    assert worker.state is WorkerState.KILLED
+    assert world.inside(worker).killed
+    world.exits(worker, -9)
+    assert world.error is None
+    assert "it did not stop within stop_timeout_s = 10 s and was killed" in world.notices()
+    assert world.results() == ids(1)
+    assert world.state.phase_is_over
+
+
+def test_a_worker_that_dies_in_teardown_is_a_notice():
+    world = started(1, tasks=1)
+    worker = world.worker()
+    world.works(worker)
+    world.reports(worker)
+    world.step()
+    world.exits(worker, -11, goodbye=False)
+    assert world.error is None
+    assert "died during teardown: exit -11" in world.notices()
+
+
+def test_a_stopped_process_is_killed_at_once_since_it_cannot_print():
+    world = started(1, tasks=1, batch_timeout_s=5.0)
+    worker = world.worker()
+    world.inside(worker).stopped_by_signal = True
+    world.inside(worker).processing = (next(iter(worker.in_flight)), world.now)
+    world.step(5.1)
+    assert worker.state is WorkerState.KILLED
+    world.exits(worker, -9)
+    (failed,) = world.of_type(events.BatchFailed)
+    assert "could not print them" in failed.stacks
+
+
+# ---- timeouts --------------------------------------------------------------------------------------------
+
+
+def test_a_batch_that_takes_too_long_is_retried_with_the_stacks_of_its_worker_in_the_report():
+    world = started(1, tasks=2, batch_timeout_s=5.0)
+    worker = world.worker()
+    (batch,) = worker.in_flight.values()
+    world.inside(worker).processing = (batch.batch_id, world.now)
+    assert world.terminator.next_due(world.workers) == world.now + 5.0
+    world.step(5.0)
+    assert (worker.state, worker.end_reason) == (WorkerState.HUNG, EndReason.TIMED_OUT)
+    world.state.on_output(worker, ["Thread 1:", "  in process"])
+    world.step()
+    assert not world.inside(worker).interrupted
+    world.step(0.5)
+    assert world.inside(worker).interrupted
+    world.state.on_output(worker, ["printed later"])
+    world.exits(worker, 143, goodbye=False)
+    (failed,) = world.of_type(events.BatchFailed)
+    assert (failed.action, failed.stacks) == (Action.RETRY, "Thread 1:\n  in process")
+    assert failed.error == "it took longer than batch_timeout_s = 5 s and was killed"
+    world.runs_to_its_end()
+    assert world.results() == ids(2)
+
+
+def test_a_hung_worker_that_ignores_the_interrupt_is_killed():
+    world = started(1, tasks=1, batch_timeout_s=5.0)
+    worker = world.worker()
+    world.inside(worker).processing = (next(iter(worker.in_flight)), world.now)
+    for seconds, state in ((5.1, WorkerState.HUNG), (0.6, WorkerState.STOPPING), (2.1, WorkerState.KILLED)):
+        world.step(seconds)
+        assert worker.state is state
+    assert world.inside(worker).stacks_asked == 1, "once is enough"
+    world.exits(worker, -9)
+    assert [e.action for e in world.of_type(events.BatchFailed)] == [Action.RETRY]
+
+
+def test_a_hung_worker_that_raises_after_all_is_judged_by_its_exception():
+    world = started(1, tasks=1, batch_timeout_s=5.0, policy=RetryPolicy(quarantine=True))
+    worker = world.worker()
+    world.inside(worker).processing = (next(iter(worker.in_flight)), world.now)
+    world.step(5.1)
+    world.inside(worker).processing = None
+    world.raises(worker, MemoryError("bad"))
+    assert world.of_type(events.TasksQuarantined)
+    world.runs_to_its_end()
+    assert world.error is None
+
+
+@pytest.mark.parametrize("phase", [StagePhase.START_UP, StagePhase.SETUP, StagePhase.SETUP_ON_NODE])
+def test_loading_and_set_up_have_a_time_limit_too(phase):
+    world = World(1, setup_timeout_s=5.0, sets_up_node=phase is StagePhase.SETUP_ON_NODE)
+    world.feed(ids(1))
+    world.step()
+    worker = next(w for w in world.workers if w.node_setup is (phase is StagePhase.SETUP_ON_NODE))
+    if phase is not StagePhase.START_UP:
+        for other in world.workers:
+            world.boots(other)
+        world.step(3.0)
+    world.step(5.1)
+    assert worker.state is WorkerState.HUNG
+    assert worker.timeout is not None
+    assert str(worker.timeout) == "it took longer than setup_timeout_s = 5 s and was killed"
+    assert worker.timeout.phase is phase
+
+
+def test_a_long_turn_of_the_caller_restarts_the_timeouts():
+    world = started(1, tasks=1, batch_timeout_s=8.0)
+    worker = world.worker()
+    world.inside(worker).processing = (next(iter(worker.in_flight)), world.now)
+    world.terminator.restart_timeouts(world.now, world.now + 1.9)
+    assert world.terminator.next_due([worker]) == world.now + 8.0, "a short one does not"
+    world.terminator.restart_timeouts(world.now, world.now + 7.0)
+    assert world.terminator.next_due([worker]) == world.now + 15.0
+
+
+def test_a_worker_that_never_begins_the_next_batch_is_hung_too():
+    world = started(1, tasks=1, batch_timeout_s=5.0)
+    world.step(5.1)
+    assert world.worker().state is WorkerState.HUNG
+
+
+# ---- draining --------------------------------------------------------------------------------------------
+
+
+def test_a_worker_that_has_done_its_share_is_replaced_and_gets_no_more_than_that():
+    world = started(1, tasks=6, max_batches=2)
+    numbers = set()
+    for _ in range(40):
+        world.step()
+        for worker in world.workers:
+            numbers.add(worker.number)
+            assert worker.batches_done + len(worker.in_flight) <= 2
+            if worker.state is WorkerState.SPAWNED:
+                world.boots(worker)
+            elif worker.state is WorkerState.SETTING_UP:
+                world.sets_up_done(worker)
+            elif world.inside(worker).todo:
+                world.works(worker)
+                world.reports(worker)
+        world.exits_as_told()
+    assert world.results() == ids(6)
+    assert len(numbers) == 3
+    assert "it has done max_batches_per_worker (2)" in world.notices()
+
+
+def test_a_drained_worker_is_not_replaced_and_finishes_what_it_has():
+    world = started(1, tasks=4, workers=2)
+    worker = world.worker()
+    world.state.pool.drain(world.stages[0], worker.worker_id, world.now)
+    assert worker.state is WorkerState.DRAINING
+    world.step()
+    assert worker.state is WorkerState.DRAINING
+    assert len(worker.in_flight) == 1
+    world.works(worker)
+    world.reports(worker)
+    world.step()
+    assert worker.state is WorkerState.STOPPING
+    world.exits(worker)
+    assert not world.stages[0].pending_grants
+    world.runs_to_its_end()
+    assert world.results() == ids(4)
+
+
+def test_a_draining_worker_that_dies_loses_nothing_and_is_still_not_replaced():
+    world = started(1, tasks=4, workers=2)
+    worker = world.worker()
+    world.state.pool.drain(world.stages[0], worker.worker_id, world.now)
+    world.inside(worker).processing = (next(iter(worker.in_flight)), world.now)
+    world.exits(worker, -9)
+    assert [e.action for e in world.of_type(events.BatchFailed)] == [Action.RETRY]
+    assert not world.stages[0].pending_grants
+    world.runs_to_its_end()
+    assert world.results() == ids(4)
+
+
+def test_a_draining_worker_that_sets_up_is_stopped_when_it_is_done():
+    world = World(1)
+    world.step()
+    worker = world.worker()
+    world.boots(worker)
+    world.step()
+    world.state.pool.drain(world.stages[0], worker.worker_id, world.now)
+    world.step()
+    assert worker.state is WorkerState.DRAINING
+    world.sets_up_done(worker)
+    world.step()
+    assert worker.state is WorkerState.STOPPING
+
+
+def test_a_grant_that_has_no_worker_is_drained_by_dropping_it():
+    world = World(1, workers=2)
+    world.state.pool.drain(world.stages[0], "s0-1", world.now)
+    world.step()
+    assert [w.worker_id for w in world.workers] == ["s0-0"]
+    world.state.pool.drain(world.stages[0], "s0-7", world.now)  # nobody has it
+
+
+# ---- GPUs that fail --------------------------------------------------------------------------------------
+
+
+def test_a_cordoned_gpus_workers_are_killed_and_their_batches_go_elsewhere():
+    world = started(1, tasks=6, workers=2, gpus=True)
+    lost, healthy = world.worker(0, 0), world.worker(0, 1)
+    world.state.cordon(["GPU-0"], "XID 79")
+    world.state.cordon(["GPU-0"], "XID 79")
+    assert (lost.state, healthy.state) == (WorkerState.KILLED, WorkerState.READY)
+    world.says(lost, Failed(StagePhase.PROCESS, next(iter(lost.in_flight)), ["torch.AcceleratorError"], "bad", ""))
+    world.exits(lost, -9, goodbye=False)
+    assert not world.of_type(events.BatchFailed), "the batch is not to blame"
+    assert world.state.pool.cordoned == {"GPU-0"}
+    world.runs_to_its_end()
+    assert world.results() == ids(6)
+    assert {w.worker_id for w in world.of_type(events.WorkerStarted)} == {"s0-0", "s0-1"}
+
+
+def test_the_last_gpu_lost_ends_the_run():
+    world = started(1, tasks=6, workers=1, gpus=True)
+    with pytest.raises(GpusLost, match="stage 's0' has no GPU left to run on: XID 79"):
+        world.state.cordon(["GPU-0"], "XID 79")
+    world.state.interrupt_all(world.now, within_s=1.0)
+    world.exits(world.worker(), -9, goodbye=False)
+    assert world.error is None, "the end of the run reports nothing twice"
+
+
+# ---- setup_on_node ---------------------------------------------------------------------------------------
+
+
+def test_workers_set_up_only_after_the_node_set_up_process_is_gone():
+    world = World(1, sets_up_node=True, gpus=True, workers=2)
+    world.feed(ids(2))
+    world.step()
+    assert sorted(w.worker_id for w in world.workers) == ["s0-0", "s0-1", "s0-node-setup"]
+    for worker in world.workers:
+        world.boots(worker)
+    world.step()
+    node = next(w for w in world.workers if w.node_setup)
+    assert [w.state for w in world.workers].count(WorkerState.SETTING_UP) == 1
+    world.sets_up_done(node)
+    assert (node.state, node.end_reason) == (WorkerState.STOPPING, EndReason.NODE_READY)
+    world.step()
+    assert [w.state for w in world.workers].count(WorkerState.SETTING_UP) == 0
+    world.gpu_memory["GPU-0"] = 4096
+    world.exits(node)
+    assert [e.gpu_growth_bytes for e in world.of_type(events.NodeSetUp)] == [(("GPU-0", 4096),)]
+    world.runs_to_its_end()
+    assert world.results() == ids(2)
+
+
+@pytest.mark.parametrize("dies", [True, False])
+def test_a_node_set_up_that_fails_is_tried_again_by_the_policy(dies):
+    world = World(1, sets_up_node=True, policy=RetryPolicy(retry_on=("ConnectionError",)))
+    world.feed(ids(1))
+    world.step()
+    node = next(w for w in world.workers if w.node_setup)
+    world.boots(node)
+    world.step()
+    if dies:
+        world.exits(node, -9)
+    else:
+        world.raises(node, ConnectionError("no model"), StagePhase.SETUP_ON_NODE)
+        world.exits(node)
+    assert world.error is None
+    assert "starting another worker" in world.notices()
+    world.runs_to_its_end()
+    assert world.results() == ids(1)
+
+
+# ---- the end of a run ------------------------------------------------------------------------------------
+
+
+def test_stopping_all_lets_batches_finish_and_then_interrupts_those_that_do_not():
+    world = started(1, 1, tasks=4, workers=1)
+    slow = world.worker()
+    world.state.stop_all(world.now, within_s=3.5)
+    assert not world.inside(slow).interrupted
+    world.step(2.0)
+    world.state.interrupt_all(world.now, within_s=1.5)
+    assert world.inside(slow).interrupted
+    assert not world.inside(world.worker(1)).interrupted, "it has nothing in flight"
+    world.exits(slow, 143, goodbye=False)
+    world.exits(world.worker(1))
+    assert not world.workers
+    assert not world.of_type(events.BatchFailed)
+    assert world.error is None
+
+
+def test_a_worker_that_sets_up_while_the_run_ends_is_interrupted():
+    world = World(1, sets_up_node=True)
+    world.feed(ids(1))
+    world.step()
+    for worker in world.workers:
+        world.boots(worker)
+    world.step()
+    node = next(w for w in world.workers if w.node_setup)
+    world.state.interrupt_all(world.now, within_s=1.0)
+    assert world.inside(node).interrupted
+    world.sets_up_done(node)
+    assert node.end_reason is EndReason.RUN_ENDED
+    for worker in world.workers:
+        world.exits(worker)
+    assert not world.workers
+
+
+def test_a_system_that_refuses_a_process_raises():
+    world = World(1)
+    world.refuse_starts = True
+    world.step()
+    assert isinstance(world.error, OSError)
