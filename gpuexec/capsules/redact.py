@@ -40,7 +40,8 @@ _FORMS = re.compile(
   | \b AIza [\w-]{35}                                         # Google
   | \b eyJ [\w-]{5,} \. [\w-]{5,} \. [\w-]*                   # JWT
   | -----BEGIN[ ][A-Z0-9 ]+-----  [^-]* (?: -----END[ ][A-Z0-9 ]+----- )?      # PEM
-  | (?i: \b (?: password | passwd | pwd | accountkey | sharedaccesskey | secret | token ) = [^\s;&]{3,} )
+  | (?i: \b (?: password | passwd | pwd | accountkey | sharedaccesskey | secret | token ) =
+      (?! <\S+[ ]left[ ]out> ) [^\s;&]{3,} )                    # unless a remark of ours stands there
     """,
     re.VERBOSE,
 )

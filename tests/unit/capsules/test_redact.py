@@ -158,6 +158,11 @@ def test_a_number_stays_in_a_pickle_and_a_slash_makes_no_path():
     assert mask_text("/aB3dE/fGhIj", {"KEY": "/aB3dE/fGhIj"}) == "<KEY left out>"
 
 
+def test_a_remark_is_not_masked_again():
+    assert mask_text("password=hunter22 ok", {"DB_PASS": "hunter22"}) == "password=<DB_PASS left out> ok"
+    assert mask_text("password=<hunter22 ok", {}) == "<secret left out> ok"
+
+
 def test_the_longer_of_two_secrets_is_masked_first():
     secrets = {"A_KEY": "abcdefgh1", "B_KEY": "abcdefgh1-and-more"}
     assert mask_text("abcdefgh1-and-more", secrets) == "<B_KEY left out>"
