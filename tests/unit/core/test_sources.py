@@ -176,7 +176,7 @@ def test_a_long_run_keeps_nothing_of_sources_that_are_gone():
         outputs = tracker.moved_batch(sources, [UNTRACED])
         tracker.moved_batch(outputs, [], ends=True)
         assert len(tracker.settle().done) == 4
-    assert not any(getattr(tracker, table) for table in ("_numbers", "_keys", "_live", "_into", "_members"))
+    assert not any(getattr(tracker, table) for table in ("_numbers", "_keys", "_live", "_joined_into", "_members"))
 
 
 def test_the_last_stage_may_return_what_cannot_be_traced():
