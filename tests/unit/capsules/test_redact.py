@@ -143,12 +143,12 @@ def test_a_masked_pickle_is_still_one(value, others):
 
 
 @pytest.mark.parametrize("value", ["1", "true", "/home/me/project", "12.5", "~/x/yyyyyyyy", "/tmp/ssh-Ab12/agent.7"])
-def test_values_that_stand_anywhere_by_chance_are_not_masked(value):
+def test_values_that_occur_by_chance_are_not_masked(value):
     assert mask_text(f"a {value} b", {"AUTH": value}) == f"a {value} b"
     assert mask_payload(value.encode(), {"AUTH": value}) == (value.encode(), (), ())
 
 
-def test_a_value_that_could_be_a_python_name_stays_in_a_pickle_and_is_told():
+def test_a_value_that_could_be_a_python_name_stays_in_a_pickle_and_is_reported():
     assert mask_payload(b"..password..", {"DB_PASSWORD": "password"}) == (b"..password..", (), ("DB_PASSWORD",))
     assert mask_text("a password", {"DB_PASSWORD": "password"}) == "a <DB_PASSWORD left out>"
 

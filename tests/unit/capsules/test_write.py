@@ -76,7 +76,7 @@ def test_the_summary_says_what_where_and_what_to_do(tmp_path: Path):
     path = write_capsule(tmp_path / "a b", contents(cause_of_death="killed by SIGKILL", stacks="Thread 1"))
     summary = (path / "summary.txt").read_text()
     assert summary.startswith("stage 'embed' failed in process: LookupError: no 2\n")
-    for said in (
+    for message in (
         "embed-0 on node7",
         "attempt 2",
         "GPU 3 (NVIDIA A10, GPU-3), 2.0 CPUs",
@@ -89,7 +89,7 @@ def test_the_summary_says_what_where_and_what_to_do(tmp_path: Path):
         'File "stage.py", line 1',
         "pickle",
     ):
-        assert said in summary
+        assert message in summary
 
 
 @pytest.mark.parametrize("where", ["text", "traceback", "stacks", "cause_of_death"])
@@ -142,7 +142,7 @@ def test_what_json_does_not_know_is_written_as_text(tmp_path: Path):
     assert found.allocation.cpus == "0.5"
 
 
-def test_tasks_too_large_are_left_out_and_that_is_said(tmp_path: Path):
+def test_tasks_that_are_too_large_are_left_out_and_the_summary_says_so(tmp_path: Path):
     big = contents(task_payloads=[bytes(5000)])
     found = load_capsule(write_capsule(tmp_path, big, max_bytes=4000))
     assert set(found.missing) == {"tasks"}
@@ -171,7 +171,7 @@ except OSError as error:
 
 
 def write_with_small_disk(folder: Path, on_limit: str) -> subprocess.CompletedProcess[str]:
-    """Files cannot grow beyond 50 kB: the kernel refuses the write, or kills its process in the midst of it."""
+    """Files cannot grow beyond 50 kB: the kernel refuses the write, or kills the process in the middle of it."""
     return subprocess.run(
         [sys.executable, "-B", "-c", WRITE_WITH_SMALL_DISK, str(folder), on_limit],
         check=False,
@@ -189,7 +189,7 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path):
     assert list((tmp_path / "capsules").iterdir()) == []
 
 
-def test_a_crash_in_the_midst_leaves_no_capsule_and_prune_clears_up(tmp_path: Path):
+def test_a_crash_in_the_middle_leaves_no_capsule_and_prune_clears_up(tmp_path: Path):
     done = write_with_small_disk(tmp_path, "SIG_DFL")
     assert done.returncode == -signal.SIGXFSZ, done.stderr
     (partial,) = tmp_path.iterdir()
@@ -293,7 +293,7 @@ def test_a_phase_is_stored_as_its_value_and_read_as_a_member(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("damage", "message"),
     [
         (lambda path: edit(path, format_version=99), "has format 99, and this gpuexec reads format 1"),
         (
@@ -314,21 +314,21 @@ def test_a_phase_is_stored_as_its_value_and_read_as_a_member(tmp_path: Path):
         (lambda path: os.truncate(path / "tasks.pickle", 10), "tasks.pickle was changed after it was written"),
     ],
 )
-def test_what_is_no_sound_capsule_is_told_in_a_line(tmp_path: Path, spoil, said: str):
+def test_an_unreadable_capsule_is_explained_in_one_line(tmp_path: Path, damage, message: str):
     path = write_capsule(tmp_path, contents())
-    spoil(path)
-    with pytest.raises(CapsuleError, match=said) as caught:
+    damage(path)
+    with pytest.raises(CapsuleError, match=message) as caught:
         load_capsule(path)
     assert "\n" not in str(caught.value)
 
 
 def test_foreign_paths(tmp_path: Path):
-    for path, said in (
+    for path, message in (
         (tmp_path / "x", "no such folder"),
         (tmp_path, "no capsule.json"),
         (Path(__file__), "is a file"),
     ):
-        with pytest.raises(CapsuleError, match=said):
+        with pytest.raises(CapsuleError, match=message):
             load_capsule(path)
 
 

@@ -1,7 +1,6 @@
-"""What the codec does about arrays and about what lies on a GPU, with no GPU library in this process.
+"""How the codec pickles arrays and what lies on a GPU, with no GPU library in this process.
 
-cupy is stood in for by a class with its one method that matters here, ``get``; torch has its own test in
-tests/curator, where it is installed.
+A class with a method ``get`` stands in for cupy. torch is tested in tests/curator, where it is installed.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ class OnGpu:
         return np.array(self._values)
 
     def __reduce__(self):
-        raise AssertionError("its own way would bring it to the receiver's GPU")
+        raise AssertionError("cupy's own pickling would bring it to the receiver's GPU")
 
 
 class Slotted:
@@ -92,7 +91,7 @@ def test_each_field_has_its_warning(cupy, warnings):
     assert [line.split()[1] for line in warnings] == ["Item.data", "Item.data['a']", "Item.data['b'][*]"]
 
 
-def test_the_by_value_way_has_the_same_rule(cupy, warnings):
+def test_pickling_by_value_follows_the_same_rule(cupy, warnings):
     task = travel(Item("d", (OnGpu([5]), lambda: 1)))
     assert task.data[0].tolist() == [5]
     assert [line.split()[1] for line in warnings] == ["Item.data[*]"]
@@ -138,7 +137,7 @@ def test_the_search_ends_in_a_large_task(cupy):
     assert gpu_fields.fields_on_gpu([task]) == []
 
 
-def test_arrays_are_taken_up_when_numpy_comes_and_nothing_is_imported_for_it():
+def test_arrays_get_a_reducer_once_numpy_is_imported_and_nothing_else_imports_it():
     script = (
         "import sys\n"
         "from gpuexec.channel import codec\n"

@@ -11,7 +11,7 @@ from gpuexec.checkpoint.checkpoint import Checkpoint
 
 
 class WordCount:
-    """As Curator's filters: its settings are private."""
+    """Like Curator's filters: its settings are private."""
 
     def __init__(self, fewest: int) -> None:
         self._fewest = fewest
@@ -48,7 +48,7 @@ SOURCES, PARTS = 12, 3
 
 
 def run_once(folder: str, outputs: Path) -> None:
-    """A source stage, one that fans out and filters, and a sink, by turns; one line out and one line in a step."""
+    """Run a source stage, a stage that fans out and filters, and a sink; print a line and read a line per step."""
     checkpoint = Checkpoint.open(folder, [Reader(), Filter(), Reader()])
     admitted = {key: checkpoint.admit(key) for key in (f"0_k{n}" for n in range(SOURCES))}
     checkpoint.commit()

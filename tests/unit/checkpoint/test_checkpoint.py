@@ -1,4 +1,4 @@
-"""What the driver is promised: skipped, taken up again, refused; and outputs that do not show the kills."""
+"""What a checkpoint promises: sources are skipped, repeated or refused, and outputs do not show the kills."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ run_once(sys.argv[1], pathlib.Path(sys.argv[2]))
 
 @pytest.fixture
 def warnings():
-    said: list[str] = []
-    handler = logger.add(lambda message: said.append(message.record["message"]), level="WARNING")
-    yield said
+    lines: list[str] = []
+    handler = logger.add(lambda message: lines.append(message.record["message"]), level="WARNING")
+    yield lines
     logger.remove(handler)
 
 
-def test_done_sources_are_skipped_and_others_taken_up(tmp_path):
+def test_done_sources_are_skipped_and_others_processed_again(tmp_path):
     first = Checkpoint.open(tmp_path, STAGES)
     a, b, _ = (first.admit(key) for key in ("0_a", "0_b", "0_c"))
     assert first.complete_batch([a, b], [0, 0]) == [a, a]  # b is filtered out
@@ -73,7 +73,7 @@ def test_a_changed_pipeline_is_refused_with_what_changed(tmp_path):
     assert len(read_history(tmp_path).runs) == 4  # the refused one is none
 
 
-def test_many_changes_are_cut(tmp_path):
+def test_a_long_list_of_changes_is_cut(tmp_path):
     first = Checkpoint.open(tmp_path, [Filter() for _ in range(15)])
     first.admit("0_a")
     first.close()
@@ -95,13 +95,13 @@ def test_random_ids_are_refused(tmp_path):
     checkpoint.close("StageContractError")
 
 
-def test_positions_as_keys_are_warned_of_once(tmp_path, warnings):
+def test_positions_as_keys_are_warned_about_once(tmp_path, warnings):
     checkpoint = Checkpoint.open(tmp_path, STAGES)
     for key in ("0_f3a9", "0_10", "0", "0_0", "0_5_0"):
         checkpoint.admit(key)
     checkpoint.close()
-    (said,) = warnings
-    assert "source 0_0 is identified by its position only" in said
+    (warning,) = warnings
+    assert "source 0_0 is identified by its position only" in warning
 
 
 def test_a_failed_run_keeps_its_own_error_when_the_disk_is_full_too(tmp_path):

@@ -1,4 +1,4 @@
-"""The journal: what is written stays, one writer at a time, and every trouble has its own words."""
+"""The journal: what is written stays, there is one writer at a time, and every problem has its own message."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def reopen(journal: Journal, tmp_path: Path) -> Journal:
 def test_states_and_what_the_next_run_sees(journal, tmp_path):
     journal.record(Settled(opened=("a", "b", "c")))
     journal.record(Settled(done=("a",), failed=(("b", "broken"),)))
-    assert not journal.is_done("a")  # of this run: whoever opens it again is not skipped
+    assert not journal.is_done("a")  # done in this run, so its tasks are not skipped
     journal.finish_run("done")
     with closing(reopen(journal, tmp_path)) as second:
         assert second.last_pipeline() == PIPELINE
@@ -89,7 +89,7 @@ def test_states_and_what_the_next_run_sees(journal, tmp_path):
     ]
 
 
-def test_a_run_without_sources_binds_nobody(journal, tmp_path):
+def test_a_run_without_sources_does_not_bind_the_folder_to_its_pipeline(journal, tmp_path):
     journal.finish_run("done")
     with closing(reopen(journal, tmp_path)) as second:
         assert second.last_pipeline() is None
@@ -102,16 +102,16 @@ def test_one_step_is_written_whole_or_not_at_all(journal, tmp_path):
     assert read_history(tmp_path / "c").sources == Counts(pending=1)
 
 
-def test_only_the_owner_may_look(journal, tmp_path):
+def test_only_the_owner_can_read_it(journal, tmp_path):
     journal.record(Settled(opened=("a",)))
-    place = tmp_path / "c" / SUBFOLDER
-    assert stat.S_IMODE(place.stat().st_mode) == 0o700
-    modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in place.iterdir()}
+    subfolder = tmp_path / "c" / SUBFOLDER
+    assert stat.S_IMODE(subfolder.stat().st_mode) == 0o700
+    modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in subfolder.iterdir()}
     assert {FILE_NAME, f"{FILE_NAME}-wal", LOCK_NAME} <= modes.keys()
     assert set(modes.values()) == {0o600}
 
 
-def test_a_second_writer_is_refused_and_told_whom_it_waits_for(tmp_path):
+def test_a_second_writer_is_refused_with_the_process_of_the_first(tmp_path):
     with start(HOLDER, tmp_path) as holder:
         pid = holder.stdout.readline().strip()
         with pytest.raises(CheckpointError, match=f"in use by process {pid} on .*: wait for that run"):
@@ -170,9 +170,9 @@ def broken_file(tmp_path: Path, content: bytes) -> Path:
     return tmp_path
 
 
-def both_refuse(folder: Path, said: str) -> None:
+def both_refuse(folder: Path, message: str) -> None:
     for use in (Journal.open, read_history):
-        with pytest.raises(CheckpointError, match=said) as caught:
+        with pytest.raises(CheckpointError, match=message) as caught:
             use(folder)
         assert str(folder) in str(caught.value)
     assert not is_held(folder)
