@@ -1,4 +1,8 @@
-"""Everything a run tells its observers. Frozen; times are seconds of the monotonic clock."""
+"""The events that a run emits to its observers.
+
+They are frozen. ``at`` is a time of the monotonic clock, in seconds; fields ending in ``_s`` are durations in seconds.
+``stage_index`` is the stage's position in the pipeline.
+"""
 
 from __future__ import annotations
 
@@ -17,102 +21,107 @@ class RunStarted(Record):
 
     at: float
     plan: Plan
-    stages: tuple[str, ...]
+    stage_names: tuple[str, ...]
 
 
 class WorkerStarted(Record):
-    """A process was spawned; ``why`` in words."""
+    """A worker process was spawned; ``reason`` says why, in words."""
 
     at: float
-    stage: int
+    stage_index: int
     worker_id: str
     pid: int
-    why: str
+    reason: str
 
 
 class WorkerLoaded(Record):
-    """Its stage is unpickled: ``spawn_s`` until the interpreter was up, ``load_s`` for the stage."""
+    """A worker has unpickled its stage: the interpreter took ``spawn_s`` to start, the stage ``load_s`` to load."""
 
     at: float
-    stage: int
+    stage_index: int
     worker_id: str
     spawn_s: float
     load_s: float
 
 
 class NodeSetUp(Record):
-    """``setup_on_node`` of a stage returned. ``gpu_growth_bytes``: GPU memory it left behind, per UUID."""
+    """A stage's ``setup_on_node`` returned.
+
+    ``gpu_growth_bytes``: by how much the used memory of each GPU (by UUID) grew and stayed after its process ended.
+    """
 
     at: float
-    stage: int
+    stage_index: int
     seconds: float
     gpu_growth_bytes: tuple[tuple[str, int], ...] = ()
 
 
 class WorkerReady(Record):
-    """``setup`` returned."""
+    """A worker's ``setup`` returned."""
 
     at: float
-    stage: int
+    stage_index: int
     worker_id: str
     setup_s: float
 
 
 class BatchesFinished(Record):
-    """Batches went through a stage: one, or several tiny ones that one message reported."""
+    """A stage finished batches: one, or several tiny ones that one message reported."""
 
     at: float
-    stage: int
+    stage_index: int
     worker_id: str
     batch_ids: tuple[int, ...]
     tasks_out: int
-    queued_s: float  # summed over the tasks: how long each had waited
-    in_worker_s: float  # summed over the batches: from sending to the last result, transfer and prefetch included
+    queued_s: float  # time in the stage's queue, summed over the input tasks
+    in_worker_s: float  # from sending to the last result, transfer and prefetch included; summed over the batches
     stats: BatchStats
 
 
 class BatchFailed(Record):
-    """A batch (or a set-up: then ``batch_id`` is ``None``) failed: ``error`` in words, ``elapsed_s`` since it was sent.
+    """An attempt at a batch failed, or, where ``batch_id`` is ``None``, an attempt to set up a worker.
 
-    ``action`` and ``reason``: what is done about it and why (values of ``core.retries.Action`` and ``DecisionReason``).
-    ``stacks``: of a worker that took too long. ``capsule``: where it can be replayed from.
+    ``elapsed_s``: since the batch was sent, 0 for a set-up. ``error``: the exception or the cause of death, in words.
+    ``action``: "retry", "split", "quarantine" or "raise", a value of ``core.retries.Action``. ``reason``: why, a value
+    of ``core.retries.DecisionReason``. ``stacks``: the threads of a worker that exceeded a time limit. ``capsule``: the
+    folder for ``gpuexec replay``.
     """
 
     at: float
-    stage: int
+    stage_index: int
     worker_id: str
     batch_id: int | None
     task_ids: tuple[str, ...]
     elapsed_s: float
     error: str
-    action: str = ""
-    reason: str = ""
+    action: str
+    reason: str
     stacks: str | None = None
     capsule: str | None = None
 
 
 class TasksQuarantined(Record):
-    """Tasks were given up, so that the run can go on."""
+    """Tasks were quarantined: the run goes on without them."""
 
     at: float
-    stage: int
+    stage_index: int
     worker_id: str
     task_ids: tuple[str, ...]
     error: str
 
 
 class WorkerStopped(Record):
-    """A worker is gone. ``teardown_s`` is ``None`` if it died before telling."""
+    """A worker process was reaped. ``teardown_s`` is ``None`` if it did not report the end of its teardown."""
 
     at: float
-    stage: int
+    stage_index: int
     worker_id: str
     exit_code: int
     teardown_s: float | None
 
 
 class StageGauges(Record):
-    """A stage at one moment. ``done``: tasks that went through it."""
+    """One stage at one moment. ``done``, ``queued`` and ``in_flight`` count input tasks, ``workers`` the ready ones."""
 
     done: int
     queued: int
@@ -123,37 +132,37 @@ class StageGauges(Record):
 
 
 class Gauged(Record):
-    """All stages at one moment, at the progress display's pace."""
+    """All stages at one moment; emitted as often as the progress display needs it."""
 
     at: float
     stages: tuple[StageGauges, ...]
 
 
 class WorkerLogged(Record):
-    """A loguru record of a worker."""
+    """A worker logged a record with loguru."""
 
-    stage: int
+    stage_index: int
     worker_id: str
     record: LogLine
 
 
 class WorkerPrinted(Record):
-    """Lines that a worker wrote to stdout or stderr."""
+    """A worker wrote lines to stdout or stderr."""
 
-    stage: int
+    stage_index: int
     worker_id: str
     lines: tuple[str, ...]
 
 
 class Noticed(Record):
-    """Something the user should know that does not end the run; ``level`` is the log's."""
+    """Something the user should know that does not end the run; ``level`` is a log level."""
 
     text: str
     level: str = "WARNING"
 
 
 class GpusRead(Record):
-    """What the run's GPUs were like before and after it; ``notes`` on what makes its figures doubtful."""
+    """The state of the run's GPUs before and after it; ``notes`` say what makes its measurements doubtful."""
 
     before: Provenance
     after: Provenance
@@ -187,7 +196,7 @@ RunEvent = (
 
 
 class Observer(Protocol):
-    """A reader of the stream. It must not raise and must not block for long: the driver waits."""
+    """Receives every event of a run. It must not raise, and must not block for long: the driver waits for it."""
 
     def on_event(self, event: RunEvent, /) -> None:
-        """Take note of an event."""
+        """Handle an event."""

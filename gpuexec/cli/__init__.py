@@ -1,4 +1,4 @@
-"""The ``gpuexec`` command. Each command lives in a module of its own; this one only assembles them."""
+"""The ``gpuexec`` command. Each subcommand has a module of its own; this one assembles them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import typer
 
 from gpuexec._version import __version__
 from gpuexec.cli.gpus import gpus
-from gpuexec.cli.history import runs
+from gpuexec.cli.history import show_history
 from gpuexec.cli.plan import plan
 from gpuexec.cli.replay import replay
 from gpuexec.cli.run import run
@@ -23,7 +23,7 @@ app = typer.Typer(
 app.command()(gpus)
 app.command()(plan)
 app.command()(run)
-app.command()(runs)
+app.command("history")(show_history)
 app.command()(replay)
 
 
@@ -41,7 +41,7 @@ def _options(
 
 
 def main() -> None:
-    """Entry point: our own errors end the command with their text and status 1."""
+    """Run the command; after an error of gpuexec's own, print its message and exit with status 1."""
     try:
         app()
     except GpuexecError as error:

@@ -12,27 +12,28 @@ from rich.table import Table
 from gpuexec.hardware.model import Gpu, LinkKind, MigSlice, Node
 from gpuexec.observe.report_table import show_bytes
 
-_WIDE = 110  # columns
+_WIDE = 110  # columns from which a UUID fits on one line
 _UUID_WIDTH = len("GPU-00000000-0000-0000-0000-000000000000")
 
 
 def gpus(
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print a JSON list, which `gpuexec plan --node` reads.")
+        bool, typer.Option("--json", help="Print the GPUs as a JSON list, which `gpuexec plan --node` reads.")
     ] = False,
-    whole_node: Annotated[
-        bool, typer.Option("--node", help="With --json: also the host, links and driver, as one object.")
+    full: Annotated[
+        bool,
+        typer.Option("--full", help="With --json: print the whole node as one object, with host, links and driver."),
     ] = False,
 ) -> None:
     """List the GPUs of this node."""
     from gpuexec.hardware.inventory import node_to_json, read_node
 
-    if whole_node and not as_json:
-        raise typer.BadParameter("it needs --json", param_hint="--node")
+    if full and not as_json:
+        raise typer.BadParameter("it requires --json", param_hint="--full")
     node = read_node()
     if as_json:
         document = node_to_json(node)
-        typer.echo(json.dumps(document if whole_node else document["gpus"], indent=2))
+        typer.echo(json.dumps(document if full else document["gpus"], indent=2))
         return
     if not node.gpus:
         typer.echo(f"no GPU: {node.no_gpus_reason}")
@@ -44,20 +45,20 @@ def gpus(
 
 
 def unknown_lines(node: Node) -> list[str]:
-    """Say why readings are missing, the same reason for several GPUs in one line."""
-    per_gpu: dict[tuple[tuple[str, ...], str], list[int]] = {}
+    """Return lines that say why readings are missing, one line for all GPUs with the same reason."""
+    gpus_by_gap: dict[tuple[tuple[str, ...], str], list[int]] = {}
     for gpu in node.gpus:
-        for why in dict.fromkeys(gpu.unknown.values()):
-            fields = tuple(field for field, reason in gpu.unknown.items() if reason == why)
-            per_gpu.setdefault((fields, why), []).append(gpu.index)
+        for reason in dict.fromkeys(gpu.unknown.values()):
+            fields = tuple(field for field, field_reason in gpu.unknown.items() if field_reason == reason)
+            gpus_by_gap.setdefault((fields, reason), []).append(gpu.index)
     return [
-        f"GPU {', '.join(map(str, indices))}: {', '.join(fields)} unknown: {why}"
-        for (fields, why), indices in per_gpu.items()
+        f"GPU {', '.join(map(str, indices))}: {', '.join(fields)} unknown: {reason}"
+        for (fields, reason), indices in gpus_by_gap.items()
     ]
 
 
 def gpu_table(node: Node, *, wide: bool = True) -> Table:
-    """One row per GPU, and one under it per MIG slice. ``wide``: there is room for a UUID in one line."""
+    """Return a table with a row per GPU, followed by a row per MIG slice. ``wide``: show a UUID on one line."""
     table = Table(title=f"driver {node.driver_version or '?'}, CUDA {node.cuda_version or '?'}", title_justify="left")
     table.add_column("GPU", justify="right")
     table.add_column("name\nUUID", overflow="fold", min_width=_UUID_WIDTH if wide else None)
@@ -110,9 +111,9 @@ def _closest(node: Node, gpu: Gpu) -> str:
     if not closest:
         return "" if len(node.gpus) == 1 else "?"
     link = closest[0][1]
-    how = f"NVLink ×{link.nvlinks}" if link.kind is LinkKind.NVLINK else link.kind.name.lower().replace("_", " ")
-    everybody = len(closest) == len(node.gpus) - 1 > 1
-    return f"{'all' if everybody else ', '.join(str(index) for index, _ in closest)} ({how})"
+    name = f"NVLink ×{link.nvlinks}" if link.kind is LinkKind.NVLINK else link.kind.name.lower().replace("_", " ")
+    are_all_others = len(closest) == len(node.gpus) - 1 > 1
+    return f"{'all' if are_all_others else ', '.join(str(index) for index, _ in closest)} ({name})"
 
 
 def _processes(owner: Gpu | MigSlice) -> str:

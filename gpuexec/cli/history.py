@@ -1,4 +1,4 @@
-"""``gpuexec runs``: what a checkpoint folder remembers."""
+"""``gpuexec history``: the runs that a checkpoint folder records."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
     from gpuexec.checkpoint.history import History, RunRecord
 
 _MAX_FAILURES = 10
-_OUTCOME_WIDTH = 60  # characters of an error
+_MAX_OUTCOME_CHARS = 60
 
 
-def runs(
-    folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="The checkpoint folder of the runs.", show_default=False)
-    ],
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object, with every failed source.")] = False,
+def show_history(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The runs' checkpoint folder.", show_default=False)],
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print a JSON object that lists every failed source.")
+    ] = False,
 ) -> None:
-    """List the runs of a checkpoint, and how many of its sources are done, failed and pending."""
+    """List the runs of a checkpoint folder, and how many of its sources are done, failed and pending."""
     from gpuexec.checkpoint.history import read_history
 
     if as_json:
-        every_one = -1  # SQLite's word for no limit
-        typer.echo(json.dumps(asdict(read_history(folder, max_failures=every_one)), indent=2))
+        no_limit = -1  # to SQLite
+        typer.echo(json.dumps(asdict(read_history(folder, max_failures=no_limit)), indent=2))
         return
     history = read_history(folder, max_failures=_MAX_FAILURES)
     console = Console()
@@ -41,7 +41,7 @@ def runs(
 
 
 def runs_table(history: History) -> Table:
-    """Lay out one row per run, the oldest first; counts are of sources that are as this run left them."""
+    """Return a table with one row per run, oldest first; counts are of sources that no later run has changed."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("run", justify="right")
     table.add_column("started", no_wrap=True)
@@ -54,22 +54,22 @@ def runs_table(history: History) -> Table:
 
 
 def summary_lines(history: History) -> list[str]:
-    """Say what is left to do, and why sources failed."""
+    """Return lines that say how many sources are left to process, and why sources failed."""
     sources = history.sources
     lines = [f"sources: {sources.done} done, {sources.failed} failed, {sources.pending} pending"]
     if sources.failed + sources.pending:
-        lines[0] += "; the next run takes up those that are not done"
+        lines[0] += "; the next run processes those that are not done"
     lines += [f"  failed in run {failure.run}: {failure.key}: {failure.reason}" for failure in history.failures]
-    unnamed = sources.failed - len(history.failures)
-    if unnamed > 0:
-        lines.append(f"  and {unnamed} more (--json lists them all)")
+    unlisted = sources.failed - len(history.failures)
+    if unlisted > 0:
+        lines.append(f"  and {unlisted} more (--json lists them all)")
     return lines
 
 
 def _cells(run: RunRecord) -> list[str]:
     from rich.markup import escape
 
-    outcome = run.outcome if len(run.outcome) <= _OUTCOME_WIDTH else f"{run.outcome[:_OUTCOME_WIDTH]}…"
+    outcome = run.outcome if len(run.outcome) <= _MAX_OUTCOME_CHARS else f"{run.outcome[:_MAX_OUTCOME_CHARS]}…"
     if run.ended is None:
         outcome += f" (process {run.pid} on {run.host})"
     return [

@@ -1,4 +1,4 @@
-"""``gpuexec plan``: the workers a run would have, and why, without starting anything."""
+"""``gpuexec plan``: the workers that a run would have, and why, without starting any."""
 
 from __future__ import annotations
 
@@ -19,7 +19,11 @@ from gpuexec.hardware.model import Node
 def plan(
     target: Target,
     node: Annotated[
-        Path | None, typer.Option(help="Plan for the node in this file (made by `gpuexec gpus --json`).")
+        Path | None,
+        typer.Option(
+            help="Plan for the node in this file, made by `gpuexec gpus --json --full`. "
+            "A file made without --full lists only GPUs, which count as installed in this host."
+        ),
     ] = None,
     settings: Settings = [],  # noqa: B006 - typer makes a new list
     options: Options = [],  # noqa: B006

@@ -1,4 +1,4 @@
-"""A plan, for people."""
+"""Renders a plan as tables."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gpuexec.plan.model import Plan, StagePlan, WorkerGrant
 
 
 def render_plan(plan: Plan, node: Node) -> Iterator[RenderableType]:
-    """Yield the node in a line, a table per phase, and the notes."""
+    """Yield a line about the node, a table per phase, and the notes."""
     host = node.host
     yield Text(f"{host.hostname}: {host.usable_cpus:g} usable CPUs, {len(node.gpus)} GPU(s)")
     for number, phase in enumerate(plan.phases, start=1):
@@ -31,12 +31,12 @@ def render_plan(plan: Plan, node: Node) -> Iterator[RenderableType]:
 
 def _row(stage: StagePlan) -> list[str]:
     count = len(stage.workers)
-    by_gpus = Counter(_gpus(worker) for worker in stage.workers)
+    workers_by_gpus = Counter(_gpus(worker) for worker in stage.workers)
     return [
         stage.name,
         str(count) if stage.fixed or stage.workers[0].allocation.gpus else f"1 to {count}" if count > 1 else "1",
         f"{stage.workers[0].allocation.cpus:g}",
-        "\n".join(f"{times} × {gpus}" if times > 1 else gpus for gpus, times in by_gpus.items() if gpus) or "none",
+        "\n".join(f"{n} × {gpus}" if n > 1 else gpus for gpus, n in workers_by_gpus.items() if gpus) or "none",
         stage.reason,
     ]
 

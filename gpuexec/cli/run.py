@@ -1,4 +1,4 @@
-"""``gpuexec run``: run a pipeline and show what it cost."""
+"""``gpuexec run``: run a pipeline and print the table of its stages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.console import Console
 
 from gpuexec.cli.target import load_pipeline, parse_settings
 
-_INTERRUPTED = 130  # as shells say of a command that Ctrl-C ended
+_INTERRUPTED = 130  # the exit status that shells report after Ctrl-C
 
 
 class ExecutorName(StrEnum):
@@ -39,22 +39,24 @@ Options = Annotated[
 
 def run(
     target: Target,
-    executor: Annotated[ExecutorName, typer.Option(help="Worker processes, or this process.")] = ExecutorName.LOCAL,
+    executor_name: Annotated[
+        ExecutorName, typer.Option("--executor", help="local: worker processes; inline: this process.")
+    ] = ExecutorName.LOCAL,
     settings: Settings = [],  # noqa: B006 - typer makes a new list
     options: Options = [],  # noqa: B006
 ) -> None:
     """Run a pipeline on this node."""
-    chosen = _executor(executor, parse_settings(options, "--option"))
+    executor = _make_executor(executor_name, parse_settings(options, "--option"))
     pipeline = load_pipeline(target, parse_settings(settings))
     console = Console(stderr=True)
     tasks: list[Any] | None = None
     try:
-        tasks = pipeline.run(chosen)
+        tasks = pipeline.run(executor)
     except KeyboardInterrupt:
         console.print("interrupted", style="red")
         raise typer.Exit(_INTERRUPTED) from None
     finally:
-        report = getattr(chosen, "last_report", None)
+        report = getattr(executor, "last_report", None)
         if report is not None and report.stages:
             from gpuexec.observe.report_table import stage_table
 
@@ -62,7 +64,7 @@ def run(
     console.print(f"{len(tasks or [])} tasks came out of the last stage")
 
 
-def _executor(name: ExecutorName, options: dict[str, Any]) -> Any:
+def _make_executor(name: ExecutorName, options: dict[str, Any]) -> Any:
     if name is ExecutorName.INLINE:
         from gpuexec.executors.inline import InlineExecutor
 

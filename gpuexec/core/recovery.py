@@ -50,10 +50,8 @@ class Recovery:
         self, worker: Worker, failed: Failed, make_error: Callable[[Sequence[str]], BaseException], now: float
     ) -> None:
         """Judge an exception of the stage's code. ``make_error`` makes the caller's exception from the task ids."""
-        phase = StagePhase(failed.phase)
-        has_batch = failed.batch_id is not None and failed.batch_id in worker.in_flight
-        batch = worker.release(failed.batch_id) if has_batch and failed.batch_id is not None else None
-        names = tuple(failed.error_names)
+        phase, names, batch_id = StagePhase(failed.phase), tuple(failed.error_names), failed.batch_id
+        batch = worker.release(batch_id) if batch_id is not None and batch_id in worker.in_flight else None
 
         def error() -> BaseException:
             return make_error(batch.task_ids if batch else ())
@@ -76,8 +74,8 @@ class Recovery:
         timed_out = worker.timeout is not None
         died = self.describe_death(worker, exit_, phase)
         failure = Failure(FailureKind.TIMED_OUT if timed_out else FailureKind.DIED, died.cause)
-        current = exit_.current_batch if exit_.current_batch in worker.in_flight else None
-        batch = worker.release(current) if current is not None else None
+        batch_id = exit_.current_batch
+        batch = worker.release(batch_id) if batch_id is not None and batch_id in worker.in_flight else None
         record = FailureRecord(
             worker,
             batch,

@@ -132,11 +132,11 @@ class WorkerProcesses:
 
     def add_reader(self, descriptor: HasFileno, on_readable: Callable[[], None]) -> None:
         """Also wait for a descriptor that is not a worker's; ``on_readable`` is called when it is readable."""
-        self._watch.listen(descriptor, on_readable)
+        self._watch.add_reader(descriptor, on_readable)
 
     def remove_reader(self, descriptor: HasFileno) -> None:
         """Stop waiting for it, before it is closed."""
-        self._watch.unlisten(descriptor)
+        self._watch.remove_reader(descriptor)
 
     def wait(self, timeout: float | None) -> Iterator[tuple[Worker, Readiness]]:
         """Wait at most ``timeout`` seconds and yield what became ready, exits last.
@@ -210,7 +210,7 @@ class WorkerProcesses:
             handle.writable = False
             handle.sender.close()
             done = True
-        self._watch.want_write(handle.worker.number, handle.process, wanted=not done)
+        self._watch.watch_writable(handle.worker.number, handle.process, enabled=not done)
 
     def _disconnect(self, handle: Handle) -> None:
         handle.readable = handle.writable = False
@@ -242,4 +242,4 @@ class WorkerProcesses:
     def close(self) -> None:
         """Release what this object itself holds. Every worker must be reaped."""
         self._watch.close()
-        self._guardian.dismiss()
+        self._guardian.close()

@@ -22,7 +22,7 @@ from gpuexec.executors.prepare import Prepared, checked_tasks, env_vars_in, init
 from gpuexec.observe.progress import LIVE_PERIOD_S, LineProgress, LiveProgress
 from gpuexec.observe.relay import LogRelay
 from gpuexec.observe.report import ReportBuilder, RunReport
-from gpuexec.processes.interrupts import held
+from gpuexec.processes.interrupts import signals_deferred
 
 if TYPE_CHECKING:
     from gpuexec.checkpoint.checkpoint import Checkpoint
@@ -59,7 +59,7 @@ class LocalExecutor(BaseExecutor):
         ``ResourcesError`` or ``ConfigurationError`` before anything starts, ``KeyboardInterrupt`` on Ctrl-C.
         """
         prepared = prepare(stages, self.options)
-        with held():
+        with signals_deferred():
             return self._run(
                 prepared, ListedTasks(initial_tasks_for(prepared.stages, initial_tasks)), checkpoint
             ).execute()
@@ -87,29 +87,29 @@ class LocalExecutor(BaseExecutor):
             tasks = ListedTasks(initial_tasks_for(prepared.stages, initial_tasks))
         else:
             tasks = StreamedTasks(checked_tasks(initial_tasks))
-        with held():
+        with signals_deferred():
             finished = self._run(prepared, tasks).stream()
         try:
             while True:
-                with held():
+                with signals_deferred():
                     some = next(finished, None)
                 if some is None:
                     return
                 for _, task in some:
                     yield task
         finally:
-            with held():
+            with signals_deferred():
                 finished.close()
 
     def _run(
         self, prepared: Prepared, initial_tasks: InitialTasks, checkpoint: str | os.PathLike[str] | None = None
     ) -> Run:
         specs = [self._spec(i, prepared) for i in range(len(prepared.stages))]
-        ledger = ReportBuilder()
-        self.last_report = ledger.report
+        report_builder = ReportBuilder()
+        self.last_report = report_builder.report
         chosen = self._open_checkpoint(checkpoint or self.options.checkpoint, prepared.stages)
         try:
-            return self._make_run(prepared, specs, initial_tasks, chosen, ledger)
+            return self._make_run(prepared, specs, initial_tasks, chosen, report_builder)
         except BaseException as error:
             if chosen is not None:
                 chosen.close(f"{type(error).__name__}: {error}")
@@ -121,7 +121,7 @@ class LocalExecutor(BaseExecutor):
         specs: Sequence[StageSpec],
         initial_tasks: InitialTasks,
         checkpoint: Checkpoint | None,
-        ledger: ReportBuilder,
+        report_builder: ReportBuilder,
     ) -> Run:
         node_id = socket.gethostname()
         return Run(
@@ -132,7 +132,7 @@ class LocalExecutor(BaseExecutor):
             config=self.options,
             node_id=node_id,
             base_env=os.environ,
-            observers=[ledger, *self._display()],
+            observers=[report_builder, *self._display()],
             gauge_every_s=self._gauge_period(),
             gpu_used=_gpu_used,
             capsules=CapsuleKeeper(self.options.capsule_dir, node_id=node_id, base_env=os.environ),

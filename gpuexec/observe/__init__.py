@@ -1,6 +1,7 @@
-"""What happens in a run, as one stream of events (``events``), and its readers.
+"""Observers of the events that a run emits (``gpuexec.events``).
 
-* ``report``    totals per stage and worker, kept by the executor beside the figures on the tasks
-* ``progress``  the display on stderr
-* ``relay``     notices, workers' log records and prints, in the driver's log
+* ``report``        totals per stage and worker, kept beside the stats on the tasks
+* ``report_table``  the closing table made of a report
+* ``progress``      the display on stderr
+* ``relay``         notices, workers' log records and prints, in the driver's log
 """

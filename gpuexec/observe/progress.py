@@ -1,4 +1,4 @@
-"""The progress display: a live table on a terminal, a line every N seconds elsewhere."""
+"""The progress display: a live table on a terminal, or a line every N seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -17,59 +17,62 @@ _RATE_WINDOW_S = 5.0
 
 
 class Rates:
-    """Tasks per second of each stage over the last seconds."""
+    """Tasks per second of each stage over the last five seconds."""
 
     def __init__(self) -> None:
-        self._seen: deque[tuple[float, tuple[int, ...]]] = deque()
+        self._readings: deque[tuple[float, tuple[int, ...]]] = deque()
 
     def update(self, at: float, done: tuple[int, ...]) -> list[float | None]:
-        """Take a reading; return rates per stage (``None``: one reading makes no rate)."""
-        self._seen.append((at, done))
-        while len(self._seen) > 2 and at - self._seen[1][0] > _RATE_WINDOW_S:
-            self._seen.popleft()
-        began, first = self._seen[0]
-        elapsed = at - began
-        return [(now - then) / elapsed if elapsed > 0 else None for now, then in zip(done, first, strict=True)]
+        """Add a reading and return the rate of each stage, ``None`` after a single reading.
+
+        ``at``: seconds of the monotonic clock. ``done``: tasks that each stage has finished so far.
+        """
+        self._readings.append((at, done))
+        while len(self._readings) > 2 and at - self._readings[1][0] > _RATE_WINDOW_S:
+            self._readings.popleft()
+        first_at, first_done = self._readings[0]
+        elapsed = at - first_at
+        return [(now - then) / elapsed if elapsed > 0 else None for now, then in zip(done, first_done, strict=True)]
 
 
 class LineProgress:
-    """One line per period: for logs, pipes and CI."""
+    """Prints one line per period, for logs, pipes and CI."""
 
     def __init__(self, out: TextIO | None = None) -> None:
         self._out = out or sys.stderr
-        self._stages: tuple[str, ...] = ()
+        self._stage_names: tuple[str, ...] = ()
         self._rates = Rates()
-        self._began = 0.0
+        self._started_at = 0.0
 
     def on_event(self, event: events.RunEvent) -> None:
-        """Print a line for a gauge reading."""
+        """Print a line for a gauge reading; ignore everything else."""
         match event:
             case events.RunStarted():
-                self._stages, self._began = event.stages, event.at
-            case events.Gauged() if event.at - self._began >= 1.0:  # a short run says nothing
+                self._stage_names, self._started_at = event.stage_names, event.at
+            case events.Gauged() if event.at - self._started_at >= 1.0:  # a short run prints nothing
                 rates = self._rates.update(event.at, tuple(g.done for g in event.stages))
                 parts = [
                     f"{name} {_describe(gauges, rate)}"
-                    for name, gauges, rate in zip(self._stages, event.stages, rates, strict=True)
+                    for name, gauges, rate in zip(self._stage_names, event.stages, rates, strict=True)
                 ]
-                print(f"[{event.at - self._began:7.1f} s] " + " · ".join(parts), file=self._out, flush=True)
+                print(f"[{event.at - self._started_at:7.1f} s] " + " · ".join(parts), file=self._out, flush=True)
 
 
 class LiveProgress:
-    """A table that is redrawn in place. ``inner`` writes logs, which appear above the table."""
+    """Redraws a table in place. ``inner`` is the observer that writes the log, which appears above the table."""
 
     def __init__(self, inner: events.Observer) -> None:
         self._inner = inner
         self._live: Live | None = None
-        self._stages: tuple[str, ...] = ()
+        self._stage_names: tuple[str, ...] = ()
         self._rates = Rates()
-        self._began = 0.0
+        self._started_at = 0.0
 
     def on_event(self, event: events.RunEvent) -> None:
-        """Redraw on a gauge reading; make way for logs."""
+        """Redraw the table on a gauge reading, clear it before a log line; pass every event on to ``inner``."""
         match event:
             case events.RunStarted():
-                self._stages, self._began = event.stages, event.at
+                self._stage_names, self._started_at = event.stage_names, event.at
             case events.Gauged():
                 self._draw(event)
             case events.WorkerLogged() | events.WorkerPrinted() | events.RunEnded():
@@ -97,11 +100,11 @@ class LiveProgress:
         from rich.table import Table
 
         rates = self._rates.update(event.at, tuple(g.done for g in event.stages))
-        table = Table(title=f"running for {event.at - self._began:.0f} s", title_justify="left")
+        table = Table(title=f"running for {event.at - self._started_at:.0f} s", title_justify="left")
         table.add_column("stage", overflow="fold")
         for heading in ("done", "queued", "in flight", "workers", "rate"):
             table.add_column(heading, justify="right", no_wrap=True)
-        for name, gauges, rate in zip(self._stages, event.stages, rates, strict=True):
+        for name, gauges, rate in zip(self._stage_names, event.stages, rates, strict=True):
             table.add_row(
                 name + (" ✓" if gauges.finished else ""),
                 str(gauges.done),

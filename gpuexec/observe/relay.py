@@ -1,4 +1,4 @@
-"""What the user should read, in the driver's log: workers' records and prints, and notices about the run."""
+"""Writes to the driver's log what the user should read: workers' records and prints, and notices about the run."""
 
 from __future__ import annotations
 
@@ -11,80 +11,83 @@ _SHOWN_IDS = 8
 
 
 class LogRelay:
-    """Passes worker records to the driver's loguru, under their own time, place and level.
+    """Passes workers' log records to the driver's loguru, with their own time, source location and level.
 
-    Each message starts with the worker's id, and the record's ``extra`` has ``stage``, ``worker`` and, for
-    prints, ``stream``, for formats and filters of the user's own.
+    Each message starts with the worker's id. The record's ``extra`` has ``stage`` and ``worker`` (names) and, for
+    prints, ``stream``, so that the user's own formats and filters can use them.
     """
 
     def __init__(self) -> None:
-        self._stages: tuple[str, ...] = ()
+        self._stage_names: tuple[str, ...] = ()
 
     def on_event(self, event: events.RunEvent) -> None:
-        """Relay what a worker said; ignore everything else."""
+        """Log a notice, a failed batch, or what a worker logged or printed; ignore everything else."""
         match event:
             case events.RunStarted():
-                self._stages = event.stages
-                self._warn(event.plan.notes)
+                self._stage_names = event.stage_names
+                self._log_notices(event.plan.notes)
             case events.Noticed():
-                self._warn([event.text], event.level)
+                self._log_notices([event.text], event.level)
             case events.GpusRead():
-                self._warn(event.notes)
+                self._log_notices(event.notes)
             case events.BatchFailed() if event.batch_id is not None:
-                self._warn([self._failure(event)])
+                self._log_notices([self._describe_failure(event)])
             case events.NodeSetUp():
-                self._warn(self._growth(event))
+                self._log_notices(self._describe_gpu_growth(event))
             case events.WorkerLogged():
                 self._log_record(event)
             case events.WorkerPrinted():
                 self._log_prints(event)
 
-    def _failure(self, event: events.BatchFailed) -> str:
-        ids = ", ".join(event.task_ids[:_SHOWN_IDS]) + (" …" if len(event.task_ids) > _SHOWN_IDS else "")
-        kept = f"; to run it again: gpuexec replay {event.capsule}" if event.capsule else ""
-        why = (event.error.splitlines() or ["no reason given"])[-1]
-        return f"{event.worker_id}: a batch failed ({why}); {event.action}: {event.reason}; tasks {ids}{kept}"
+    def _describe_failure(self, event: events.BatchFailed) -> str:
+        task_ids = ", ".join(event.task_ids[:_SHOWN_IDS]) + (" …" if len(event.task_ids) > _SHOWN_IDS else "")
+        replay = f"; to reproduce it: gpuexec replay {event.capsule}" if event.capsule else ""
+        last_line = (event.error.splitlines() or ["no reason given"])[-1]
+        return (
+            f"{event.worker_id}: a batch failed ({last_line}); {event.action}: {event.reason}; tasks {task_ids}{replay}"
+        )
 
-    def _growth(self, event: events.NodeSetUp) -> list[str]:
-        """GPU memory that outlived its process is held by something that process started (Curator#1905)."""
+    def _describe_gpu_growth(self, event: events.NodeSetUp) -> list[str]:
+        """Describe GPU memory that stayed in use after the process that ran ``setup_on_node`` (Curator#1905)."""
+        stage = self._stage_names[event.stage_index]
         return [
-            f"setup_on_node() of stage {self._stages[event.stage]!r} left {grown / 2**20:,.0f} MiB more in use on "
-            f"{uuid}: a process it started still holds them, or another tenant came"
-            for uuid, grown in event.gpu_growth_bytes
+            f"setup_on_node() of stage {stage!r} left {growth / 2**20:,.0f} MiB more in use on {uuid}: "
+            "a process that it started still holds this memory, or another program has started to use the GPU"
+            for uuid, growth in event.gpu_growth_bytes
         ]
 
     @staticmethod
-    def _warn(notices: Iterable[str], level: str = "WARNING") -> None:
+    def _log_notices(notices: Iterable[str], level: str = "WARNING") -> None:
         for notice in notices:
             from loguru import logger
 
             logger.log(level, "{}", notice)
 
     def _log_record(self, event: events.WorkerLogged) -> None:
-        said = event.record
+        line = event.record
 
-        def own_place(record: Any) -> None:
+        def restore_origin(record: Any) -> None:
             now = record["time"]
             record.update(
-                time=type(now).fromtimestamp(said.time, now.tzinfo),  # of loguru's class, which formats itself
-                name=said.name,
-                function=said.function,
-                line=said.line,
+                time=type(now).fromtimestamp(line.time, now.tzinfo),  # loguru's own class, which formats itself
+                name=line.name,
+                function=line.function,
+                line=line.line,
             )
 
-        logger = self._logger(event.stage, event.worker_id).patch(own_place)
+        logger = self._logger(event.stage_index, event.worker_id).patch(restore_origin)
         try:
-            level: str | int = logger.level(said.level).name
-        except ValueError:  # a level that the stage defined for itself
-            level = said.level_no
-        logger.log(level, "{} | {}", event.worker_id, said.text)
+            level: str | int = logger.level(line.level).name
+        except ValueError:  # a level that only the stage's process has defined
+            level = line.level_no
+        logger.log(level, "{} | {}", event.worker_id, line.text)
 
     def _log_prints(self, event: events.WorkerPrinted) -> None:
-        logger = self._logger(event.stage, event.worker_id).bind(stream="output")
+        logger = self._logger(event.stage_index, event.worker_id).bind(stream="output")
         for line in event.lines:
             logger.log("INFO", "{} | {}", event.worker_id, line)
 
-    def _logger(self, stage: int, worker_id: str) -> Any:
-        from loguru import logger  # costs 0.1 s, which a silent run does not pay
+    def _logger(self, stage_index: int, worker_id: str) -> Any:
+        from loguru import logger  # importing it takes 0.1 s, which a run that logs nothing does not pay
 
-        return logger.bind(stage=self._stages[stage], worker=worker_id)
+        return logger.bind(stage=self._stage_names[stage_index], worker=worker_id)

@@ -1,7 +1,7 @@
-"""The executor's own ledger: one record per batch attempt, added up per stage and per worker.
+"""The executor's own report: totals per stage and per worker, and every failed attempt.
 
-It is kept beside the figures on the tasks because those are lost with the tasks: a batch whose every task
-was filtered out leaves no task to carry its figures, and neither does a failed one (Curator#2296).
+The executor keeps it beside the stats on the tasks because those are lost with the tasks: a batch whose every task was
+filtered out leaves no task to carry its stats, and neither does a failed one (Curator#2296).
 """
 
 from __future__ import annotations
@@ -19,17 +19,21 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class WorkerReport:
-    """One worker process; times in seconds, ``None`` where that point was never reached."""
+    """One worker process. Times are in seconds, ``None`` where the worker did not get that far.
+
+    ``start_reason``: why it was started, in words. ``exit_code`` is -N after signal N.
+    """
 
     worker_id: str
-    stage: int
+    stage_index: int
+    stage_name: str
     pid: int
-    why: str  # it was started
-    spawn_s: float | None = None
-    load_s: float | None = None
+    start_reason: str
+    spawn_s: float | None = None  # until its interpreter was up
+    load_s: float | None = None  # to unpickle the stage
     setup_s: float | None = None
-    first_batch_s: float | None = None
-    steady_s: float = 0.0  # processing after the first batch
+    first_batch_process_s: float | None = None
+    later_batches_process_s: float = 0.0
     idle_s: float = 0.0
     teardown_s: float | None = None
     batches: int = 0
@@ -38,13 +42,18 @@ class WorkerReport:
 
 @dataclass(slots=True)
 class StageReport:
-    """One stage; times in seconds summed over its workers, sizes in bytes of pickled tasks."""
+    """One stage. Times are in seconds and summed over its workers; sizes are bytes of pickled tasks.
+
+    ``plan_reason``: why the plan gave it its workers, in words. ``failed_attempts`` counts failed attempts at batches:
+    one batch may fail several times. ``node_setup_gpu_growth_bytes``: GPU memory, by UUID, that ``setup_on_node`` left
+    in use.
+    """
 
     index: int
     name: str
     plan_reason: str
     batches: int = 0
-    failed_batches: int = 0
+    failed_attempts: int = 0
     tasks_in: int = 0
     tasks_out: int = 0
     items: int = 0
@@ -52,51 +61,64 @@ class StageReport:
     receive_s: float = 0.0
     send_s: float = 0.0
     idle_s: float = 0.0
-    transfer_s: float = 0.0  # between driver and worker, both ways, waiting behind other batches included
-    queued_s: float = 0.0  # sum over tasks
+    transfer_s: float = 0.0  # between driver and worker, both ways, including the wait behind other batches
+    queued_s: float = 0.0  # in the stage's queue, summed over tasks
     input_bytes: int = 0
     output_bytes: int = 0
     node_setup_s: float | None = None
-    node_setup_gpu_growth: tuple[tuple[str, int], ...] = ()
+    node_setup_gpu_growth_bytes: tuple[tuple[str, int], ...] = ()
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class FailedBatch:
-    """One failed attempt at a batch, or at a set-up. ``verdict``: what was done about it."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailedAttempt:
+    """One failed attempt at a batch, or to set up a worker (then ``task_ids`` is empty).
 
-    stage: int
+    ``elapsed_s``: seconds since the batch was sent, 0 for a set-up. ``error``: the exception or the cause of death, in
+    words. ``action``: "retry", "split", "quarantine" or "raise". ``reason``: why that action, in words. ``stacks``: the
+    threads of a worker that exceeded a time limit. ``capsule``: the folder for ``gpuexec replay``.
+    """
+
+    stage_index: int
+    stage_name: str
     worker_id: str
     task_ids: tuple[str, ...]
     elapsed_s: float
     error: str
-    verdict: str = ""
+    action: str
+    reason: str
     stacks: str | None = None
     capsule: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Quarantined:
-    """A task that was given up, at which stage and why."""
+    """A task that the run went on without, and the error of the stage that failed on it."""
 
-    stage: int
+    stage_index: int
+    stage_name: str
     task_id: str
     error: str
 
 
 @dataclass(slots=True)
 class RunReport:
-    """One run. ``error`` is ``None`` after success; ``wall_s`` runs from the plan to the last reaped worker.
+    """One run. ``error`` is ``None`` after success.
 
-    Of workers, failures, quarantined tasks and notes the newest 10,000 are kept each: a run may never end.
+    ``wall_s``: seconds from the finished plan until the last worker was reaped, ``None`` while the run goes on.
+    ``gpus_before``, ``gpus_after``: the state of its GPUs, ``None`` if no stage uses any.
+
+    The lists of workers, failures, quarantined tasks and notes keep their newest 10,000 entries each, since a run may
+    go on indefinitely.
     """
 
     stages: list[StageReport] = field(default_factory=list)
     workers: list[WorkerReport] = field(default_factory=list)
-    failures: list[FailedBatch] = field(default_factory=list)
+    failures: list[FailedAttempt] = field(default_factory=list)
     quarantined: list[Quarantined] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    gpus: tuple[Provenance, Provenance] | None = None  # before and after, of a run that used some
+    gpus_before: Provenance | None = None
+    gpus_after: Provenance | None = None
     wall_s: float | None = None
     error: str | None = None
 
@@ -111,46 +133,63 @@ def _add(records: list[Any], *new: Any) -> None:
 
 
 class ReportBuilder:
-    """Reads the events of one run; ``report`` is complete when the run has ended."""
+    """Builds the report of one run from its events. ``report`` is complete once the run has ended."""
 
     def __init__(self) -> None:
         self.report = RunReport()
-        self._began = 0.0
-        self._workers: dict[str, WorkerReport] = {}
+        self._started_at = 0.0
+        self._live_workers: dict[str, WorkerReport] = {}
 
     def on_event(self, event: events.RunEvent) -> None:
-        """Add an event to the sums."""
+        """Add an event to the report."""
+        report = self.report
         match event:
             case events.BatchesFinished():
-                self._add_batch(event)
+                self._add_batches(event)
             case events.RunStarted():
                 self._begin(event)
             case events.WorkerStarted() | events.WorkerLoaded() | events.WorkerReady() | events.WorkerStopped():
-                self._follow(event)
+                self._update_worker(event)
             case events.NodeSetUp():
-                stage = self.report.stages[event.stage]
-                stage.node_setup_s, stage.node_setup_gpu_growth = event.seconds, event.gpu_growth_bytes
+                stage = report.stages[event.stage_index]
+                stage.node_setup_s, stage.node_setup_gpu_growth_bytes = event.seconds, event.gpu_growth_bytes
             case events.BatchFailed():
                 self._add_failure(event)
             case events.TasksQuarantined():
-                _add(self.report.quarantined, *(Quarantined(event.stage, t, event.error) for t in event.task_ids))
+                self._add_quarantined(event)
             case events.Noticed():
-                _add(self.report.notes, event.text)
+                _add(report.notes, event.text)
             case events.GpusRead():
-                self.report.gpus = (event.before, event.after)
-                _add(self.report.notes, *event.notes)
+                report.gpus_before, report.gpus_after = event.before, event.after
+                _add(report.notes, *event.notes)
             case events.RunEnded():
-                self.report.wall_s = event.at - self._began
-                self.report.error = event.error
+                report.wall_s = event.at - self._started_at
+                report.error = event.error
 
-    def _follow(
+    def _begin(self, event: events.RunStarted) -> None:
+        self._started_at = event.at
+        self.report.notes = list(event.plan.notes)
+        reasons = {s.stage_index: s.reason for phase in event.plan.phases for s in phase.stages}
+        self.report.stages = [StageReport(i, name, reasons.get(i, "")) for i, name in enumerate(event.stage_names)]
+
+    def _add_worker(self, event: events.WorkerStarted) -> None:
+        worker = WorkerReport(
+            worker_id=event.worker_id,
+            stage_index=event.stage_index,
+            stage_name=self.report.stages[event.stage_index].name,
+            pid=event.pid,
+            start_reason=event.reason,
+        )
+        self._live_workers[event.worker_id] = worker
+        _add(self.report.workers, worker)
+
+    def _update_worker(
         self, event: events.WorkerStarted | events.WorkerLoaded | events.WorkerReady | events.WorkerStopped
     ) -> None:
         if isinstance(event, events.WorkerStarted):
-            worker = self._workers[event.worker_id] = WorkerReport(event.worker_id, event.stage, event.pid, event.why)
-            _add(self.report.workers, worker)
+            self._add_worker(event)
             return
-        worker = self._workers[event.worker_id]
+        worker = self._live_workers[event.worker_id]
         match event:
             case events.WorkerLoaded():
                 worker.spawn_s, worker.load_s = event.spawn_s, event.load_s
@@ -158,33 +197,34 @@ class ReportBuilder:
                 worker.setup_s = event.setup_s
             case events.WorkerStopped():
                 worker.exit_code, worker.teardown_s = event.exit_code, event.teardown_s
-                del self._workers[event.worker_id]
+                del self._live_workers[event.worker_id]
 
     def _add_failure(self, event: events.BatchFailed) -> None:
+        stage = self.report.stages[event.stage_index]
         if event.batch_id is not None:
-            self.report.stages[event.stage].failed_batches += 1
-        _add(
-            self.report.failures,
-            FailedBatch(
-                event.stage,
-                event.worker_id,
-                event.task_ids,
-                event.elapsed_s,
-                event.error,
-                f"{event.action}: {event.reason}",
-                event.stacks,
-                event.capsule,
-            ),
+            stage.failed_attempts += 1
+        failure = FailedAttempt(
+            stage_index=event.stage_index,
+            stage_name=stage.name,
+            worker_id=event.worker_id,
+            task_ids=event.task_ids,
+            elapsed_s=event.elapsed_s,
+            error=event.error,
+            action=event.action,
+            reason=event.reason,
+            stacks=event.stacks,
+            capsule=event.capsule,
         )
+        _add(self.report.failures, failure)
 
-    def _begin(self, event: events.RunStarted) -> None:
-        self._began = event.at
-        self.report.notes = list(event.plan.notes)
-        reasons = {s.stage_index: s.reason for phase in event.plan.phases for s in phase.stages}
-        self.report.stages = [StageReport(i, name, reasons.get(i, "")) for i, name in enumerate(event.stages)]
+    def _add_quarantined(self, event: events.TasksQuarantined) -> None:
+        name = self.report.stages[event.stage_index].name
+        for task_id in event.task_ids:
+            task = Quarantined(stage_index=event.stage_index, stage_name=name, task_id=task_id, error=event.error)
+            _add(self.report.quarantined, task)
 
-    def _add_batch(self, event: events.BatchesFinished) -> None:
-        stats, stage = event.stats, self.report.stages[event.stage]
+    def _add_batches(self, event: events.BatchesFinished) -> None:
+        stats, stage = event.stats, self.report.stages[event.stage_index]
         stage.batches += stats.batches
         stage.tasks_in += stats.tasks_in
         stage.tasks_out += event.tasks_out
@@ -198,10 +238,10 @@ class ReportBuilder:
         stage.input_bytes += stats.input_bytes
         stage.output_bytes += stats.output_bytes
         stage.metrics = merge_metrics(stage.metrics, stats.metrics)
-        worker = self._workers[event.worker_id]
+        worker = self._live_workers[event.worker_id]
         worker.batches += stats.batches
         worker.idle_s += stats.idle_s
-        if worker.first_batch_s is None:
-            worker.first_batch_s = stats.process_s
+        if worker.first_batch_process_s is None:
+            worker.first_batch_process_s = stats.process_s
         else:
-            worker.steady_s += stats.process_s
+            worker.later_batches_process_s += stats.process_s

@@ -1,4 +1,4 @@
-"""The closing table of a run, for people."""
+"""The table that closes a run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 def stage_table(report: RunReport) -> Table:
-    """Lay out one row per stage."""
+    """Return a table with one row per stage."""
     wall = f"{report.wall_s:.2f} s" if report.wall_s is not None else "still running"
     table = Table(
         title=f"{'failed' if report.error else 'done'} in {wall}",
@@ -33,10 +33,10 @@ def stage_table(report: RunReport) -> Table:
 
 
 def _cells(report: RunReport, stage: StageReport) -> list[str]:
-    """``in`` and ``out`` are tasks; ``wait`` is a task's mean time in the queue."""
+    """Return a row's cells. "in" and "out" count tasks; "wait s" is a task's mean time in the queue."""
     return [
-        "\n".join([stage.name, *_troubles(report, stage)]),
-        str(sum(w.stage == stage.index and w.batches > 0 for w in report.workers)),
+        "\n".join([stage.name, *_trouble_lines(report, stage)]),
+        str(sum(w.stage_index == stage.index and w.batches > 0 for w in report.workers)),
         str(stage.tasks_in),
         str(stage.tasks_out),
         f"{stage.items / stage.process_s:,.0f}" if stage.process_s and stage.items else "–",
@@ -47,14 +47,14 @@ def _cells(report: RunReport, stage: StageReport) -> list[str]:
     ]
 
 
-def _troubles(report: RunReport, stage: StageReport) -> list[str]:
-    quarantined = sum(task.stage == stage.index for task in report.quarantined)
+def _trouble_lines(report: RunReport, stage: StageReport) -> list[str]:
+    quarantined = sum(task.stage_index == stage.index for task in report.quarantined)
     counts = {
-        "failed attempts": stage.failed_batches,
+        "failed attempts": stage.failed_attempts,
         "quarantined": quarantined,
         "halved for GPU memory": int(stage.metrics.get(OOM_SPLITS, 0)),
     }
-    return [f"{count} {what}" for what, count in counts.items() if count]
+    return [f"{count} {label}" for label, count in counts.items() if count]
 
 
 def show_bytes(size: float) -> str:
@@ -68,5 +68,5 @@ def show_bytes(size: float) -> str:
 
 def _peaks(stage: StageReport) -> str:
     return (
-        "\n".join(f"{index}: {show_bytes(size)} ({figure})" for index, figure, size in gpu_peaks(stage.metrics)) or "–"
+        "\n".join(f"{index}: {show_bytes(size)} ({metric})" for index, metric, size in gpu_peaks(stage.metrics)) or "–"
     )

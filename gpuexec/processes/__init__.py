@@ -1,7 +1,9 @@
-"""Worker processes from outside: starting them, waiting for them, and making sure they are gone.
+"""Worker processes seen from outside: starting them, waiting for them, and making sure they are gone.
 
-* ``spawn``     environment and process of one worker
-* ``guardian``  kills what is left if the driver dies without a word
-* ``watch``     the one wait point: sockets, output pipes and process ends in one selector
-* ``reap``      ending a worker with everything it started, and why it ended
+* ``spawn``       environment and process of one worker
+* ``watch``       the driver's only wait point: sockets, output pipes and process exits in one selector
+* ``interrupts``  delivers Ctrl-C and SIGTERM only while the driver waits
+* ``reap``        killing and reaping a worker with everything it started, and describing why it exited
+* ``guardian``    kills the workers' process groups if the driver dies without cleaning up
+* ``gpu_watch``   a thread that waits for GPU faults and wakes the driver
 """

@@ -1,4 +1,4 @@
-"""Notices GPUs that fail while a run uses them: a thread that waits inside NVML and wakes the driver."""
+"""Detects GPU faults during a run: a thread waits inside NVML and wakes the driver."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from collections.abc import Mapping, Sequence
 from gpuexec.hardware import nvml
 from gpuexec.hardware.nvml_events import GpuEvents, GpuFault
 
-_WAIT_MS = 100  # the longest that close() waits for the thread of a healthy driver
-_LOOK_EVERY_S = 1.0  # between two looks for lost GPUs
-_JOIN_S = 5.0
+_WAIT_MS = 100  # one wait inside NVML; close() waits about this long for the thread if the driver is healthy
+_LOST_CHECK_INTERVAL_S = 1.0
+_JOIN_TIMEOUT_S = 5.0
 
 
 class GpuWatch:
-    """Watches the GPUs of a run; make none for a run without GPUs.
+    """Watches the GPUs of a run. Create one only for a run that uses GPUs: it initialises NVML.
 
-    ``uuids``: of the devices, GPUs or MIG slices. Never raises: what cannot be watched, and why, is in
-    ``unwatched``. ``fileno`` is readable while ``read`` has something to return.
+    ``uuids``: those of the devices (GPUs or MIG slices). The constructor never raises: ``unwatched`` says which
+    devices cannot be watched, and why. ``fileno`` is readable while ``read`` has faults to return.
     """
 
     def __init__(self, uuids: Sequence[str]) -> None:
@@ -41,7 +41,7 @@ class GpuWatch:
             session.callback(events.close)
             self._unwatched = events.unwatched
             if events.gpus:
-                # A daemon: it must not hold back the interpreter's exit where nobody calls close().
+                # A daemon thread does not delay the interpreter's exit if nobody calls close().
                 self._thread = threading.Thread(
                     target=self._watch, args=(events, session.pop_all()), name="gpuexec-gpu-watch", daemon=True
                 )
@@ -49,7 +49,7 @@ class GpuWatch:
 
     @property
     def unwatched(self) -> dict[str, str]:
-        """Why a device's XIDs, or the device itself, are not watched, by UUID; may grow while running."""
+        """Why a device, or its XIDs, cannot be watched, by UUID; entries may be added during the run."""
         return dict(self._unwatched)
 
     def fileno(self) -> int:
@@ -57,7 +57,7 @@ class GpuWatch:
         return self._wake_fd
 
     def read(self) -> list[GpuFault]:
-        """Return what has happened since the last call, equal faults as one with their number; never blocks."""
+        """Return the faults since the last call, equal ones merged with their number in ``times``; never blocks."""
         with self._lock:
             if self._wake_fd >= 0:
                 with contextlib.suppress(BlockingIOError):
@@ -66,29 +66,29 @@ class GpuWatch:
         return [dataclasses.replace(fault, times=times) for fault, times in pending.items()]
 
     def close(self) -> None:
-        """End the thread, which ends its NVML session; idempotent. What was not read stays readable.
+        """End the thread and its NVML session; idempotent. Faults not read yet can still be read.
 
-        A thread stuck in a driver that does not answer is left behind after 5 s: it cannot be ended.
+        If the GPU driver does not answer, the thread is stuck inside it and cannot be ended; it is abandoned after 5 s.
         """
         self._stopping.set()
         if self._thread is not None:
-            self._thread.join(_JOIN_S)
+            self._thread.join(_JOIN_TIMEOUT_S)
         with self._lock:
             if self._wake_fd >= 0:
                 os.close(self._wake_fd)
                 self._wake_fd = -1
 
     def _watch(self, events: GpuEvents, session: contextlib.ExitStack) -> None:
-        next_cycle = time.monotonic() + _LOOK_EVERY_S
+        next_lost_check = time.monotonic() + _LOST_CHECK_INTERVAL_S
         with session:
             while not self._stopping.is_set() and events.gpus:
                 if events.can_wait:
                     self._report(events.wait(_WAIT_MS))
                 else:
-                    self._stopping.wait(_LOOK_EVERY_S)
-                if time.monotonic() >= next_cycle:
+                    self._stopping.wait(_LOST_CHECK_INTERVAL_S)
+                if time.monotonic() >= next_lost_check:
                     self._report(events.look_for_lost())
-                    next_cycle = time.monotonic() + _LOOK_EVERY_S
+                    next_lost_check = time.monotonic() + _LOST_CHECK_INTERVAL_S
 
     def _report(self, faults: Sequence[GpuFault]) -> None:
         if not faults:

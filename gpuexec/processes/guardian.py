@@ -1,12 +1,11 @@
-"""A tiny process per run that outlives a killed driver just long enough to kill its workers' groups.
+"""A tiny process per run that outlives a killed driver just long enough to kill its workers' process groups.
 
-The parent-death signal reaches a worker but not the processes its stage started; those are in the
-worker's process group. The guardian holds the list of groups and waits for end of file on a pipe whose
-other end only the driver holds. It is a POSIX shell: it starts in a millisecond and needs no memory. It
-has a session of its own, so neither Ctrl-C nor a closing terminal nor a kill of the driver's process
-group ends it.
+The parent-death signal reaches a worker but not the processes its stage started; those are in the worker's process
+group. The guardian keeps the list of groups and waits for end of file on a pipe whose other end only the driver holds.
+It is a POSIX shell: it starts in a millisecond and needs little memory. It runs in its own session, so Ctrl-C, a
+closing terminal or a kill of the driver's process group does not end it.
 
-What it cannot reach: a process that a stage moved to a session of its own (``setsid``).
+It cannot reach a process that a stage moved to a session of its own (``setsid``).
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ while read -r verb group; do
   case $verb in
     watch) groups="$groups $group" ;;
     forget) kept=; for g in $groups; do [ "$g" = "$group" ] || kept="$kept $g"; done; groups=$kept ;;
-    dismiss) exit 0 ;;
+    quit) exit 0 ;;
   esac
 done
 for g in $groups; do kill -s KILL -- "-$g"; done 2>/dev/null
@@ -28,7 +27,7 @@ for g in $groups; do kill -s KILL -- "-$g"; done 2>/dev/null
 
 
 class Guardian:
-    """Watches process groups on behalf of one run; ``dismiss`` it when the run is over."""
+    """Watches the process groups of one run; call ``close`` when the run is over."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
@@ -42,20 +41,20 @@ class Guardian:
 
     def watch(self, group: int) -> None:
         """Kill this process group if the driver dies."""
-        self._emit(f"watch {group}\n")
+        self._send(f"watch {group}\n")
 
     def forget(self, group: int) -> None:
-        """The group is gone; its number may soon be somebody else's."""
-        self._emit(f"forget {group}\n")
+        """Stop watching a group that is gone: the kernel may soon reuse its number."""
+        self._send(f"forget {group}\n")
 
-    def dismiss(self) -> None:
-        """End the guardian; harmless when it is already gone."""
-        self._emit("dismiss\n")
+    def close(self) -> None:
+        """End the guardian without killing any group; harmless if it is already gone."""
+        self._send("quit\n")
         self._process.communicate()
 
-    def _emit(self, line: str) -> None:
+    def _send(self, line: str) -> None:
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(line.encode())
-        except (BrokenPipeError, ValueError):  # somebody killed it: the other two nets still hold
-            return
+        except (BrokenPipeError, ValueError):
+            return  # The guardian was killed. A worker still has its socket and its parent-death signal.

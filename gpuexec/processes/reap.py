@@ -1,4 +1,4 @@
-"""Ending a worker for good, and telling why one ended."""
+"""Killing and reaping a worker, and describing why one exited."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from gpuexec.processes.guardian import Guardian
 from gpuexec.processes.spawn import WorkerProcess
 
 
-def kill_group(worker: WorkerProcess, how: signal.Signals) -> None:
-    """Send a signal to a worker and to every process its stage started in its group.
+def kill_group(worker: WorkerProcess, signal_number: signal.Signals) -> None:
+    """Send a signal to a worker and to every process in its group, which includes those its stage started.
 
-    Safe until the worker is reaped: until then its number cannot belong to anybody else.
+    Call this only before the worker is reaped: until then the kernel does not reuse its process id.
     """
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(worker.pid, how)
+        os.killpg(worker.pid, signal_number)
 
 
 def reap(worker: WorkerProcess, guardian: Guardian) -> int:
-    """Kill what is left of a worker's group, reap the worker and return its exit code (-N: signal N)."""
+    """Kill what is left of a worker's process group, reap the worker and return its exit code (-N: signal N)."""
     kill_group(worker, signal.SIGKILL)
     code = worker.process.wait()
     guardian.forget(worker.pid)
@@ -29,7 +29,10 @@ def reap(worker: WorkerProcess, guardian: Guardian) -> int:
 
 
 def is_stopped(worker: WorkerProcess) -> bool:
-    """Whether a signal or a debugger holds a worker that is not reaped yet: it runs no code, handlers included."""
+    """Return whether a signal or a debugger has stopped the worker, so that not even its signal handlers run.
+
+    Call this only before the worker is reaped.
+    """
     with contextlib.suppress(OSError):
         state = Path(f"/proc/{worker.pid}/stat").read_text().rpartition(")")[2].split()[0]
         return state in ("T", "t")
@@ -37,18 +40,19 @@ def is_stopped(worker: WorkerProcess) -> bool:
 
 
 def describe_exit(exit_code: int, *, oom_kills: int | None, rss_peak_bytes: int | None = None) -> str:
-    """Say in one line how a process ended; "probably" only where there is evidence.
+    """Describe in one line how a process ended; "probably" only where there is evidence.
 
-    ``oom_kills``: how many kills the memory controller of our cgroup counted while it ran (``None``: the
-    counter cannot be read). ``rss_peak_bytes``: most resident memory up to its last batch, if it had one.
+    ``oom_kills``: how many kills the memory controller of our cgroup counted while the process ran, ``None`` if the
+    counter cannot be read. ``rss_peak_bytes``: peak resident memory up to its last finished batch, ``None`` if it
+    finished none.
     """
     if exit_code >= 0:
         hint = {
-            0: " although it was not asked to stop (did the stage call os._exit, or end the interpreter?)",
-            1: " (an error outside the stage's own code; see its last lines)",
-            143: ": somebody else sent it SIGTERM",
+            0: " although nobody asked it to stop (did the stage call os._exit or end the interpreter?)",
+            1: " (an error outside the stage's own code; see the last lines it printed)",
+            143: ": another process sent it SIGTERM",
         }
-        return f"it exited with code {exit_code}{hint.get(exit_code, '')}"
+        return f"exited with code {exit_code}{hint.get(exit_code, '')}"
     try:
         name = signal.Signals(-exit_code).name
     except ValueError:
@@ -57,17 +61,20 @@ def describe_exit(exit_code: int, *, oom_kills: int | None, rss_peak_bytes: int 
     if -exit_code != signal.SIGKILL:
         return text
     if oom_kills:
-        text += f", probably by the out-of-memory killer: the cgroup counted {oom_kills} kill(s) meanwhile"
+        text += f", probably by the out-of-memory killer: the cgroup counted {oom_kills} kill(s) while it ran"
     elif oom_kills == 0:
-        text += "; the cgroup's out-of-memory counter did not move, so somebody sent it"
+        text += "; the cgroup counted no out-of-memory kill, so another process sent the signal"
     if rss_peak_bytes is not None:
-        text += f"; up to its last batch it had held at most {rss_peak_bytes / 2**20:,.0f} MiB of memory"
+        text += f"; its memory peaked at {rss_peak_bytes / 2**20:,.0f} MiB up to its last finished batch"
     return text
 
 
 def read_oom_kills() -> int | None:
-    """Read the cgroup's count of out-of-memory kills (cgroup v2 ``memory.events``, v1 ``memory.oom_control``)."""
-    for path in _oom_counters():
+    """Return the cgroup's count of out-of-memory kills, or ``None`` if it cannot be read.
+
+    It stands in ``memory.events`` (cgroup v2) or ``memory.oom_control`` (v1).
+    """
+    for path in _oom_counter_paths():
         with contextlib.suppress(OSError, ValueError):
             for line in path.read_text().splitlines():
                 key, _, value = line.partition(" ")
@@ -76,18 +83,19 @@ def read_oom_kills() -> int | None:
     return None
 
 
-def _oom_counters() -> list[Path]:
-    found = []
+def _oom_counter_paths() -> list[Path]:
+    """Return where the counter may be. In a container, our cgroup is often mounted at the root of the tree."""
+    paths = []
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/cgroup").read_text().splitlines():
-            _, controllers, path = line.split(":", 2)
-            relative = path.lstrip("/")
+            _, controllers, cgroup = line.split(":", 2)
+            relative = cgroup.lstrip("/")
             if not controllers:
-                found += [
+                paths += [
                     Path("/sys/fs/cgroup", relative, "memory.events"),
                     Path("/sys/fs/cgroup/memory.events"),
                 ]
             elif "memory" in controllers.split(","):
                 root = Path("/sys/fs/cgroup/memory")
-                found += [root / relative / "memory.oom_control", root / "memory.oom_control"]
-    return found
+                paths += [root / relative / "memory.oom_control", root / "memory.oom_control"]
+    return paths

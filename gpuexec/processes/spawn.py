@@ -1,4 +1,4 @@
-"""Starts worker processes: environment first, then a fresh interpreter by module name."""
+"""Starts worker processes: builds the environment, then starts a new interpreter with ``-m gpuexec.worker``."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ THREAD_CAPS = (
     "NUMEXPR_NUM_THREADS",
     "VECLIB_MAXIMUM_THREADS",
 )
-_LAST_LINES = 40
-_OUTPUT_CHUNK = 64 * 1024
-_LONGEST_LINE = 16 * 1024
+_MAX_LAST_LINES = 40
+_OUTPUT_CHUNK_BYTES = 64 * 1024
+_MAX_LINE_BYTES = 16 * 1024
 
 
 def worker_environment(base: Mapping[str, str], grant: WorkerGrant, env_vars: Mapping[str, str]) -> dict[str, str]:
-    """Return a worker's environment: the driver's, the pinning, the thread caps, the stage's own variables.
+    """Return a worker's environment: the driver's, plus thread counts, the stage's own variables and GPU pinning.
 
-    Thread caps follow the CPU share, ``max(1, floor(cpus))``, unless the user has set them: BLAS libraries
-    start a thread per core in every worker otherwise. ``env_vars`` win over everything but the pinning.
+    Thread counts follow the CPU share, ``max(1, floor(cpus))``, unless the user has set them. Without them, BLAS
+    libraries would start a thread per core in every worker. ``env_vars`` override everything except the GPU pinning.
     """
     threads = str(max(1, int(grant.allocation.cpus)))
     env = {**dict.fromkeys(THREAD_CAPS, threads), **base, **env_vars}
@@ -58,55 +58,58 @@ def _is_installed() -> bool:
     return _package_root() in site.getsitepackages()
 
 
-def _in_lasting_thread(function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
-    """Call it in a thread that lives as long as this process: the kernel kills a worker when the *thread* ends that
-    started it (see ``worker/orphan.py``), and a stream may be taken from in any thread."""
+def _call_in_permanent_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call a function in a thread that lives as long as this process.
+
+    The kernel kills a worker when the *thread* that started it ends (see ``worker/orphan.py``), and the caller may
+    consume ``execute_iter`` in a thread of any lifetime.
+    """
     if threading.current_thread() is threading.main_thread():
-        return function(*arguments, **named)
-    return _lasting_thread().submit(function, *arguments, **named).result()
+        return function(*args, **kwargs)
+    return _permanent_thread().submit(function, *args, **kwargs).result()
 
 
 @functools.cache
-def _lasting_thread() -> ThreadPoolExecutor:
+def _permanent_thread() -> ThreadPoolExecutor:
     from concurrent.futures import ThreadPoolExecutor
 
     return ThreadPoolExecutor(max_workers=1, thread_name_prefix="gpuexec-spawn")
 
 
-def _start_interpreter(passed: Sequence[int], env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+def _start_interpreter(fds: Sequence[int], env: Mapping[str, str]) -> subprocess.Popen[bytes]:
     flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     return subprocess.Popen(
-        [sys.executable, *flags, "-m", "gpuexec.worker", *map(str, passed), str(os.getpid())],
+        [sys.executable, *flags, "-m", "gpuexec.worker", *map(str, fds), str(os.getpid())],
         env=dict(env),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        pass_fds=passed,
-        process_group=0,  # Ctrl-C reaches the driver only; and one kill reaches what the stage started
+        pass_fds=fds,
+        process_group=0,  # so Ctrl-C reaches the driver only, and one kill also reaches what the stage started
     )
 
 
 class WorkerProcess:
-    """One child process and everything the driver holds of it; ``close`` releases all of it.
+    """One child process and the driver's descriptors for it; ``close`` releases them.
 
-    ``sock`` carries messages, ``output_fd`` what the process prints (stdout and stderr in order),
-    ``pidfd`` becomes readable when it ends, ``recorder`` tells which batch the worker is at.
+    ``sock`` carries messages. ``output_fd`` carries what the process prints, stdout and stderr in order. ``pidfd``
+    becomes readable when the process exits. ``recorder`` says which batch the worker is processing.
     """
 
     def __init__(self, worker_id: str, env: Mapping[str, str]) -> None:
         self.worker_id = worker_id
-        self.last_lines: deque[str] = deque(maxlen=_LAST_LINES)
+        self.last_lines: deque[str] = deque(maxlen=_MAX_LAST_LINES)
         self._partial = b""
-        self.sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock, worker_sock = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self.recorder = FlightRecorder.create()
         try:
-            self.process = _in_lasting_thread(_start_interpreter, [theirs.fileno(), self.recorder.fd], env)
+            self.process = _call_in_permanent_thread(_start_interpreter, [worker_sock.fileno(), self.recorder.fd], env)
             self._open()
         except BaseException:
-            self._close_on_failure()
+            self._clean_up_failed_start()
             raise
         finally:
-            theirs.close()
+            worker_sock.close()
 
     def _open(self) -> None:
         self.sock.setblocking(False)
@@ -115,7 +118,7 @@ class WorkerProcess:
         os.set_blocking(self.output_fd, False)
         self.pidfd = os.pidfd_open(self.process.pid)
 
-    def _close_on_failure(self) -> None:
+    def _clean_up_failed_start(self) -> None:
         self.sock.close()
         self.recorder.close()
         process: subprocess.Popen[bytes] | None = getattr(self, "process", None)
@@ -127,25 +130,25 @@ class WorkerProcess:
 
     @property
     def pid(self) -> int:
-        """Process id, which is also the id of its process group."""
+        """The process id, which is also the id of its process group."""
         return self.process.pid
 
     def read_output(self) -> tuple[list[str], bool]:
-        """Return the lines printed since, and whether the pipe is still open."""
+        """Return the lines printed since the last call, and whether the pipe is still open; never blocks."""
         try:
-            chunk = os.read(self.output_fd, _OUTPUT_CHUNK)
+            chunk = os.read(self.output_fd, _OUTPUT_CHUNK_BYTES)
         except BlockingIOError:
             return [], True
-        *whole, self._partial = (self._partial + chunk).split(b"\n")
-        if len(self._partial) > _LONGEST_LINE or (not chunk and self._partial):
-            whole.append(self._partial)
+        *complete, self._partial = (self._partial + chunk).split(b"\n")
+        if len(self._partial) > _MAX_LINE_BYTES or (not chunk and self._partial):
+            complete.append(self._partial)
             self._partial = b""
-        lines = [line.decode(errors="replace").rstrip("\r") for line in whole]
+        lines = [line.decode(errors="replace").rstrip("\r") for line in complete]
         self.last_lines.extend(lines)
         return lines, bool(chunk)
 
     def close(self) -> None:
-        """Close the socket, the pipe and the pidfd. The process must have been reaped."""
+        """Close the socket, the recorder, the pipe and the pidfd. The process must have been reaped."""
         self.sock.close()
         self.recorder.close()
         if self.process.stdout is not None:

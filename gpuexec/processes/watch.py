@@ -1,4 +1,4 @@
-"""The driver's one wait point: messages, output and ends of all workers in one selector."""
+"""The driver's only wait point: messages, output and exits of all workers in one selector."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gpuexec.processes.spawn import WorkerProcess
 
 
 class Readiness(enum.Enum):
-    """What a worker's descriptor became ready for."""
+    """What one of a worker's descriptors is ready for."""
 
     MESSAGE = "message"
     WRITABLE = "writable"
@@ -21,66 +21,66 @@ class Readiness(enum.Enum):
 
 
 class HasFileno(Protocol):
-    """Something to select on."""
+    """An object with a descriptor that a selector accepts."""
 
     def fileno(self) -> int:
-        """Its descriptor."""
+        """Return the descriptor."""
 
 
 class Watch:
-    """Waits for any number of workers; ``key`` is whatever the caller knows a worker by."""
+    """Waits for any number of workers. ``key`` is how the caller identifies a worker."""
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
 
     def add(self, key: Hashable, worker: WorkerProcess) -> None:
-        """Start watching a worker's socket, output and end."""
+        """Start watching a worker's socket, output pipe and process."""
         self._selector.register(worker.sock, selectors.EVENT_READ, (key, None))
         self._selector.register(worker.output_fd, selectors.EVENT_READ, (key, Readiness.OUTPUT))
         self._selector.register(worker.pidfd, selectors.EVENT_READ, (key, Readiness.EXIT))
 
-    def listen(self, descriptor: HasFileno, key: Hashable) -> None:
-        """Also watch a descriptor of the driver's own."""
+    def add_reader(self, descriptor: HasFileno, key: Hashable) -> None:
+        """Also watch a descriptor that belongs to no worker; `wait` reports it as MESSAGE when it is readable."""
         self._selector.register(descriptor, selectors.EVENT_READ, (key, None))
 
-    def unlisten(self, descriptor: HasFileno) -> None:
-        """Stop watching it, before it is closed."""
-        self._forget(descriptor)
+    def remove_reader(self, descriptor: HasFileno) -> None:
+        """Stop watching a descriptor of `add_reader`. Call this before closing it."""
+        self._unregister(descriptor)
 
-    def want_write(self, key: Hashable, worker: WorkerProcess, *, wanted: bool) -> None:
-        """Also report when the worker's socket takes data (only while something is queued for it)."""
-        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if wanted else 0)
+    def watch_writable(self, key: Hashable, worker: WorkerProcess, *, enabled: bool) -> None:
+        """Start or stop reporting that a worker's socket accepts data; enable it only while data is queued."""
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if enabled else 0)
         if self._selector.get_key(worker.sock).events != events:
             self._selector.modify(worker.sock, events, (key, None))
 
     def ignore_messages(self, worker: WorkerProcess) -> None:
-        """Stop watching the socket (it reached end of file)."""
-        self._forget(worker.sock)
+        """Stop watching a worker's socket, which has reached end of file."""
+        self._unregister(worker.sock)
 
     def ignore_output(self, worker: WorkerProcess) -> None:
-        """Stop watching the output pipe (it reached end of file)."""
-        self._forget(worker.output_fd)
+        """Stop watching a worker's output pipe, which has reached end of file."""
+        self._unregister(worker.output_fd)
 
     def remove(self, worker: WorkerProcess) -> None:
-        """Stop watching a worker, before its descriptors are closed."""
+        """Stop watching a worker. Call this before closing its descriptors."""
         for descriptor in (worker.sock, worker.output_fd, worker.pidfd):
-            self._forget(descriptor)
+            self._unregister(descriptor)
 
     def wait(self, timeout: float | None) -> list[tuple[Hashable, Readiness]]:
-        """Block until something happens, at most ``timeout`` seconds; ends are reported last.
+        """Block until a descriptor is ready, at most ``timeout`` seconds (``None``: no limit).
 
-        So whatever a worker said before it died is heard first.
+        Exits come last in the list, so that the messages and output of a dead worker are read first.
         """
         readiness: list[tuple[Hashable, Readiness]] = []
         exits: list[tuple[Hashable, Readiness]] = []
-        with interrupts.admitted():
+        with interrupts.signals_delivered():
             ready = self._selector.select(timeout)
         for selected, events in ready:
-            key, what = selected.data
-            if what is Readiness.EXIT:
-                exits.append((key, what))
-            elif what is Readiness.OUTPUT:
-                readiness.append((key, what))
+            key, kind = selected.data
+            if kind is Readiness.EXIT:
+                exits.append((key, kind))
+            elif kind is Readiness.OUTPUT:
+                readiness.append((key, kind))
             else:
                 if events & selectors.EVENT_READ:
                     readiness.append((key, Readiness.MESSAGE))
@@ -92,7 +92,7 @@ class Watch:
         """Release the selector."""
         self._selector.close()
 
-    def _forget(self, descriptor: object) -> None:
+    def _unregister(self, descriptor: object) -> None:
         try:
             self._selector.unregister(descriptor)  # type: ignore[arg-type]
         except (KeyError, ValueError):

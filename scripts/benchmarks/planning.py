@@ -96,9 +96,9 @@ def run(case: str, count: int, counts: Counts) -> dict[str, Any]:
 
 def _workers(report: Any) -> str:
     """How many workers each stage had in all, and how many of them before the planner chose."""
-    started = [[w.why for w in report.workers if w.stage == stage.index] for stage in report.stages]
+    started = [[w.start_reason for w in report.workers if w.stage_index == stage.index] for stage in report.stages]
     ended = sum(note.count(",") + 1 for note in report.notes if note.startswith("workers end"))
-    text = "/".join(str(len(whys)) for whys in started)
+    text = "/".join(str(len(reasons)) for reasons in started)
     return f"{text} started" + (f", {ended} of them stopped before the end" if ended else "")
 
 

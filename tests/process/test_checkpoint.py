@@ -404,9 +404,9 @@ def test_the_runs_command_tells_the_story(folder: Path):
         run(folder)
     (folder / TROUBLE).write_text("give-up")
     run(folder)
-    command = [sys.executable, "-m", "gpuexec", "runs", str(folder / "checkpoint")]
+    command = [sys.executable, "-m", "gpuexec", "history", str(folder / "checkpoint")]
     shown = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, "COLUMNS": "120"})
-    assert f"sources: {PARTS - 1} done, 1 failed, 0 pending; the next run takes up those" in shown.stdout
+    assert f"sources: {PARTS - 1} done, 1 failed, 0 pending; the next run processes those" in shown.stdout
     assert "LookupError: no p4-1" in shown.stdout
     assert "failed in run 2: 0_p4: a stage returned a FailedTask: troubled" in shown.stdout
     document = json.loads(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import signal
@@ -58,7 +59,7 @@ def test_run_of_a_broken_pipeline_shows_the_table_and_the_error():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("arguments", "code", "message"),
     [
         (("run", f"{__name__}:smal"), 1, "error: tests.process.test_cli has no 'smal'; did you mean 'small'?"),
         (("run", f"{__name__}:small", "-o", "queue_task=3"), 1, "did you mean 'queue_tasks'?"),
@@ -68,13 +69,13 @@ def test_run_of_a_broken_pipeline_shows_the_table_and_the_error():
         (("plan", f"{__name__}:small", "--node", "README.md"), 1, "is not JSON"),
         (("runn",), 2, "No such command"),
         (("gpus", "--yaml"), 2, "No such option"),
-        (("gpus", "--node"), 2, "it needs --json"),
+        (("gpus", "--full"), 2, "it requires --json"),
     ],
 )
-def test_wrong_use_is_told_in_a_line(arguments, code, said):
+def test_wrong_use_is_explained_without_a_traceback(arguments, code, message):
     done = gpuexec_command(*arguments)
     assert done.returncode == code, done.stderr
-    assert said in " ".join(done.stderr.replace("│", " ").split())
+    assert message in " ".join(done.stderr.replace("│", " ").split())
     assert "Traceback" not in done.stderr
 
 
@@ -85,10 +86,21 @@ def test_plan_starts_nothing_and_says_why():
     assert "started as work" in " ".join(done.stdout.split())
 
 
+def test_the_full_json_of_a_node_can_be_planned_for(tmp_path: Path):
+    done = gpuexec_command("gpus", "--json", "--full")
+    assert done.returncode == 0, done.stderr
+    assert {"host", "gpus", "links"} <= set(json.loads(done.stdout))
+    path = tmp_path / "node.json"
+    path.write_text(done.stdout)
+    planned = gpuexec_command("plan", f"{__name__}:small", "--node", str(path))
+    assert planned.returncode == 0, planned.stderr
+    assert "usable CPUs" in planned.stdout
+
+
 def test_version_and_help():
     assert gpuexec_command("--version").stdout.strip() == f"gpuexec {gpuexec.__version__}"
     done = gpuexec_command("--help")
-    assert all(name in done.stdout for name in ("gpus", "plan", "run"))
+    assert all(name in done.stdout for name in ("gpus", "plan", "run", "history", "replay"))
 
 
 LONG_RUN = """
@@ -99,7 +111,7 @@ Pipeline("p", stages=[test_cli.Slow()]).run(LocalExecutor(), initial_tasks=test_
 
 
 class Slow(Apply):
-    """Long enough over its tasks for the display to be drawn."""
+    """Takes long enough for the display to be drawn."""
 
     def __init__(self) -> None:
         super().__init__(spin, "slow")
@@ -116,25 +128,25 @@ def items(*values):
 
 
 def test_the_live_display_on_a_terminal():
-    ours, theirs = pty.openpty()
+    terminal, process_side = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-c", LONG_RUN],
-        stderr=theirs,
+        stderr=process_side,
         cwd=ROOT,
         env={**os.environ, "TERM": "xterm", "COLUMNS": "100"},
     )
-    os.close(theirs)
-    seen = b""
+    os.close(process_side)
+    output = b""
     try:
-        while chunk := os.read(ours, 65536):
-            seen += chunk
-    except OSError:  # the other end is closed
+        while chunk := os.read(terminal, 65536):
+            output += chunk
+    except OSError:  # the other side is closed
         pass
-    os.close(ours)
+    os.close(terminal)
     assert process.wait(30) == 0
-    text = seen.decode()
-    for said in ("running for", "in flight", "slow", "/s"):
-        assert said in text
+    text = output.decode()
+    for part in ("running for", "in flight", "slow", "/s"):
+        assert part in text
     assert text.rstrip().endswith("\x1b[2K") or "\x1b[1A\x1b[2K" in text, "the table is cleared at the end"
 
 
@@ -150,11 +162,11 @@ def test_ctrl_c_ends_the_command_with_130(tmp_path: Path):
         assert process.poll() is None
         os.sched_yield()
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=10)
+    _, stderr = process.communicate(timeout=10)
     assert process.returncode == 130
-    assert "interrupted" in said
-    assert "failed in" in said, "what was done until then"
-    assert "Traceback" not in said
+    assert "interrupted" in stderr
+    assert "failed in" in stderr, "what was done until then"
+    assert "Traceback" not in stderr
 
 
 class Stuck(Apply):

@@ -77,7 +77,7 @@ def test_sys_exit_in_a_stage_does_not_end_the_driver():
         (stages.kill_self, -signal.SIGKILL, "SIGKILL"),
         (stages.segfault, -signal.SIGSEGV, "SIGSEGV"),
         (stages.leave, 7, "code 7"),
-        (stages.terminate_self, 143, "somebody else sent it SIGTERM"),
+        (stages.terminate_self, 143, "another process sent it SIGTERM"),
     ],
 )
 def test_a_dead_worker_is_named_with_its_cause(function, code: int, words: str):
@@ -92,7 +92,7 @@ def test_a_dead_worker_is_named_with_its_cause(function, code: int, words: str):
 def test_a_killed_worker_tells_its_memory_and_what_the_kernel_counted():
     with pytest.raises(WorkerDied) as caught:
         run(Apply(stages.kill_self_at_two).with_(num_workers=1), max_attempts=1)
-    assert "up to its last batch it had held at most" in caught.value.cause
+    assert "its memory peaked at" in caught.value.cause
 
 
 def test_a_dead_worker_leaves_its_last_lines():

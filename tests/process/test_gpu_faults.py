@@ -71,7 +71,7 @@ def test_an_applications_own_fault_does_not_condemn_its_gpu(nvml_node, tmp_path)
 def test_the_report_says_what_the_run_ran_on(nvml_node):
     nvml_node(nodes.node(nodes.gpu(0)))
     _, report = run(OnGpu(gpus=0.5))
-    before, after = report.gpus
+    before, after = report.gpus_before, report.gpus_after
     assert before.driver_version == after.driver_version == "580.95.05"
     assert [gpu.uuid for gpu in before.gpus] == [nodes.uuid(0)]
 

@@ -232,7 +232,7 @@ def test_memory_left_behind_by_setup_on_node_is_reported(nvml_node):
         _, report = run(GrowsOnNode(workers=1, gpus=1), tasks=items(0))
     finally:
         logger.remove(handler)
-    ((_, grown),) = report.stages[0].node_setup_gpu_growth
+    ((_, grown),) = report.stages[0].node_setup_gpu_growth_bytes
     assert grown == 2 * GIB
     assert any("left 2,048 MiB more in use" in line for line in lines)
 

@@ -15,6 +15,7 @@ from loguru import logger
 
 from gpuexec import LocalExecutor, Pipeline, WorkerDied
 from gpuexec.contract.phases import StagePhase
+from gpuexec.core.retries import Action, DecisionReason
 from gpuexec.core.worker import Timeout
 from tests.process.stages import Apply, Journal, items
 
@@ -98,7 +99,7 @@ def test_a_hung_batch_is_done_by_another_worker(tmp_path: Path):
     assert [task.data for task in out] == values
     (failure,) = executor.last_report.failures
     assert failure.task_ids == ("0_1",)
-    assert failure.verdict == "retry: it has attempts left"
+    assert (failure.action, failure.reason) == (Action.RETRY, DecisionReason.ATTEMPTS_LEFT)
     assert len(executor.last_report.workers) == 2
 
 

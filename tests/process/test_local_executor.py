@@ -14,6 +14,7 @@ import pytest
 from loguru import logger
 
 from gpuexec import InlineExecutor, LocalExecutor, Pipeline, ProcessingStage, Resources, StagePerfStats
+from gpuexec.core.decide import StartReason
 from tests.process import stages
 from tests.process.stages import Apply, Item, Journal, Range, items
 
@@ -228,7 +229,7 @@ def test_the_report_accounts_for_every_task(quiet):
     assert report.wall_s > 0
     assert [(s.tasks_in, s.tasks_out) for s in report.stages] == [(1, 30), (30, 30)]
     assert report.stages[1].batches == 8
-    assert report.workers[0].why == "the stage's first"
+    assert report.workers[0].start_reason == StartReason.FIRST
     assert all(w.exit_code == 0 and w.teardown_s is not None and w.spawn_s > 0 for w in report.workers)
 
 

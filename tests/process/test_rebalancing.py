@@ -47,7 +47,7 @@ def run(stages, count: int, **options):
     report = executor.last_report
     assert len({w.worker_id for w in report.workers}) == len(report.workers)
     assert all(w.exit_code == 0 for w in report.workers)
-    return report, Counter(report.stages[w.stage].name for w in report.workers)
+    return report, Counter(w.stage_name for w in report.workers)
 
 
 def test_a_slow_stage_gets_the_cpus_that_are_free(tmp_path):
@@ -55,7 +55,7 @@ def test_a_slow_stage_gets_the_cpus_that_are_free(tmp_path):
     report, started = run(stages, 1000, cpus=4)
     assert started["quick"] == 1
     assert started["slow"] >= 3
-    assert {w.why for w in report.workers if w.worker_id in ("slow-1", "slow-2")} == {Reason.SLOWEST}
+    assert {w.start_reason for w in report.workers if w.worker_id in ("slow-1", "slow-2")} == {Reason.SLOWEST}
 
 
 def test_a_pipeline_of_more_light_stages_than_cpus_leaves_room_for_the_heavy_one(tmp_path):
@@ -91,7 +91,7 @@ def test_a_fixed_stage_keeps_its_number(tmp_path, options):
     executor = LocalExecutor(show_progress=False, cpus=6, **options)
     stages = [Fixed("one", 0.005, tmp_path, "two", 9), Slow("two", 0.0, tmp_path, "two", 9)]
     assert len(Pipeline("p", stages=stages).run(executor, initial_tasks=items(*range(120)))) == 120
-    assert {w.worker_id for w in executor.last_report.workers if w.stage == 0} == {"one-0"}
+    assert {w.worker_id for w in executor.last_report.workers if w.stage_index == 0} == {"one-0"}
 
 
 class Fixed(Slow):

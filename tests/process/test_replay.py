@@ -156,7 +156,7 @@ def test_a_breakpoint_in_the_stage(tmp_path: Path):
     assert "(Pdb) 42\n" in done.stdout
     assert done.returncode == 0, done.stderr
     done = replay(wrote.stdout, "--pdb", typed="p there\nquit\n")
-    assert done.stderr.endswith("replay: left from the debugger\n")
+    assert done.stderr.endswith("replay: quit from the debugger\n")
     assert done.returncode == 1
 
 

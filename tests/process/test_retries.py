@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from gpuexec import InlineExecutor, LocalExecutor, Pipeline, ProcessingStage, ResultNotPicklable, WorkerDied
+from gpuexec.core.retries import Action, DecisionReason
 from tests.process import stages
 from tests.process.stages import Apply, Item, items
 
@@ -79,9 +80,9 @@ def test_a_batch_whose_worker_dies_is_done_by_a_fresh_one(tmp_path: Path):
     assert len(set(stage.attempts(2))) == 3, "a process each"
     report = local.last_report
     assert [f.task_ids for f in report.failures] == [("0_2",)] * 2
-    assert [f.verdict for f in report.failures] == ["retry: it has attempts left"] * 2
+    assert [f.action for f in report.failures] == [Action.RETRY] * 2
     assert len(report.workers) == 3
-    assert report.stages[0].failed_batches == 2
+    assert report.stages[0].failed_attempts == 2
     assert report.stages[0].tasks_in == 5
     assert not (tmp_path / "capsules").exists(), "capsules are for what stays undone"
 
@@ -93,9 +94,9 @@ def test_attempts_are_limited_and_told(tmp_path: Path):
     assert caught.value.task_ids[0] == "0_2"
     (note,) = caught.value.__notes__
     assert re.match(r"attempt 2 of 2; earlier attempts: killed by SIGKILL.*\(fragile-0\)", note)
-    assert [f.verdict for f in local.last_report.failures] == [
-        "retry: it has attempts left",
-        "raise: its attempts are spent",
+    assert [(f.action, f.reason) for f in local.last_report.failures] == [
+        (Action.RETRY, DecisionReason.ATTEMPTS_LEFT),
+        (Action.RAISE, DecisionReason.ATTEMPTS_SPENT),
     ]
 
 

@@ -1,4 +1,4 @@
-"""``gpuexec runs``: the table, JSON, and folders that hold no checkpoint."""
+"""``gpuexec history``: the table, JSON, and folders without a checkpoint."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typer.testing import CliRunner
 
 from gpuexec.checkpoint.history import read_history
 from gpuexec.checkpoint.journal import Journal
-from gpuexec.cli.history import _duration, runs, runs_table, summary_lines
+from gpuexec.cli.history import _duration, runs_table, show_history, summary_lines
 from gpuexec.core.sources import Settled
 from gpuexec.errors import CheckpointError
 
 PIPELINE = '[{"name": "reader", "class_name": "Reader", "settings": {}}]'
 
 app = typer.Typer()
-app.command()(runs)
+app.command()(show_history)
 
 
 @pytest.fixture
@@ -35,26 +35,26 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def shown(*arguments: str) -> str:
+def output_of(*arguments: str) -> str:
     result = CliRunner().invoke(app, arguments, catch_exceptions=False, env={"COLUMNS": "120"})
     assert result.exit_code == 0
     return result.output
 
 
 def test_the_table(folder):
-    output = shown(str(folder))
+    output = output_of(str(folder))
     rows = [line.split() for line in output.splitlines()]
     assert ["1", "2", "12", "1", "done"] in [[row[0], *row[5:]] for row in rows if len(row) > 5]
     assert "interrupted (process" in output
     assert "ValueError: [bold]no[/bold] xx" in output
-    assert "sources: 2 done, 12 failed, 1 pending; the next run takes up those that are not done" in output
+    assert "sources: 2 done, 12 failed, 1 pending; the next run processes those that are not done" in output
     assert "  failed in run 1: 0_f00: [red]reason 0\n" in output
     assert output.count("failed in run") == 10
     assert "and 2 more (--json lists them all)" in output
 
 
 def test_json_has_everything(folder):
-    document = json.loads(shown(str(folder), "--json"))
+    document = json.loads(output_of(str(folder), "--json"))
     assert document["sources"] == {"done": 2, "failed": 12, "pending": 1}
     assert len(document["failures"]) == 12
     first, second, third = document["runs"]
@@ -63,23 +63,23 @@ def test_json_has_everything(folder):
     assert third["sources"] == {"done": 0, "failed": 0, "pending": 0}
 
 
-def test_a_finished_checkpoint_says_so(tmp_path):
+def test_a_finished_checkpoint_mentions_no_next_run(tmp_path):
     journal = Journal.open(tmp_path)
     journal.begin(digest="d", pipeline=PIPELINE)
     journal.record(Settled(done=("0_a",)))
     assert summary_lines(read_history(tmp_path)) == ["sources: 1 done, 0 failed, 0 pending"]
     assert runs_table(read_history(tmp_path)).row_count == 1
-    assert "running (process" in shown(str(tmp_path))
+    assert "running (process" in output_of(str(tmp_path))
     journal.close()
 
 
 @pytest.mark.parametrize("arguments", [[], ["--json"]])
-def test_a_folder_without_one(tmp_path, arguments):
+def test_a_folder_without_a_checkpoint(tmp_path, arguments):
     with pytest.raises(CheckpointError, match="has no checkpoint") as caught:
-        shown(str(tmp_path), *arguments)
+        output_of(str(tmp_path), *arguments)
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("seconds", "said"), [(-1, "0.0 s"), (59.94, "59.9 s"), (60, "0:01:00"), (3661.4, "1:01:01")])
-def test_durations(seconds, said):
-    assert _duration(seconds) == said
+@pytest.mark.parametrize(("seconds", "text"), [(-1, "0.0 s"), (59.94, "59.9 s"), (60, "0:01:00"), (3661.4, "1:01:01")])
+def test_durations(seconds, text):
+    assert _duration(seconds) == text

@@ -1,4 +1,4 @@
-"""MODULE_OR_FILE:OBJECT and KEY=VALUE, and what is said of wrong ones."""
+"""MODULE_OR_FILE:OBJECT and KEY=VALUE, and the messages about wrong ones."""
 
 from __future__ import annotations
 
@@ -22,6 +22,9 @@ def make(count: int = 2, *, name):
 
 def loose(**settings):
     return Pipeline(str(settings), stages=[Range(1)])
+
+def number_of():
+    return 3
 
 def broken():
     raise LookupError("inside")
@@ -51,19 +54,20 @@ def test_a_function_gets_its_settings(target):
 
 
 @pytest.mark.parametrize(
-    ("name", "settings", "said"),
+    ("name", "settings", "message"),
     [
         ("pipelin", {}, "has no 'pipelin'; did you mean 'pipeline'?"),
-        ("number", {}, "gives a int, not a Pipeline"),
+        ("number", {}, "is an object of type int, not a Pipeline"),
         ("make", {"name": "n", "cuont": 1}, "make() has no parameter 'cuont'; did you mean 'count'?"),
-        ("make", {}, "make() needs name: give --set name=…"),
-        ("pipeline", {"a": 1}, "is a Pipeline, not a function: --set has nothing to set"),
+        ("number_of", {}, "returned an object of type int, not a Pipeline"),
+        ("make", {}, "make() requires name: add --set name=…"),
+        ("pipeline", {"a": 1}, "is a Pipeline, not a function, so --set has no effect: leave it out"),
     ],
 )
-def test_a_wrong_object(target, name, settings, said):
+def test_a_wrong_object(target, name, settings, message):
     with pytest.raises(ConfigurationError) as caught:
         load_pipeline(f"{target}:{name}", settings)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_an_error_inside_passes_through(target):
@@ -72,7 +76,7 @@ def test_an_error_inside_passes_through(target):
 
 
 @pytest.mark.parametrize(
-    ("place", "said"),
+    ("target_name", "message"),
     [
         ("justaname", "must be MODULE:OBJECT or FILE.py:OBJECT"),
         (":pipeline", "must be MODULE:OBJECT"),
@@ -80,11 +84,11 @@ def test_an_error_inside_passes_through(target):
         ("no_such_module:pipeline", "there is no module 'no_such_module'"),
     ],
 )
-def test_a_wrong_place(place, said, monkeypatch):
+def test_a_wrong_module_or_file(target_name, message, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
     with pytest.raises(ConfigurationError) as caught:
-        load_pipeline(place, {})
-    assert said in str(caught.value)
+        load_pipeline(target_name, {})
+    assert message in str(caught.value)
 
 
 def test_settings_are_literals_or_text():
@@ -99,17 +103,18 @@ def test_a_setting_without_a_key(wrong):
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("json.py", "the module 'json' is another one; rename the file"), ("my.pipe.py", "Python name")]
+    ("name", "message"),
+    [("json.py", "another module is called 'json'; rename the file"), ("my.pipe.py", "Python identifier")],
 )
-def test_a_file_whose_name_cannot_be_imported(tmp_path: Path, monkeypatch, name, said):
+def test_a_file_whose_name_cannot_be_imported(tmp_path: Path, monkeypatch, name, message):
     monkeypatch.setattr(sys, "path", list(sys.path))
     (tmp_path / name).write_text(MODULE)
     with pytest.raises(ConfigurationError) as caught:
         load_pipeline(f"{tmp_path / name}:pipeline", {})
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
-def test_a_module_that_misses_another_says_which(tmp_path: Path, monkeypatch):
+def test_an_import_error_inside_the_module_passes_through(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     (tmp_path / "cudfz_pipeline.py").write_text("import cudfz")
     with pytest.raises(ModuleNotFoundError, match="No module named 'cudfz'"):

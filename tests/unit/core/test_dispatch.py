@@ -26,7 +26,7 @@ def test_every_task_passes_every_stage_in_batches_of_its_size(batch_sizes, tasks
     world.runs_to_its_end()
     assert world.results() == ids(tasks)
     for event in world.of_type(events.BatchesFinished):
-        stats, size = event.stats, batch_sizes[event.stage]
+        stats, size = event.stats, batch_sizes[event.stage_index]
         assert stats.tasks_in <= size * stats.batches
     assert [stage.done_tasks for stage in world.stages] == [tasks] * len(batch_sizes)
 

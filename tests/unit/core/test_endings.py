@@ -91,6 +91,20 @@ def test_requeued_batches_go_one_by_one_to_workers_with_nothing_in_flight():
     assert list(second.in_flight) == [batch.batch_id]
 
 
+def test_a_retried_batch_that_is_lost_between_two_batches_keeps_its_attempts():
+    world = started(1, tasks=1, policy=RetryPolicy(max_attempts=2))
+    first = world.worker()
+    world.inside(first).processing = (next(iter(first.in_flight)), world.now)
+    world.exits(first, -11)
+    for _ in range(3):  # killed before they begin it
+        world.all_set_up()
+        assert len(world.worker().in_flight) == 1
+        world.exits(world.worker(), -9)
+    world.runs_to_its_end()
+    assert world.error is None
+    assert world.results() == ids(1)
+
+
 def test_a_worker_that_dies_idle_is_a_notice_and_is_replaced():
     world = World(1)
     world.all_set_up()
@@ -100,7 +114,7 @@ def test_a_worker_that_dies_idle_is_a_notice_and_is_replaced():
     world.step()
     assert world.worker().number != old.number
     assert world.worker().worker_id == old.worker_id
-    assert world.of_type(events.WorkerStarted)[-1].why == "num_workers() asks for it"
+    assert world.of_type(events.WorkerStarted)[-1].reason == "num_workers() asks for it"
 
 
 def test_a_death_too_many_ends_the_run_with_the_workers_own_error():

@@ -1,4 +1,4 @@
-"""Worker records in the driver's log."""
+"""What the relay writes to the driver's log."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from gpuexec.plan.model import Plan
 
 @pytest.fixture
 def records():
-    seen = []
-    handler = logger.add(lambda message: seen.append(message.record), level=0)
-    yield seen
+    logged = []
+    handler = logger.add(lambda message: logged.append(message.record), level=0)
+    yield logged
     logger.remove(handler)
 
 
-def relay(*seen):
-    reader = LogRelay()
-    reader.on_event(events.RunStarted(0.0, Plan((), ("a note",)), ("read",)))
-    for event in seen:
-        reader.on_event(event)
+def relay(*later_events):
+    observer = LogRelay()
+    observer.on_event(events.RunStarted(0.0, Plan((), ("a note",)), ("read",)))
+    for event in later_events:
+        observer.on_event(event)
 
 
-def test_a_record_keeps_its_own_place_and_time(records):
+def test_a_record_keeps_its_own_time_and_source_location(records):
     then = time.time() - 100
     relay(events.WorkerLogged(0, "read-1", LogLine("ERROR", 40, "{x} <b>", then, "my.stage", "process", 12)))
     note, record = records
@@ -39,7 +39,7 @@ def test_a_record_keeps_its_own_place_and_time(records):
     assert (record["extra"]["stage"], record["extra"]["worker"]) == ("read", "read-1")
 
 
-def test_a_level_of_the_stages_own_is_kept_as_a_number(records):
+def test_a_level_defined_by_the_stage_is_kept_as_a_number(records):
     relay(events.WorkerLogged(0, "read-1", LogLine("SHOUT", 33, "x", 0.0, None, "f", 1)))
     assert records[-1]["level"].no == 33
 
@@ -54,3 +54,33 @@ def test_gpu_memory_left_behind_is_a_warning(records):
     relay(events.NodeSetUp(1.0, 0, 0.5, (("GPU-7", 3 * 2**20),)))
     assert records[-1]["level"].name == "WARNING"
     assert "left 3 MiB more in use on GPU-7" in records[-1]["message"]
+
+
+def failed(batch_id, **fields) -> events.BatchFailed:
+    return events.BatchFailed(
+        at=1.0,
+        stage_index=0,
+        worker_id="read-0",
+        batch_id=batch_id,
+        task_ids=tuple(f"0_{n}" for n in range(9)),
+        elapsed_s=0.5,
+        error="Traceback\nLookupError: x",
+        action="retry",
+        reason="it has attempts left",
+        **fields,
+    )
+
+
+def test_a_failed_batch_is_a_warning_with_the_action_and_a_few_task_ids(records):
+    relay(failed(3, capsule="/tmp/capsule"), failed(None))
+    _, record = records
+    assert record["level"].name == "WARNING"
+    assert record["message"] == (
+        "read-0: a batch failed (LookupError: x); retry: it has attempts left; "
+        "tasks 0_0, 0_1, 0_2, 0_3, 0_4, 0_5, 0_6, 0_7 …; to reproduce it: gpuexec replay /tmp/capsule"
+    )
+
+
+def test_a_notice_has_its_own_level(records):
+    relay(events.Noticed("a worker is replaced", "INFO"))
+    assert (records[-1]["level"].name, records[-1]["message"]) == ("INFO", "a worker is replaced")

@@ -1,4 +1,4 @@
-"""The watching thread over the real pynvml and the simulated driver: waits are on its descriptor only."""
+"""The GPU watch with the real pynvml and the simulated driver library; tests wait on its descriptor only."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gpuexec.hardware.nvml_events import FaultKind, GpuFault
 from gpuexec.processes.gpu_watch import GpuWatch
 from tests.nvml_sim import nodes
 
-PATIENCE_S = 60
+TIMEOUT_S = 60
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def readable(watch: GpuWatch, timeout: float = 0) -> bool:
 
 
 def next_faults(watch: GpuWatch) -> list[GpuFault]:
-    assert readable(watch, PATIENCE_S)
+    assert readable(watch, TIMEOUT_S)
     return watch.read()
 
 
@@ -57,12 +57,12 @@ def test_an_xid_wakes_the_driver(watching):
 def test_a_storm_of_equal_events_is_one_fault(watching):
     node, watch = watching(nodes.unequal(), nodes.uuid(0), nodes.uuid(1))
     node.change(lambda d: d["gpus"][0].update(xids=[13] * 500))
-    node.change(lambda d: d["gpus"][1].update(xids=[31]))  # told after all of the first GPU's
-    found = []
-    while not any(fault.xid == 31 for fault in found):
-        found += next_faults(watch)
-    assert sum(fault.times for fault in found if fault.xid == 13) == 500
-    assert len(found) <= 4
+    node.change(lambda d: d["gpus"][1].update(xids=[31]))  # reported after all of the first GPU's
+    faults = []
+    while not any(fault.xid == 31 for fault in faults):
+        faults += next_faults(watch)
+    assert sum(fault.times for fault in faults if fault.xid == 13) == 500
+    assert len(faults) <= 4
 
 
 def test_a_gpu_lost_in_the_middle_of_a_wait(watching):
@@ -83,10 +83,10 @@ def test_a_lost_gpu_is_noticed_without_events(watching):
     assert [fault.kind for fault in next_faults(watch)] == [FaultKind.LOST]
 
 
-def test_what_was_not_read_before_close_can_be_read_after_it(watching):
+def test_faults_not_read_before_close_can_be_read_after_it(watching):
     node, watch = watching(nodes.small(), nodes.uuid(0))
     node.change(lambda d: d["gpus"][0].update(xids=[31]))
-    assert readable(watch, PATIENCE_S)
+    assert readable(watch, TIMEOUT_S)
     watch.close()
     watch.close()
     assert [fault.xid for fault in watch.read()] == [31]
@@ -96,7 +96,7 @@ def test_what_was_not_read_before_close_can_be_read_after_it(watching):
         pynvml.nvmlDeviceGetCount()
 
 
-def test_without_a_driver_there_is_a_reason_and_nothing_to_wait_for(watching):
+def test_without_a_driver_there_is_a_reason_and_no_thread(watching):
     description = {**nodes.small(), "init_error": pynvml.NVML_ERROR_DRIVER_NOT_LOADED}
     _, watch = watching(description, nodes.uuid(0))
     assert "kernel module is not loaded" in watch.unwatched[nodes.uuid(0)]
@@ -111,12 +111,12 @@ def test_when_no_gpu_can_be_watched_no_thread_runs(watching):
     assert not watchers()
 
 
-def test_a_watch_that_nobody_closes_does_not_hold_back_the_interpreter(nvml_node):
+def test_a_watch_that_is_never_closed_does_not_delay_the_interpreters_exit(nvml_node):
     nvml_node(nodes.small())
     code = (
         "from gpuexec.processes.gpu_watch import GpuWatch\n"
         f"watch = GpuWatch([{nodes.uuid(0)!r}])\n"
         "print(watch.unwatched, watch._thread.is_alive())"
     )
-    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=PATIENCE_S)
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=TIMEOUT_S)
     assert (done.returncode, done.stdout, done.stderr) == (0, "{} True\n", "")

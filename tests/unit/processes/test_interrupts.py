@@ -1,4 +1,4 @@
-"""Signals of a run: noted while it works, raised where it waits."""
+"""Signals during a run are recorded while it works and raised where it waits."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from gpuexec.processes.interrupts import admitted, held
+from gpuexec.processes.interrupts import signals_deferred, signals_delivered
 
 BOTH = pytest.mark.parametrize(
     ("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)], ids=["SIGINT", "SIGTERM"]
@@ -15,68 +15,68 @@ BOTH = pytest.mark.parametrize(
 
 
 @pytest.fixture(autouse=True)
-def handlers_are_put_back():
+def handlers_are_restored():
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     yield
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 @BOTH
-def test_a_signal_waits_for_the_next_wait(number: signal.Signals, error: type[BaseException]):
-    done = []
+def test_a_signal_is_raised_at_the_next_wait(number: signal.Signals, error: type[BaseException]):
+    steps = []
 
     def work() -> None:
         signal.raise_signal(number)
-        done.append("work")
-        with admitted():
-            done.append("never")
+        steps.append("worked")
+        with signals_delivered():
+            steps.append("waited")
 
-    with pytest.raises(error) as caught, held():
+    with pytest.raises(error) as caught, signals_deferred():
         work()
-    assert done == ["work"]
+    assert steps == ["worked"]
     if error is SystemExit:
         assert caught.value.code == 143
 
 
 @BOTH
 def test_a_signal_ends_a_wait(number: signal.Signals, error: type[BaseException]):
-    with held(), pytest.raises(error), admitted():
+    with signals_deferred(), pytest.raises(error), signals_delivered():
         signal.raise_signal(number)
 
 
-def test_a_second_signal_does_not_wait():
-    with held():
+def test_a_second_signal_is_raised_at_once():
+    with signals_deferred():
         signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
-    with held(), admitted():
+    with signals_deferred(), signals_delivered():
         pass
 
 
-def test_a_signal_that_no_wait_follows_is_raised_at_the_end():
-    with pytest.raises(KeyboardInterrupt), held():
+def test_a_signal_without_a_later_wait_is_raised_at_the_end_of_the_block():
+    with pytest.raises(KeyboardInterrupt), signals_deferred():
         signal.raise_signal(signal.SIGINT)
 
 
-def test_the_programs_own_handler_is_left_alone():
-    heard = []
-    before = signal.signal(signal.SIGTERM, lambda number, _frame: heard.append(number))
+def test_a_handler_of_the_program_is_left_alone():
+    received = []
+    before = signal.signal(signal.SIGTERM, lambda number, _frame: received.append(number))
     try:
-        with held(), admitted():
+        with signals_deferred(), signals_delivered():
             signal.raise_signal(signal.SIGTERM)
     finally:
         signal.signal(signal.SIGTERM, before)
-    assert heard == [signal.SIGTERM]
+    assert received == [signal.SIGTERM]
 
 
-def test_other_threads_change_nothing():
-    seen = []
+def test_in_other_threads_nothing_changes():
+    handlers = []
 
-    def look() -> None:
-        with held(), admitted():
-            seen.append(signal.getsignal(signal.SIGINT))
+    def record_handler() -> None:
+        with signals_deferred(), signals_delivered():
+            handlers.append(signal.getsignal(signal.SIGINT))
 
-    thread = threading.Thread(target=look)
+    thread = threading.Thread(target=record_handler)
     thread.start()
     thread.join()
-    assert seen == [signal.getsignal(signal.SIGINT)]
+    assert handlers == [signal.getsignal(signal.SIGINT)]
