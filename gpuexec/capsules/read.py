@@ -1,4 +1,4 @@
-"""Reads a failure capsule without opening its pickles: nothing here runs code that a capsule holds."""
+"""Read failure capsules without opening their pickles: nothing here runs code from a capsule."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from typing import Any
 
 from gpuexec.capsules.write import FIELDS, FORMAT, FORMAT_VERSION, STAGE, SUMMARY, TASKS, CapsuleContents
 from gpuexec.contract.allocation import Allocation, GpuShare
+from gpuexec.contract.phases import StagePhase
 from gpuexec.errors import ConfigurationError
 
 
 class CapsuleError(ConfigurationError):
-    """A capsule cannot be read, or not replayed here; the message says why and what to do."""
+    """A capsule cannot be read, or cannot be replayed here; the message says why and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Capsule:
-    """A capsule on disk. ``missing``: payloads that were too large for it, and how large they were."""
+    """A capsule on disk. ``missing``: the payloads that were too large for it, and how large they were."""
 
     path: Path
     failure: CapsuleContents
@@ -36,26 +37,26 @@ class Capsule:
 
     @property
     def python(self) -> str:
-        """The version of Python the batch failed under."""
+        """Return the version of Python that ran the batch."""
         return self.versions.get("python") or "of unknown version"
 
     @property
     def python_differs(self) -> bool:
-        """Whether that is another minor version than this process's: byte code differs then."""
+        """Return whether this process has another minor version of Python, whose byte code differs."""
         return self.python.split(".")[:2] != platform.python_version().split(".")[:2]
 
 
 def load_capsule(path: Path) -> Capsule:
     """Read a capsule.
 
-    Raises ``CapsuleError`` for what is no capsule, is another user's, has another format, or is damaged.
+    Raises ``CapsuleError`` if the folder is not a capsule, belongs to another user, has another format or is damaged.
     """
     document = _document(path)
     try:
         return Capsule(
             path=path,
             failure=CapsuleContents(
-                **document["failure"],
+                **{**document["failure"], "phase": StagePhase(document["failure"]["phase"])},
                 stage_payload=b"".join(_payloads(path, STAGE, document)),
                 task_payloads=_payloads(path, TASKS, document),
             ),
@@ -71,7 +72,9 @@ def load_capsule(path: Path) -> Capsule:
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         if isinstance(error, CapsuleError):
             raise
-        raise CapsuleError(f"the capsule {path} is damaged: {FIELDS} is not as it was written ({error!r})") from error
+        raise CapsuleError(
+            f"the capsule {path} is damaged: {FIELDS} was changed after it was written ({error!r})"
+        ) from error
 
 
 def _document(path: Path) -> dict[str, Any]:
@@ -79,17 +82,17 @@ def _document(path: Path) -> dict[str, Any]:
         owner = path.stat().st_uid
         document = json.loads((path / FIELDS).read_bytes())
     except (FileNotFoundError, NotADirectoryError):
-        raise CapsuleError(f"{path} is not a failure capsule: {_what_is_there(path)}") from None
+        raise CapsuleError(f"{path} is not a failure capsule: {_why_no_capsule(path)}") from None
     except OSError as error:
         raise CapsuleError(f"the capsule {path} cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise CapsuleError(f"the capsule {path} is damaged: {FIELDS} is not JSON ({error})") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise CapsuleError(f"{path} is not a failure capsule: its {FIELDS} is something else's")
+        raise CapsuleError(f"{path} is not a failure capsule: its {FIELDS} was written by another program")
     if owner != os.getuid():
         raise CapsuleError(
-            f"the capsule {path} belongs to another user (uid {owner}), and opening it runs code that is in it; "
-            "if you trust them, make a copy of your own and replay that"
+            f"the capsule {path} belongs to another user (uid {owner}), and opening it runs code from it; "
+            "if you trust that user, copy the capsule and replay the copy"
         )
     version = document.get("format_version")
     if version != FORMAT_VERSION:
@@ -104,7 +107,7 @@ def _allocation(fields: Mapping[str, Any]) -> Allocation:
     return Allocation(**{**fields, "gpus": tuple(GpuShare(**share) for share in fields.get("gpus", ()))})
 
 
-def _what_is_there(path: Path) -> str:
+def _why_no_capsule(path: Path) -> str:
     if path.is_dir():
         return f"there is no {FIELDS} in it"
     return "it is a file; give the folder" if path.exists() else "there is no such folder"
@@ -114,5 +117,5 @@ def _payloads(path: Path, name: str, document: Mapping[str, Any]) -> list[memory
     content = memoryview((path / name).read_bytes())
     lengths = [int(length) for length in document[name]["lengths"]]
     if len(content) != sum(lengths) or zlib.crc32(content) != document[name]["crc32"]:
-        raise CapsuleError(f"the capsule {path} is damaged: {name} is not what was written")
+        raise CapsuleError(f"the capsule {path} is damaged: {name} was changed after it was written")
     return [content[start:stop] for start, stop in pairwise((0, *accumulate(lengths)))]

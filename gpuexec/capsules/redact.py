@@ -1,11 +1,11 @@
-"""Which environment variables look like secrets, and how their values are kept out of what is written. Pure.
+"""Recognise environment variables that look like secrets, and keep their values out of what is written. Pure.
 
-A variable is left out when its name has a word that secrets' names have (``HF_TOKEN``, ``apiKey``; not
-``KEYBOARD``), or when its value has the form of one (a token's prefix, a URL with a password). Too much is
-left out rather than too little: ``DESKTOP_SESSION`` is, and nothing is lost by it.
+A variable is left out if a word of its name is one that names of secrets contain (``HF_TOKEN``, ``apiKey``; not
+``KEYBOARD``) or ends like one (``PGPASSWORD``, ``KEYPASSPHRASE``), or if its value has the form of a secret (a token's
+prefix, a URL with a password). When in doubt a variable is left out: losing ``DESKTOP_SESSION`` does no harm.
 
-A secret also gets into tracebacks, log lines and pickles (a stage's ``runtime_env``), so values are masked
-there. In a pickle that keeps the length, as its strings are counted.
+Secrets also get into tracebacks, log lines and pickles (a stage's ``runtime_env``), so their values are masked there.
+In a pickle the mask has the length of the value, since a pickled string is preceded by its length.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-_WORDS = frozenset(
+SECRET_WORDS = frozenset(
     (
         *("KEY", "TOKEN", "SECRET", "PASSWORD", "PASSWD", "PASSPHRASE", "PASS", "PWD", "CREDENTIAL", "CRED"),
         *("AUTH", "OAUTH", "AUTHORIZATION", "COOKIE", "SESSION", "PRIVATE", "DSN", "JWT", "BEARER", "SAS"),
     )
 )
-_ENDINGS = (  # of words written together, such as PGPASSWORD
+SECRET_ENDINGS = (  # of words written together, such as PGPASSWORD
     *("PASSWORD", "PASSWD", "PASSPHRASE", "SECRET", "TOKEN", "CREDENTIAL"),
     *("APIKEY", "ACCESSKEY", "SECRETKEY", "PRIVATEKEY"),
 )
-_NOT_SECRET = frozenset({"PWD", "OLDPWD"})  # working directories
+_NOT_SECRET = frozenset({"PWD", "OLDPWD"})  # these hold working directories
 _WORD = re.compile(r"[A-Za-z]+")
 _CAMEL = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # "API" and "Key" of "APIKey"
 
 _FORMS = re.compile(
     r"""
-    (?<=://) [^\s/@:]* : \S{1,256} @                          # user:password@ of a URL
+    (?<=://) [^\s/@:]* : \S{1,256} @                          # user:password@ in a URL
   | \b (?:AKIA|ASIA) [0-9A-Z]{16} \b                          # AWS
   | \b gh[pousr]_ \w{20,} | \b github_pat_ \w{20,}            # GitHub
   | \b glpat- [\w-]{16,}                                      # GitLab
@@ -40,29 +40,20 @@ _FORMS = re.compile(
   | \b AIza [\w-]{35}                                         # Google
   | \b eyJ [\w-]{5,} \. [\w-]{5,} \. [\w-]*                   # JWT
   | -----BEGIN[ ][A-Z0-9 ]+-----  [^-]* (?: -----END[ ][A-Z0-9 ]+----- )?      # PEM
-  | (?i: \b (?: password | passwd | pwd | accountkey | sharedaccesskey | secret | token ) = [^\s;&]{3,} )
+  | (?i: \b (?: password | passwd | pwd | accountkey | sharedaccesskey | secret | token ) =
+      (?! <\S+[ ]left[ ]out> ) [^\s;&]{3,} )                    # unless a remark of ours stands there
     """,
     re.VERBOSE,
 )
 
-_MIN_LENGTH = 8  # characters; shorter values ("true", "1") stand in many places by chance
-_PATH = re.compile(r"(?:~|\.\.?)/.*|/[A-Z]?[a-z]{2,}\d*/.*")  # of a socket or a key's file
-_AMBIGUOUS = re.compile(r"[a-z_.]+|[\d.:,\s-]+")  # may be a Python name that the pickle needs, or any number
+_MIN_LENGTH = 8  # characters; shorter values ("true", "1") occur in other text by chance
+_PATH = re.compile(r"(?:~|\.\.?)/.*|/[A-Z]?[a-z]{2,}\d*/.*")  # of a socket or a key file
+_AMBIGUOUS = re.compile(r"[a-z_.]+|[\d.:,\s-]+")  # could be a Python name that the pickle needs, or any number
 
 
 def looks_secret(name: str, value: str) -> bool:
-    """Whether a variable should not be written down."""
-    return _named_like_one(name) or _FORMS.search(value) is not None
-
-
-def split_environment(environ: Mapping[str, str]) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Return the variables that may be written, and the names of those left out, sorted.
-
-    A kept value that contains a secret one is masked.
-    """
-    secrets = secrets_in(environ)
-    kept = {name: mask_text(value, secrets) for name, value in environ.items() if name not in secrets}
-    return kept, tuple(sorted(secrets))
+    """Return whether a variable must not be written down."""
+    return _has_secret_name(name) or _FORMS.search(value) is not None
 
 
 def secrets_in(environ: Mapping[str, str]) -> dict[str, str]:
@@ -70,21 +61,26 @@ def secrets_in(environ: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environ.items() if looks_secret(name, value)}
 
 
+def mask_environment(environ: Mapping[str, str], secrets: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that are not among ``secrets``, with the values of ``secrets`` masked in theirs."""
+    return {name: mask_text(value, secrets) for name, value in environ.items() if name not in secrets}
+
+
 def mask_text(text: str, secrets: Mapping[str, str]) -> str:
-    """Replace the values of ``secrets``, and whatever else has the form of one, by a remark."""
-    for name, value in _distinct(secrets):
+    """Replace the values of ``secrets``, and anything else that has the form of a secret, by a remark."""
+    for name, value in _recognisable_values(secrets):
         text = text.replace(value, f"<{name} left out>")
     return _FORMS.sub("<secret left out>", text)
 
 
 def mask_payload(payload: bytes, secrets: Mapping[str, str]) -> tuple[bytes, tuple[str, ...], tuple[str, ...]]:
-    """Replace values of ``secrets`` by as many asterisks.
+    """Replace each value of ``secrets`` by as many asterisks.
 
-    Returns the payload, the names of the variables masked, and the names of those whose values are there
-    but stay: they could just as well be a Python name that the pickle needs (a password "password") or any number.
+    Return the payload, the names of the variables whose values were masked, and the names of those whose values occur
+    but stay, because they could also be a Python name that the pickle needs (a password "password") or any number.
     """
     masked, kept = [], []
-    for name, value in _distinct(secrets):
+    for name, value in _recognisable_values(secrets):
         raw = value.encode(errors="surrogateescape")
         if raw not in payload:
             continue
@@ -96,18 +92,21 @@ def mask_payload(payload: bytes, secrets: Mapping[str, str]) -> tuple[bytes, tup
     return payload, tuple(dict.fromkeys(masked)), tuple(dict.fromkeys(kept))
 
 
-def _named_like_one(name: str) -> bool:
+def _has_secret_name(name: str) -> bool:
     if name.upper() in _NOT_SECRET:
         return False
     return any(
-        form in _WORDS or form.endswith(_ENDINGS)
+        form in SECRET_WORDS or form.endswith(SECRET_ENDINGS)
         for word in (*_WORD.findall(name), *_CAMEL.findall(name))
         for form in (word.upper(), word.upper().removesuffix("S"))
     )
 
 
-def _distinct(secrets: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Values that can be recognised in other text, and their lines, the longest first: one may hold another."""
+def _recognisable_values(secrets: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return (name, value) of each value, and each line of one, that is long enough to be searched for in other text.
+
+    The longest come first, since one value may contain another.
+    """
     parts = {
         (name, part.strip())
         for name, value in secrets.items()

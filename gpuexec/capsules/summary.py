@@ -1,4 +1,4 @@
-"""The part of a failure capsule that people read first."""
+"""The summary of a failure capsule: the part that people read first."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _UNKNOWN = "unknown"
 
 def summary_of(
     failure: CapsuleContents,
-    place: Path,
+    folder: Path,
     when: datetime,
     *,
     replayable: bool,
@@ -25,13 +25,13 @@ def summary_of(
     left_out: Sequence[str],
     versions: Mapping[str, str | None],
 ) -> str:
-    """Say what failed, where, and what to do. ``failure`` has its secrets masked already."""
-    return "\n".join(_lines(failure, place, when, replayable, notes, left_out, versions)) + "\n"
+    """Return the text: what failed, where, and what to do. Secrets in ``failure`` must have been masked."""
+    return "\n".join(_lines(failure, folder, when, replayable, notes, left_out, versions)) + "\n"
 
 
 def _lines(
     failure: CapsuleContents,
-    place: Path,
+    folder: Path,
     when: datetime,
     replayable: bool,
     notes: Sequence[str],
@@ -49,17 +49,17 @@ def _lines(
         yield f"  death     {failure.cause_of_death}"
     yield from (f"  note      {note}" for note in notes)
     if replayable:
-        command = f"gpuexec replay {shlex.quote(str(place.absolute()))}"
+        command = f"gpuexec replay {shlex.quote(str(folder.absolute()))}"
         yield ""
         yield "Run exactly this batch again, in one process:"
         yield f"  {command}"
-        yield f"  {command} --pdb     # stops where it raises"
-        yield "This folder holds pickles, and opening a pickle runs code: replay your own capsules only."
+        yield f"  {command} --pdb     # opens the debugger where it raises"
+        yield "This folder contains pickles, and opening a pickle runs code: replay only capsules that you trust."
     for title, text in (
         ("traceback", failure.traceback),
-        ("stacks when it hung", failure.stacks),
-        ("last lines it printed or logged", "\n".join(failure.last_lines)),
-        ("environment variables left out, as they look like secrets", "\n".join(left_out)),
+        ("stacks when the worker hung", failure.stacks),
+        ("last lines that the worker printed or logged", "\n".join(failure.last_lines)),
+        ("environment variables left out because they look like secrets", "\n".join(left_out)),
     ):
         if text:
             yield from ("", f"--- {title}", text.rstrip("\n"))

@@ -1,13 +1,13 @@
-"""Failure capsules: a failed batch in a folder, so that ``gpuexec replay`` can run exactly that batch again.
+"""Write failure capsules: a failed batch in a folder, so that ``gpuexec replay`` can run exactly that batch again.
 
     <UTC time>-<stage>-<id>/
-        summary.txt      what failed, where, and what to do: for people
+        summary.txt      what failed, where, and what to do; for people
         capsule.json     every plain field, the environment without secrets, versions, checksums
         stage.pickle     the stage, as it was sent to the worker (channel.codec)
         tasks.pickle     the batch's payloads one after the other; capsule.json has their lengths
 
-A capsule appears all at once (it is made under a hidden name and renamed) and only its owner can read it.
-It is pickle: opening one runs code, which is why nothing opens one unasked.
+A capsule is written under a hidden name and then renamed, so it appears complete or not at all. Only its owner can read
+it. Opening its pickles runs code, so only ``gpuexec replay`` opens them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ import platform
 import re
 import secrets
 import shutil
-import stat
 import tempfile
 import time
 import zlib
@@ -34,41 +33,43 @@ from typing import Any, BinaryIO
 from gpuexec._version import __version__
 from gpuexec.capsules import redact
 from gpuexec.capsules.summary import summary_of
+from gpuexec.contract.phases import StagePhase
 from gpuexec.errors import GpuexecError
+from gpuexec.private_folder import private_folder
 
 FORMAT = "gpuexec failure capsule"
 FORMAT_VERSION = 1
 SUMMARY, FIELDS, STAGE, TASKS = "summary.txt", "capsule.json", "stage.pickle", "tasks.pickle"
 DEFAULT_MAX_BYTES = 256 * 1024**2
-DEFAULT_KEEP = 20
 
-_NAME = re.compile(r"\d{8}T\d{6}\.\d{6}Z-.+-[0-9a-f]{8}")
-_PARTIAL = ".partial-"
-_STALE_S = 3600.0  # no capsule takes that long to write: its writer has died
+_CAPSULE_NAME = re.compile(r"\d{8}T\d{6}\.\d{6}Z-.+-[0-9a-f]{8}")
+_PARTIAL_PREFIX = ".partial-"
+_STALE_S = 3600.0  # no capsule takes that long to write, so the writer of an older one has died
 _PACKAGES = ("cloudpickle", "cupy", "nemo-curator", "numpy", "pandas", "pyarrow", "torch")
-_DRIVER = Path("/proc/driver/nvidia/version")
+_DRIVER_VERSION_FILE = Path("/proc/driver/nvidia/version")
 
 
 class CapsuleNotWritten(GpuexecError, OSError):
-    """A capsule could not be written (full disk, no permission): the failure it is about goes on regardless."""
+    """A capsule could not be written (full disk, no permission). The failure it describes must be reported anyway."""
 
 
 @dataclass(frozen=True, slots=True)
 class CapsuleContents:
-    """What is known of a failure.
+    """What is known about a failure. The names of the fields are keys of capsule.json, so they must not change.
 
-    ``phase`` is that of ``channel.messages.Failed``, or what a dead worker was busy with. ``allocation`` is
-    ``dataclasses.asdict`` of the worker's. ``environ`` is the worker's whole environment, ``env_vars`` the
-    part that the pipeline asked for (``StageSpec.env_vars``): a replay sets it. ``sys_path`` is the run's.
-    ``stage_payload`` and each of ``task_payloads`` are laid out by ``channel.codec``; a task payload is a
-    list of tasks, or one, and the batch is all of them in order. ``task_slices``, where given, has for each
-    payload the ``(start, stop)`` of its tasks that belong to the batch, or ``None``: all of them.
+    ``phase`` is the phase that raised, or the one in which the worker died. ``allocation`` is ``dataclasses.asdict`` of
+    the worker's allocation. ``environ`` is the worker's whole environment; ``env_vars`` is the part that the pipeline
+    asked for (``StageSpec.env_vars``), which a replay sets. ``sys_path`` is that of the run.
+
+    ``stage_payload`` and ``task_payloads`` have the format of ``channel.codec``. A task payload is one task or a list
+    of tasks; the batch is all of them in order. ``task_slices``, if given, has one entry for each payload:
+    ``(start, stop)`` of the tasks that belong to the batch, or ``None`` for all of them.
     """
 
     stage: str
     worker_id: str
     node_id: str
-    phase: str
+    phase: StagePhase
     attempt: int
     error_type: str
     text: str
@@ -92,78 +93,69 @@ PLAIN_FIELDS = tuple(
 
 
 def write_capsule(folder: Path, failure: CapsuleContents, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Path:
-    """Write a capsule into ``folder``, which is made if need be, and return its path.
+    """Write a capsule into ``folder``, which is made if it is missing, and return the capsule's path.
 
-    The tasks are left out if they and the stage take more than ``max_bytes``, and the capsule says so. Raises
-    ``CapsuleNotWritten`` (an ``OSError``), and then leaves nothing: whoever reports a failure must catch
-    that, so that it never takes the failure's place.
+    If the tasks and the stage take more than ``max_bytes``, the tasks are left out and the capsule says so. Raises
+    ``CapsuleNotWritten`` (an ``OSError``) and then leaves nothing behind. The caller must catch it, so that it does not
+    replace the failure that is being reported.
     """
     now = datetime.now(UTC)
-    target = folder / f"{now:%Y%m%dT%H%M%S.%fZ}-{_safe(failure.stage)}-{secrets.token_hex(4)}"
+    target = folder / f"{now:%Y%m%dT%H%M%S.%fZ}-{_file_name_part(failure.stage)}-{secrets.token_hex(4)}"
     partial: Path | None = None
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=folder))
+        partial = Path(tempfile.mkdtemp(prefix=_PARTIAL_PREFIX, dir=folder))
         _fill(partial, target, failure, now, max_bytes)
         _sync_folder(partial)
         partial.rename(target)
         _sync_folder(folder)
     except Exception as error:
-        why = f"{type(error).__name__}: {error}"
-        raise CapsuleNotWritten(f"no failure capsule could be written to {folder}: {why}") from error
+        cause = f"{type(error).__name__}: {error}"
+        raise CapsuleNotWritten(f"no failure capsule could be written to {folder}: {cause}") from error
     finally:
-        if partial is not None:  # after the rename there is nothing under this name
+        if partial is not None:  # after the rename nothing has this name
             shutil.rmtree(partial, ignore_errors=True)
     return target
 
 
-def prune(folder: Path, keep: int = DEFAULT_KEEP) -> list[Path]:
-    """Remove all but the newest ``keep`` capsules, and what dead writers left; return the capsules removed.
+def prune(folder: Path, *, keep: int) -> list[Path]:
+    """Remove all but the newest ``keep`` capsules, and incomplete ones of dead writers; return the removed capsules.
 
-    Nothing but capsules is touched. Raises ``OSError`` where one cannot be removed.
+    Nothing but capsules is touched. Raises ``OSError`` if one cannot be removed.
     """
     if not folder.is_dir():
         return []
     entries = [entry for entry in folder.iterdir() if entry.is_dir() and not entry.is_symlink()]
     for entry in entries:
-        if entry.name.startswith(_PARTIAL) and time.time() - entry.stat().st_mtime > _STALE_S:
+        if entry.name.startswith(_PARTIAL_PREFIX) and time.time() - entry.stat().st_mtime > _STALE_S:
             shutil.rmtree(entry, ignore_errors=True)
-    capsules = sorted(entry for entry in entries if _NAME.fullmatch(entry.name))
+    capsules = sorted(entry for entry in entries if _CAPSULE_NAME.fullmatch(entry.name))
     surplus = capsules[: max(0, len(capsules) - keep)]
     for capsule in surplus:
-        doomed = capsule.rename(folder / f"{_PARTIAL}{capsule.name}")  # gone at once, never half there
-        shutil.rmtree(doomed)
+        hidden = capsule.rename(folder / f"{_PARTIAL_PREFIX}{capsule.name}")  # so it is never visible half removed
+        shutil.rmtree(hidden)
     return surplus
 
 
 def default_folder() -> Path:
-    """Return where capsules go if nobody says otherwise, readable by this user only; make it if need be.
+    """Return the folder for capsules if the options name none; make it, readable by this user only, if it is missing.
 
-    It is ``gpuexec/capsules`` in $XDG_STATE_HOME, or in ``~/.local/state`` (XDG Base Directory
-    Specification). Raises ``CapsuleNotWritten`` where it cannot be made or is somebody else's.
+    It is ``gpuexec/capsules`` in $XDG_STATE_HOME, or in ``~/.local/state`` (XDG Base Directory Specification). Raises
+    ``CapsuleNotWritten`` if it cannot be made or is another user's.
     """
     configured = Path(os.environ.get("XDG_STATE_HOME") or "")
-    try:  # the specification has relative paths ignored
+    try:  # the specification says to ignore relative paths
         state = configured if configured.is_absolute() else Path.home() / ".local" / "state"
-        return _private(_private(state / "gpuexec") / "capsules")
+        state.mkdir(parents=True, exist_ok=True)
+        return private_folder(private_folder(state / "gpuexec") / "capsules")
     except (OSError, RuntimeError) as error:  # RuntimeError: no home directory
-        raise CapsuleNotWritten(f"there is no place for failure capsules: {error}") from error
-
-
-def _private(folder: Path) -> Path:
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-        raise PermissionError(f"{folder} is not a folder of this user's own")
-    if stat.S_IMODE(found.st_mode) != stat.S_IRWXU:
-        folder.chmod(stat.S_IRWXU)
-    return folder
+        raise CapsuleNotWritten(f"there is no folder for failure capsules: {error}") from error
 
 
 def _fill(partial: Path, target: Path, failure: CapsuleContents, now: datetime, max_bytes: int) -> None:
     hidden = redact.secrets_in({**failure.environ, **failure.env_vars})
     shown = _without_secrets(failure, hidden)
-    left_out = _what_is_too_large(failure, max_bytes)
+    left_out = _payloads_too_large(failure, max_bytes)
     stage_payloads = [] if "stage" in left_out else [failure.stage_payload]
     task_payloads = [] if "tasks" in left_out else failure.task_payloads
     notes = [f"NOT IN THIS CAPSULE, so it cannot be replayed: the {what}, {why}" for what, why in left_out.items()]
@@ -193,20 +185,17 @@ def _fill(partial: Path, target: Path, failure: CapsuleContents, now: datetime, 
     _write(partial / SUMMARY, summary.encode(errors="backslashreplace"))
 
 
-def _what_is_too_large(failure: CapsuleContents, max_bytes: int) -> dict[str, str]:
+def _payloads_too_large(failure: CapsuleContents, max_bytes: int) -> dict[str, str]:
     stage, tasks = len(failure.stage_payload), sum(map(len, failure.task_payloads))
-    found = {}
+    too_large = {}
     if stage > max_bytes:
-        found["stage"] = f"of {stage:,} bytes (max_bytes = {max_bytes:,})"
+        too_large["stage"] = f"of {stage:,} bytes (max_bytes = {max_bytes:,})"
     if tasks and stage + tasks > max_bytes:
-        found["tasks"] = f"of {tasks:,} bytes, with a stage of {stage:,} (max_bytes = {max_bytes:,})"
-    return found
+        too_large["tasks"] = f"of {tasks:,} bytes, with a stage of {stage:,} (max_bytes = {max_bytes:,})"
+    return too_large
 
 
 def _without_secrets(failure: CapsuleContents, hidden: Mapping[str, str]) -> CapsuleContents:
-    def kept(environ: Mapping[str, str]) -> dict[str, str]:
-        return {name: redact.mask_text(value, hidden) for name, value in environ.items() if name not in hidden}
-
     def masked(text: str | None) -> str | None:
         return None if text is None else redact.mask_text(text, hidden)
 
@@ -214,9 +203,9 @@ def _without_secrets(failure: CapsuleContents, hidden: Mapping[str, str]) -> Cap
         failure,
         text=redact.mask_text(failure.text, hidden),
         traceback=redact.mask_text(failure.traceback, hidden),
-        environ=kept(failure.environ),
-        env_vars=kept(failure.env_vars),
-        sys_path=[place or _working_directory() or "" for place in failure.sys_path],
+        environ=redact.mask_environment(failure.environ, hidden),
+        env_vars=redact.mask_environment(failure.env_vars, hidden),
+        sys_path=[entry or _working_directory() or "" for entry in failure.sys_path],
         last_lines=[redact.mask_text(line, hidden) for line in failure.last_lines],
         stacks=masked(failure.stacks),
         cause_of_death=masked(failure.cause_of_death),
@@ -226,24 +215,27 @@ def _without_secrets(failure: CapsuleContents, hidden: Mapping[str, str]) -> Cap
 def _write_payloads(
     path: Path, payloads: Sequence[bytes | memoryview], hidden: Mapping[str, str], notes: list[str]
 ) -> dict[str, Any]:
-    """Write payloads one after the other; return their lengths and checksum."""
+    """Write payloads one after the other and return their lengths and checksum.
+
+    Append to ``notes`` which secrets were masked, and which may still be in there.
+    """
     checksum, lengths = 0, []
     masked: dict[str, None] = {}
-    stayed: dict[str, None] = {}
+    kept: dict[str, None] = {}
     with _create(path) as file:
         for payload in payloads:
-            written, hit, missed = redact.mask_payload(bytes(payload), hidden)
-            masked |= dict.fromkeys(hit)
-            stayed |= dict.fromkeys(missed)
+            written, newly_masked, newly_kept = redact.mask_payload(bytes(payload), hidden)
+            masked |= dict.fromkeys(newly_masked)
+            kept |= dict.fromkeys(newly_kept)
             checksum = zlib.crc32(written, checksum)
             lengths.append(len(written))
             file.write(written)
         _sync(file)
     if masked:
-        notes.append(f"{path.name} held the value of {', '.join(masked)}: asterisks stand there now")
-    if stayed:
+        notes.append(f"{path.name} contained the value of {', '.join(masked)}, which is replaced by asterisks")
+    if kept:
         notes.append(
-            f"{path.name} may still hold the value of {', '.join(stayed)}, which could also be a Python name or number"
+            f"{path.name} may still contain the value of {', '.join(kept)}, which could also be a Python name or number"
         )
     return {"lengths": lengths, "crc32": checksum}
 
@@ -255,11 +247,11 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _create(path: Path) -> BinaryIO:
-    return open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")  # noqa: PTH123 - a descriptor
+    return open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")  # noqa: PTH123 - opens a descriptor
 
 
 def _sync(file: BinaryIO) -> None:
-    """A full disk may show only here, and a crash after the rename must not leave empty files."""
+    """Write a file to the disk: some full disks raise only here, and a crash after the rename must not lose content."""
     file.flush()
     os.fsync(file.fileno())
 
@@ -273,27 +265,27 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _versions() -> dict[str, str | None]:
-    """Versions that are known without importing anything; a package that is missing is not installed."""
-    found: dict[str, str | None] = {"gpuexec": __version__, "python": platform.python_version()}
+    """Return the versions that can be read without importing anything. Packages that are not installed are left out."""
+    versions: dict[str, str | None] = {"gpuexec": __version__, "python": platform.python_version()}
     for package in _PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[package] = importlib.metadata.version(package)
-    with contextlib.suppress(OSError):  # no such file: no driver of the kind that has one (WSL has none)
-        found["nvidia driver"] = _driver_version(_DRIVER.read_text(errors="replace"))
-    return found
+            versions[package] = importlib.metadata.version(package)
+    with contextlib.suppress(OSError):  # no driver is installed, or it has no such file (WSL)
+        versions["nvidia driver"] = _driver_version(_DRIVER_VERSION_FILE.read_text(errors="replace"))
+    return versions
 
 
 def _driver_version(text: str) -> str | None:
-    found = re.search(r"\d+\.\d+(?:\.\d+)?", text)
-    return found.group() if found else None
+    match = re.search(r"\d+\.\d+(?:\.\d+)?", text)
+    return match.group() if match else None
 
 
 def _working_directory() -> str | None:
     try:
         return str(Path.cwd())
-    except OSError:  # it has been removed
+    except OSError:  # the directory has been removed
         return None
 
 
-def _safe(name: str) -> str:
+def _file_name_part(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.]+", "_", name).strip("._")[:60] or "stage"

@@ -1,22 +1,26 @@
-"""What travels between driver and workers.
+"""The transport between driver and workers.
 
     objects ──codec──► payload (bytes, inline or in a segment) ──messages/wire──► socket pair
 
-* ``messages``  every parent↔child message, frozen. Headers are JSON: control needs no unpickling.
-* ``wire``      frames on a stream socket; descriptors of segments ride along (SCM_RIGHTS).
-* ``codec``     tasks ↔ payloads: pickle protocol 5 with out-of-band buffers.
-* ``payloads``  where a payload goes, inside the message or into a segment, and back.
-* ``segments``  anonymous shared memory (memfd) and its reuse.
-* ``recorder``  a page that tells the driver what the worker is doing, also when the worker cannot.
+* ``messages``       every message between driver and worker, frozen. Headers are JSON, so control needs no unpickling.
+* ``wire``           frames on a stream socket; descriptors of segments are sent along (SCM_RIGHTS).
+* ``codec``          objects ↔ payloads: pickle protocol 5 with out-of-band buffers.
+* ``tensors``        how arrays and tensors are pickled; ``gpu_fields`` names the fields that had to leave a GPU.
+* ``perf_identity``  keeps a batch's perf stats one object, though its tasks are in several payloads.
+* ``block_sizer``    how many tasks to pickle into one block.
+* ``payloads``       store a payload, in the message or in a segment, and load it.
+* ``segments``       anonymous shared memory (memfd) and its reuse.
+* ``recorder``       a page that tells the driver what a worker is doing, even if the worker no longer can.
 
-A *parcel* is a payload of several tasks that were pickled together.
+A *block* is a payload of several tasks that were pickled together.
 
 Invariants
-1. A payload is opaque to the driver: it forwards payloads and never unpickles one, except the last
-   stage's tasks and a stage's own exception.
-2. A payload in a segment does not change until its batch is complete; whoever takes it up reads it into memory of its
-   own. So what a consumer has is writable, nobody else sees its writes, and a second attempt gets what the first got.
-3. A segment has no name. When the last descriptor and mapping are gone its memory is gone, however the
-   processes that held them ended.
-4. Within one connection messages arrive in the order they were sent.
+1. A payload is opaque to the driver: it forwards payloads and does not unpickle them, except the last stage's tasks
+   and an exception of a stage.
+2. A payload in a segment does not change until its batch is complete, and its consumer copies it into memory of its
+   own. So what a consumer receives is writable, nobody else sees its writes, and a second attempt gets what the first
+   one got.
+3. A segment has no name. When its last descriptor and mapping are gone its memory is freed, however the processes that
+   held them ended.
+4. Within one connection messages arrive in the order in which they were sent.
 """

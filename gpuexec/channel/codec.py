@@ -1,13 +1,13 @@
 """Objects to payloads and back: pickle protocol 5 with out-of-band buffers.
 
-A payload is one byte range, wherever it lies::
+A payload is one range of bytes, in a message or in a segment::
 
     u32 buffer count | u32 reserved | u64 stream length | u64 length of each buffer
     pickle stream | buffer 0 | buffer 1 | …      (each buffer starts at a multiple of 64)
 
-Plain pickle is tried first, since it is several times faster than cloudpickle. cloudpickle is used where
-plain pickle fails, and where the stream names a module that means something else in another process:
-``__main__``, or one registered for pickling by value.
+Plain pickle is tried first, since it is several times faster than cloudpickle. cloudpickle is used if plain pickle
+fails, or if the stream names a module that means something else in another process: ``__main__``, or one that is
+registered for pickling by value.
 """
 
 from __future__ import annotations
@@ -34,69 +34,60 @@ _PADDING = bytes(_ALIGN)
 
 
 class Encoded(NamedTuple):
-    """A payload not yet laid down: buffers to write one after the other, ``size`` bytes in all."""
+    """A payload that is not stored yet: buffers to write one after the other, ``size`` bytes in total."""
 
     parts: Sequence[Buffer]
     size: int
 
     def join(self) -> bytes:
-        """The payload as one bytes object."""
+        """Return the payload as one bytes object."""
         return b"".join(self.parts)
 
 
-class _PlainPickler(pickle.Pickler):
-    """Plain pickler that lets a batch's shared figures arrive as one object again, and takes care of arrays."""
-
-    dispatch_table: dict[type, Any] = {}  # noqa: RUF012 - the pickler reads it from the class
-    _modules = _reducers = 0  # how many there were
-
-    @classmethod
-    def refresh(cls) -> None:
-        """Called for every object, so it only counts: 0.1 µs."""
-        if cls._modules != len(sys.modules):
-            cls._modules = len(sys.modules)
-            tensors.find_libraries()
-        reducers = len(copyreg.dispatch_table) + len(PERF_IDENTITY.classes) + len(tensors.REDUCERS)
-        if cls._reducers != reducers:
-            cls._reducers = reducers
-            cls.dispatch_table = {**copyreg.dispatch_table, **_own_reducers()}
-
-
-def _own_reducers() -> dict[type, Any]:
-    return {**tensors.REDUCERS, **dict.fromkeys(PERF_IDENTITY.classes, PERF_IDENTITY.reduce)}
-
-
-class Encoder:
-    """Pickles one object after the other; one thread uses it.
-
-    It keeps its pickler: making one costs more (3 µs) than pickling a small task (2 µs).
-    """
+class _DispatchTables:
+    """Pickle's dispatch table with our reducers added, once for each way to pickle perf stats."""
 
     def __init__(self) -> None:
+        self.shared_stats: dict[type, Any] = {}
+        self.unshared_stats: dict[type, Any] = {}
+        self._n_modules = self._n_reducers = 0
+
+    def refresh(self) -> None:
+        """Rebuild the tables if a reducer was added. Called for every object, so it only compares counts: 0.1 µs."""
+        if self._n_modules != len(sys.modules):
+            self._n_modules = len(sys.modules)
+            tensors.find_libraries()
+        n_reducers = len(copyreg.dispatch_table) + len(PERF_IDENTITY.classes) + len(tensors.REDUCERS)
+        if self._n_reducers != n_reducers:
+            self._n_reducers = n_reducers
+            self.shared_stats = {**copyreg.dispatch_table, **_own_reducers(shared_stats=True)}
+            self.unshared_stats = {**copyreg.dispatch_table, **_own_reducers(shared_stats=False)}
+
+
+_TABLES = _DispatchTables()
+
+
+def _own_reducers(*, shared_stats: bool) -> dict[type, Any]:
+    reduce_stats = PERF_IDENTITY.reduce if shared_stats else PERF_IDENTITY.reduce_unshared
+    return {**tensors.REDUCERS, **dict.fromkeys(PERF_IDENTITY.classes, reduce_stats)}
+
+
+class _ReusedPickler:
+    """A plain pickler for one object after the other: making one costs more (3 µs) than a small task (2 µs)."""
+
+    def __init__(self, *, shared_stats: bool) -> None:
+        self._shared_stats = shared_stats
         self._sink = io.BytesIO()
         self._buffers: list[pickle.PickleBuffer] = []
-        self._table: Any = None
+        self._table: dict[type, Any] | None = None
         self._pickler: Any = None
 
-    def encode(self, obj: object) -> Encoded:
-        """Pickle an object; large buffers (arrays, Arrow tables) stay where they are until written.
-
-        Raises whatever pickling raised, from cloudpickle's attempt.
-        """
-        try:
-            stream, buffers = self._dump(obj)
-            if not _names_local_module(stream):
-                if tensors.MOVED:
-                    tensors.warn_of_moved(obj)
-                return _lay_out(stream, buffers)
-        except Exception:  # noqa: BLE001, S110 - whatever plain pickle cannot do, cloudpickle may
-            pass
-        return encode_by_value(obj)
-
-    def _dump(self, obj: object) -> tuple[bytes, list[pickle.PickleBuffer]]:
-        _PlainPickler.refresh()
-        if self._table is not _PlainPickler.dispatch_table:  # a pickler reads its table once
-            self._renew()
+    def dump(self, obj: object) -> tuple[bytes, list[pickle.PickleBuffer]]:
+        """Return the pickle stream and its out-of-band buffers."""
+        _TABLES.refresh()
+        table = _TABLES.shared_stats if self._shared_stats else _TABLES.unshared_stats
+        if self._table is not table:
+            self._renew(table)
         pickler, sink = self._pickler, self._sink
         try:
             pickler.dump(obj)
@@ -105,51 +96,87 @@ class Encoder:
             self._table = None
             raise
         finally:
-            pickler.clear_memo()  # it holds every object pickled since
+            pickler.clear_memo()  # the memo keeps every object alive that was pickled so far
             sink.seek(0)
             sink.truncate()
             if self._buffers:
-                self._renew()
+                self._renew(table)
 
-    def _renew(self) -> None:
-        self._table = _PlainPickler.dispatch_table
+    def _renew(self, table: dict[type, Any]) -> None:
+        self._table = table
         self._buffers = []
-        self._pickler = _PlainPickler(self._sink, 5, buffer_callback=self._buffers.append)
+        self._pickler = pickle.Pickler(self._sink, 5, buffer_callback=self._buffers.append)
+        self._pickler.dispatch_table = table
+
+
+class Encoder:
+    """Pickles objects one after the other. Only one thread may use it."""
+
+    def __init__(self) -> None:
+        self._with_shared_stats = _ReusedPickler(shared_stats=True)
+        self._with_unshared_stats = _ReusedPickler(shared_stats=False)
+
+    def encode(self, obj: object, *, shared_stats: bool = True) -> Encoded:
+        """Pickle an object; large buffers (arrays, Arrow tables) are not copied until the payload is written.
+
+        ``shared_stats``: whether other payloads may contain the same ``StagePerfStats`` objects, which then arrive as
+        one object in each process. Without it, new ones are pickled as plain values, which is cheaper.
+
+        Raises whatever cloudpickle raised, if plain pickle failed before it.
+        """
+        pickler = self._with_shared_stats if shared_stats else self._with_unshared_stats
+        try:
+            stream, buffers = pickler.dump(obj)
+            if not _names_local_module(stream):
+                if tensors.UNREPORTED_MOVES:
+                    _report_moves(obj)
+                return _lay_out(stream, buffers)
+        except Exception:  # noqa: BLE001, S110 - cloudpickle may succeed where plain pickle fails
+            pass
+        return encode_by_value(obj, shared_stats=shared_stats)
 
 
 @functools.cache
-def _by_value_pickler(_own: tuple[type, ...]) -> Any:
-    """cloudpickle's pickler, with the same care for our classes; it reads the table from its class only."""
+def _by_value_pickler(_reduced_classes: tuple[type, ...], *, shared_stats: bool) -> Any:
+    """Return cloudpickle's pickler with our reducers. It reads the dispatch table from its class only."""
     import cloudpickle
 
     class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no type information
-        dispatch_table: ClassVar[Any] = ChainMap(_own_reducers(), cloudpickle.Pickler.dispatch_table)
+        dispatch_table: ClassVar[Any] = ChainMap(
+            _own_reducers(shared_stats=shared_stats), cloudpickle.Pickler.dispatch_table
+        )
 
     return ByValuePickler
 
 
 def encode(obj: object) -> Encoded:
-    """Pickle one object: `Encoder.encode` for a single use."""
+    """Pickle a single object, as `Encoder.encode` does."""
     return Encoder().encode(obj)
 
 
-def encode_by_value(obj: object) -> Encoded:
-    """Pickle with cloudpickle: classes and functions that the receiver cannot import travel along."""
+def encode_by_value(obj: object, *, shared_stats: bool = True) -> Encoded:
+    """Pickle with cloudpickle: classes and functions that the receiver cannot import are part of the payload."""
     buffers: list[pickle.PickleBuffer] = []
     sink = io.BytesIO()
     tensors.find_libraries()
-    pickler = _by_value_pickler(tuple(_own_reducers()))
+    pickler = _by_value_pickler(tuple(_own_reducers(shared_stats=shared_stats)), shared_stats=shared_stats)
     pickler(sink, protocol=5, buffer_callback=buffers.append).dump(obj)
-    if tensors.MOVED:
-        tensors.warn_of_moved(obj)
+    if tensors.UNREPORTED_MOVES:
+        _report_moves(obj)
     return _lay_out(sink.getvalue(), buffers)
+
+
+def _report_moves(obj: object) -> None:
+    from gpuexec.channel import gpu_fields  # few processes ever need it
+
+    gpu_fields.report_moves(obj)
 
 
 def decode(payload: Buffer, *, in_place: bool) -> Any:
     """Unpickle a payload.
 
-    ``in_place``: buffers become views of ``payload`` (which must be writable, aligned and the caller's
-    own); otherwise each is copied into memory of its own, so that the payload may go.
+    With ``in_place``, buffers become views of ``payload``, which must be writable, aligned and owned by the caller.
+    Otherwise each buffer is copied into memory of its own, so the payload may be freed.
     """
     view = memoryview(payload)
     count, _, stream_length = _HEAD.unpack_from(view, 0)
@@ -158,11 +185,11 @@ def decode(payload: Buffer, *, in_place: bool) -> Any:
     lengths = [_LENGTH.unpack_from(view, _HEAD.size + i * _LENGTH.size)[0] for i in range(count)]
     start = _HEAD.size + count * _LENGTH.size
     stream = view[start : start + stream_length]
-    buffers, end = [], start + stream_length
+    buffers, stop = [], start + stream_length
     for length in lengths:
-        begin = _aligned(end)
-        end = begin + length
-        buffers.append(view[begin:end] if in_place else bytearray(view[begin:end]))
+        start = _aligned(stop)
+        stop = start + length
+        buffers.append(view[start:stop] if in_place else bytearray(view[start:stop]))
     return pickle.loads(stream, buffers=buffers)
 
 

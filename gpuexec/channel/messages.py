@@ -1,34 +1,43 @@
 """Every message between driver and worker. Frozen; all fields but ``payloads`` are plain JSON values.
 
-Driver → worker: ``Start`` once, then ``SetUpOnNode`` (in a process of its own) or ``SetUp``, any number of
-``Work``, and ``Stop``. Worker → driver: ``Booted``, ``NodeReady`` or ``Ready``, ``Results``, at most one
-``Failed``, ``Stopped``; ``LogLine`` at any time.
+Driver → worker: ``Start`` once; then ``SetUpOnNode`` (in a process of its own) or ``SetUp``; any number of ``Work``;
+and ``Stop``.
+
+Worker → driver: ``Booted``; then ``NodeReady`` or ``Ready``; any number of ``Results``; and ``Stopped``. ``Failed`` may
+come instead of any of them, any number of times: after one with ``halted`` set the worker takes no more batches and
+waits for ``Stop``, after others it continues with its next batch. ``LogLine`` may come at any time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from gpuexec.channel.payload import Payload
+from gpuexec.contract.phases import StagePhase
 from gpuexec.records import Record, named_field
 
 
 class Message(Record):
-    """Base: ``payloads``, given by name, are opaque to everybody but the code that made or consumes them."""
+    """Base of all messages. ``payloads`` is given by name; only its producer and its consumer know what is in them."""
 
     payloads: tuple[Payload, ...] = named_field(default=(), kw_only=True)
 
     kind: ClassVar[int] = 0
 
+    @classmethod
+    def from_json(cls, fields: Sequence[Any], payloads: tuple[Payload, ...]) -> Self:
+        """Make a message from its other fields, as JSON restores them, and its payloads."""
+        return cls(*fields, payloads=payloads)
+
 
 class ErrorHandling(Record):
     """What a worker does when its stage raises.
 
-    ``continue_on_error``: it takes the next batch. ``retire_on``: names of exception classes after which nothing in
-    the process can be trusted, so it never takes another. ``split_on_oom``: it halves a batch that runs out of GPU
-    memory and tries the halves.
+    ``continue_on_error``: the worker takes the next batch. ``retire_on``: names of exception classes after which
+    nothing in the process can be trusted, so the worker takes no other batch. ``split_on_oom``: the worker halves a
+    batch that runs out of GPU memory and tries the halves.
     """
 
     continue_on_error: bool = False
@@ -37,17 +46,17 @@ class ErrorHandling(Record):
 
     @classmethod
     def from_list(cls, values: Sequence[Any]) -> ErrorHandling:
-        """Restore what `to_list` made, after its way through JSON."""
+        """Restore what `to_list` returned, after it was sent as JSON."""
         continue_on_error, retire_on, split_on_oom = values
         return cls(bool(continue_on_error), tuple(retire_on), bool(split_on_oom))
 
     def to_list(self) -> list[Any]:
-        """For ``Start.error_handling``."""
+        """Return the fields as a list for ``Start.error_handling``."""
         return [self.continue_on_error, list(self.retire_on), self.split_on_oom]
 
 
 class Start(Message):
-    """Who the worker is and what it runs; its only payload is the pickled stage."""
+    """Tell a worker who it is and what it runs. The only payload is the pickled stage."""
 
     stage: str
     worker_id: str
@@ -68,17 +77,17 @@ class SetUpOnNode(Message):
 
 
 class SetUp(Message):
-    """Run the stage's ``setup``: sent when it is this worker's turn on its GPU."""
+    """Run the stage's ``setup``. Sent when it is this worker's turn on its GPU."""
 
     kind: ClassVar[int] = 3
 
 
 class Work(Message):
-    """One or more batches; batch ``i`` takes the next ``counts[i]`` of the tasks that ``slices`` lists.
+    """Process one or more batches. Batch ``i`` takes the next ``counts[i]`` of the tasks that ``slices`` lists.
 
-    A span is ``None`` (all tasks of the next payload), ``[start, stop]`` (these tasks of the next payload) or
-    ``[start, stop, 0]`` (these tasks of the payload before, sent to this worker already, where the span before
-    ended).
+    A slice is ``None`` (all tasks of the next payload), ``[start, stop]`` (these tasks of the next payload) or
+    ``[start, stop, 0]`` (these tasks of the previous payload, which this worker already has; they begin where the
+    previous slice ended).
     """
 
     batch_ids: list[int]
@@ -95,10 +104,12 @@ class Stop(Message):
 
 
 class Booted(Message):
-    """The stage is unpickled. Times of the monotonic clock, which all processes of a Linux node share:
-    ``began`` when the interpreter was up and had its orders, ``loaded`` when the stage was there."""
+    """The stage is unpickled.
 
-    pid: int
+    Times of the monotonic clock, which all processes of a Linux node share: ``began`` when the interpreter was up and
+    had received ``Start``, ``loaded`` when the stage was unpickled.
+    """
+
     began: float
     loaded: float
 
@@ -122,11 +133,11 @@ class Ready(Message):
 
 
 class Results(Message):
-    """Outputs of batches, column by column; every payload is a parcel: a list of tasks.
+    """Outputs of batches, column by column. Every payload is a block: a list of tasks.
 
-    Piece ``i`` belongs to batch ``batch_ids[i]``, has the next ``blocks[i]`` payloads, and is the batch's last if
-    ``complete[i]`` is 1. Parcel ``j`` has the next ``sizes[j]`` of ``task_ids`` and ``parents`` (index into
-    the batch's inputs, -1: not known). ``stats`` (see ``BatchStats.to_list``) add up the completed batches.
+    Piece ``i`` belongs to batch ``batch_ids[i]``, has the next ``blocks[i]`` payloads, and is the batch's last piece if
+    ``complete[i]`` is 1. Block ``j`` has the next ``sizes[j]`` entries of ``task_ids`` and of ``parents`` (index into
+    the batch's inputs, -1: unknown). ``stats`` (see ``BatchStats.to_list``) is the sum over the completed batches.
     """
 
     batch_ids: list[int]
@@ -136,30 +147,36 @@ class Results(Message):
     task_ids: list[str]
     parents: list[int]
     stats: list[Any] | None
-    failed: Sequence[Sequence[int]] = ()  # (batch id, input) of each task that the stage gave up
+    failed: Sequence[Sequence[int]] = ()  # (batch id, index of an input) of each FailedTask the stage returned
 
     kind: ClassVar[int] = 9
 
 
 class Failed(Message):
-    """The stage raised. ``phase``: import, setup_on_node, setup, receive, process, return or teardown.
+    """The stage raised.
 
-    The payload, if any, is the pickled exception, which has been unpickled once to prove that it can.
+    The payload, if any, is the pickled exception. The worker has unpickled it once, to be sure that it can be.
     """
 
-    phase: str
+    phase: StagePhase
     batch_id: int | None
-    error_names: list[str]  # of the exception's class and its bases
+    error_names: list[str]  # full names of the exception's class and its bases
     text: str
     traceback: str
-    is_exit: bool = False  # SystemExit and its like, which must not end the driver
+    is_exit: bool = False  # SystemExit and similar exceptions, which must not end the driver
     halted: bool = True  # the worker takes no more batches
 
     kind: ClassVar[int] = 10
 
+    @classmethod
+    def from_json(cls, fields: Sequence[Any], payloads: tuple[Payload, ...]) -> Self:
+        """Make a message as the base does, with ``phase`` restored from its value."""
+        phase, *others = fields
+        return cls(StagePhase(phase), *others, payloads=payloads)
+
 
 class LogLine(Message):
-    """One loguru record of the worker; ``time`` is a POSIX timestamp."""
+    """A loguru record of the worker; ``time`` is a POSIX timestamp."""
 
     level: str
     level_no: int
@@ -182,9 +199,10 @@ class Stopped(Message):
 
 @dataclass(slots=True)
 class BatchStats:
-    """What batches cost, measured in the worker and added up; times in seconds of the monotonic clock.
+    """The cost of batches, measured in the worker and added up; times in seconds of the monotonic clock.
 
-    Batches of a few milliseconds and more are reported one by one; of tiny ones, all of a message at once.
+    Batches of a few milliseconds and more are reported one by one. Tiny ones are reported together, one message at a
+    time.
     """
 
     batches: int = 0
@@ -196,16 +214,16 @@ class BatchStats:
     process_s: float = 0.0  # the adapter's process_batch
     send_s: float = 0.0  # pickling the outputs
     idle_s: float = 0.0  # waiting for the batches
-    rss_peak_bytes: int = 0  # most resident memory of the worker so far
-    metrics: dict[str, float] = field(default_factory=dict)  # the stage's own and the GPU figures
+    rss_peak_bytes: int = 0  # highest resident memory of the worker so far
+    metrics: dict[str, float] = field(default_factory=dict)  # the stage's own metrics and the GPU metrics
 
     @property
     def busy_s(self) -> float:
-        """Time the worker was not waiting."""
+        """Return the time in which the worker was not waiting."""
         return self.receive_s + self.process_s + self.send_s
 
     def to_list(self) -> list[Any]:
-        """For ``Results.stats``."""
+        """Return the fields as a list for ``Results.stats``."""
         return [getattr(self, name) for name in self.__slots__]
 
 

@@ -1,26 +1,26 @@
-"""Where a payload goes, inside the message or into a segment, and back."""
+"""Store a payload, inside the message or in a segment, and load it again."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from gpuexec.channel import codec, segments
+from gpuexec.channel import codec
 from gpuexec.channel.codec import Encoded
 from gpuexec.channel.payload import Payload, SegmentRef
 from gpuexec.channel.segments import SegmentPool, read_segment
 
-INLINE_LIMIT = 64 * 1024  # bytes; above, two copies through the socket cost more than a memfd
+INLINE_LIMIT = 64 * 1024  # bytes; above it, two copies through the socket cost more than a memfd
 
 
 def needs_segment(encoded: Encoded) -> bool:
-    """Whether a payload is better off in shared memory."""
-    return encoded.size > INLINE_LIMIT and segments.SUPPORTED
+    """Return whether a payload goes to shared memory. Nothing else decides that."""
+    return encoded.size > INLINE_LIMIT
 
 
 def store(encoded: Encoded, pool: SegmentPool) -> Payload:
-    """Write a payload down; a large one in a segment of its own, which its consumer may use again.
+    """Write a payload to a bytes object or, if it is large, to a segment of its own, which its consumer may reuse.
 
-    Raises ``OSError`` where the system has no memory or descriptor left.
+    Raises ``OSError`` if the system has no memory or descriptor left.
     """
     if not needs_segment(encoded):
         return encoded.join()
@@ -30,25 +30,7 @@ def store(encoded: Encoded, pool: SegmentPool) -> Payload:
 
 
 def load(payload: Payload) -> Any:
-    """Unpickle a payload, wherever it lies, into objects that are writable and the caller's own."""
+    """Unpickle an inline payload or one in a segment; the objects are writable and owned by the caller."""
     if isinstance(payload, SegmentRef):
         return codec.decode(read_segment(payload), in_place=True)
     return codec.decode(payload, in_place=False)
-
-
-class BlockSizer:
-    """How many tasks to pickle at once: enough to share the cost, few enough to deal out in small portions."""
-
-    _AIM_BYTES = 32 * 1024
-    _MAX_TASKS = 256
-
-    def __init__(self) -> None:
-        self._task_bytes = float(self._AIM_BYTES)  # the first task goes alone, until sizes are known
-
-    def next(self) -> int:
-        """Return the number of tasks for the next parcel."""
-        return max(1, min(self._MAX_TASKS, int(self._AIM_BYTES / self._task_bytes)))
-
-    def learn(self, tasks: int, size: int) -> None:
-        """Take note of a parcel: the mean follows quickly, since a stage's tasks are mostly alike."""
-        self._task_bytes += 0.5 * (size / tasks - self._task_bytes)

@@ -1,7 +1,7 @@
-"""A page of memory that driver and worker share: what the worker is doing right now.
+"""The flight recorder: a page of memory, shared by driver and worker, that says what the worker is doing right now.
 
-A worker's messages tell what it has finished, a little late, since results are sent in bundles. When it dies or
-hangs, the page tells which batch it was at, so that only that batch is blamed, and since when.
+A worker's messages say what it has finished, with some delay, since results are sent in bundles. When a worker dies or
+hangs, the page says which batch it was processing and since when, so that only this batch is blamed.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import struct
 
 _PAGE = mmap.PAGESIZE
 _ENTRY = struct.Struct("<qd")
-_NOTHING = -1
+_NO_BATCH = -1
 
 
 class FlightRecorder:
-    """One writer (the worker), one reader (the driver). ``begin`` costs 0.2 µs."""
+    """A page with one writer (the worker) and one reader (the driver). ``note_batch`` costs 0.2 µs."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
@@ -24,28 +24,28 @@ class FlightRecorder:
 
     @classmethod
     def create(cls) -> FlightRecorder:
-        """Make the page; the descriptor is handed to the worker when it is spawned."""
+        """Make the page. Its descriptor is passed to the worker when the worker is spawned."""
         fd = os.memfd_create("gpuexec-recorder", os.MFD_CLOEXEC)
         os.ftruncate(fd, _PAGE)
         recorder = cls(fd)
-        recorder.end()
+        recorder.note_idle()
         return recorder
 
-    def begin(self, batch_id: int, now: float) -> None:
-        """The worker takes up a batch; ``now`` is of the monotonic clock."""
+    def note_batch(self, batch_id: int, now: float) -> None:
+        """Record that the worker begins a batch; ``now`` is a time of the monotonic clock."""
         _ENTRY.pack_into(self._page, 0, batch_id, now)
 
-    def end(self) -> None:
-        """The worker has nothing in hand."""
-        _ENTRY.pack_into(self._page, 0, _NOTHING, 0.0)
+    def note_idle(self) -> None:
+        """Record that the worker is between batches."""
+        _ENTRY.pack_into(self._page, 0, _NO_BATCH, 0.0)
 
     def read(self) -> tuple[int, float] | None:
-        """Return (batch id, since when), or ``None`` between batches."""
+        """Return (batch id, time of its beginning), or ``None`` between batches."""
         batch_id, since = _ENTRY.unpack_from(self._page, 0)
-        return None if batch_id == _NOTHING else (batch_id, since)
+        return None if batch_id == _NO_BATCH else (batch_id, since)
 
     def close(self) -> None:
-        """Release page and descriptor; harmless when repeated."""
+        """Release the page and the descriptor. Safe to repeat."""
         fd, self.fd = self.fd, -1
         if fd >= 0:
             self._page.close()

@@ -1,15 +1,14 @@
 """Anonymous shared memory for large payloads, and its reuse.
 
-A segment is a memfd: it has no name, so nothing can be left behind in ``/dev/shm``, and the 64 MB limit
-that containers put on that mount does not apply. Several payloads may share one segment, each in its own
-page-aligned range.
+A segment is a memfd: it has no name, so nothing can be left behind in ``/dev/shm``, and the 64 MB limit that containers
+put on that mount does not apply. Several payloads may share one segment, each in its own page-aligned range.
 
-A consumer reads its payload into memory of its own. Measured for 16 MiB: reading in 1.7 ms; mapping 2.0 ms of page
-faults, and 9 ms more if a private mapping is written to. So nothing is gained by mapping, and the segment stays as the
-producer wrote it until the batch is complete: whoever runs the batch again gets the same input.
+A consumer copies its payload into memory of its own. Measured for 16 MiB: copying takes 1.7 ms; mapping takes 2.0 ms of
+page faults, and 9 ms more if a private mapping is written to. So mapping would gain nothing, and without it the segment
+stays as the producer wrote it until the batch is complete: another attempt gets the same input.
 
-The first write to a fresh segment costs page faults (7.6 ms for 16 MiB, against 2.6 ms once its pages exist),
-so a segment that carried a single payload is kept by its consumer as room for that consumer's own output.
+The first write to a new segment costs page faults (7.6 ms for 16 MiB, against 2.6 ms once its pages exist). Therefore a
+consumer keeps a segment that carried a single payload and writes its own output to it.
 """
 
 from __future__ import annotations
@@ -21,11 +20,10 @@ from collections.abc import Sequence
 from gpuexec.channel.payload import SegmentRef
 
 PAGE = mmap.ALLOCATIONGRANULARITY
-SUPPORTED = hasattr(os, "memfd_create")
 
-_IOV_MAX = os.sysconf("SC_IOV_MAX") if hasattr(os, "sysconf") else 16
-_KEPT_SEGMENTS = 4
-_KEPT_BYTES = 256 * 1024 * 1024
+_IOV_MAX = os.sysconf("SC_IOV_MAX")
+_MAX_FREE_SEGMENTS = 4
+_MAX_FREE_BYTES = 256 * 1024 * 1024
 
 
 def page_aligned(size: int) -> int:
@@ -43,7 +41,7 @@ class Segment:
         self.capacity = capacity
 
     def write(self, parts: Sequence[bytes | bytearray | memoryview], offset: int) -> None:
-        """Write buffers one after the other from ``offset``; no mapping, so no page fault per page."""
+        """Write buffers one after the other from ``offset``, without a mapping and its page faults."""
         pending = [memoryview(part).cast("B") for part in parts if len(part)]
         while pending:
             written = os.pwritev(self.fd, pending[:_IOV_MAX], offset)
@@ -54,7 +52,7 @@ class Segment:
                 pending[0] = pending[0][written:]
 
     def close(self) -> None:
-        """Close the descriptor now; harmless when repeated."""
+        """Close the descriptor now. Safe to repeat."""
         fd, self.fd = self.fd, -1
         if fd >= 0:
             os.close(fd)
@@ -64,15 +62,15 @@ class Segment:
 
 
 class SegmentPool:
-    """The free segments of one process. Not thread-safe: one thread encodes."""
+    """The free segments of one process. Not thread-safe: only the thread that encodes uses it."""
 
     def __init__(self) -> None:
         self._free: list[Segment] = []
 
     def acquire(self, size: int) -> Segment:
-        """Return a segment of at least ``size`` bytes, a used one if it is not far too large.
+        """Return a segment of at least ``size`` bytes: a free one unless it is more than four times too large.
 
-        Raises ``OSError`` where the system gives no memory or descriptor.
+        Raises ``OSError`` if the system has no memory or descriptor left.
         """
         fitting = [s for s in self._free if size <= s.capacity <= 4 * size]
         if fitting:
@@ -85,9 +83,9 @@ class SegmentPool:
         return segment
 
     def keep(self, segment: Segment) -> None:
-        """Take back a segment nobody looks at any more; the pool is bounded, the rest is closed."""
-        held = sum(s.capacity for s in self._free)
-        if len(self._free) >= _KEPT_SEGMENTS or held + segment.capacity > _KEPT_BYTES:
+        """Take back a segment that nobody reads any more. The pool is bounded; segments beyond the limit are closed."""
+        free_bytes = sum(s.capacity for s in self._free)
+        if len(self._free) >= _MAX_FREE_SEGMENTS or free_bytes + segment.capacity > _MAX_FREE_BYTES:
             segment.close()
         else:
             self._free.append(segment)
@@ -98,12 +96,12 @@ class SegmentPool:
             self._free.pop().close()
 
 
-def read_segment(place: SegmentRef) -> bytearray:
-    """Copy a payload into memory of its own."""
-    copy = bytearray(place.length)
-    view, offset = memoryview(copy), place.offset
+def read_segment(ref: SegmentRef) -> bytearray:
+    """Return a copy of a payload, in memory of its own."""
+    copy = bytearray(ref.length)
+    view, offset = memoryview(copy), ref.offset
     while view:
-        read = os.preadv(place.segment.fd, [view], offset)
+        read = os.preadv(ref.segment.fd, [view], offset)
         if not read:
             raise EOFError(f"segment ends at {offset}, {len(view)} bytes short")
         offset += read

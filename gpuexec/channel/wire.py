@@ -1,10 +1,10 @@
 """Messages on a stream socket.
 
-A frame is ``u8 kind | u8 0 | u16 descriptors | u32 header length | u64 body length``, then the header
-(JSON) and the body (inline payloads, one after the other). Descriptors of segments ride with the frame's
-first bytes and arrive in order, so a reader takes each frame's share from a first-in-first-out queue.
+A frame is ``u8 kind | u8 0 | u16 descriptors | u32 header length | u64 body length``, then the header (JSON) and the
+body (inline payloads, one after the other). Descriptors of segments are sent with the first bytes of the frame and
+arrive in order, so a reader takes those of each frame from a first-in-first-out queue.
 
-``Sender`` and ``Receiver`` never block by themselves; ``BlockingConnection`` is the worker's end.
+``Sender`` and ``Receiver`` do not block, unless asked to; ``BlockingConnection`` is the worker's end.
 """
 
 from __future__ import annotations
@@ -32,39 +32,39 @@ _FD_SPACE = socket.CMSG_SPACE(_MAX_FDS * array.array("i").itemsize)
 
 
 class ConnectionLost(ConnectionError):
-    """The other end is gone."""
+    """The other end of the socket is closed."""
 
 
 def encode_frame(message: Message) -> tuple[bytes, list[Segment]]:
-    """Lay out a message; also return the segments whose descriptors must go with it."""
+    """Return a message as bytes, and the segments whose descriptors must be sent with it."""
     fields = message.to_tuple()[:-1]  # all but the payloads
     segments: list[Segment] = []
-    places: list[list[int]] = []
+    locations: list[list[int]] = []  # of payloads: [size] or [size, number of its segment, offset, exclusive]
     inline: list[Inline] = []
     for payload in message.payloads:
         if isinstance(payload, SegmentRef):
             if not segments or segments[-1] is not payload.segment:
                 segments.append(payload.segment)
-            places.append([payload.length, len(segments) - 1, payload.offset, int(payload.exclusive)])
+            locations.append([payload.length, len(segments) - 1, payload.offset, int(payload.exclusive)])
         else:
-            places.append([len(payload)])
+            locations.append([len(payload)])
             inline.append(payload)
-    header = _to_json([fields, places]).encode()
+    header = _to_json([fields, locations]).encode()
     head = _HEAD.pack(message.kind, 0, len(segments), len(header), sum(map(len, inline)))
     return b"".join([head, header, *inline]), segments
 
 
 class _Outgoing:
-    """A frame on its way; holds its segments until their descriptors are sent."""
+    """A frame that is being sent. It keeps its segments open until their descriptors are sent."""
 
     def __init__(self, message: Message) -> None:
         data, self._segments = encode_frame(message)
         self._view = memoryview(data)
 
     def send_some(self, sock: socket.socket) -> bool:
-        """Make one system call; return whether the frame is all sent."""
+        """Make one system call; return whether the whole frame has been sent."""
         now, later = self._segments[:_MAX_FDS], self._segments[_MAX_FDS:]
-        # Descriptors that do not fit go with the next byte, so only one byte may go now.
+        # The remaining descriptors are sent with the next byte, so send only one byte now.
         view = self._view[:1] if later else self._view
         self._view = self._view[sock.sendmsg([view], _ancillary(now)) :]
         self._segments = later
@@ -72,18 +72,18 @@ class _Outgoing:
 
 
 class Sender:
-    """Outgoing frames of one non-blocking socket."""
+    """The outgoing frames of one non-blocking socket."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._queue: deque[_Outgoing] = deque()
 
     def put(self, message: Message) -> None:
-        """Queue a message behind the others."""
+        """Append a message to the queue."""
         self._queue.append(_Outgoing(message))
 
     def flush(self) -> bool:
-        """Send what the socket takes now; return whether everything is gone. Raises ``ConnectionLost``."""
+        """Send what the socket takes now; return whether everything was sent. Raises ``ConnectionLost``."""
         try:
             while self._queue:
                 if self._queue[0].send_some(self._sock):
@@ -95,24 +95,24 @@ class Sender:
         return True
 
     def close(self) -> None:
-        """Drop what was not sent."""
+        """Drop what has not been sent."""
         self._queue.clear()
 
 
 class Receiver:
-    """Incoming frames of one socket."""
+    """The incoming frames of one socket."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._buffer = bytearray()
-        self._chunk = bytearray(_CHUNK)  # read into again and again: a fresh one costs more than what it holds
+        self._chunk = bytearray(_CHUNK)  # reused: allocating one costs more than reading what it holds
         self._segments: deque[Segment] = deque()
 
     def receive(self, *, wait: bool = False) -> list[Message]:
         """Read once and return the messages that are now complete.
 
-        Raises ``BlockingIOError`` if there is nothing to read and ``wait`` is not set, ``ConnectionLost``
-        at end of file.
+        Raises ``BlockingIOError`` if there is nothing to read and ``wait`` is not set, and ``ConnectionLost`` at end of
+        file.
         """
         flags_in = socket.MSG_CMSG_CLOEXEC | (0 if wait else socket.MSG_DONTWAIT)
         try:
@@ -126,8 +126,8 @@ class Receiver:
                 self._segments.extend(Segment(fd, os.fstat(fd).st_size) for fd in fds)
         if flags & socket.MSG_CTRUNC:
             raise OSError(
-                "descriptors were lost on the way: the limit of open files is reached "
-                "(raise it with `ulimit -n`, or lower queue_tasks)"
+                "this process has reached its limit of open files, so descriptors of shared memory were lost: "
+                "raise the limit with `ulimit -n`, or lower queue_tasks"
             )
         if not size:
             raise ConnectionLost("end of file")
@@ -135,7 +135,7 @@ class Receiver:
         return list(self._complete_frames())
 
     def close(self) -> None:
-        """Close the segments of frames that never became complete."""
+        """Close the segments of frames that are still incomplete."""
         while self._segments:
             self._segments.popleft().close()
 
@@ -156,17 +156,17 @@ class Receiver:
 
 
 def _decode_frame(kind: int, header: Any, body: memoryview, segments: list[Segment]) -> Message:
-    fields, places = header
+    fields, locations = header
     payloads: list[Payload] = []
-    at = 0
-    for place in places:
-        if len(place) == 1:
-            payloads.append(body[at : at + place[0]])
-            at += place[0]
+    start = 0
+    for length, *segment in locations:
+        if not segment:
+            payloads.append(body[start : start + length])
+            start += length
         else:
-            length, number, offset, exclusive = place
+            number, offset, exclusive = segment
             payloads.append(SegmentRef(segments[number], offset, length, bool(exclusive)))
-    return BY_KIND[kind](*fields, payloads=tuple(payloads))
+    return BY_KIND[kind].from_json(fields, tuple(payloads))
 
 
 def _ancillary(segments: list[Segment]) -> list[tuple[int, int, array.array[int]]]:
@@ -176,7 +176,7 @@ def _ancillary(segments: list[Segment]) -> list[tuple[int, int, array.array[int]
 
 
 class BlockingConnection:
-    """The worker's end: sends from any thread, receives in one."""
+    """The worker's end of a connection. Any thread may send; only one may receive."""
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(True)
@@ -187,9 +187,9 @@ class BlockingConnection:
         self._disowned = False
 
     def send(self, message: Message) -> bool:
-        """Send a message, waiting as long as the driver takes nothing; ``False`` if disowned.
+        """Send a message, waiting until the driver has taken it from the socket.
 
-        Raises ``ConnectionLost``.
+        Returns ``False`` if the connection is disowned. Raises ``ConnectionLost``.
         """
         outgoing = _Outgoing(message)
         with self._lock:
@@ -203,7 +203,7 @@ class BlockingConnection:
         return True
 
     def receive(self) -> Message:
-        """Return the next message, waiting for it. Raises ``ConnectionLost`` when the driver is gone."""
+        """Wait for the next message and return it. Raises ``ConnectionLost`` when the driver is gone."""
         while not self._inbox:
             if self._disowned:
                 raise ConnectionLost("another process owns the connection")
@@ -211,14 +211,14 @@ class BlockingConnection:
         return self._inbox.popleft()
 
     def poll(self) -> bool:
-        """Whether ``receive`` would return without waiting."""
+        """Return whether ``receive`` would return without waiting."""
         if not self._inbox and not self._disowned:
             with contextlib.suppress(BlockingIOError):
                 self._inbox.extend(self._receiver.receive())
         return bool(self._inbox)
 
     def disown(self) -> None:
-        """Say and hear nothing more: half a frame may be on its way, or a forked child's parent owns the socket."""
+        """Make the connection unusable: a send was cut short, or this is a forked child and its parent owns it."""
         self._disowned = True
         self._inbox.clear()
         self._lock = threading.Lock()

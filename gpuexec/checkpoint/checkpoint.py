@@ -1,4 +1,4 @@
-"""The checkpoint of a run, as the driver holds it."""
+"""The checkpoint of a run: which sources to skip, and what becomes of the others."""
 
 from __future__ import annotations
 
@@ -6,61 +6,81 @@ import contextlib
 import os
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from gpuexec.checkpoint.fingerprint import Fingerprint, differences, fingerprint_of
-from gpuexec.checkpoint.journal import Journal
 from gpuexec.core.sources import SourceTracker
 from gpuexec.errors import CheckpointError, CheckpointMismatch, ConfigurationError, StageContractError
 
+if TYPE_CHECKING:
+    from gpuexec.checkpoint.journal import Journal
+
 _RANDOM_ID = re.compile("r[0-9a-f]{32}")
-_SHOWN_DIFFERENCES = 10
+_MAX_SHOWN_DIFFERENCES = 10
+
+
+class NoCheckpoint:
+    """The checkpoint of a run that keeps none. Such a run has no lineage, so nothing is reported to it."""
+
+    skipped = 0
+
+    def commit(self) -> None:
+        """Do nothing."""
+
+    def discard_uncommitted(self) -> None:
+        """Do nothing."""
+
+    def close(self, error: str | None = None) -> None:
+        """Do nothing."""
 
 
 class Checkpoint:
-    """Which sources to skip, and what becomes of the others.
+    """An open checkpoint folder, owned by one run.
 
-    The driver admits every source, reports every complete batch, and commits once a step of its loop. A
-    source's small integer travels with its tasks. Methods that touch the file raise ``CheckpointError``.
+    The driver admits every source, reports every complete batch, and commits once per turn of its loop. A source is
+    represented by a small integer, which travels with its tasks. Methods that write to or read from the file raise
+    ``CheckpointError``.
     """
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._tracker = SourceTracker()
         self._warned_positional = False
-        self._ended = False
+        self._closed = False
         self.skipped = 0  # sources that an earlier run had done
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str], stages: Sequence[Any], *, accept_changed: bool = False) -> Checkpoint:
-        """Take hold of a checkpoint folder for a run of these stages, before any of them is set up.
+        """Open a checkpoint folder for a run of these stages, before any of them is set up, and lock it.
 
-        Raises ``ConfigurationError`` for stages that are not resumable, ``CheckpointMismatch`` where the
-        folder belongs to another pipeline (unless ``accept_changed``), ``CheckpointError`` where it is in
-        use or cannot be written.
+        Raises ``ConfigurationError`` if a stage is not resumable, ``CheckpointMismatch`` if the folder belongs to
+        another pipeline (unless ``accept_changed``), and ``CheckpointError`` if it is in use or cannot be written.
         """
+        from gpuexec.checkpoint.fingerprint import Fingerprint, differences, fingerprint_of  # both take 40 ms:
+        from gpuexec.checkpoint.journal import Journal  # only a run with a checkpoint pays it
+
         refuse_unresumable(stages)
-        now = fingerprint_of(stages)
+        current = fingerprint_of(stages)
         journal = Journal.open(folder)
         try:
             last = journal.last_pipeline()
             if last is not None and not accept_changed:
-                _refuse_change(str(folder), differences(Fingerprint.from_json(last), now))
-            journal.begin(digest=now.digest, pipeline=now.to_json())
+                _refuse_change(str(folder), differences(Fingerprint.from_json(last), current))
+            journal.start_run(digest=current.digest, pipeline=current.to_json())
         except BaseException:
             journal.close()
             raise
         return cls(journal)
 
     def admit(self, key: str) -> int | None:
-        """Take in a task of the source with this key (its ``task_id``); ``None``: done before, drop the task.
+        """Open a task of the source with this key (its ``task_id``) and return the source's number.
 
-        Raises ``StageContractError`` for a random id, which no later run could recognise.
+        Returns ``None`` if an earlier run has done the source; the task must be dropped then. Raises
+        ``StageContractError`` for a random id, which no later run could recognise.
         """
         if _RANDOM_ID.fullmatch(key):
             raise StageContractError(
                 "the source stage returned another number of tasks than it was given, so their ids are random "
-                "and a later run could not tell which are done: give it batch_size=1, or return one per input"
+                "and a later run could not tell which are done: give it batch_size=1, or return one task per input"
             )
         if key.endswith("_0") and not self._warned_positional:
             self._warn_positional(key)
@@ -69,42 +89,46 @@ class Checkpoint:
             return None
         return self._tracker.opened(key)
 
-    def batch_done(self, inputs: Sequence[int], parents: Sequence[int], *, ends: bool = False) -> list[int]:
-        """Report a complete batch; return each output's source. See ``SourceTracker.moved_batch``."""
+    def complete_batch(self, inputs: Sequence[int], parents: Sequence[int], *, ends: bool = False) -> list[int]:
+        """Account for a complete batch and return the source of each output. See ``SourceTracker.moved_batch``."""
         return self._tracker.moved_batch(inputs, parents, ends=ends)
 
-    def failed(self, source: int, reason: str) -> None:
-        """A task of the source was given up: a later run takes the source up again.
+    def fail_source(self, source: int, reason: str) -> None:
+        """Record that a task of the source failed for good, so a later run processes the source again.
 
-        In the same step as the ``batch_done`` that consumed the task, before or after it.
+        Call it in the same turn as the ``complete_batch`` that consumes the task, before or after it.
         """
         self._tracker.failed(source, reason)
 
-    def gave_up(self, inputs: Sequence[int], reason: str) -> None:
-        """A whole batch was given up: its tasks are gone and their sources failed."""
+    def fail_batch(self, inputs: Sequence[int], reason: str) -> None:
+        """Record that a whole batch failed for good: its tasks are gone and their sources failed."""
         for source in dict.fromkeys(inputs):
             self._tracker.failed(source, reason)
         self._tracker.moved_batch(inputs, (), ends=True)
 
     def commit(self) -> None:
-        """Write what this step completed, in one transaction; nothing to write costs nothing."""
+        """Write what was completed since the last commit, in one transaction. Without any news it costs nothing."""
         settled = self._tracker.settle()
         if settled:
             self._journal.record(settled)
 
-    def drop_uncommitted(self) -> None:
-        """Forget what this step completed: nobody has got it, so a later run is to do it again."""
+    def discard_uncommitted(self) -> None:
+        """Forget what was completed since the last commit.
+
+        The caller did not receive the tasks, so the next run must repeat them.
+        """
         self._tracker.settle()
 
-    def end(self, error: str | None = None) -> None:
-        """Write the rest and how the run ended, and let go of the folder. Safe to repeat."""
-        if self._ended:
+    def close(self, error: str | None = None) -> None:
+        """Commit, record how the run ended, and release the folder. Safe to repeat."""
+        if self._closed:
             return
-        self._ended = True
+        self._closed = True
         try:
+            # If the run failed, its own error is the one to raise, not one about the journal.
             with contextlib.suppress(CheckpointError) if error else contextlib.nullcontext():
-                self.commit()  # of a run that failed for another reason, that reason is what the caller sees
-                self._journal.end(error or "done")
+                self.commit()
+                self._journal.finish_run(error or "done")
         finally:
             self._journal.close()
 
@@ -113,29 +137,29 @@ class Checkpoint:
 
         self._warned_positional = True
         logger.warning(
-            "checkpoint: source {} is known by its position only. If the order of the inputs changes before the next "
-            "run, it would skip the wrong ones; a task class with get_deterministic_id() prevents that",
+            "checkpoint: source {} is identified by its position only. If the order of the inputs changes before the "
+            "next run, that run skips the wrong ones. A task class with get_deterministic_id() prevents it.",
             key,
         )
 
 
 def refuse_unresumable(stages: Sequence[Any]) -> None:
-    """Raise ``ConfigurationError`` if a stage says that its outputs cannot be traced to sources."""
-    fixed = [stage.name for stage in stages if not getattr(stage, "is_resumable", True)]
-    if fixed:
+    """Raise ``ConfigurationError`` if a stage declares that its outputs cannot be traced to sources."""
+    not_resumable = [stage.name for stage in stages if not getattr(stage, "is_resumable", True)]
+    if not_resumable:
         raise ConfigurationError(
-            f"a checkpoint was asked for, but these stages are not resumable: {fixed}. Run without one, or set "
-            "is_resumable=True once you know that every output comes from the inputs of its own batch"
+            f"a checkpoint was asked for, but these stages are not resumable: {not_resumable}. Run without one, or "
+            "set is_resumable=True if every output is made from the inputs of its own batch"
         )
 
 
 def _refuse_change(folder: str, changes: Sequence[str]) -> None:
     if not changes:
         return
-    more = len(changes) - _SHOWN_DIFFERENCES
-    lines = [*changes[:_SHOWN_DIFFERENCES], *([f"and {more} more"] if more > 0 else [])]
+    n_more = len(changes) - _MAX_SHOWN_DIFFERENCES
+    lines = [*changes[:_MAX_SHOWN_DIFFERENCES], *([f"and {n_more} more"] if n_more > 0 else [])]
     raise CheckpointMismatch(
         f"checkpoint {folder!r} was made by another pipeline, and its outputs would be mixed with this one's:\n"
         + "".join(f"  {line}\n" for line in lines)
-        + "Give another folder to begin anew, undo the change, or keep what is done with checkpoint_changed='accept'"
+        + "Give another folder, undo the change, or set accept_changed_pipeline=True to keep what is done"
     )

@@ -1,11 +1,11 @@
-"""What identifies a pipeline for its checkpoint: settings that change what comes out, stage by stage.
+"""The fingerprint of a pipeline: the settings of its stages that its outputs depend on. It identifies a checkpoint.
 
-Left out, since outputs do not depend on them: batch size, resources, worker counts, Ray's and Xenna's
-options, a stage's underscore attributes (its own state, metrics and caches) and whatever is a credential,
-which a file must not hold. Modules are left out too: a script's classes change theirs with the way it is run.
+Outputs do not depend on batch sizes, resources, worker counts, options for Ray and Xenna, and a stage's underscore
+attributes (its own state, metrics and caches), so these are left out. So are credentials, which must not be in a file,
+and names of modules, since the module of a script's classes depends on how the script is run.
 
-Values count as far as they are plain data, also inside the objects a stage holds (a filter's ``_min_words``
-is a setting, though private). Of anything else only the type counts.
+Values count if they are plain data, also inside the objects that a stage holds (a filter's ``_min_words`` is a setting,
+though private). Of anything else only the type counts.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from gpuexec.capsules.redact import mask_text
 
 _BASES = {"gpuexec.contract.stage", "gpuexec.contract.composite", "nemo_curator.stages.base", "abc", "typing"}
 _WITHOUT_EFFECT = {
-    "name",  # compared apart
+    "name",  # compared separately
     "batch_size",
     "resources",
     "runtime_env",
@@ -55,8 +55,8 @@ _BY_TEXT = (
     uuid.UUID,
     complex,
 )
-_DEEPEST = 5  # objects in objects; also what ends a cycle
-_SHOWN = 200  # characters; longer values are kept as their beginning and a hash
+_MAX_DEPTH = 5  # of objects within objects; it also ends cycles
+_MAX_TEXT = 200  # characters; of longer values, the beginning and a hash are kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,21 +76,21 @@ class Fingerprint:
 
     @property
     def digest(self) -> str:
-        """A short name of the whole, the same for equal pipelines."""
+        """Return a short hash, which is equal for equal pipelines."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
 
     def to_json(self) -> str:
-        """As text, for the journal."""
+        """Return the fingerprint as text, for the journal."""
         return json.dumps([asdict(stage) for stage in self.stages], sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> Fingerprint:
-        """Read what ``to_json`` wrote."""
+        """Restore what ``to_json`` returned."""
         return cls(tuple(StageFingerprint(**stage) for stage in json.loads(text)))
 
 
 def fingerprint_of(stages: Sequence[Any]) -> Fingerprint:
-    """Describe stages of either library as they are now, before any ``setup``."""
+    """Return the fingerprint of stages, ours or Curator's, as they are before any ``setup``."""
     return Fingerprint(
         tuple(
             StageFingerprint(
@@ -103,43 +103,43 @@ def fingerprint_of(stages: Sequence[Any]) -> Fingerprint:
     )
 
 
-def differences(was: Fingerprint, now: Fingerprint) -> list[str]:
-    """Say how a pipeline has changed, one line a difference; empty if it has not."""
-    before, after = ([stage.name for stage in each.stages] for each in (was, now))
+def differences(old: Fingerprint, new: Fingerprint) -> list[str]:
+    """Return how a pipeline has changed, a line for each difference."""
+    before, after = ([stage.name for stage in each.stages] for each in (old, new))
     lines = []
     if before != after:
         lines.append(f"the stages were {' → '.join(before)}, are {' → '.join(after)}")
     for block in SequenceMatcher(None, before, after, autojunk=False).get_matching_blocks():
         for offset in range(block.size):
-            place = f"stage {after[block.b + offset]!r} ({block.b + offset + 1} of {len(after)})"
-            changes = _stage_differences(was.stages[block.a + offset], now.stages[block.b + offset])
-            lines += [f"{place}: {change}" for change in changes]
+            stage = f"stage {after[block.b + offset]!r} ({block.b + offset + 1} of {len(after)})"
+            changes = _stage_differences(old.stages[block.a + offset], new.stages[block.b + offset])
+            lines += [f"{stage}: {change}" for change in changes]
     return lines
 
 
-def _stage_differences(was: StageFingerprint, now: StageFingerprint) -> Iterator[str]:
-    if was.class_name != now.class_name:
-        yield f"its class was {was.class_name}, is {now.class_name}"
-    for name in sorted(was.settings.keys() | now.settings.keys()):
-        before, after = was.settings.get(name), now.settings.get(name)
+def _stage_differences(old: StageFingerprint, new: StageFingerprint) -> Iterator[str]:
+    if old.class_name != new.class_name:
+        yield f"its class was {old.class_name}, is {new.class_name}"
+    for name in sorted(old.settings.keys() | new.settings.keys()):
+        before, after = old.settings.get(name), new.settings.get(name)
         if before is None:
-            yield f"{name} was not there, is {after}"
+            yield f"{name} did not exist, is {after}"
         elif after is None:
-            yield f"{name} was {before}, is no longer there"
+            yield f"{name} was {before}, no longer exists"
         elif before != after:
             yield f"{name} was {before}, is {after}"
 
 
 def _settings(stage: Any) -> dict[str, Any]:
-    """The stage's public data attributes, those of its own classes included."""
-    found: dict[str, Any] = {}
+    """Return the stage's public data attributes, including those of its own classes."""
+    attributes: dict[str, Any] = {}
     for cls in reversed(type(stage).__mro__):
         if cls.__module__ not in _BASES and cls is not object:
-            found.update({name: value for name, value in vars(cls).items() if _is_data(value)})
-    found.update(vars(stage))
+            attributes.update({name: value for name, value in vars(cls).items() if _is_data(value)})
+    attributes.update(vars(stage))
     return {
         name: value
-        for name, value in found.items()
+        for name, value in attributes.items()
         if not name.startswith("_") and name not in _WITHOUT_EFFECT and not _CREDENTIAL.search(name)
     }
 
@@ -149,15 +149,15 @@ def _is_data(value: Any) -> bool:
 
 
 def _text(value: Any) -> str:
-    text = mask_text(json.dumps(_plain(value, _DEEPEST), ensure_ascii=False, sort_keys=True), {})
-    if len(text) <= _SHOWN:
+    text = mask_text(json.dumps(_plain(value, _MAX_DEPTH), ensure_ascii=False, sort_keys=True), {})
+    if len(text) <= _MAX_TEXT:
         return text
     digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16]
-    return f"{text[:_SHOWN]}… ({len(text)} characters, hash {digest})"
+    return f"{text[:_MAX_TEXT]}… ({len(text)} characters, hash {digest})"
 
 
 def _plain(value: Any, depth: int) -> Any:
-    """Reduce to what JSON holds, in an order that is the same in every process."""
+    """Return a value as JSON types, in an order that is the same in every process."""
     if value is None or (isinstance(value, bool | int | float | str) and not isinstance(value, enum.Enum)):
         return value
     if depth == 0:
@@ -168,11 +168,11 @@ def _plain(value: Any, depth: int) -> Any:
         return [_plain(item, depth - 1) for item in value]
     if isinstance(value, set | frozenset):
         return sorted((_plain(item, depth - 1) for item in value), key=lambda item: json.dumps(item, sort_keys=True))
-    return _named(value) or _opened_up(value, depth)
+    return _text_of_known_type(value) or _object_data(value, depth)
 
 
-def _named(value: Any) -> str | None:
-    """Text that stands for values of well-known types."""
+def _text_of_known_type(value: Any) -> str | None:
+    """Return a text for a value of a well-known type, or ``None``."""
     if isinstance(value, enum.Enum):
         return f"{type(value).__qualname__}.{value.name}"
     if isinstance(value, bytes | bytearray):
@@ -186,13 +186,13 @@ def _named(value: Any) -> str | None:
     return None
 
 
-def _opened_up(value: Any, depth: int) -> Any:
-    """An object by its type and its own data; values that are no data by type alone."""
+def _object_data(value: Any, depth: int) -> Any:
+    """Return an object as its type and its attributes, or as its type alone if it has none."""
     name = f"<{type(value).__qualname__}>"
-    inside = getattr(value, "__dict__", None)
-    if dataclasses.is_dataclass(value):  # also one with slots
-        inside = {field.name: getattr(value, field.name, None) for field in dataclasses.fields(value)}
-    if not inside:
+    attributes = getattr(value, "__dict__", None)
+    if dataclasses.is_dataclass(value):  # including those with slots
+        attributes = {field.name: getattr(value, field.name, None) for field in dataclasses.fields(value)}
+    if not attributes:
         return name
-    data = {key: _plain(item, depth - 1) for key, item in sorted(inside.items()) if not _CREDENTIAL.search(key)}
+    data = {key: _plain(item, depth - 1) for key, item in sorted(attributes.items()) if not _CREDENTIAL.search(key)}
     return {name: data}

@@ -1,4 +1,4 @@
-"""Reads a checkpoint's journal, also while a run writes it. Changes nothing in it."""
+"""Read the journal of a checkpoint, even while a run writes it. Nothing in it is changed."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from gpuexec.checkpoint.journal import FILE_NAME, SUBFOLDER, check_header, is_lo
 from gpuexec.errors import CheckpointError
 
 RUNNING = "running"
-INTERRUPTED = "interrupted"  # no end was recorded, and nobody holds the lock
+INTERRUPTED = "interrupted"  # no end was recorded, and no process holds the lock
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Sources by state."""
+    """Numbers of sources by state."""
 
     done: int = 0
     failed: int = 0
@@ -27,10 +27,10 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """A run; times in POSIX seconds, ``ended`` is ``None`` while it runs and where it was interrupted.
+    """A run; times in POSIX seconds. ``ended`` is ``None`` while it runs and if it was interrupted.
 
-    ``outcome``: 'done', an error in a line, RUNNING or INTERRUPTED. ``sources``: those whose present state
-    comes from this run.
+    ``outcome``: 'done', an error in a line, RUNNING or INTERRUPTED. ``sources`` counts those whose current state was
+    recorded by this run.
     """
 
     id: int
@@ -45,8 +45,8 @@ class RunRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
-    """A source that a run could not complete."""
+class FailedSource:
+    """A source that a run could not complete; ``at`` is the time of the failure in POSIX seconds."""
 
     key: str
     reason: str
@@ -56,59 +56,59 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What a journal says. ``failures`` has the latest, at most as many as were asked for."""
+    """The content of a journal. ``failures`` has the latest, at most as many as were asked for."""
 
     runs: tuple[RunRecord, ...]
     sources: Counts
-    failures: tuple[Failure, ...]
+    failures: tuple[FailedSource, ...]
 
 
 def read_history(folder: str | os.PathLike[str], *, max_failures: int = 10) -> History:
-    """Read a checkpoint folder. Raises ``CheckpointError`` if there is none or it cannot be read."""
-    place = Path(folder) / SUBFOLDER
-    path = place / FILE_NAME
+    """Read a checkpoint folder. Raises ``CheckpointError`` if it has no checkpoint or cannot be read."""
+    subfolder = Path(folder) / SUBFOLDER
+    path = subfolder / FILE_NAME
     try:
-        there, going = path.is_file(), is_locked(place)
+        exists, is_running = path.is_file(), is_locked(subfolder)
     except OSError as error:
         raise CheckpointError(f"checkpoint {str(folder)!r} cannot be read: {error.strerror}") from error
-    if not there:
-        what = "has no checkpoint" if Path(folder).is_dir() else "is no folder"
+    if not exists:
+        what = "has no checkpoint" if Path(folder).is_dir() else "is not a folder"
         raise CheckpointError(
-            f"{str(folder)!r} {what}: give the folder that a run got as checkpoint_path or as the option 'checkpoint'"
+            f"{str(folder)!r} {what}: give the folder that a run had as checkpoint_path or as the option 'checkpoint'"
         )
     with (
         translated_sqlite_errors(path),
         closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db,
     ):
         if check_header(db, path) == 0:
-            return History((), Counts(), ())  # its first run was killed while making it
-        db.execute("BEGIN")  # all that follows is of one moment
+            return History((), Counts(), ())  # the first run was killed while making it
+        db.execute("BEGIN")  # so that all queries see the same state
         runs = db.execute("SELECT id, started, ended, outcome, pid, host, digest, pipeline FROM runs ORDER BY id")
         rows = runs.fetchall()
         by_run: dict[int, dict[str, int]] = {}
         for run, state, count in db.execute("SELECT run, state, count(*) FROM sources GROUP BY run, state"):
             by_run.setdefault(run, {})[state] = count
         failures = tuple(
-            Failure(*row)
+            FailedSource(*row)
             for row in db.execute(
                 "SELECT key, reason, run, at FROM sources WHERE state = 'failed' ORDER BY at DESC, key LIMIT ?",
                 (max_failures,),
             )
         )
-    records = tuple(_record(row, by_run.get(row[0], {}), going=going and row is rows[-1]) for row in rows)
+    records = tuple(_record(row, by_run.get(row[0], {}), is_running=is_running and row is rows[-1]) for row in rows)
     total = Counts(**{s: sum(counts.get(s, 0) for counts in by_run.values()) for s in ("done", "failed", "pending")})
     return History(records, total, failures)
 
 
 def _record(
-    row: tuple[int, float, float | None, str | None, int, str, str, str], counts: dict[str, int], *, going: bool
+    row: tuple[int, float, float | None, str | None, int, str, str, str], counts: dict[str, int], *, is_running: bool
 ) -> RunRecord:
     number, started, ended, outcome, pid, host, digest, pipeline = row
     return RunRecord(
         id=number,
         started=started,
         ended=ended,
-        outcome=outcome or (RUNNING if going else INTERRUPTED),
+        outcome=outcome or (RUNNING if is_running else INTERRUPTED),
         pid=pid,
         host=host,
         digest=digest,

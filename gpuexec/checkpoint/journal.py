@@ -1,16 +1,16 @@
-"""The journal of a checkpoint: which runs there were, and what became of every source.
+"""The journal of a checkpoint: its runs, and what became of every source.
 
     FOLDER/.gpuexec/journal.sqlite3   the journal (with SQLite's -wal and -shm beside it while it is open)
     FOLDER/.gpuexec/lock              held by the one run that writes; its text says which process that is
 
-Why WAL and ``synchronous=NORMAL``: a committed transaction is in the operating system's hands, so no end of
-our process can undo it, and a commit costs less than 0.1 ms. Only a power cut can undo the last ones. They are
-completions, whose sources are then processed again, so the promise holds; an fsync for each would buy
+Why WAL and ``synchronous=NORMAL``: the operating system has a transaction once it is committed, so the end of our
+process cannot undo it, and a commit costs less than 0.1 ms. Only a power cut can undo the last transactions. They are
+completions, whose sources are then processed again, so the promise holds. An fsync for each transaction would gain
 nothing, since the stage's own output files have none either. The file itself stays consistent in any case.
 
-Why flock and not SQLite's own lock: it lasts the whole run while readers go on, it is refused at once, and
-the kernel drops it when the process ends, however that happens. A process forked from the driver without
-exec shares it, and keeps it until it has ended too.
+Why flock and not SQLite's own lock: it lasts the whole run while others can read, a second attempt to take it fails at
+once, and the kernel releases it when the process ends, however that happens. A process that was forked from the driver
+without exec shares the lock and keeps it until it has ended too.
 """
 
 from __future__ import annotations
@@ -57,14 +57,14 @@ _SET_STATE = """
 INSERT INTO sources (key, state, run, at, reason) VALUES (?, ?, ?, ?, ?)
 ON CONFLICT (key) DO UPDATE SET state = excluded.state, run = excluded.run, at = excluded.at, reason = excluded.reason
 """
-_LOCK_TRIES = 20  # `gpuexec runs` holds the lock for a moment to see whether it is free
+_MAX_LOCK_ATTEMPTS = 20  # `gpuexec history` holds the lock for a moment to see whether it is free
 _LOCK_PAUSE_S = 0.01
 
 
 class Journal:
-    """An open journal; the only writer. ``begin`` comes before ``record`` and ``end``.
+    """An open journal, and its only writer. ``start_run`` must come before ``record`` and ``finish_run``.
 
-    Every method raises ``CheckpointError`` where the file cannot be read or written.
+    Every method but ``close`` raises ``CheckpointError`` if the file cannot be read or written.
     """
 
     def __init__(self, path: Path, db: sqlite3.Connection, lock: int) -> None:
@@ -75,13 +75,13 @@ class Journal:
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> Journal:
-        """Open the journal of a checkpoint folder, making both if need be, and keep every other run out."""
-        place = Path(folder) / SUBFOLDER
-        path = place / FILE_NAME
+        """Open the journal of a checkpoint folder and lock it. Both are made if they are missing."""
+        subfolder = Path(folder) / SUBFOLDER
+        path = subfolder / FILE_NAME
         try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.mkdir(mode=0o700, exist_ok=True)
-            lock = _take_lock(place)
+            subfolder.parent.mkdir(parents=True, exist_ok=True)
+            subfolder.mkdir(mode=0o700, exist_ok=True)  # may be a link, to a local disk for example
+            lock = _take_lock(subfolder)
         except OSError as error:
             raise CheckpointError(
                 f"checkpoint {str(folder)!r} cannot be written: {error.strerror} ({error.filename}); "
@@ -95,34 +95,32 @@ class Journal:
             raise
 
     def last_pipeline(self) -> str | None:
-        """The fingerprint, as JSON, of the pipeline that the recorded sources belong to, if there is any."""
+        """Return the fingerprint, as JSON, of the pipeline whose sources are recorded; ``None`` if there are none."""
         with translated_sqlite_errors(self._path):
             row = self._db.execute(
                 "SELECT pipeline FROM runs WHERE EXISTS (SELECT 1 FROM sources) ORDER BY id DESC LIMIT 1"
             ).fetchone()
         return None if row is None else str(row[0])
 
-    def begin(self, *, digest: str, pipeline: str) -> int:
-        """Record the start of a run and return its number."""
+    def start_run(self, *, digest: str, pipeline: str) -> None:
+        """Record the start of a run."""
         with translated_sqlite_errors(self._path):
-            made = self._db.execute(
+            cursor = self._db.execute(
                 "INSERT INTO runs (started, digest, pipeline, pid, host) VALUES (?, ?, ?, ?, ?)",
                 (time.time(), digest, pipeline, os.getpid(), socket.gethostname()),
             )
-        self._run = made.lastrowid
-        assert self._run is not None
-        return self._run
+        self._run = cursor.lastrowid
 
     def is_done(self, key: str) -> bool:
-        """Whether an earlier run has done this source."""
+        """Return whether an earlier run has done this source."""
         with translated_sqlite_errors(self._path):
-            found = self._db.execute(
+            row = self._db.execute(
                 "SELECT 1 FROM sources WHERE key = ? AND state = 'done' AND run IS NOT ?", (_storable(key), self._run)
             ).fetchone()
-        return found is not None
+        return row is not None
 
     def record(self, settled: Settled) -> None:
-        """Write one completion step, all of it or nothing. It is safe from our death once this returns."""
+        """Write all of ``settled`` in one transaction. Once this returns, the death of this process cannot undo it."""
         now, run = time.time(), self._run
         rows: list[tuple[str | None, str, int | None, float, str | None]] = []
         rows += [(_storable(key), "pending", run, now, None) for key in settled.opened]
@@ -131,15 +129,15 @@ class Journal:
         with translated_sqlite_errors(self._path), _transaction(self._db):
             self._db.executemany(_SET_STATE, rows)
 
-    def end(self, outcome: str) -> None:
-        """Record the end of the run: 'done', or an error in a line."""
+    def finish_run(self, outcome: str) -> None:
+        """Record the end of the run; ``outcome`` is 'done' or an error in a line."""
         with translated_sqlite_errors(self._path):
             self._db.execute(
                 "UPDATE runs SET ended = ?, outcome = ? WHERE id = ?", (time.time(), _storable(outcome), self._run)
             )
 
     def close(self) -> None:
-        """Let others write. Safe to repeat."""
+        """Close the file and release the lock. Safe to repeat."""
         with contextlib.suppress(sqlite3.Error):
             self._db.close()
         if self._lock >= 0:
@@ -147,10 +145,10 @@ class Journal:
             self._lock = -1
 
 
-def is_locked(place: Path) -> bool:
-    """Whether a run writes the journal in this folder now."""
+def is_locked(subfolder: Path) -> bool:
+    """Return whether a run has locked the journal in this folder (see ``SUBFOLDER``)."""
     try:
-        lock = os.open(place / LOCK_NAME, os.O_RDONLY)
+        lock = os.open(subfolder / LOCK_NAME, os.O_RDONLY)
     except FileNotFoundError:
         return False
     try:
@@ -164,7 +162,7 @@ def is_locked(place: Path) -> bool:
 
 @contextlib.contextmanager
 def translated_sqlite_errors(path: Path) -> Iterator[None]:
-    """Turn SQLite's errors into ours: what is wrong with the journal at ``path`` and what to do."""
+    """Raise SQLite's errors as ``CheckpointError``: what is wrong with the journal at ``path`` and what to do."""
     try:
         yield
     except sqlite3.Error as error:
@@ -174,18 +172,21 @@ def translated_sqlite_errors(path: Path) -> Iterator[None]:
 
 
 _ADVICE = (
-    ("SQLITE_FULL", "free some space and run again: whatever is recorded stays"),
-    ("SQLITE_NOTADB", "it is no journal; give another folder, or remove the file to begin again"),
+    ("SQLITE_FULL", "free some space and run again; what was recorded is kept"),
+    ("SQLITE_NOTADB", "it is not a journal; give another folder, or remove the file to begin again"),
     ("SQLITE_CORRUPT", "it is damaged; give another folder, or remove it to begin again"),
     ("SQLITE_READONLY", "its file and folder must be writable"),
     ("SQLITE_CANTOPEN", "its folder must exist and be writable"),
     ("SQLITE_BUSY", "another program has locked it"),
-    ("SQLITE_IOERR", "the disk refused (is it full, or a network file system? The journal needs a local one)"),
+    ("SQLITE_IOERR", "the disk failed (is it full, or on the network? The journal needs a local file system)"),
 )
 
 
 def check_header(db: sqlite3.Connection, path: Path) -> int:
-    """Return the schema's version, 0 for an empty file. Raises ``CheckpointError`` for what we did not make."""
+    """Return the version of the schema, 0 for an empty file.
+
+    Raises ``CheckpointError`` if the file is not a journal or was written by a newer gpuexec.
+    """
     (application,) = db.execute("PRAGMA application_id").fetchone()
     (version,) = db.execute("PRAGMA user_version").fetchone()
     (tables,) = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
@@ -197,24 +198,24 @@ def check_header(db: sqlite3.Connection, path: Path) -> int:
         )
     if version > SCHEMA_VERSION:
         raise CheckpointError(
-            f"checkpoint journal {str(path)!r} has format {version}, this gpuexec knows {SCHEMA_VERSION}: "
-            "it was written by a newer one; upgrade gpuexec or give another folder"
+            f"checkpoint journal {str(path)!r} has format {version}, and this gpuexec knows {SCHEMA_VERSION}: "
+            "a newer gpuexec wrote it; upgrade gpuexec or give another folder"
         )
     return int(version)
 
 
-def _take_lock(place: Path) -> int:
-    lock = os.open(place / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o600)
+def _take_lock(subfolder: Path) -> int:
+    lock = os.open(subfolder / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        for attempt in range(_LOCK_TRIES):
+        for attempt in range(_MAX_LOCK_ATTEMPTS):
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                if attempt + 1 == _LOCK_TRIES:
+                if attempt + 1 == _MAX_LOCK_ATTEMPTS:
                     holder = os.pread(lock, 200, 0).decode(errors="replace").strip() or "another process"
                     raise CheckpointError(
-                        f"checkpoint {str(place.parent)!r} is in use by {holder}: "
+                        f"checkpoint {str(subfolder.parent)!r} is in use by {holder}: "
                         "wait for that run, stop it, or give another folder"
                     ) from None
                 time.sleep(_LOCK_PAUSE_S)
@@ -227,7 +228,10 @@ def _take_lock(place: Path) -> int:
 
 
 def _storable(text: str | None) -> str | None:
-    """Text as SQLite takes it: names of files that are not UTF-8 hold lone surrogates, which it refuses."""
+    """Return the text in a form that SQLite accepts.
+
+    Names of files that are not UTF-8 contain lone surrogates, which SQLite refuses.
+    """
     if text is None:
         return None
     try:
@@ -238,9 +242,9 @@ def _storable(text: str | None) -> str | None:
 
 
 def _open_file(path: Path) -> sqlite3.Connection:
-    with contextlib.suppress(FileExistsError):  # made here: SQLite would leave its mode to the umask
+    with contextlib.suppress(FileExistsError):  # made here because SQLite leaves the mode to the umask
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-    # Transactions are begun by us only. A stream may be taken from in one thread and closed in another, by turns.
+    # isolation_level: only `_transaction` begins one. A stream may be read in one thread and closed in another.
     db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     try:
         if check_header(db, path) == 0:
@@ -264,6 +268,6 @@ def _transaction(db: sqlite3.Connection) -> Iterator[None]:
         yield
         db.execute("COMMIT")
     except BaseException:
-        if db.in_transaction:  # a full disk may have rolled it back already
+        if db.in_transaction:  # SQLite itself rolls back on a full disk
             db.execute("ROLLBACK")
         raise

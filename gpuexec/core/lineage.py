@@ -18,13 +18,13 @@ class SourceRecords(Protocol):
     def admit(self, key: str) -> int | None:
         """Open a task of the source with this key and return the source's number; ``None``: it was done before."""
 
-    def batch_done(self, inputs: Sequence[int], parents: Sequence[int], *, ends: bool = False) -> list[int]:
+    def complete_batch(self, inputs: Sequence[int], parents: Sequence[int], *, ends: bool = False) -> list[int]:
         """Account for a complete batch and return the source of each output."""
 
-    def failed(self, source: int, reason: str) -> None:
+    def fail_source(self, source: int, reason: str) -> None:
         """Note that a task of the source was given up."""
 
-    def gave_up(self, inputs: Sequence[int], reason: str) -> None:
+    def fail_batch(self, inputs: Sequence[int], reason: str) -> None:
         """Note that a whole batch was given up."""
 
 
@@ -87,9 +87,9 @@ class Lineage:
             if ends:
                 admitted = [source for block, start, stop in slices for source in _sources(block)[start:stop]]
                 if admitted:  # an earlier run may have done all of them
-                    self._records.batch_done(admitted, (), ends=True)
+                    self._records.complete_batch(admitted, (), ends=True)
             return slices
-        sources = iter(self._records.batch_done(batch.sources(), batch.parents, ends=ends))
+        sources = iter(self._records.complete_batch(batch.sources(), batch.parents, ends=ends))
         for block in batch.outputs:
             block.sources = [next(sources) for _ in block.task_ids] if not ends else None
         return [(block, 0, len(block)) for block in batch.outputs]
@@ -113,13 +113,13 @@ class Lineage:
         for batch_id, parent in failed:
             sources = worker.in_flight[batch_id].sources()
             for source in dict.fromkeys(sources if parent < 0 else [sources[parent]]) if sources else ():
-                self._records.failed(source, f"{_BY_STAGE}: {worker.stage.spec.name}")
+                self._records.fail_source(source, f"{_BY_STAGE}: {worker.stage.spec.name}")
 
     def gave_up_batch(self, stage: StageState, batch: Batch, reason: str) -> None:
         """Note a batch that was quarantined."""
         sources = batch.sources()
         if sources:
-            self._records.gave_up(sources, f"stage {stage.spec.name}: {reason}")
+            self._records.fail_batch(sources, f"stage {stage.spec.name}: {reason}")
 
 
 def _sources(block: Block) -> list[int]:

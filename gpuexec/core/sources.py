@@ -1,6 +1,6 @@
-"""Which sources still have descendants on their way. Pure: no clock, no file, no task is looked into.
+"""Which sources of a checkpoint have unfinished descendants. Pure: no clock, no file, no access to tasks.
 
-One addition to a number per batch and source, whatever the size of the batch: this is on the driver's hot way.
+This is on the driver's hot path: it costs one addition per batch and source, whatever the size of the batch.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ UNTRACED = -1  # the parent of an output that cannot be traced to one input of i
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """What became known since the last look: keys opened, done, and (key, reason) failed."""
+    """What has changed since the last call of ``settle``: keys opened, keys done, and (key, reason) of the failed."""
 
     opened: tuple[str, ...] = ()
     done: tuple[str, ...] = ()
@@ -27,30 +27,30 @@ class Settled:
 
 
 class SourceTracker:
-    """Counts the live descendants of every open source.
+    """Counts the unfinished descendants of every open source.
 
-    A source is a small integer, given by ``opened``. Sources whose descendants got mixed form a group, which
-    is done or failed as one; every member's number keeps standing for the group.
+    A source is represented by a small integer, which ``opened`` returns. Sources whose descendants were mixed form a
+    group, which is done or failed as a whole. The number of each member then stands for the group.
     """
 
     def __init__(self) -> None:
-        self._numbers: dict[str, int] = {}  # open keys
+        self._numbers: dict[str, int] = {}  # source by key, of the open ones
         self._keys: dict[int, str] = {}
-        self._live: dict[int, int] = {}  # by group
-        self._into: dict[int, int] = {}  # member → the member it was joined into; a root has none
-        self._members: dict[int, list[int]] = {}  # of groups of more than one
+        self._live: dict[int, int] = {}  # number of unfinished tasks, by group
+        self._joined_into: dict[int, int] = {}  # member → the member it was joined into; a group's root has none
+        self._members: dict[int, list[int]] = {}  # by group, of groups with more than one
         self._next = 0
         self._opened: list[str] = []
         self._maybe_done: list[int] = []
-        self._failed: dict[str, str] = {}  # of the whole run: a key once failed is never done in it
+        self._failed: dict[str, str] = {}  # reason by key. A key that failed is not done later in the same run
         self._new_failed: list[tuple[str, str]] = []
 
     def __len__(self) -> int:
-        """How many sources are open."""
+        """Return the number of open sources."""
         return len(self._numbers)
 
     def opened(self, key: str) -> int:
-        """One task of this source is on its way. A key that is open already gets the same number again."""
+        """Count one more task of the source with this key and return the source's number."""
         source = self._numbers.get(key)
         if source is None:
             source = self._next
@@ -64,36 +64,36 @@ class SourceTracker:
         return source
 
     def moved(self, source: int, consumed: int = 1, produced: int = 0) -> None:
-        """A batch took ``consumed`` of the source's tasks and made ``produced`` that go on.
+        """Account for a batch that took ``consumed`` tasks of the source and returned ``produced``.
 
-        Raises ``InternalError`` when more are consumed than there were.
+        Raises ``InternalError`` if more tasks are consumed than there were.
         """
         group = self._group(source)
-        left = self._live.get(group, 0) + produced - consumed
-        if left < 0 or group not in self._live:
+        remaining = self._live.get(group, 0) + produced - consumed
+        if remaining < 0 or group not in self._live:
             raise InternalError(
                 f"source {source} ({self._keys.get(source, 'not open')}): {consumed} tasks consumed, "
                 f"{self._live.get(group, 0)} were there"
             )
-        self._live[group] = left
-        if not left:
+        self._live[group] = remaining
+        if not remaining:
             self._maybe_done.append(group)
 
     def moved_batch(self, inputs: Sequence[int], parents: Sequence[int], *, ends: bool = False) -> list[int]:
         """Account for a complete batch and return the source of each output.
 
-        ``inputs`` has the source of each input, ``parents`` the index into it for each output (``UNTRACED``
-        where its id does not tell). ``ends``: the outputs leave the pipeline, after the last stage.
+        ``inputs`` has the source of each input, ``parents`` the index of its input for each output (``UNTRACED`` if
+        that is unknown). ``ends``: this was the last stage, so the outputs leave the pipeline.
         """
         first = inputs[0]
-        if inputs.count(first) == len(inputs):  # nearly always: also where nothing can be traced
+        if inputs.count(first) == len(inputs):  # the usual case; it needs no parents
             produced = 0 if ends else len(parents)
             if produced != len(inputs):
                 self.moved(first, len(inputs), produced)
             return [first] * len(parents)
-        if not ends and list(parents) == list(range(len(inputs))):  # one for each: no number changes
+        if not ends and list(parents) == list(range(len(inputs))):  # one output for each input: no count changes
             return list(inputs)
-        if UNTRACED in parents and not ends:  # what leaves is traced no further
+        if UNTRACED in parents and not ends:  # outputs that leave need no source
             self.joined(inputs)
         outputs = [inputs[parent] if parent >= 0 else first for parent in parents]
         produced_by = Counter[int]() if ends else Counter(map(self._group, outputs))
@@ -102,15 +102,16 @@ class SourceTracker:
         return outputs
 
     def joined(self, sources: Sequence[int]) -> int:
-        """From now on these sources are done or failed together. Return a number that stands for all."""
+        """Join sources, which are then done or failed together. Return a number that stands for all of them."""
         groups = list(dict.fromkeys(map(self._group, sources)))
-        root = max(groups, key=lambda group: len(self._members.get(group, ())))  # few steps up from any member
+        # The largest group is the root, which keeps the paths from members to it short.
+        root = max(groups, key=lambda group: len(self._members.get(group, ())))
         members = self._members.setdefault(root, [root])
         for group in groups:
             if group != root:
                 members += self._members.pop(group, [group])
                 self._live[root] += self._live.pop(group)
-                self._into[group] = root
+                self._joined_into[group] = root
         if len(members) == 1:
             del self._members[root]
         failed = next((key for key in map(self._keys.__getitem__, members) if key in self._failed), None)
@@ -119,42 +120,42 @@ class SourceTracker:
         return root
 
     def failed(self, source: int, reason: str) -> None:
-        """A descendant was given up: the source stays open for the next run. The first reason is kept.
+        """Mark a source as failed, because one of its descendants failed for good. The first reason is kept.
 
-        The task itself is consumed as usual, before or after this within one step.
+        The task itself must be consumed as usual (``moved``), before or after this call, before the next ``settle``.
         """
         group = self._group(source)
         for member in self._members.get(group, (group,)):
             key = self._keys.get(member)
             if key is None:
-                raise InternalError(f"source {source} is not open, so nothing of it can fail ({reason})")
+                raise InternalError(f"source {source} is not open, so none of its tasks can fail ({reason})")
             if key not in self._failed:
                 self._failed[key] = reason
                 self._new_failed.append((key, reason))
 
     def settle(self) -> Settled:
-        """Return what is new since the last call, and forget the sources that have no descendant left."""
+        """Return what has changed since the last call, and forget the sources that have no unfinished descendants."""
         if not (self._opened or self._maybe_done or self._new_failed):
             return Settled()
         done: list[str] = []
         for group in self._maybe_done:
             if self._live.get(group) == 0:
-                done += [key for key in self._closed(group) if key not in self._failed]
+                done += [key for key in self._close(group) if key not in self._failed]
         settled = Settled(tuple(self._opened), tuple(done), tuple(self._new_failed))
         self._opened, self._maybe_done, self._new_failed = [], [], []
         return settled
 
-    def _closed(self, group: int) -> list[str]:
+    def _close(self, group: int) -> list[str]:
         del self._live[group]
         members = self._members.pop(group, [group])
         keys = [self._keys.pop(member) for member in members]
         for member, key in zip(members, keys, strict=True):
             del self._numbers[key]
-            self._into.pop(member, None)
+            self._joined_into.pop(member, None)
         return keys
 
     def _group(self, source: int) -> int:
-        into = self._into
-        while source in into:
-            source = into[source]
+        joined_into = self._joined_into
+        while source in joined_into:
+            source = joined_into[source]
         return source

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from gpuexec.channel import codec
+from gpuexec.channel.block_sizer import BlockSizer
 from gpuexec.channel.payload import Payload, SegmentRef
-from gpuexec.channel.payloads import BlockSizer, load, store
+from gpuexec.channel.payloads import load, store
 from gpuexec.channel.segments import SegmentPool, read_segment
 from gpuexec.core.batch import Block, place_among_siblings
 from gpuexec.core.dispatch import Dispatcher

@@ -1,4 +1,4 @@
-"""Keeps failed batches as capsules, for ``gpuexec replay``. Whatever goes wrong here never hides the failure itself."""
+"""Keeps failed batches as capsules, for ``gpuexec replay``. No error here ever hides the failure itself."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from gpuexec.channel.payload import Payload, SegmentRef
 from gpuexec.channel.segments import read_segment
@@ -15,11 +15,14 @@ from gpuexec.core.batch import Batch
 from gpuexec.core.ports import FailureRecord
 from gpuexec.processes.spawn import worker_environment
 
-_MAX_PER_RUN = 100  # a run that quarantines thousands would fill the disk with likes
+if TYPE_CHECKING:
+    from gpuexec.capsules.write import CapsuleContents
+
+_MAX_CAPSULES = 100  # per run and folder: a run that quarantines thousands of tasks would fill the disk
 
 
 class CapsuleKeeper:
-    """Writes one run's capsules. ``folder``: ``None`` for the user's own, "" for none at all."""
+    """Writes the capsules of one run. ``folder``: ``None`` for the user's own folder, "" to write none."""
 
     def __init__(self, folder: str | None, *, node_id: str, base_env: Mapping[str, str]) -> None:
         self._folder = folder
@@ -32,47 +35,49 @@ class CapsuleKeeper:
 
         ``last_lines``: what the worker printed and logged last.
         """
-        if self._folder == "" or self._written >= _MAX_PER_RUN:
+        if self._folder == "" or self._written >= _MAX_CAPSULES:
             return None
         self._written += 1
-        from gpuexec.capsules import write as capsule  # costs 20 ms, which only a failure pays
+        from gpuexec.capsules.write import default_folder, prune, write_capsule  # takes 20 ms: only failures pay it
 
         try:
-            folder = Path(self._folder) if self._folder else capsule.default_folder()
-            path = capsule.write_capsule(folder, capsule.CapsuleContents(**self._contents(record, last_lines)))
-            capsule.prune(folder, keep=_MAX_PER_RUN)
-        except OSError as why:
+            folder = Path(self._folder) if self._folder else default_folder()
+            path = write_capsule(folder, self._contents(record, last_lines))
+            prune(folder, keep=_MAX_CAPSULES)
+        except OSError as error:
             from loguru import logger
 
-            logger.warning("the failed batch could not be kept for replay: {}", why)
+            logger.warning("the failed batch could not be kept for replay: {}", error)
             return None
         return str(path)
 
-    def _contents(self, record: FailureRecord, last_lines: tuple[str, ...]) -> dict[str, Any]:
+    def _contents(self, record: FailureRecord, last_lines: tuple[str, ...]) -> CapsuleContents:
+        from gpuexec.capsules.write import CapsuleContents
+
         worker, batch = record.worker, record.batch
         spec, grant = worker.stage.spec, worker.grant
         slices = batch.slices if batch else []
-        return {
-            "stage": spec.name,
-            "worker_id": worker.worker_id,
-            "node_id": self._node_id,
-            "phase": record.phase,
-            "attempt": _attempt(batch),
-            "error_type": record.error_type,
-            "text": record.text,
-            "traceback": record.traceback,
-            "task_ids": batch.task_ids if batch else (),
-            "allocation": dataclasses.asdict(grant.allocation),
-            "environ": worker_environment(self._base_env, grant, spec.env_vars),
-            "stage_payload": spec.payload,
-            "task_payloads": [_bytes(block.payload) for block, _, _ in slices],
-            "task_slices": [(start, stop) for _, start, stop in slices],
-            "env_vars": spec.env_vars,
-            "sys_path": tuple(os.fspath(place) for place in sys.path),
-            "last_lines": last_lines,
-            "stacks": worker.stacks_text,
-            "cause_of_death": record.cause_of_death,
-        }
+        return CapsuleContents(
+            stage=spec.name,
+            worker_id=worker.worker_id,
+            node_id=self._node_id,
+            phase=record.phase,
+            attempt=_attempt(batch),
+            error_type=record.error_type,
+            text=record.text,
+            traceback=record.traceback,
+            task_ids=batch.task_ids if batch else (),
+            allocation=dataclasses.asdict(grant.allocation),
+            environ=worker_environment(self._base_env, grant, spec.env_vars),
+            stage_payload=spec.payload,
+            task_payloads=[_bytes(block.payload) for block, _, _ in slices],
+            task_slices=[(start, stop) for _, start, stop in slices],
+            env_vars=spec.env_vars,
+            sys_path=tuple(os.fspath(entry) for entry in sys.path),
+            last_lines=last_lines,
+            stacks=worker.stacks_text,
+            cause_of_death=record.cause_of_death,
+        )
 
 
 def _attempt(batch: Batch | None) -> int:

@@ -153,7 +153,7 @@ class Run:
             except BaseException as error:
                 Shutdown(self._processes, self._state, handle=self._handle, emit=self._emit).after(error)
                 if self._checkpoint is not None and not keep_undelivered:
-                    self._checkpoint.drop_uncommitted()
+                    self._checkpoint.discard_uncommitted()
                 stopped = isinstance(error, GeneratorExit)
                 self._end("stopped by the caller (iterator closed)" if stopped else exceptions.in_a_line(error))
                 raise
@@ -184,7 +184,7 @@ class Run:
         if self._gpus is not None:
             self._gpus.report()
         if self._checkpoint is not None:
-            self._checkpoint.end(error)
+            self._checkpoint.close(error)
         self._emit(events.RunEnded(time.monotonic(), error))
 
     # ---- the loop ----------------------------------------------------------------------------------------

@@ -112,7 +112,7 @@ class LocalExecutor(BaseExecutor):
             return self._make_run(prepared, specs, initial_tasks, chosen, report_builder)
         except BaseException as error:
             if chosen is not None:
-                chosen.end(f"{type(error).__name__}: {error}")
+                chosen.close(f"{type(error).__name__}: {error}")
             raise
 
     def _make_run(

@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import stat
 from collections.abc import Iterator
 from pathlib import Path
+
+from gpuexec.private_folder import private_folder
 
 
 @contextlib.contextmanager
@@ -31,9 +32,6 @@ def _lock_path(name: str) -> Path:
     import hashlib  # these two cost every worker's start, and few stages set up the node
     import tempfile
 
-    folder = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()) / f"gpuexec-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    found = folder.lstat()
-    if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode):
-        raise PermissionError(f"{folder} is somebody else's")
+    shared = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
+    folder = private_folder(shared / f"gpuexec-{os.getuid()}")
     return folder / f"setup-on-node-{hashlib.sha256(name.encode()).hexdigest()[:16]}.lock"

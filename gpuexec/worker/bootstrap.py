@@ -67,7 +67,7 @@ def _serve(connection: BlockingConnection, recorder: FlightRecorder) -> None:
         connection.send(describe_failure(error, "import"))
         return
     loading.in_progress = False
-    connection.send(Booted(os.getpid(), began, time.monotonic()))
+    connection.send(Booted(began, time.monotonic()))
     loop = WorkerLoop(
         connection,
         adapter,

@@ -25,6 +25,7 @@ from gpuexec.channel.wire import BlockingConnection, ConnectionLost
 from gpuexec.contract.executor import NodeInfo, WorkerMetadata
 from gpuexec.contract.lineage import parents_of
 from gpuexec.contract.metrics import INPUT_BYTES, OOM_SPLITS, merge_metrics
+from gpuexec.contract.phases import StagePhase
 from gpuexec.curator.origin import class_name_of
 from gpuexec.errors import error_names_match, names_of
 from gpuexec.stage.pinning import check_pinning
@@ -172,7 +173,7 @@ class WorkerLoop:
     def _run_batch(self, batch_id: int, count: int) -> None:
         """Run one batch. Raises ``StageFailure`` if it failed and the worker takes no more."""
         began = time.monotonic()
-        self._recorder.begin(batch_id, began)
+        self._recorder.note_batch(batch_id, began)
         self._log.install_if_imported()
         try:
             self._pass_through(batch_id, count, began)
@@ -187,7 +188,7 @@ class WorkerLoop:
             if halts:
                 raise StageFailure from error
         self._end_if_forked()
-        self._recorder.end()
+        self._recorder.note_idle()
         self._idle_since = time.monotonic()
 
     def _pass_through(self, batch_id: int, count: int, received: float) -> None:
@@ -304,7 +305,7 @@ def describe_failure(error: BaseException, phase: str, batch_id: int | None = No
     text = "".join(traceback.format_exception_only(error)).strip()
     is_exit = not isinstance(error, Exception)
     return Failed(
-        phase=phase,
+        phase=StagePhase(phase),
         batch_id=batch_id,
         error_names=names_of(error),
         text=text,

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from gpuexec.channel import codec, segments
+from gpuexec.channel.block_sizer import BlockSizer
 from gpuexec.channel.messages import BatchStats, Results
 from gpuexec.channel.payload import Payload, SegmentRef
-from gpuexec.channel.payloads import BlockSizer, needs_segment, store
-from gpuexec.channel.perf_identity import PERF_IDENTITY
+from gpuexec.channel.payloads import needs_segment, store
 from gpuexec.channel.segments import Segment, SegmentPool
 from gpuexec.channel.wire import BlockingConnection
 from gpuexec.contract.metrics import add_metrics
@@ -45,14 +45,13 @@ class Outbox:
         """
         total = at = 0
         many = len(tasks) > 1
-        PERF_IDENTITY.single = not many
         self._open_piece(batch_id)
         tasks.reverse()
         while tasks:
             block = [tasks.pop() for _ in range(min(len(tasks), self._block.next()))]
             size = len(block)
             task_ids = [task.task_id for task in block]
-            encoded = self._encoder.encode(block)
+            encoded = self._encoder.encode(block, shared_stats=many)
             self._block.learn(size, encoded.size)
             del block
             payload = self._place(encoded, many=many)

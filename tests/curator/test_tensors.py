@@ -13,7 +13,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from loguru import logger
 
-from gpuexec.channel import codec, tensors
+from gpuexec.channel import codec, gpu_fields, tensors
 from gpuexec.channel.payload import SegmentRef
 from gpuexec.channel.payloads import load, store
 from gpuexec.channel.segments import SegmentPool
@@ -162,7 +162,7 @@ class OnGpu(torch.Tensor):
 def gpu(monkeypatch):
     codec.encode(None)  # takes torch up
     monkeypatch.setattr(tensors, "REDUCERS", {**tensors.REDUCERS, OnGpu: tensors.reduce_tensor})
-    monkeypatch.setattr(tensors, "_told", set())
+    monkeypatch.setattr(gpu_fields, "_reported", set())
 
 
 @pytest.fixture
@@ -198,7 +198,7 @@ def test_a_stage_pickled_by_value_has_the_same_rule(gpu, warnings):
 
 def test_the_inside_of_a_tensor_that_is_not_plain_leaves_the_gpu_too(monkeypatch):
     """The storage of a real tensor, whose ``is_cuda`` alone is made to lie."""
-    monkeypatch.setattr(tensors, "MOVED", set())
+    monkeypatch.setattr(tensors, "UNREPORTED_MOVES", set())
     tensor = Tagged.of(torch.arange(3.0), "x")
 
     class StorageOnGpu(torch.UntypedStorage):
@@ -210,7 +210,7 @@ def test_the_inside_of_a_tensor_that_is_not_plain_leaves_the_gpu_too(monkeypatch
     storage = torch.storage.TypedStorage(wrap_storage=StorageOnGpu(12), dtype=torch.float32, _internal=True)
     rebuild, arguments = tensors.reduce_storage(storage)
     assert rebuild(*arguments)._untyped_storage.tolist() == tensor.untyped_storage().tolist()
-    assert tensors.MOVED
+    assert tensors.UNREPORTED_MOVES
 
 
 def test_torch_is_taken_up_only_once_somebody_has_imported_it():

@@ -18,6 +18,7 @@ from gpuexec.capsules.read import CapsuleError, load_capsule
 from gpuexec.capsules.write import CapsuleContents, CapsuleNotWritten, default_folder, prune, write_capsule
 from gpuexec.channel import codec
 from gpuexec.contract.allocation import Allocation, GpuShare
+from gpuexec.contract.phases import StagePhase
 
 ROOT = Path(__file__).parents[3]
 SECRET = "xY7" + "-not-to-be-seen"
@@ -29,7 +30,7 @@ def contents(**fields) -> CapsuleContents:
         "stage": "embed",
         "worker_id": "embed-0",
         "node_id": "node7",
-        "phase": "process",
+        "phase": StagePhase.PROCESS,
         "attempt": 2,
         "error_type": "builtins.LookupError",
         "text": "LookupError: no 2",
@@ -75,7 +76,7 @@ def test_the_summary_says_what_where_and_what_to_do(tmp_path: Path):
     path = write_capsule(tmp_path / "a b", contents(cause_of_death="killed by SIGKILL", stacks="Thread 1"))
     summary = (path / "summary.txt").read_text()
     assert summary.startswith("stage 'embed' failed in process: LookupError: no 2\n")
-    for said in (
+    for message in (
         "embed-0 on node7",
         "attempt 2",
         "GPU 3 (NVIDIA A10, GPU-3), 2.0 CPUs",
@@ -88,7 +89,7 @@ def test_the_summary_says_what_where_and_what_to_do(tmp_path: Path):
         'File "stage.py", line 1',
         "pickle",
     ):
-        assert said in summary
+        assert message in summary
 
 
 @pytest.mark.parametrize("where", ["text", "traceback", "stacks", "cause_of_death"])
@@ -110,7 +111,7 @@ def test_secrets_are_in_no_byte(tmp_path: Path, where: str):
     assert stage == {"runtime_env": {"env_vars": {"HF_TOKEN": "*" * len(SECRET)}}, "n": 1}
     assert found.variables_left_out == ("HF_TOKEN", "URL")
     for file in ("stage.pickle", "tasks.pickle"):
-        assert f"{file} held the value of HF_TOKEN" in found.summary
+        assert f"{file} contained the value of HF_TOKEN" in found.summary
 
 
 def test_only_the_owner_can_read_it(tmp_path: Path):
@@ -141,7 +142,7 @@ def test_what_json_does_not_know_is_written_as_text(tmp_path: Path):
     assert found.allocation.cpus == "0.5"
 
 
-def test_tasks_too_large_are_left_out_and_that_is_said(tmp_path: Path):
+def test_tasks_that_are_too_large_are_left_out_and_the_summary_says_so(tmp_path: Path):
     big = contents(task_payloads=[bytes(5000)])
     found = load_capsule(write_capsule(tmp_path, big, max_bytes=4000))
     assert set(found.missing) == {"tasks"}
@@ -170,7 +171,7 @@ except OSError as error:
 
 
 def write_with_small_disk(folder: Path, on_limit: str) -> subprocess.CompletedProcess[str]:
-    """Files cannot grow beyond 50 kB: the kernel refuses the write, or kills its process in the midst of it."""
+    """Files cannot grow beyond 50 kB: the kernel refuses the write, or kills the process in the middle of it."""
     return subprocess.run(
         [sys.executable, "-B", "-c", WRITE_WITH_SMALL_DISK, str(folder), on_limit],
         check=False,
@@ -188,17 +189,17 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path):
     assert list((tmp_path / "capsules").iterdir()) == []
 
 
-def test_a_crash_in_the_midst_leaves_no_capsule_and_prune_clears_up(tmp_path: Path):
+def test_a_crash_in_the_middle_leaves_no_capsule_and_prune_clears_up(tmp_path: Path):
     done = write_with_small_disk(tmp_path, "SIG_DFL")
     assert done.returncode == -signal.SIGXFSZ, done.stderr
     (partial,) = tmp_path.iterdir()
     assert partial.name.startswith(".")
     with pytest.raises(CapsuleError, match="not a failure capsule"):
         load_capsule(partial)
-    assert prune(tmp_path) == []
+    assert prune(tmp_path, keep=20) == []
     assert partial.exists(), "its writer could be at work still"
     os.utime(partial, (0, 0))
-    prune(tmp_path)
+    prune(tmp_path, keep=20)
     assert not partial.exists()
 
 
@@ -219,7 +220,7 @@ def test_prune_keeps_the_newest(tmp_path_factory, count: int, keep: int):
     (folder / "notes").mkdir()
     (folder / "20250101T000000.000000Z-x-00000000").touch()
     written = [write_capsule(folder, contents(stage=f"s{n}")) for n in range(count)]
-    removed = prune(folder, keep)
+    removed = prune(folder, keep=keep)
     assert removed == written[: max(0, count - keep)]
     assert [path for path in written if path.exists()] == written[max(0, count - keep) :]
     assert len(list(folder.iterdir())) == 2 + min(count, keep)
@@ -229,9 +230,9 @@ def test_prune_follows_no_links_and_minds_no_missing_folder(tmp_path: Path):
     elsewhere = write_capsule(tmp_path / "elsewhere", contents())
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / elsewhere.name).symlink_to(elsewhere)
-    assert prune(tmp_path / "folder", 0) == []
+    assert prune(tmp_path / "folder", keep=0) == []
     assert load_capsule(elsewhere)
-    assert prune(tmp_path / "missing") == []
+    assert prune(tmp_path / "missing", keep=0) == []
 
 
 def test_the_default_folder_is_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -280,45 +281,60 @@ def edit(path: Path, **changes) -> None:
     (path / "capsule.json").write_text(json.dumps({**document, **changes}))
 
 
+def edit_failure(path: Path, **changes) -> None:
+    document = json.loads((path / "capsule.json").read_text())
+    edit(path, failure={**document["failure"], **changes})
+
+
+def test_a_phase_is_stored_as_its_value_and_read_as_a_member(tmp_path: Path):
+    path = write_capsule(tmp_path, contents(phase=StagePhase.SETUP_ON_NODE))
+    assert json.loads((path / "capsule.json").read_text())["failure"]["phase"] == "setup_on_node"
+    assert load_capsule(path).failure.phase is StagePhase.SETUP_ON_NODE
+
+
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("damage", "message"),
     [
         (lambda path: edit(path, format_version=99), "has format 99, and this gpuexec reads format 1"),
-        (lambda path: edit(path, format="other"), "is not a failure capsule: its capsule.json is something else's"),
+        (
+            lambda path: edit(path, format="other"),
+            "is not a failure capsule: its capsule.json was written by another program",
+        ),
         (lambda path: edit(path, failure={}), "is damaged"),
+        (lambda path: edit_failure(path, phase="lunch"), "is damaged: .*'lunch' is not a valid StagePhase"),
         (lambda path: edit(path, failure=None), "is damaged"),
-        (lambda path: edit(path, **{"tasks.pickle": {"lengths": [1], "crc32": 0}}), "tasks.pickle is not what was"),
+        (lambda path: edit(path, **{"tasks.pickle": {"lengths": [1], "crc32": 0}}), "tasks.pickle was changed"),
         (lambda path: (path / "capsule.json").write_text("{"), "is damaged: capsule.json is not JSON"),
         (lambda path: (path / "capsule.json").write_text("[]"), "is not a failure capsule"),
         (lambda path: (path / "capsule.json").write_bytes(b"\xff\xfe"), "is not JSON"),
         (lambda path: (path / "capsule.json").unlink(), "is not a failure capsule: there is no capsule.json in it"),
         (lambda path: (path / "stage.pickle").unlink(), "is damaged: .*stage.pickle: No such file"),
         (lambda path: (path / "summary.txt").unlink(), "is damaged: .*summary.txt: No such file"),
-        (lambda path: (path / "stage.pickle").write_bytes(b"garbage"), "stage.pickle is not what was written"),
-        (lambda path: os.truncate(path / "tasks.pickle", 10), "tasks.pickle is not what was written"),
+        (lambda path: (path / "stage.pickle").write_bytes(b"garbage"), "stage.pickle was changed after it was written"),
+        (lambda path: os.truncate(path / "tasks.pickle", 10), "tasks.pickle was changed after it was written"),
     ],
 )
-def test_what_is_no_sound_capsule_is_told_in_a_line(tmp_path: Path, spoil, said: str):
+def test_an_unreadable_capsule_is_explained_in_one_line(tmp_path: Path, damage, message: str):
     path = write_capsule(tmp_path, contents())
-    spoil(path)
-    with pytest.raises(CapsuleError, match=said) as caught:
+    damage(path)
+    with pytest.raises(CapsuleError, match=message) as caught:
         load_capsule(path)
     assert "\n" not in str(caught.value)
 
 
 def test_foreign_paths(tmp_path: Path):
-    for path, said in (
+    for path, message in (
         (tmp_path / "x", "no such folder"),
         (tmp_path, "no capsule.json"),
         (Path(__file__), "is a file"),
     ):
-        with pytest.raises(CapsuleError, match=said):
+        with pytest.raises(CapsuleError, match=message):
             load_capsule(path)
 
 
 def test_the_drivers_version(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     text = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.95.05  Tue Sep 23 10:11:16 UTC 2025\nGCC version: 12\n"
     (tmp_path / "version").write_text(text)
-    monkeypatch.setattr(write, "_DRIVER", tmp_path / "version")
+    monkeypatch.setattr(write, "_DRIVER_VERSION_FILE", tmp_path / "version")
     found = load_capsule(write_capsule(tmp_path, contents()))
     assert found.versions["nvidia driver"] == "580.95.05"

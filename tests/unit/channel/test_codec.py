@@ -1,4 +1,4 @@
-"""Payloads: whatever goes in comes out, wherever its bytes lie."""
+"""Payloads: what is encoded is decoded again, in a message or in a segment."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_the_size_is_what_is_written(values):
     assert encoded.size == len(encoded.join()) == sum(memoryview(part).nbytes for part in encoded.parts)
 
 
-def test_buffers_stay_where_they_are_until_written():
+def test_buffers_are_not_copied_until_written():
     array = np.zeros(1_000_000, np.uint8)
     encoded = codec.encode(array)
     array[:] = 7
@@ -66,7 +66,7 @@ def test_in_place_views_are_aligned_and_write_through():
     del first, second
 
 
-def test_functions_of_a_script_travel_by_value():
+def test_functions_of_a_script_are_pickled_by_value():
     script = (
         "from gpuexec.channel import codec\n"
         "import sys\n"
@@ -84,7 +84,7 @@ def test_lambdas_fall_back_to_cloudpickle():
     assert codec.decode(codec.encode(lambda x: x + 1).join(), in_place=False)(1) == 2
 
 
-def test_modules_registered_by_value_travel_whole():
+def test_modules_registered_by_value_are_pickled_whole():
     from tests.process import stages
 
     assert b"big_array" in codec.encode(stages.big_array).join()

@@ -1,4 +1,4 @@
-"""A batch's figures stay one object on their way, and are let go with the last task."""
+"""A batch's perf stats stay one object in each process, and are forgotten with the last task."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ def travel(value):
     return codec.decode(codec.encode(value).join(), in_place=False)
 
 
-def test_tasks_of_a_batch_share_their_figures_again():
+def test_tasks_of_a_batch_share_their_stats_again():
     stats = StagePerfStats("s", process_time=1.5, custom_metrics={"a": 1.0})
     first, second = (travel(Item("d", i, _stage_perf=[stats])) for i in range(2))
     assert first._stage_perf[0] is second._stage_perf[0]
     assert first._stage_perf[0] == stats
 
 
-def test_equal_figures_of_two_batches_stay_two():
+def test_equal_stats_of_two_batches_stay_two():
     first, second = (travel(Item("d", i, _stage_perf=[StagePerfStats("s", 1.0)])) for i in range(2))
     assert first._stage_perf[0] is not second._stage_perf[0]
 
 
-def test_figures_also_survive_two_hops():
+def test_stats_also_survive_two_hops():
     stats = StagePerfStats("s")
     payloads = [codec.encode(Item("d", i, _stage_perf=[stats])).join() for i in range(2)]
     del stats
@@ -38,7 +38,7 @@ def test_figures_also_survive_two_hops():
     assert again[0]._stage_perf[0] is again[1]._stage_perf[0]
 
 
-def test_nothing_is_kept_of_figures_that_died():
+def test_nothing_is_kept_of_stats_that_were_freed():
     before = len(PERF_IDENTITY._objects), len(PERF_IDENTITY._by_id)
     stats = StagePerfStats("s")
     travel([stats])
@@ -48,7 +48,7 @@ def test_nothing_is_kept_of_figures_that_died():
     assert (len(PERF_IDENTITY._objects), len(PERF_IDENTITY._by_id)) == before
 
 
-def test_a_copy_is_somebody_else():
+def test_a_copy_is_another_object():
     stats = StagePerfStats("s")
     travel(stats)
     copied = copy.deepcopy(stats)
@@ -57,13 +57,34 @@ def test_a_copy_is_somebody_else():
     assert second[0] is copied
 
 
-def test_plain_pickle_is_untouched():
+def test_ordinary_pickling_is_unchanged():
     stats = StagePerfStats("s", 2.0)
     assert pickle.loads(pickle.dumps(stats)) == stats
 
 
-def test_the_cloudpickle_way_keeps_identity_too():
+def test_cloudpickle_keeps_identity_too():
     stats = StagePerfStats("s")
     first, second = (travel(Item("d", lambda i=i: i, _stage_perf=[stats])) for i in range(2))
     assert first._stage_perf[0] is second._stage_perf[0]
     assert (first.data(), second.data()) == (0, 1)
+
+
+def test_unshared_stats_get_no_token_but_keep_one_they_have():
+    encoder = codec.Encoder()
+    stats = StagePerfStats("s", 1.0)
+    before = len(PERF_IDENTITY._objects)
+    arrived = codec.decode(encoder.encode(Item("d", 1, _stage_perf=[stats]), shared_stats=False).join(), in_place=False)
+    assert arrived._stage_perf[0] == stats
+    assert arrived._stage_perf[0] is not stats
+    assert len(PERF_IDENTITY._objects) == before
+    assert travel(stats) is stats
+    again = codec.decode(encoder.encode([stats], shared_stats=False).join(), in_place=False)
+    assert again[0] is stats
+
+
+def test_one_encoder_pickles_shared_and_unshared_stats():
+    encoder = codec.Encoder()
+    stats = StagePerfStats("s")
+    payloads = [encoder.encode([stats], shared_stats=shared).join() for shared in (False, True, False, True)]
+    arrived = [codec.decode(payload, in_place=False)[0] for payload in payloads]
+    assert [each is stats for each in arrived] == [False, True, True, True]

@@ -39,16 +39,16 @@ def test_any_number_of_parts_is_written_in_order(parts, pages):
     pool.close()
 
 
-def test_what_is_read_in_is_the_readers_to_write(pool):
+def test_a_copy_can_be_written_to_without_changing_the_segment(pool):
     segment = pool.acquire(PAGE)
     segment.write([b"abc"], 0)
-    place = SegmentRef(segment, 0, 3, exclusive=False)
-    copy = read_segment(place)
+    ref = SegmentRef(segment, 0, 3, exclusive=False)
+    copy = read_segment(ref)
     copy[0] = ord("x")
-    assert bytes(read_segment(place)) == b"abc", "whoever does the batch again gets what was sent"
+    assert bytes(read_segment(ref)) == b"abc", "another attempt gets what was sent"
 
 
-def test_a_far_too_large_segment_is_not_given_for_a_small_payload(pool):
+def test_a_segment_that_is_far_too_large_is_not_used_for_a_small_payload(pool):
     large = pool.acquire(100 * PAGE)
     pool.keep(large)
     assert pool.acquire(PAGE) is not large

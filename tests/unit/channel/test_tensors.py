@@ -1,7 +1,6 @@
-"""What the codec does about arrays and about what lies on a GPU, with no GPU library in this process.
+"""How the codec pickles arrays and what lies on a GPU, with no GPU library in this process.
 
-cupy is stood in for by a class with its one method that matters here, ``get``; torch has its own test in
-tests/curator, where it is installed.
+A class with a method ``get`` stands in for cupy. torch is tested in tests/curator, where it is installed.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import numpy as np
 import pytest
 from loguru import logger
 
-from gpuexec.channel import codec, tensors
+from gpuexec.channel import codec, gpu_fields, tensors
 from tests.process.stages import Item
 
 
@@ -29,7 +28,7 @@ class OnGpu:
         return np.array(self._values)
 
     def __reduce__(self):
-        raise AssertionError("its own way would bring it to the receiver's GPU")
+        raise AssertionError("cupy's own pickling would bring it to the receiver's GPU")
 
 
 class Slotted:
@@ -59,8 +58,8 @@ def cupy(monkeypatch):
     module = ModuleType("cupy")
     module.ndarray = OnGpu
     monkeypatch.setattr(tensors, "REDUCERS", dict(tensors.REDUCERS))
-    monkeypatch.setattr(tensors, "_ON_GPU", dict(tensors._ON_GPU))
-    monkeypatch.setattr(tensors, "_told", set())
+    monkeypatch.setattr(tensors, "GPU_TESTS", dict(tensors.GPU_TESTS))
+    monkeypatch.setattr(gpu_fields, "_reported", set())
     monkeypatch.setitem(sys.modules, "cupy", module)
     tensors.find_libraries()
 
@@ -92,19 +91,19 @@ def test_each_field_has_its_warning(cupy, warnings):
     assert [line.split()[1] for line in warnings] == ["Item.data", "Item.data['a']", "Item.data['b'][*]"]
 
 
-def test_the_by_value_way_has_the_same_rule(cupy, warnings):
+def test_pickling_by_value_follows_the_same_rule(cupy, warnings):
     task = travel(Item("d", (OnGpu([5]), lambda: 1)))
     assert task.data[0].tolist() == [5]
     assert [line.split()[1] for line in warnings] == ["Item.data[*]"]
 
 
-def test_keys_that_are_data_do_not_warn_for_ever(cupy, warnings):
+def test_keys_that_are_data_do_not_warn_indefinitely(cupy, warnings):
     for number in range(100):
         travel([Item("d", {f"document {number}": OnGpu([1])})])
-    assert len(warnings) == tensors._MAX_WARNINGS
+    assert len(warnings) == gpu_fields._MAX_WARNINGS
 
 
-def test_a_field_that_cannot_be_found_is_warned_of_too(cupy, warnings):
+def test_a_field_that_cannot_be_found_is_warned_about_too(cupy, warnings):
     task = travel([Item("d", Touchy(None))])[0]
     assert task.data.get().tolist() == [1]
     assert not warnings, "nothing was on the GPU"
@@ -124,7 +123,7 @@ def test_fields_are_found_nearest_first_in_whatever_holds_them(cupy):
     loop.append(loop)
     task = Item("d", {"x": loop, 3: (OnGpu([2]),), "slots": Slotted(OnGpu([3])), "touchy": Touchy(OnGpu([4]))})
     task.own = OnGpu([5])
-    assert tensors.fields_on_gpu([task]) == [
+    assert gpu_fields.fields_on_gpu([task]) == [
         "Item.own",
         "Item.data['x'][*]",
         "Item.data[*][*]",
@@ -135,10 +134,10 @@ def test_fields_are_found_nearest_first_in_whatever_holds_them(cupy):
 def test_the_search_ends_in_a_large_task(cupy):
     task = Item("d", [SimpleNamespace(number=number) for number in range(100_000)])
     task.data.append(OnGpu([1]))
-    assert tensors.fields_on_gpu([task]) == []
+    assert gpu_fields.fields_on_gpu([task]) == []
 
 
-def test_arrays_are_taken_up_when_numpy_comes_and_nothing_is_imported_for_it():
+def test_arrays_get_a_reducer_once_numpy_is_imported_and_nothing_else_imports_it():
     script = (
         "import sys\n"
         "from gpuexec.channel import codec\n"

@@ -1,6 +1,6 @@
-"""The whole way of tasks: pickled, laid down, sent over a real socket with descriptors, dealt out, unpickled.
+"""Tasks all the way: pickled, stored, sent over a real socket with descriptors, divided into batches, unpickled.
 
-What arrives equals what was sent, is writable, and is its receiver's alone.
+What arrives equals what was sent, is writable, and belongs to its receiver alone.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as np_st
 
 from gpuexec.channel import codec, payloads
+from gpuexec.channel.block_sizer import BlockSizer
 from gpuexec.channel.messages import Results, Work
 from gpuexec.channel.payload import SegmentRef
 from gpuexec.channel.payloads import load, store
@@ -40,7 +41,7 @@ DTYPES.append(np.dtype([("a", "i4"), ("b", "f8", (2,)), ("c", "U2")], align=True
 
 @dataclass
 class Box:
-    """A user's own class between a task and its arrays."""
+    """A class of the user's between a task and its arrays."""
 
     left: Any
     right: Any = None
@@ -54,7 +55,7 @@ def arrays(draw):
     shape = draw(np_st.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4))
     elements = st.none() | st.integers() | st.text(max_size=3) if dtype.hasobject else None
     array = draw(np_st.arrays(dtype, shape, elements=elements, fill=st.nothing() if dtype.hasobject else None))
-    looks = {
+    layouts = {
         "as it is": lambda a: a,
         "fortran": np.asfortranarray,
         "transposed": lambda a: a.T,
@@ -62,7 +63,7 @@ def arrays(draw):
         "strided": lambda a: a[..., ::2] if a.ndim else a,
         "broadcast": lambda a: np.broadcast_to(a, (2, *a.shape)),
     }
-    array = looks[draw(st.sampled_from(sorted(looks)))](array)
+    array = layouts[draw(st.sampled_from(sorted(layouts)))](array)
     if draw(st.booleans()):
         array = array.view()
         array.flags.writeable = False
@@ -115,7 +116,7 @@ tasks = st.builds(lambda data, meta: Item("d", data, _metadata={"meta": meta}), 
 
 
 def same(sent: Any, arrived: Any) -> bool:
-    """Equal, of the same type and form; NaN equals NaN."""
+    """Return whether two values are equal and of the same type and form; NaN equals NaN."""
     if type(sent) is not type(arrived):
         return False
     match sent:
@@ -149,7 +150,7 @@ def _same_array(sent: np.ndarray, arrived: np.ndarray) -> bool:
 
 
 def writables(value: Any) -> list[np.ndarray | bytearray]:
-    """Every array and bytearray within."""
+    """Return every array and bytearray in a value."""
     match value:
         case np.ndarray() | bytearray():
             return [value]
@@ -163,7 +164,7 @@ def writables(value: Any) -> list[np.ndarray | bytearray]:
 
 
 def scribble(value: Any) -> None:
-    """Write to all memory of an object, as a stage may."""
+    """Overwrite all memory of an object, as a stage may."""
     for memory in writables(value):
         if isinstance(memory, bytearray):
             memory[:] = b"\xff" * len(memory)
@@ -182,17 +183,17 @@ class Line(contextlib.AbstractContextManager):
         self._sender, self._receiver = Sender(self._ours), Receiver(self._theirs)
         self.released: list[Any] = []
         self.inbox = Inbox(self.released.append)
-        self._at: tuple[int, int] | None = None  # parcel and task where the last span ended
+        self._at: tuple[int, int] | None = None  # block and task where the last slice ended
 
-    def send(self, batches, laid):
-        """One message of several batches, each a list of (parcel, task) places."""
+    def send(self, batches, stored):
+        """Send one message of several batches, each a list of (block, task) positions."""
         slices, sent = [], []
         for places in batches:
             for block, start, stop in runs_of(places):
                 if self._at == (block, start):
                     slices.append([start, stop, 0])
                 else:
-                    payload, size = laid[block]
+                    payload, size = stored[block]
                     slices.append(None if (start, stop) == (0, size) else [start, stop])
                     sent.append(payload)
                 self._at = (block, stop)
@@ -224,7 +225,7 @@ def runs_of(places):
 
 @st.composite
 def deliveries(draw):
-    """Parcels of tasks, cut into batches, each for one of two workers, in messages of several batches."""
+    """Draw blocks of tasks, cut into batches, each for one of two workers, in messages of several batches."""
     blocks = draw(st.lists(st.lists(tasks, min_size=1, max_size=3), min_size=1, max_size=3))
     places = [(p, i) for p, block in enumerate(blocks) for i in range(len(block))]
     size = draw(st.integers(1, 4))
@@ -240,19 +241,19 @@ def test_what_arrives_equals_what_was_sent_and_belongs_to_its_receiver(delivery,
     blocks, batches, workers, together = delivery
     pool = SegmentPool()
     with mock.patch.object(payloads, "INLINE_LIMIT", inline_limit):
-        laid = [(store(codec.encode(block), pool), len(block)) for block in blocks]
+        stored = [(store(codec.encode(block), pool), len(block)) for block in blocks]
     with Line() as one, Line() as other:
-        _deal_out(blocks, batches, workers, together, laid, (one, other))
+        _deliver(blocks, batches, workers, together, stored, (one, other))
     pool.close()
 
 
-def _deal_out(blocks, batches, workers, together, laid, lines):
+def _deliver(blocks, batches, workers, together, stored, lines):
     arrived: list[Item] = []
     for number, line in enumerate(lines):
-        mine = [batch for batch, worker in zip(batches, workers, strict=True) if worker == number]
-        for i in range(0, len(mine), together):
-            line.send(mine[i : i + together], laid)
-            for places in mine[i : i + together]:
+        own = [batch for batch, worker in zip(batches, workers, strict=True) if worker == number]
+        for i in range(0, len(own), together):
+            line.send(own[i : i + together], stored)
+            for places in own[i : i + together]:
                 expected = [blocks[p][i] for p, i in places]
                 received, size = line.inbox.take(len(places))
                 assert same(expected, received)
@@ -261,15 +262,15 @@ def _deal_out(blocks, batches, workers, together, laid, lines):
                 for task in received:
                     scribble(task)
                 again = line.inbox.take_again()
-                assert same(expected, again), "whoever does the batch again gets what was sent"
+                assert same(expected, again), "another attempt gets what was sent"
                 arrived += received
                 line.inbox.done()
-    for batch, worker in zip(batches, workers, strict=True):  # a worker died: the other does its batches
-        heir = lines[1 - worker]
-        heir.send([batch], laid)
-        received, _ = heir.inbox.take(len(batch))
+    for batch, worker in zip(batches, workers, strict=True):  # a worker died: the other one processes its batches
+        other = lines[1 - worker]
+        other.send([batch], stored)
+        received, _ = other.inbox.take(len(batch))
         assert same([blocks[p][i] for p, i in batch], received)
-        heir.inbox.done()
+        other.inbox.done()
 
 
 def memories(value: Any) -> list[np.ndarray]:
@@ -277,12 +278,12 @@ def memories(value: Any) -> list[np.ndarray]:
 
 
 def journey(block: list[Any], inline_limit: int = 0) -> list[Any]:
-    """Send one parcel to one worker as one batch."""
+    """Send one block to one worker as one batch."""
     pool = SegmentPool()
     with mock.patch.object(payloads, "INLINE_LIMIT", inline_limit):
-        laid = [(store(codec.encode(block), pool), len(block))]
+        stored = [(store(codec.encode(block), pool), len(block))]
     with Line() as line:
-        line.send([[(0, i) for i in range(len(block))]], laid)
+        line.send([[(0, i) for i in range(len(block))]], stored)
         received, _ = line.inbox.take(len(block))
     pool.close()
     return received
@@ -301,14 +302,14 @@ def test_references_and_cycles_within_a_task_stay(inline_limit):
     assert array[0] == 0
 
 
-def test_tasks_of_a_parcel_that_hold_one_object_hold_one_object():
-    """Also if they are of two batches of one worker: as in a process of their own, one sees the other's writes."""
+def test_tasks_of_a_block_that_share_an_object_share_it_on_arrival():
+    """Even in two batches of one worker: one sees the other's writes, as in a single process."""
     shared = np.arange(9)
     first, second = journey([Item("d", shared), Item("d", shared)])
     assert first.data is second.data
 
 
-def test_views_of_one_buffer_part():
+def test_views_of_one_buffer_arrive_as_separate_arrays():
     buffer = np.arange(9)
     first, second = journey([Item("d", buffer), Item("d", buffer[2:])])
     first.data[:] = 0
@@ -326,7 +327,7 @@ def test_a_read_only_array_arrives_writable_and_stays_read_only_here():
     assert array[1] == 1
 
 
-def test_the_array_may_go_before_its_payload_is_written():
+def test_the_array_may_be_freed_before_its_payload_is_written():
     array = np.arange(100_000)
     array.flags.writeable = False
     encoded = codec.encode(array)
@@ -345,7 +346,7 @@ def test_a_series_of_read_only_values_can_be_written_to():
 
 
 class Driver:
-    """The driver's end of a worker's connection: a thread takes what comes, so the worker never waits for it."""
+    """The driver's end of a worker's connection. A thread reads everything, so the worker never waits."""
 
     def __init__(self) -> None:
         self._ours, self._theirs = socket.socketpair()
@@ -364,7 +365,7 @@ class Driver:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Hear the worker out."""
+        """Read what the worker has sent, and close."""
         self._theirs.close()
         self._thread.join()
         self._ours.close()
@@ -372,7 +373,7 @@ class Driver:
 
 @dataclass(frozen=True)
 class Ran:
-    """A batch that ran: its outputs, whose the parents are, and what became of it."""
+    """A batch that ran: its outputs, the index of each output's parent, and how the batch ended."""
 
     outputs: list[Item]
     parents: list[int]
@@ -393,7 +394,7 @@ limits = st.fixed_dictionaries(
         "inline": st.sampled_from([0, 500, 5000, payloads.INLINE_LIMIT]),
         "flush": st.sampled_from([1, 1000, 256 * 1024]),
         "arena": st.sampled_from([PAGE, 4 * PAGE, 16 * 1024 * 1024]),
-        "parcel": st.sampled_from([1, 1000, 32 * 1024]),
+        "block": st.sampled_from([1, 1000, 32 * 1024]),
     }
 )
 
@@ -410,7 +411,7 @@ def test_every_output_leaves_once_in_order_with_its_parent(batches, limit, data)
         mock.patch.object(payloads, "INLINE_LIMIT", limit["inline"]),
         mock.patch.object(outbox_module, "_FLUSH_BYTES", limit["flush"]),
         mock.patch.object(outbox_module, "_ARENA", limit["arena"]),
-        mock.patch.object(payloads.BlockSizer, "_AIM_BYTES", limit["parcel"]),
+        mock.patch.object(BlockSizer, "_TARGET_BYTES", limit["block"]),
     ):
         outbox = Outbox(driver.connection, pool)
         for number, ran in enumerate(batches):
@@ -437,7 +438,7 @@ def _run(outbox: Outbox, number: int, ran: Ran) -> None:
     if ran.fate != "done":
         outbox.drop_unfinished()
         return
-    assert not tasks, "the outputs are let go as they are encoded"
+    assert not tasks, "the outputs are dropped as they are encoded"
     outbox.totals.batches += 1
     outbox.finish({"m": 1.0}, 1, float(number + 1))
 
@@ -458,7 +459,7 @@ def _check(messages: list[Results], batches: list[Ran]) -> None:
                     assert task_id == task.task_id
                     arrived.setdefault(batch_id, []).append((task_id, next(parents), task.data))
             complete += [batch_id] * is_last
-        assert not [*taken, *sizes, *ids, *parents], "every column has its parcels' entries and no more"
+        assert not [*taken, *sizes, *ids, *parents], "every column has the entries of its blocks and no more"
     assert complete == [number for number, ran in enumerate(batches) if ran.fate == "done"]
     assert sum(message.stats[0] for message in messages if message.stats) == len(complete)
     for number, ran in enumerate(batches):
@@ -469,7 +470,7 @@ def _check(messages: list[Results], batches: list[Ran]) -> None:
         assert same(expected[: len(found)], found), "of a batch that failed, at most what was sent before it did"
 
 
-def test_a_failed_batch_takes_nothing_of_its_neighbours_along():
+def test_a_failed_batch_removes_nothing_of_its_neighbours():
     batches = [Ran([Item("d", number)], [0], fate) for number, fate in enumerate(["done", "unpicklable", "done"])]
     with Driver() as driver:
         outbox = Outbox(driver.connection, SegmentPool())
@@ -481,20 +482,20 @@ def test_a_failed_batch_takes_nothing_of_its_neighbours_along():
     assert [task.data for payload in message.payloads for task in load(payload)] == [0, 2]
 
 
-def test_a_segment_read_out_is_room_for_outputs_once_the_driver_has_the_results():
+def test_an_input_segment_is_reused_for_outputs_once_the_driver_has_the_results():
     pool = SegmentPool()
-    read_out = pool.acquire(100 * PAGE)
+    spent = pool.acquire(100 * PAGE)
     with Driver() as driver:
         outbox = Outbox(driver.connection, pool)
         _run(outbox, 0, Ran([Item("d", np.zeros(90 * PAGE, np.uint8))], [0], "done"))
-        outbox.reuse_when_sent(read_out)
+        outbox.reuse_when_sent(spent)
         _run(outbox, 1, Ran([Item("d", np.ones(90 * PAGE, np.uint8))], [0], "done"))
         outbox.flush()
     first, second = (load(payload) for payload in driver.messages[0].payloads)
     assert not first[0].data.any()
     assert second[0].data.all()
     assert all(isinstance(payload, SegmentRef) for payload in driver.messages[0].payloads)
-    assert pool.acquire(100 * PAGE) is read_out
-    read_out.close()
+    assert pool.acquire(100 * PAGE) is spent
+    spent.close()
     pool.close()
     driver.messages.clear()

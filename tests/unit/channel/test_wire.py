@@ -1,4 +1,4 @@
-"""Frames on a socket: every message arrives whole and in order, with its descriptors, however it is cut."""
+"""Frames on a socket: every message arrives whole and in order, with its descriptors, however the stream is cut."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from gpuexec.channel.messages import BY_KIND, Failed, LogLine, Message, Results,
 from gpuexec.channel.payload import SegmentRef, payload_size
 from gpuexec.channel.segments import PAGE, SegmentPool, read_segment
 from gpuexec.channel.wire import BlockingConnection, ConnectionLost, Receiver, Sender
+from gpuexec.contract.phases import StagePhase
 
 ids = st.integers(0, 2**31)
 text = st.text(max_size=40)
@@ -45,7 +46,9 @@ messages = st.one_of(
         st.just([True, ["builtins.MemoryError"], False]),
         payloads=st.tuples(inline),
     ),
-    st.builds(Failed, text, st.none() | ids, st.lists(text), text, text, st.booleans(), st.booleans()),
+    st.builds(
+        Failed, st.sampled_from(StagePhase), st.none() | ids, st.lists(text), text, text, st.booleans(), st.booleans()
+    ),
     st.builds(LogLine, text, ids, text, st.floats(0, 2e9), st.none() | text, text, ids),
     st.builds(lambda i, t: Results([i], [1], [1], [1], [t], [-1], None, [[i, 0]], payloads=(b"x",)), ids, text),
 )
@@ -105,19 +108,19 @@ def segment_with(pool: SegmentPool, content: bytes) -> SegmentRef:
     return SegmentRef(segment, 0, len(content), exclusive=True)
 
 
-def test_segments_travel_by_descriptor(pair):
+def test_segments_are_sent_as_descriptors(pair):
     ours, theirs = pair
     pool = SegmentPool()
     shared = pool.acquire(2 * PAGE)
     shared.write([b"first"], 0)
     shared.write([b"second"], PAGE)
-    ranges = (
+    refs = (
         SegmentRef(shared, 0, 5, exclusive=False),
         SegmentRef(shared, PAGE, 6, exclusive=False),
         segment_with(pool, b"alone"),
     )
     sender, receiver = Sender(ours), Receiver(theirs)
-    sender.put(Work([1], [4], [None] * 4, payloads=(*ranges, b"inline")))
+    sender.put(Work([1], [4], [None] * 4, payloads=(*refs, b"inline")))
     sender.flush()
     (message,) = receiver.receive()
     a, b, c, d = message.payloads
@@ -132,9 +135,9 @@ def test_segments_travel_by_descriptor(pair):
 def test_more_descriptors_than_one_call_may_carry(pair):
     ours, theirs = pair
     pool = SegmentPool()
-    ranges = tuple(segment_with(pool, b"%d" % i) for i in range(600))
+    refs = tuple(segment_with(pool, b"%d" % i) for i in range(600))
     sender, receiver = Sender(ours), Receiver(theirs)
-    sender.put(Work([1], [600], [None] * 600, payloads=ranges))
+    sender.put(Work([1], [600], [None] * 600, payloads=refs))
     received = []
     while not received:
         sender.flush()
@@ -142,7 +145,7 @@ def test_more_descriptors_than_one_call_may_carry(pair):
     assert [bytes(read_segment(r)) for r in received[0].payloads] == [b"%d" % i for i in range(600)]
 
 
-def test_the_sender_lets_go_of_a_segment_once_it_is_sent(pair):
+def test_the_sender_closes_a_segment_once_it_is_sent(pair):
     ours, _ = pair
     pool = SegmentPool()
     place = segment_with(pool, b"x" * PAGE)
@@ -224,7 +227,7 @@ def _poll(receiver: Receiver) -> list[Message]:
         return []
 
 
-def test_the_workers_end_knows_whether_something_waits(pair):
+def test_the_workers_end_knows_whether_a_message_is_waiting(pair):
     ours, theirs = pair
     connection, sender = BlockingConnection(theirs), Sender(ours)
     assert not connection.poll()
@@ -237,7 +240,7 @@ def test_the_workers_end_knows_whether_something_waits(pair):
         connection.receive()
 
 
-def test_a_disowned_connection_says_nothing(pair):
+def test_a_disowned_connection_sends_and_receives_nothing(pair):
     ours, theirs = pair
     connection = BlockingConnection(theirs)
     connection.disown()

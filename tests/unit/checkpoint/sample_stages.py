@@ -11,7 +11,7 @@ from gpuexec.checkpoint.checkpoint import Checkpoint
 
 
 class WordCount:
-    """As Curator's filters: its settings are private."""
+    """Like Curator's filters: its settings are private."""
 
     def __init__(self, fewest: int) -> None:
         self._fewest = fewest
@@ -48,7 +48,7 @@ SOURCES, PARTS = 12, 3
 
 
 def run_once(folder: str, outputs: Path) -> None:
-    """A source stage, one that fans out and filters, and a sink, by turns; one line out and one line in a step."""
+    """Run a source stage, a stage that fans out and filters, and a sink; print a line and read a line per step."""
     checkpoint = Checkpoint.open(folder, [Reader(), Filter(), Reader()])
     admitted = {key: checkpoint.admit(key) for key in (f"0_k{n}" for n in range(SOURCES))}
     checkpoint.commit()
@@ -56,15 +56,15 @@ def run_once(folder: str, outputs: Path) -> None:
     for pair in (waiting[i : i + 2] for i in range(0, len(waiting), 2)):  # batches that mix sources
         keys = [f"{key}_{part}" for key, _ in pair for part in range(PARTS) if part != 1]
         parents = [i for i, _ in enumerate(pair) for part in range(PARTS) if part != 1]
-        passed_on = checkpoint.batch_done([source for _, source in pair], parents)
+        passed_on = checkpoint.complete_batch([source for _, source in pair], parents)
         checkpoint.commit()
         for key, source in zip(keys, passed_on, strict=True):
             outputs.joinpath(key).write_text(f"content of {key}")
-            checkpoint.batch_done([source], [0], ends=True)
+            checkpoint.complete_batch([source], [0], ends=True)
             checkpoint.commit()
             print(key, flush=True)
             input()
-    checkpoint.end()
+    checkpoint.close()
 
 
 ALL_OUTPUTS = {

@@ -1,7 +1,8 @@
-"""What the driver is promised: skipped, taken up again, refused; and outputs that do not show the kills."""
+"""What a checkpoint promises: sources are skipped, repeated or refused, and outputs do not show the kills."""
 
 from __future__ import annotations
 
+import inspect
 import random
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 from loguru import logger
 
 from gpuexec import ConfigurationError
-from gpuexec.checkpoint.checkpoint import Checkpoint
+from gpuexec.checkpoint.checkpoint import Checkpoint, NoCheckpoint
 from gpuexec.checkpoint.history import Counts, read_history
 from gpuexec.errors import CheckpointMismatch, StageContractError
 from tests.unit.checkpoint.sample_stages import ALL_OUTPUTS, SOURCES, Filter, Reader, Shuffle
@@ -26,30 +27,30 @@ run_once(sys.argv[1], pathlib.Path(sys.argv[2]))
 
 @pytest.fixture
 def warnings():
-    said: list[str] = []
-    handler = logger.add(lambda message: said.append(message.record["message"]), level="WARNING")
-    yield said
+    lines: list[str] = []
+    handler = logger.add(lambda message: lines.append(message.record["message"]), level="WARNING")
+    yield lines
     logger.remove(handler)
 
 
-def test_done_sources_are_skipped_and_others_taken_up(tmp_path):
+def test_done_sources_are_skipped_and_others_processed_again(tmp_path):
     first = Checkpoint.open(tmp_path, STAGES)
     a, b, _ = (first.admit(key) for key in ("0_a", "0_b", "0_c"))
-    assert first.batch_done([a, b], [0, 0]) == [a, a]  # b is filtered out
+    assert first.complete_batch([a, b], [0, 0]) == [a, a]  # b is filtered out
     first.commit()
-    first.failed(a, "gave up")
-    first.batch_done([a], [])
-    first.end()
-    first.end()
+    first.fail_source(a, "gave up")
+    first.complete_batch([a], [])
+    first.close()
+    first.close()
 
     second = Checkpoint.open(tmp_path, STAGES)
     assert second.admit("0_b") is None
     again = [second.admit("0_a"), second.admit("0_c"), second.admit("0_d")]
     assert None not in again
     assert second.skipped == 1
-    second.gave_up([again[2], again[1], again[2]][:2], "poison")
+    second.fail_batch([again[2], again[1], again[2]][:2], "poison")
     second.commit()
-    second.end("RuntimeError: x")
+    second.close("RuntimeError: x")
     history = read_history(tmp_path)
     assert history.sources == Counts(done=1, failed=2, pending=1)
     assert {failure.key: failure.reason for failure in history.failures} == {"0_c": "poison", "0_d": "poison"}
@@ -57,25 +58,25 @@ def test_done_sources_are_skipped_and_others_taken_up(tmp_path):
 
 
 def test_a_changed_pipeline_is_refused_with_what_changed(tmp_path):
-    Checkpoint.open(tmp_path, STAGES).end()
+    Checkpoint.open(tmp_path, STAGES).close()
     first = Checkpoint.open(tmp_path, [Reader(), Filter(threshold=0.4)])  # nothing was recorded yet
-    first.batch_done([first.admit("0_a")], [])
-    first.end()
+    first.complete_batch([first.admit("0_a")], [])
+    first.close()
     with pytest.raises(CheckpointMismatch) as caught:
         Checkpoint.open(tmp_path, [Reader(), Filter(threshold=0.5)])
     assert "stage 'filter' (2 of 2): threshold was 0.4, is 0.5" in str(caught.value)
     assert "Give another folder" in str(caught.value)
     changed = Checkpoint.open(tmp_path, [Reader(), Filter(threshold=0.5)], accept_changed=True)
     assert changed.admit("0_a") is None
-    changed.end()
-    Checkpoint.open(tmp_path, [Reader(), Filter(threshold=0.5)]).end()  # accepted once is enough
+    changed.close()
+    Checkpoint.open(tmp_path, [Reader(), Filter(threshold=0.5)]).close()  # accepted once is enough
     assert len(read_history(tmp_path).runs) == 4  # the refused one is none
 
 
-def test_many_changes_are_cut(tmp_path):
+def test_a_long_list_of_changes_is_cut(tmp_path):
     first = Checkpoint.open(tmp_path, [Filter() for _ in range(15)])
     first.admit("0_a")
-    first.end()
+    first.close()
     with pytest.raises(CheckpointMismatch, match="and 5 more"):
         Checkpoint.open(tmp_path, [Filter(threshold=1.0) for _ in range(15)])
 
@@ -91,16 +92,16 @@ def test_random_ids_are_refused(tmp_path):
     checkpoint = Checkpoint.open(tmp_path, STAGES)
     with pytest.raises(StageContractError, match="give it batch_size=1"):
         checkpoint.admit("r" + "0" * 32)
-    checkpoint.end("StageContractError")
+    checkpoint.close("StageContractError")
 
 
-def test_positions_as_keys_are_warned_of_once(tmp_path, warnings):
+def test_positions_as_keys_are_warned_about_once(tmp_path, warnings):
     checkpoint = Checkpoint.open(tmp_path, STAGES)
     for key in ("0_f3a9", "0_10", "0", "0_0", "0_5_0"):
         checkpoint.admit(key)
-    checkpoint.end()
-    (said,) = warnings
-    assert "source 0_0 is known by its position only" in said
+    checkpoint.close()
+    (warning,) = warnings
+    assert "source 0_0 is identified by its position only" in warning
 
 
 def test_a_failed_run_keeps_its_own_error_when_the_disk_is_full_too(tmp_path):
@@ -110,8 +111,8 @@ def test_a_failed_run_keeps_its_own_error_when_the_disk_is_full_too(tmp_path):
     database.execute(f"PRAGMA max_page_count={pages}")
     for number in range(5000):
         checkpoint.admit(f"0_key{number:06}")
-    checkpoint.end("ValueError: the first trouble")
-    Checkpoint.open(tmp_path, STAGES).end()
+    checkpoint.close("ValueError: the first trouble")
+    Checkpoint.open(tmp_path, STAGES).close()
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -134,3 +135,28 @@ def test_outputs_do_not_show_the_kills(tmp_path: Path, seed):
     assert len(finished.stdout.split()) * SOURCES == len(ALL_OUTPUTS) * (SOURCES - done)  # no source that was done
     assert {file.name: file.read_text() for file in outputs.iterdir()} == ALL_OUTPUTS
     assert read_history(folder).sources == Counts(done=SOURCES)
+
+
+def test_no_checkpoint_takes_the_calls_of_a_run_and_needs_no_database():
+    for name in ("commit", "discard_uncommitted", "close"):
+        assert inspect.signature(getattr(NoCheckpoint, name)) == inspect.signature(getattr(Checkpoint, name))
+    none = NoCheckpoint()
+    none.commit()
+    none.discard_uncommitted()
+    none.close("an error")
+    assert none.skipped == 0
+    script = "import sys, gpuexec.checkpoint.checkpoint; assert not {'sqlite3', 'difflib'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_discarded_completions_are_repeated_by_the_next_run(tmp_path):
+    first = Checkpoint.open(tmp_path, STAGES)
+    first.complete_batch([first.admit("0_a")], [0], ends=True)
+    first.commit()
+    first.complete_batch([first.admit("0_b")], [0], ends=True)
+    first.discard_uncommitted()
+    first.close("stopped")
+    second = Checkpoint.open(tmp_path, STAGES)
+    assert second.admit("0_a") is None
+    assert second.admit("0_b") is not None
+    second.close()

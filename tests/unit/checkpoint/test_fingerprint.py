@@ -88,8 +88,8 @@ def test_added_removed_and_replaced_stages():
 def test_the_source_role_counts():
     source = Reader()
     source.is_source_stage = True
-    assert changes([Reader()], [source]) == ["stage 'reader' (1 of 1): is_source_stage was not there, is true"]
-    assert changes([source], [Reader()]) == ["stage 'reader' (1 of 1): is_source_stage was true, is no longer there"]
+    assert changes([Reader()], [source]) == ["stage 'reader' (1 of 1): is_source_stage did not exist, is true"]
+    assert changes([source], [Reader()]) == ["stage 'reader' (1 of 1): is_source_stage was true, no longer exists"]
 
 
 def test_opaque_values_count_by_type():

@@ -1,4 +1,4 @@
-"""The journal: what is written stays, one writer at a time, and every trouble has its own words."""
+"""The journal: what is written stays, there is one writer at a time, and every problem has its own message."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ import sys
 from gpuexec.checkpoint.journal import Journal
 from gpuexec.core.sources import Settled
 journal = Journal.open(sys.argv[1])
-journal.begin(digest="d", pipeline=sys.argv[2])
+journal.start_run(digest="d", pipeline=sys.argv[2])
 number = int(sys.argv[3])
 while True:
     keys = tuple(f"{number + i}" for i in range(3))
@@ -39,7 +39,7 @@ HOLDER = """
 import os, sys
 from gpuexec.checkpoint.journal import Journal
 journal = Journal.open(sys.argv[1])
-journal.begin(digest="d", pipeline=sys.argv[2])
+journal.start_run(digest="d", pipeline=sys.argv[2])
 print(os.getpid(), flush=True)
 sys.stdin.read()
 """
@@ -57,7 +57,7 @@ def start(code: str, folder: Path, number: int = 0) -> subprocess.Popen[str]:
 @pytest.fixture
 def journal(tmp_path: Path):
     opened = Journal.open(tmp_path / "c")
-    opened.begin(digest="d", pipeline=PIPELINE)
+    opened.start_run(digest="d", pipeline=PIPELINE)
     yield opened
     opened.close()
 
@@ -70,17 +70,17 @@ def reopen(journal: Journal, tmp_path: Path) -> Journal:
 def test_states_and_what_the_next_run_sees(journal, tmp_path):
     journal.record(Settled(opened=("a", "b", "c")))
     journal.record(Settled(done=("a",), failed=(("b", "broken"),)))
-    assert not journal.is_done("a")  # of this run: whoever opens it again is not skipped
-    journal.end("done")
+    assert not journal.is_done("a")  # done in this run, so its tasks are not skipped
+    journal.finish_run("done")
     with closing(reopen(journal, tmp_path)) as second:
         assert second.last_pipeline() == PIPELINE
         assert [second.is_done(key) for key in "abcd"] == [True, False, False, False]
-        second.begin(digest="d", pipeline=PIPELINE)
+        second.start_run(digest="d", pipeline=PIPELINE)
         assert second.is_done("a")
         second.record(Settled(opened=("b", "c")))
         assert read_history(tmp_path / "c").sources == Counts(done=1, pending=2)
         second.record(Settled(done=("b",)))
-        second.end("ValueError: no")
+        second.finish_run("ValueError: no")
     history = read_history(tmp_path / "c")
     assert history.sources == Counts(done=2, pending=1)
     assert [(run.outcome, run.sources) for run in history.runs] == [
@@ -89,8 +89,8 @@ def test_states_and_what_the_next_run_sees(journal, tmp_path):
     ]
 
 
-def test_a_run_without_sources_binds_nobody(journal, tmp_path):
-    journal.end("done")
+def test_a_run_without_sources_does_not_bind_the_folder_to_its_pipeline(journal, tmp_path):
+    journal.finish_run("done")
     with closing(reopen(journal, tmp_path)) as second:
         assert second.last_pipeline() is None
 
@@ -102,16 +102,16 @@ def test_one_step_is_written_whole_or_not_at_all(journal, tmp_path):
     assert read_history(tmp_path / "c").sources == Counts(pending=1)
 
 
-def test_only_the_owner_may_look(journal, tmp_path):
+def test_only_the_owner_can_read_it(journal, tmp_path):
     journal.record(Settled(opened=("a",)))
-    place = tmp_path / "c" / SUBFOLDER
-    assert stat.S_IMODE(place.stat().st_mode) == 0o700
-    modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in place.iterdir()}
+    subfolder = tmp_path / "c" / SUBFOLDER
+    assert stat.S_IMODE(subfolder.stat().st_mode) == 0o700
+    modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in subfolder.iterdir()}
     assert {FILE_NAME, f"{FILE_NAME}-wal", LOCK_NAME} <= modes.keys()
     assert set(modes.values()) == {0o600}
 
 
-def test_a_second_writer_is_refused_and_told_whom_it_waits_for(tmp_path):
+def test_a_second_writer_is_refused_with_the_process_of_the_first(tmp_path):
     with start(HOLDER, tmp_path) as holder:
         pid = holder.stdout.readline().strip()
         with pytest.raises(CheckpointError, match=f"in use by process {pid} on .*: wait for that run"):
@@ -161,7 +161,7 @@ def test_a_journal_killed_while_it_was_made_is_made_again(tmp_path):
         db.execute("PRAGMA journal_mode=WAL")
     assert read_history(tmp_path).runs == ()
     with closing(Journal.open(tmp_path)) as journal:
-        journal.begin(digest="d", pipeline=PIPELINE)
+        journal.start_run(digest="d", pipeline=PIPELINE)
 
 
 def broken_file(tmp_path: Path, content: bytes) -> Path:
@@ -170,9 +170,9 @@ def broken_file(tmp_path: Path, content: bytes) -> Path:
     return tmp_path
 
 
-def both_refuse(folder: Path, said: str) -> None:
+def both_refuse(folder: Path, message: str) -> None:
     for use in (Journal.open, read_history):
-        with pytest.raises(CheckpointError, match=said) as caught:
+        with pytest.raises(CheckpointError, match=message) as caught:
             use(folder)
         assert str(folder) in str(caught.value)
     assert not is_held(folder)
@@ -187,7 +187,9 @@ def is_held(folder: Path) -> bool:
 
 
 def test_a_file_that_is_no_database(tmp_path):
-    both_refuse(broken_file(tmp_path, b"Dear diary, " * 1000), "file is not a database; it is no journal; give another")
+    both_refuse(
+        broken_file(tmp_path, b"Dear diary, " * 1000), "file is not a database; it is not a journal; give another"
+    )
 
 
 def test_another_programs_database(tmp_path):
@@ -200,7 +202,7 @@ def test_another_programs_database(tmp_path):
 def test_a_newer_format(journal, tmp_path):
     journal._db.execute("PRAGMA user_version=7")
     journal.close()
-    both_refuse(tmp_path / "c", "has format 7, this gpuexec knows 1: it was written by a newer one")
+    both_refuse(tmp_path / "c", "has format 7, and this gpuexec knows 1: a newer gpuexec wrote it")
 
 
 def test_a_damaged_file(journal, tmp_path):
@@ -238,7 +240,7 @@ def test_a_folder_that_cannot_be_made(folder):
 def test_no_checkpoint_to_read(tmp_path):
     with pytest.raises(CheckpointError, match="has no checkpoint: give the folder"):
         read_history(tmp_path)
-    with pytest.raises(CheckpointError, match="is no folder"):
+    with pytest.raises(CheckpointError, match="is not a folder"):
         read_history(tmp_path / "nowhere")
 
 

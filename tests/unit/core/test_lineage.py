@@ -22,13 +22,13 @@ class Records:
     def admit(self, key: str) -> int | None:
         return None if key in self.done else self.tracker.opened(key)
 
-    def batch_done(self, inputs: Sequence[int], parents: Sequence[int], *, ends: bool = False) -> list[int]:
+    def complete_batch(self, inputs: Sequence[int], parents: Sequence[int], *, ends: bool = False) -> list[int]:
         return self.tracker.moved_batch(inputs, parents, ends=ends)
 
-    def failed(self, source: int, reason: str) -> None:
+    def fail_source(self, source: int, reason: str) -> None:
         self.tracker.failed(source, reason)
 
-    def gave_up(self, inputs: Sequence[int], reason: str) -> None:
+    def fail_batch(self, inputs: Sequence[int], reason: str) -> None:
         for source in dict.fromkeys(inputs):
             self.tracker.failed(source, reason)
         self.tracker.moved_batch(inputs, (), ends=True)

@@ -12,7 +12,7 @@ from gpuexec.errors import InternalError
 
 
 class Tracking(RuleBasedStateMachine):
-    """Against a model that keeps, for each task, the set of keys it may descend from."""
+    """Compares the tracker with a model that keeps, for each task, the set of keys it may descend from."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class Tracking(RuleBasedStateMachine):
 
     @precondition(lambda self: self.live)
     @rule(data=st.data(), consumed_first=st.booleans())
-    def gives_up_a_task(self, data, consumed_first):
+    def fails_a_task(self, data, consumed_first):
         source, keys = self.live.pop(data.draw(st.sampled_from(sorted(self.live))))
         self.failed |= set().union(*(self._group(key) for key in keys))
         if consumed_first:
@@ -176,7 +176,7 @@ def test_a_long_run_keeps_nothing_of_sources_that_are_gone():
         outputs = tracker.moved_batch(sources, [UNTRACED])
         tracker.moved_batch(outputs, [], ends=True)
         assert len(tracker.settle().done) == 4
-    assert not any(getattr(tracker, table) for table in ("_numbers", "_keys", "_live", "_into", "_members"))
+    assert not any(getattr(tracker, table) for table in ("_numbers", "_keys", "_live", "_joined_into", "_members"))
 
 
 def test_the_last_stage_may_return_what_cannot_be_traced():
@@ -188,14 +188,14 @@ def test_the_last_stage_may_return_what_cannot_be_traced():
 
 
 @pytest.mark.parametrize("consumed", [2, 100])
-def test_more_consumed_than_there_were_is_our_bug(consumed):
+def test_consuming_more_tasks_than_there_were_is_an_internal_error(consumed):
     tracker = SourceTracker()
     a = tracker.opened("a")
     with pytest.raises(InternalError, match=f"{consumed} tasks consumed, 1 were there"):
         tracker.moved(a, consumed)
 
 
-def test_a_source_that_is_not_open_is_our_bug():
+def test_a_source_that_is_not_open_is_an_internal_error():
     tracker = SourceTracker()
     a = tracker.opened("a")
     tracker.moved(a)

@@ -1,0 +1,23 @@
+"""Folders for files that no other user may read or replace."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+
+def private_folder(path: Path) -> Path:
+    """Return the folder ``path``, readable and writable by this user only; make it if it is missing.
+
+    A symbolic link is refused, even one to a folder of this user: in a shared place such as ``/tmp`` it may have been
+    put there by another user. Raises ``PermissionError`` for a link, a file or another user's folder, and ``OSError``
+    if the folder cannot be made. Its parent must exist.
+    """
+    path.mkdir(mode=stat.S_IRWXU, exist_ok=True)
+    status = path.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+        raise PermissionError(f"{path} is not a folder of this user's own")
+    if stat.S_IMODE(status.st_mode) != stat.S_IRWXU:
+        path.chmod(stat.S_IRWXU)
+    return path
