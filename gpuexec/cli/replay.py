@@ -10,7 +10,11 @@ from typing import Annotated
 
 import typer
 
-_OURS = {"gpuexec.cli.replay", "gpuexec.executors.replay"}  # frames that say nothing about the failure
+_OURS = {
+    "gpuexec.cli.replay",
+    "gpuexec.executors.replay",
+    "gpuexec.stage.session",
+}  # frames that say nothing about the failure
 _INTERRUPTED = 130  # as shells say of a command that Ctrl-C ended
 
 
