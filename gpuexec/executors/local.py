@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gpuexec.channel import codec
+from gpuexec.checkpoint.checkpoint import Checkpoint, NoCheckpoint
 from gpuexec.config import ExecutorConfig
 from gpuexec.contract.executor import BaseExecutor
 from gpuexec.core.stage import StageSpec
@@ -23,9 +24,6 @@ from gpuexec.executors.progress import progress_for
 from gpuexec.observe.report import ReportBuilder, RunReport
 from gpuexec.processes.interrupts import signals_deferred
 from gpuexec.stage.environment import env_vars_for
-
-if TYPE_CHECKING:
-    from gpuexec.checkpoint.checkpoint import Checkpoint
 
 registration.install()
 
@@ -120,8 +118,7 @@ class LocalExecutor(BaseExecutor):
         try:
             return self._make_run(prepared, specs, initial_tasks, opened, report_builder)
         except BaseException as error:
-            if opened is not None:
-                opened.close(f"{type(error).__name__}: {error}")
+            opened.close(f"{type(error).__name__}: {error}")
             raise
 
     def _make_run(
@@ -129,7 +126,7 @@ class LocalExecutor(BaseExecutor):
         prepared: Prepared,
         specs: Sequence[StageSpec],
         initial_tasks: InitialTasks,
-        checkpoint: Checkpoint | None,
+        checkpoint: Checkpoint | NoCheckpoint,
         report_builder: ReportBuilder,
     ) -> Run:
         node_id = socket.gethostname()
@@ -149,11 +146,11 @@ class LocalExecutor(BaseExecutor):
             checkpoint=checkpoint,
         )
 
-    def _open_checkpoint(self, folder: str | os.PathLike[str] | None, stages: Sequence[Any]) -> Checkpoint | None:
+    def _open_checkpoint(
+        self, folder: str | os.PathLike[str] | None, stages: Sequence[Any]
+    ) -> Checkpoint | NoCheckpoint:
         if folder is None:
-            return None
-        from gpuexec.checkpoint.checkpoint import Checkpoint
-
+            return NoCheckpoint()
         return Checkpoint.open(folder, stages, accept_changed=self.options.checkpoint_changed == "accept")
 
     def _spec(self, index: int, prepared: Prepared) -> StageSpec:
