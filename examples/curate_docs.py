@@ -368,10 +368,13 @@ def show_dropped(dropped: list[Dropped], kept: int) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    console = Console()
+    show_examples = console.width >= 100
     table = Table(title="dropped", title_justify="left")
     for heading, justify in (("stage", "left"), ("reason", "left"), ("documents", "right"), ("characters", "right")):
         table.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]
-    table.add_column("for example")  # truncated to the space that is left
+    if show_examples:
+        table.add_column("for example")  # truncated to the space that is left
     sizes: Counter[tuple[str, str]] = Counter()
     for record in dropped:
         sizes[record.stage, record.reason] += record.size
@@ -379,8 +382,9 @@ def show_dropped(dropped: list[Dropped], kept: int) -> None:
     counts = Counter((d.stage, d.reason) for d in dropped)
     for stage, reason in sorted(counts, key=lambda key: (order.index(key[0]), -counts[key])):
         example = min(d.path for d in dropped if (d.stage, d.reason) == (stage, reason))
-        table.add_row(stage, reason, str(counts[stage, reason]), f"{sizes[stage, reason]:,}", example)
-    Console().print(table)
+        cells = [stage, reason, str(counts[stage, reason]), f"{sizes[stage, reason]:,}"]
+        table.add_row(*cells, *([example] if show_examples else []))
+    console.print(table)
     print(f"{kept + len(dropped)} documents read = {kept} kept + {len(dropped)} dropped")
 
 
