@@ -14,7 +14,7 @@ from tests.unit.contract.toys import Split, Upper, Words
 
 
 class Reads(Upper):
-    """Tells what it sees of its environment."""
+    """Returns what it sees of its environment."""
 
     name = "reads"
 
@@ -38,7 +38,7 @@ def test_a_stage_runs_in_this_process_with_its_variables(monkeypatch):
     assert "GPUEXEC_OTHER" not in os.environ
 
 
-def test_other_parts_of_a_runtime_env_are_said_to_be_ignored():
+def test_other_parts_of_a_runtime_env_are_reported_as_ignored():
     lines: list[str] = []
     handler = logger.add(lines.append, level="WARNING")
     try:
@@ -56,7 +56,7 @@ def test_the_life_cycle_and_teardown_after_a_failure(tmp_path):
     assert calls == ["setup_on_node", "setup", "process", "process", "teardown"]
 
 
-def test_an_empty_list_of_tasks_is_curators_empty_task_and_said():
+def test_an_empty_list_of_tasks_is_curators_empty_task_and_warned_about():
     lines: list[str] = []
     handler = logger.add(lines.append, level="WARNING")
     try:
@@ -69,7 +69,7 @@ def test_an_empty_list_of_tasks_is_curators_empty_task_and_said():
 
 @pytest.mark.parametrize("executor", [InlineExecutor, LocalExecutor])
 @pytest.mark.parametrize("wrong", [None, "text", Words])
-def test_an_initial_task_that_is_none(executor, wrong):
+def test_an_initial_task_that_is_not_a_task(executor, wrong):
     with pytest.raises(ConfigurationError, match=r"initial task 1 is .*, not a Task"):
         Pipeline("p", stages=[Upper()]).run(executor(), initial_tasks=[Words("d", []), wrong])
 

@@ -21,8 +21,8 @@ from tests.process import stages
 from tests.process.stages import Apply, Item, Journal, items
 
 
-def capsule(folder: Path, stage: Any, *bundles: Any, **fields: Any):
-    given = {
+def capsule(folder: Path, stage: Any, *blocks: Any, **fields: Any):
+    defaults = {
         "stage": "journal",
         "worker_id": "journal-3",
         "node_id": "node7",
@@ -35,19 +35,19 @@ def capsule(folder: Path, stage: Any, *bundles: Any, **fields: Any):
         "allocation": dataclasses.asdict(Allocation(cpus=2.0)),
         "environ": {},
         "stage_payload": codec.encode(stage).join(),
-        "task_payloads": [codec.encode(bundle).join() for bundle in bundles],
+        "task_payloads": [codec.encode(block).join() for block in blocks],
         "sys_path": sys.path,
     }
-    return load_capsule(write_capsule(folder / "capsules", CapsuleContents(**{**given, **fields})))
+    return load_capsule(write_capsule(folder / "capsules", CapsuleContents(**{**defaults, **fields})))
 
 
 @pytest.fixture
 def warnings():
-    """What was logged."""
-    said: list[str] = []
-    sink = logger.add(said.append, level="WARNING", format="{message}")
-    yield said
-    logger.remove(sink)
+    """The warnings that were logged."""
+    lines: list[str] = []
+    handler = logger.add(lines.append, level="WARNING", format="{message}")
+    yield lines
+    logger.remove(handler)
 
 
 def calls(log: Path) -> list[str]:
@@ -65,7 +65,7 @@ def test_the_batch_runs_as_in_a_worker(tmp_path: Path):
     assert lines[1:] == ["setup journal-3 Allocation", *(f"process {n}" for n in (1, 2, 3, 4, 6)), "teardown"]
 
 
-def test_slices_of_bundles(tmp_path: Path):
+def test_slices_of_blocks(tmp_path: Path):
     found = capsule(
         tmp_path,
         Apply(stages.double),
@@ -206,14 +206,14 @@ def test_tasks_that_were_left_out(tmp_path: Path):
         replay(load_capsule(write_capsule(tmp_path, written, max_bytes=4000)))
 
 
-def test_another_working_directory_is_told(tmp_path: Path, monkeypatch, warnings: list[str]):
+def test_another_working_directory_is_reported(tmp_path: Path, monkeypatch, warnings: list[str]):
     found = capsule(tmp_path, Apply(stages.double), items(2))
     monkeypatch.chdir(tmp_path)
     replay(found)
     assert any("relative paths mean something else here" in line for line in warnings)
 
 
-class TellsItsPlace(Apply):
+class ReturnsItsGpus(Apply):
     """Returns its allocation and what CUDA would read."""
 
     def __init__(self) -> None:
@@ -234,7 +234,7 @@ def allocation(*numbers: int) -> dict[str, Any]:
 
 def test_gpus_that_are_here_are_used_again(nvml_node, tmp_path: Path):
     nvml_node(nodes.eight_nvlink())
-    (task,) = replay(capsule(tmp_path, TellsItsPlace(), items(1), allocation=allocation(5, 2)))
+    (task,) = replay(capsule(tmp_path, ReturnsItsGpus(), items(1), allocation=allocation(5, 2)))
     given, visible, order = task.data
     assert visible == f"{nodes.uuid(5)},{nodes.uuid(2)}"
     assert order == "PCI_BUS_ID"
@@ -243,19 +243,19 @@ def test_gpus_that_are_here_are_used_again(nvml_node, tmp_path: Path):
 
 
 @pytest.mark.parametrize("hidden", [False, True])
-def test_gpus_that_are_not_to_be_seen_are_told(
+def test_gpus_that_cannot_be_seen_are_reported(
     nvml_node, tmp_path: Path, monkeypatch, warnings: list[str], hidden: bool
 ):
     nvml_node(nodes.eight_nvlink() if hidden else nodes.small())
     monkeypatch.setenv(VARIABLE, nodes.uuid(0))
-    (task,) = replay(capsule(tmp_path, TellsItsPlace(), items(1), allocation=allocation(0, 2)))
+    (task,) = replay(capsule(tmp_path, ReturnsItsGpus(), items(1), allocation=allocation(0, 2)))
     assert task.data[1] == nodes.uuid(0)
     assert any(f"the worker's {nodes.uuid(2)} cannot be seen here" in line for line in warnings)
 
 
-def test_a_gpu_of_ones_choice(nvml_node, tmp_path: Path, warnings: list[str]):
+def test_a_chosen_gpu(nvml_node, tmp_path: Path, warnings: list[str]):
     nvml_node(nodes.unequal())
-    (task,) = replay(capsule(tmp_path, TellsItsPlace(), items(1), allocation=allocation(0, 5)), gpu=1)
+    (task,) = replay(capsule(tmp_path, ReturnsItsGpus(), items(1), allocation=allocation(0, 5)), gpu=1)
     given, visible, _ = task.data
     assert visible == nodes.uuid(1) == given.cuda_visible_devices
     assert given.gpus == (GpuShare(1, nodes.uuid(1), "NVIDIA RTX 4090", 1.0, 24 * nodes.GIB),)
@@ -265,13 +265,13 @@ def test_a_gpu_of_ones_choice(nvml_node, tmp_path: Path, warnings: list[str]):
 
 def test_a_gpu_in_mig_mode_is_its_first_slice(nvml_node, tmp_path: Path, warnings: list[str]):
     nvml_node(nodes.mig())
-    (task,) = replay(capsule(tmp_path, TellsItsPlace(), items(1)), gpu=0)
+    (task,) = replay(capsule(tmp_path, ReturnsItsGpus(), items(1)), gpu=0)
     assert task.data[1] == nodes.uuid(0, "MIG")
     assert any("its first slice" in line for line in warnings)
 
 
 def test_a_gpu_that_is_not_there(nvml_node, tmp_path: Path):
-    found = capsule(tmp_path, TellsItsPlace(), items(1))
+    found = capsule(tmp_path, ReturnsItsGpus(), items(1))
     nvml_node(nodes.lost())
     for number in (1, 9):
         with pytest.raises(CapsuleError, match=rf"no GPU {number} to replay on: usable: 0"):

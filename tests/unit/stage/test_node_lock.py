@@ -53,14 +53,14 @@ def test_the_folder_is_the_users_own(own_folder: Path):
     assert folder.stat().st_mode & 0o777 == 0o700
 
 
-def test_a_link_put_there_by_somebody_is_not_followed(own_folder: Path, tmp_path_factory):
+def test_a_symbolic_link_in_its_place_is_not_followed(own_folder: Path, tmp_path_factory):
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     (own_folder / f"gpuexec-{os.getuid()}").symlink_to(elsewhere)
     with node_lock("a"):
         assert list(elsewhere.iterdir()) == []
 
 
-def test_no_place_for_the_file_is_no_reason_to_fail(monkeypatch):
+def test_without_a_folder_for_the_file_there_is_no_lock(monkeypatch):
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/proc/no/such/folder")
     with node_lock("a"):
         pass

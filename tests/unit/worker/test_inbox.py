@@ -1,4 +1,4 @@
-"""Tasks as they arrive: each handed out once, in order, however parcels and messages cut them."""
+"""Tasks as they arrive: each is handed out once, in order, however blocks and messages divide them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def never(_segment):
 
 @st.composite
 def deliveries(draw):
-    """Parcels of numbers, cut into batches, cut into messages; as a driver sends them."""
+    """Blocks of numbers, cut into batches and messages as a driver does."""
     sizes = draw(st.lists(st.integers(1, 8), min_size=1, max_size=8))
     numbers = count()
     blocks = [[next(numbers) for _ in range(size)] for size in sizes]
@@ -32,8 +32,8 @@ def deliveries(draw):
     works, at_worker = [], None
     for cut in _chunks(batches, draw(st.integers(1, 5))):
         slices, payloads = [], []
-        for some in cut:
-            for p, start, stop in _slices(some):
+        for batch_places in cut:
+            for p, start, stop in _slices(batch_places):
                 if at_worker == (p, start):
                     slices.append([start, stop, 0])
                 else:
@@ -49,13 +49,13 @@ def _chunks(items, size):
 
 
 def _slices(places):
-    found = []
+    slices = []
     for p, i in places:
-        if found and found[-1][0] == p:
-            found[-1] = (p, found[-1][1], i + 1)
+        if slices and slices[-1][0] == p:
+            slices[-1] = (p, slices[-1][1], i + 1)
         else:
-            found.append((p, i, i + 1))
-    return found
+            slices.append((p, i, i + 1))
+    return slices
 
 
 @given(deliveries(), st.booleans())
@@ -77,7 +77,7 @@ def test_every_task_is_handed_out_once_and_in_order(delivery, ahead):
     assert seen == list(range(total))
 
 
-def test_a_batch_can_be_had_again_as_it_arrived():
+def test_a_batch_can_be_unpickled_again_as_it_arrived():
     pool = SegmentPool()
     payload = store(codec.encode([np.zeros(100_000)]), pool)
     assert isinstance(payload, SegmentRef)
@@ -90,13 +90,13 @@ def test_a_batch_can_be_had_again_as_it_arrived():
     (again,) = inbox.take_again()
     assert not again.any()
     assert array.all()
-    assert not released, "whoever gets the batch next needs it"
+    assert not released, "it is still needed if the batch is retried"
     inbox.done()
     assert released == [payload.segment]
     payload.segment.close()
 
 
-def test_a_segment_that_others_read_too_is_not_released():
+def test_a_segment_that_other_batches_read_too_is_not_released():
     pool = SegmentPool()
     payload = store(codec.encode([np.zeros(100_000), 1, 2]), pool)
     inbox = Inbox(never)

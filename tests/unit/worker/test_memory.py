@@ -1,4 +1,4 @@
-"""Where a figure of GPU memory comes from, and why there is none."""
+"""Where a reading of GPU memory comes from, and why there is none."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_a_worker_without_a_gpu_measures_nothing():
     assert one_batch() == {}
 
 
-def test_the_processs_entry(nvml_node):
+def test_the_entry_of_this_process(nvml_node):
     nvml_node(nodes.small())
     simulator.hold_memory(0, 2 * GIB)
     assert one_batch(nodes.uuid(0)) == {
@@ -44,11 +44,11 @@ def test_the_processs_entry(nvml_node):
     }
 
 
-def absent(why: str) -> dict[str, float]:
-    return {"gpuexec.gpu0.memory_source.absent": 1.0, f"gpuexec.gpu0.memory_absent.{why}": 1.0}
+def absent(reason: str) -> dict[str, float]:
+    return {"gpuexec.gpu0.memory_source.absent": 1.0, f"gpuexec.gpu0.memory_absent.{reason}": 1.0}
 
 
-def test_hidden_pids_and_missing_figures(nvml_node):
+def test_hidden_pids_and_missing_readings(nvml_node):
     node = nvml_node(nodes.small())
     simulator.hold_memory(0, None)  # as WSL lists a process
     assert one_batch(nodes.uuid(0)) == absent("not_listed_by_nvml")
@@ -78,7 +78,7 @@ import sys
 sys.path.insert(0, sys.argv[1])
 from tests.unit.worker.test_memory import one_batch, absent
 from tests.nvml_sim import nodes, simulator
-simulator.hold_memory(0, 2 * nodes.GIB)  # under our pid here, which is another's outside
+simulator.hold_memory(0, 2 * nodes.GIB)  # under our pid here, which belongs to another process outside
 assert one_batch(nodes.uuid(0)) == absent("pid_namespace")
 """
 
