@@ -1,11 +1,11 @@
-"""Curates the documentation of this machine: read → clean → filter → deduplicate → embed → Parquet.
+"""Curates the documentation on this machine: read → clean → filter → deduplicate → embed → Parquet.
 
     python examples/curate_docs.py --output out            # worker processes
     gpuexec run examples/curate_docs.py:pipeline --set output=out
 
-Documents that are dropped leave a record with the reason, so that the books balance: read = kept + dropped.
-The embedding is a hashed bag of character n-grams, a stand-in for a model: what matters here is that its
-stage asks for a GPU where there is one that torch can use, and runs on the CPU elsewhere.
+Every dropped document leaves a record with the reason, so that read = kept + dropped. The embedding is a hashed bag of
+character n-grams, a stand-in for a model. Its stage asks for a GPU if there is one that torch can use, and otherwise
+runs on the CPU.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from gpuexec import GpuexecError, InlineExecutor, LocalExecutor, Pipeline, Proce
 
 PATTERNS = ("*.txt", "*.md", "*.rst", "LICENSE*", "COPYING*", "METADATA", "README*", "copyright", "*.gz")
 LOOKS_LIKE_TEXT = re.compile("|".join(map(fnmatch.translate, PATTERNS)))
-LARGEST_BYTES = 2_000_000
+MAX_BYTES = 2_000_000
 DIMENSIONS = 256
 PERMUTATIONS = 64
 SIMILARITY = 0.85
@@ -40,17 +40,17 @@ SIMILARITY = 0.85
 
 @dataclass
 class Document:
-    """One text and where it was found."""
+    """One text and its file."""
 
     path: str
     text: str
     sketch: Any = None  # datasketch.MinHash of its word 5-grams
-    embedding: Any = None  # float32[DIMENSIONS], of length 1
+    embedding: Any = None  # float32[DIMENSIONS], a unit vector
 
 
 @dataclass
 class Dropped:
-    """A document that is not kept, and why."""
+    """A document that was not kept, and why."""
 
     path: str
     stage: str
@@ -60,7 +60,7 @@ class Dropped:
 
 @dataclass
 class Documents:
-    """Documents still in, and records of those that are out."""
+    """Documents kept so far, and records of the dropped ones."""
 
     kept: list[Document] = field(default_factory=list)
     dropped: list[Dropped] = field(default_factory=list)
@@ -68,7 +68,7 @@ class Documents:
 
 @dataclass(repr=False)
 class FileGroup(Task[list[str]]):
-    """Paths to read."""
+    """Paths of files to read."""
 
     @property
     def num_items(self) -> int:
@@ -80,7 +80,7 @@ class FileGroup(Task[list[str]]):
 
 @dataclass(repr=False)
 class DocumentTask(Task[Documents]):
-    """What travels from stage to stage."""
+    """Some documents on their way through the stages."""
 
     @property
     def num_items(self) -> int:
@@ -91,7 +91,7 @@ class DocumentTask(Task[Documents]):
 
 
 class ListFiles(ProcessingStage[Task[Any], FileGroup]):
-    """Source: groups of text files below some folders."""
+    """Source: lists the text files below some folders, in groups."""
 
     name = "list_files"
 
@@ -107,7 +107,7 @@ class ListFiles(ProcessingStage[Task[Any], FileGroup]):
 
 
 def text_files(root: Path) -> Iterator[Path]:
-    """Yield the text files below a folder, by name; links are not followed."""
+    """Yield the text files below a folder, recognised by their names. Links are not followed."""
     for folder, _, names in os.walk(root):
         for name in names:
             path = Path(folder, name)
@@ -116,7 +116,7 @@ def text_files(root: Path) -> Iterator[Path]:
 
 
 class ReadText(ProcessingStage[FileGroup, DocumentTask]):
-    """Reads UTF-8, also gzipped; drops what is binary, empty, too large or unreadable."""
+    """Reads UTF-8 files, plain or gzipped; drops those that are binary, empty, too large or unreadable."""
 
     name = "read_text"
     resources = Resources(cpus=0.5)
@@ -133,13 +133,13 @@ class ReadText(ProcessingStage[FileGroup, DocumentTask]):
 
 
 def read_text(path: Path) -> tuple[str, str]:
-    """Return (text, "") or (what was read, why it is no use)."""
+    """Return the text and "", or what was read and the reason to drop it."""
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            raw = file.read(LARGEST_BYTES + 1)
+            raw = file.read(MAX_BYTES + 1)
     except (OSError, EOFError, zlib.error) as error:
         return "", f"unreadable ({type(error).__name__})"
-    if len(raw) > LARGEST_BYTES:
+    if len(raw) > MAX_BYTES:
         return "", "larger than 2 MB"
     if b"\0" in raw:
         return "", "binary"
@@ -150,7 +150,10 @@ def read_text(path: Path) -> tuple[str, str]:
 
 
 class PerDocument(ProcessingStage[DocumentTask, DocumentTask]):
-    """Base: looks at one document at a time; ``judge`` changes it and returns why to drop it, or ""."""
+    """Base class of stages that treat documents one by one.
+
+    ``judge`` may change a document, and returns the reason to drop it, or "".
+    """
 
     resources = Resources(cpus=0.5)
 
@@ -171,7 +174,7 @@ class PerDocument(ProcessingStage[DocumentTask, DocumentTask]):
 
 
 class Clean(PerDocument):
-    """Normalises characters, line ends and blank space."""
+    """Normalises characters, line ends and white space."""
 
     name = "clean"
 
@@ -183,7 +186,7 @@ class Clean(PerDocument):
 
 
 class QualityFilter(PerDocument):
-    """Heuristics of web-text curation, as in the Gopher rules (Rae et al., 2021, table A1)."""
+    """Applies heuristics for web text, as in the Gopher rules (Rae et al., 2021, table A1)."""
 
     name = "quality_filter"
 
@@ -206,7 +209,7 @@ class QualityFilter(PerDocument):
 
 
 class Signatures(PerDocument):
-    """MinHash values of word 5-grams, for the near-duplicate search."""
+    """Computes MinHash values of word 5-grams, for the near-duplicate search."""
 
     name = "minhash"
 
@@ -222,9 +225,9 @@ class Signatures(PerDocument):
 
 
 class Deduplicate(ProcessingStage[DocumentTask, DocumentTask]):
-    """Keeps the first of each set of equal or nearly equal texts, by path.
+    """Keeps the first, by path, of each set of equal or nearly equal texts.
 
-    All documents come in one batch: which of two twins stays must not depend on the order of arrival.
+    It takes all documents in one batch, so that the one it keeps does not depend on the order of arrival.
     """
 
     name = "deduplicate"
@@ -252,12 +255,12 @@ class Deduplicate(ProcessingStage[DocumentTask, DocumentTask]):
                 exact[digest] = document.path
                 near.insert(document.path, document.sketch)
         for task in tasks:
-            split_off(task.data, reasons, self.name)
+            drop(task.data, reasons, self.name)
         return tasks
 
 
-def split_off(documents: Documents, reasons: dict[str, str], stage: str) -> None:
-    """Move the documents that have a reason to the dropped ones."""
+def drop(documents: Documents, reasons: dict[str, str], stage: str) -> None:
+    """Drop the documents that have a reason."""
     documents.dropped += [
         Dropped(d.path, stage, reasons[d.path], len(d.text)) for d in documents.kept if d.path in reasons
     ]
@@ -265,7 +268,7 @@ def split_off(documents: Documents, reasons: dict[str, str], stage: str) -> None
 
 
 class Embed(PerDocument):
-    """Projects counts of hashed character 4-grams to unit vectors, on a GPU if it was given one."""
+    """Projects counts of hashed character 4-grams to unit vectors, on a GPU if there is one."""
 
     name = "embed"
 
@@ -293,7 +296,7 @@ class Embed(PerDocument):
 
 
 class WriteParquet(ProcessingStage[DocumentTask, DocumentTask]):
-    """Writes each task's documents to a file of its own, and passes on the records of the dropped ones."""
+    """Writes each task's documents to a file of its own, and passes on the records of dropped documents."""
 
     name = "write_parquet"
     resources = Resources(cpus=0.5)
@@ -305,7 +308,7 @@ class WriteParquet(ProcessingStage[DocumentTask, DocumentTask]):
         folder = Path(self.output)
         folder.mkdir(parents=True, exist_ok=True)
         for stale in folder.glob("part-*.parquet"):
-            stale.unlink()  # of an earlier run
+            stale.unlink()  # from an earlier run
 
     def process(self, task: DocumentTask) -> DocumentTask:
         import pyarrow as pa
@@ -330,7 +333,7 @@ class WriteParquet(ProcessingStage[DocumentTask, DocumentTask]):
 def pipeline(
     output: str, roots: list[str] | None = None, limit: int | None = None, files_per_task: int = 64
 ) -> Pipeline:
-    """Build the pipeline; ``roots`` are the Python prefix and /usr/share/doc unless given."""
+    """Build the pipeline. ``roots``: folders to read; by default, Python's prefix and /usr/share/doc."""
     stages: list[ProcessingStage[Any, Any]] = [
         ListFiles(roots or [sys.base_prefix, sys.prefix, "/usr/share/doc"], limit, files_per_task),
         ReadText(),
@@ -341,18 +344,18 @@ def pipeline(
         Embed(on_gpu=torch_has_gpu()),
         WriteParquet(output),
     ]
-    return Pipeline("curate_docs", "The documentation of this machine, curated", stages)
+    return Pipeline("curate_docs", "Curates the documentation on this machine", stages)
 
 
 def torch_has_gpu() -> bool:
-    """Whether NVML lists a GPU and torch could use one; asks neither CUDA nor torch itself."""
+    """Return whether torch is installed and NVML lists a GPU, without importing torch or starting CUDA."""
     from gpuexec.hardware.inventory import read_node
 
     return importlib.util.find_spec("torch") is not None and bool(read_node().gpus)
 
 
 def write_dropped(output: Path, dropped: list[Dropped]) -> None:
-    """Write the records of dropped documents next to the kept ones."""
+    """Write the records of dropped documents to a Parquet file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -361,14 +364,17 @@ def write_dropped(output: Path, dropped: list[Dropped]) -> None:
 
 
 def show_dropped(dropped: list[Dropped], kept: int) -> None:
-    """Print what was dropped, where and why."""
+    """Print a table of the dropped documents by stage and reason."""
     from rich.console import Console
     from rich.table import Table
 
+    console = Console()
+    show_examples = console.width >= 100
     table = Table(title="dropped", title_justify="left")
     for heading, justify in (("stage", "left"), ("reason", "left"), ("documents", "right"), ("characters", "right")):
         table.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]
-    table.add_column("for example")  # is cut to what is left
+    if show_examples:
+        table.add_column("for example")  # truncated to the space that is left
     sizes: Counter[tuple[str, str]] = Counter()
     for record in dropped:
         sizes[record.stage, record.reason] += record.size
@@ -376,8 +382,9 @@ def show_dropped(dropped: list[Dropped], kept: int) -> None:
     counts = Counter((d.stage, d.reason) for d in dropped)
     for stage, reason in sorted(counts, key=lambda key: (order.index(key[0]), -counts[key])):
         example = min(d.path for d in dropped if (d.stage, d.reason) == (stage, reason))
-        table.add_row(stage, reason, str(counts[stage, reason]), f"{sizes[stage, reason]:,}", example)
-    Console().print(table)
+        cells = [stage, reason, str(counts[stage, reason]), f"{sizes[stage, reason]:,}"]
+        table.add_row(*cells, *([example] if show_examples else []))
+    console.print(table)
     print(f"{kept + len(dropped)} documents read = {kept} kept + {len(dropped)} dropped")
 
 
@@ -385,7 +392,7 @@ def main() -> int:
     """Run the pipeline and print its tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", default="curated", help="folder for the Parquet files")
-    parser.add_argument("--root", action="append", help="a folder to read instead of the usual ones (repeatable)")
+    parser.add_argument("--root", action="append", help="folder to read instead of the default ones (repeatable)")
     parser.add_argument("--limit", type=int, help="read at most this many files")
     parser.add_argument("--executor", choices=["local", "inline"], default="local")
     options = parser.parse_args()

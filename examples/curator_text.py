@@ -1,4 +1,4 @@
-"""NeMo Curator's own stages on the documentation of this machine: JsonlReader → ScoreFilter … → JsonlWriter.
+"""Runs NeMo Curator's own stages on this machine's documentation: JsonlReader → ScoreFilter … → JsonlWriter.
 
     python examples/curator_text.py --output out                  # gpuexec's LocalExecutor
     python examples/curator_text.py --output out --executor ray   # Curator's RayDataExecutor: one line differs
@@ -25,10 +25,10 @@ DOCUMENTS_PER_FILE = 500
 
 
 def main() -> int:
-    """Write the texts as JSON lines, run the pipeline on them, and say what came out."""
+    """Write the texts as JSON lines, run the pipeline on them, and print a summary."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", default="curated-text", help="folder for the input and output JSON lines")
-    parser.add_argument("--root", action="append", help="a folder to read instead of the usual ones (repeatable)")
+    parser.add_argument("--root", action="append", help="folder to read instead of the default ones (repeatable)")
     parser.add_argument("--limit", type=int, default=5000, help="read at most this many files")
     parser.add_argument("--executor", choices=["local", "ray"], default="local")
     options = parser.parse_args()
@@ -38,9 +38,9 @@ def main() -> int:
 
     executor = LocalExecutor() if options.executor == "local" else ray_data_executor()
 
-    began = time.monotonic()
+    started_at = time.monotonic()
     tasks = text_pipeline(source, target).run(executor) or []
-    seconds = time.monotonic() - began
+    seconds = time.monotonic() - started_at
     kept = sum(len(path.read_text().splitlines()) for task in tasks for path in map(Path, task.data))
     print(f"{count} documents read, {kept} kept in {seconds:.1f} s; they are in {target.resolve()}")
     show_metrics(tasks)
@@ -48,7 +48,7 @@ def main() -> int:
 
 
 def text_pipeline(source: Path, target: Path) -> Any:
-    """Build a pipeline of Curator's stages only."""
+    """Build a pipeline that consists of Curator's stages only."""
     from nemo_curator.pipeline import Pipeline
     from nemo_curator.stages.text.filters import ScoreFilter
     from nemo_curator.stages.text.filters.heuristic import (
@@ -60,7 +60,7 @@ def text_pipeline(source: Path, target: Path) -> Any:
     from nemo_curator.stages.text.io.reader import JsonlReader
     from nemo_curator.stages.text.io.writer import JsonlWriter
 
-    pipeline = Pipeline(name="curator_text", description="Heuristic filters on the documentation of this machine")
+    pipeline = Pipeline(name="curator_text", description="Heuristic filters on this machine's documentation")
     pipeline.add_stage(JsonlReader(file_paths=str(source), files_per_partition=1))
     pipeline.add_stage(ScoreFilter(filter_obj=WordCountFilter(min_words=50), text_field="text", score_field="words"))
     for criterion in (MeanWordLengthFilter(), NonAlphaNumericFilter(0.3), RepeatedLinesFilter(0.7)):
@@ -70,14 +70,14 @@ def text_pipeline(source: Path, target: Path) -> Any:
 
 
 def ray_data_executor() -> Any:
-    """Make Curator's own executor, on a Ray that is started for it."""
+    """Create Curator's own executor, which starts Ray."""
     from nemo_curator.backends.ray_data import RayDataExecutor
 
     return RayDataExecutor()
 
 
 def write_input(paths: Iterable[Path], folder: Path) -> int:
-    """Write readable texts as JSON lines, some hundred to a file; return how many."""
+    """Write readable texts as JSON lines, some hundred per file; return how many."""
     folder.mkdir(parents=True, exist_ok=True)
     for stale in folder.glob("*.jsonl"):
         stale.unlink()
@@ -91,7 +91,7 @@ def write_input(paths: Iterable[Path], folder: Path) -> int:
 
 
 def readable(paths: Iterable[Path]) -> Iterator[tuple[str, str]]:
-    """Yield (path, text) of the files that hold text."""
+    """Yield path and text of every file that holds text."""
     for path in paths:
         text, reason = read_text(path)
         if not reason:
@@ -99,7 +99,7 @@ def readable(paths: Iterable[Path]) -> Iterator[tuple[str, str]]:
 
 
 def show_metrics(tasks: list[Any]) -> None:
-    """Aggregate the figures on the tasks with Curator's own tool."""
+    """Aggregate the stats on the tasks with Curator's own tool, and print them."""
     from nemo_curator.tasks.utils import TaskPerfUtils
 
     for stage, metrics in TaskPerfUtils.collect_stage_metrics(tasks).items():

@@ -1,7 +1,7 @@
-"""Stop in a stage with a debugger: InlineExecutor runs the pipeline in this process.
+"""Stops in a stage with a debugger: InlineExecutor runs the pipeline in this process.
 
     python examples/debug_stage.py              # stops at the breakpoint; try `p task.data`, then `c`
-    PYTHONBREAKPOINT=0 python examples/debug_stage.py   # runs through
+    PYTHONBREAKPOINT=0 python examples/debug_stage.py   # runs without stopping
 
 Change InlineExecutor to LocalExecutor and the same stages run in worker processes.
 """
@@ -26,7 +26,7 @@ class Numbers(Task[list[int]]):
 
 
 class Reciprocals(ProcessingStage[Numbers, Numbers]):
-    """Has a problem with one of its tasks."""
+    """Stops at a task that it cannot process."""
 
     name = "reciprocals"
 

@@ -14,6 +14,8 @@ from gpuexec.records import Record
 
 if TYPE_CHECKING:
     from gpuexec.hardware.provenance import Provenance
+    from gpuexec.plan.balance import ThroughputLimit
+    from gpuexec.plan.rebalance import ActionReason
 
 
 class RunStarted(Record):
@@ -138,6 +140,34 @@ class Gauged(Record):
     stages: tuple[StageGauges, ...]
 
 
+class StageTarget(Record):
+    """A stage's live workers, without those that are stopping, and how many it should have."""
+
+    stage_index: int
+    workers: int
+    target: int
+
+
+class PlanDecided(Record):
+    """The planner compared the present workers with the best counts. Emitted only if the outcome is a new one.
+
+    ``bottleneck``: stage index of the slowest stage at the target counts; ``None`` while no stage is measured.
+    ``limit``: why the throughput cannot be higher. ``proven``: no other counts are better; otherwise the search was
+    given up. ``reason``: why workers are started or stopped, or why not. ``stopped`` and ``started``: worker ids.
+    ``gain_s``: expected seconds saved; ``None`` if a stage had no worker, since it would never have ended.
+    """
+
+    at: float
+    bottleneck: int | None
+    limit: ThroughputLimit
+    proven: bool
+    reason: ActionReason
+    gain_s: float | None
+    stopped: tuple[str, ...]
+    started: tuple[str, ...]
+    stages: tuple[StageTarget, ...]
+
+
 class WorkerLogged(Record):
     """A worker logged a record with loguru."""
 
@@ -187,6 +217,7 @@ RunEvent = (
     | TasksQuarantined
     | WorkerStopped
     | Gauged
+    | PlanDecided
     | WorkerLogged
     | WorkerPrinted
     | Noticed

@@ -1,4 +1,4 @@
-# Sourced by the other scripts: finds Python and makes a virtual environment, once.
+# Sourced by the other scripts: finds Python and creates virtual environments.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
@@ -11,11 +11,12 @@ find_python() {
       return
     fi
   done
-  echo "error: Python 3.11, 3.12 or 3.13 (with its venv module) is needed; name one with PYTHON=…" >&2
+  echo "error: no Python 3.11, 3.12 or 3.13 with its venv module was found; name one with PYTHON=/path/to/python" >&2
   return 1
 }
 
-# ensure_venv FOLDER PIP_ARGUMENTS…: installs once for each pyproject.toml and set of arguments.
+# ensure_venv FOLDER PIP_ARGUMENTS…: creates the environment if need be, and installs unless these arguments were
+# installed before with the same pyproject.toml.
 ensure_venv() {
   local venv=$1 python stamp wanted
   shift

@@ -8,7 +8,9 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from gpuexec.core.lineage import Lineage, NoLineage
 from gpuexec.core.sources import SourceTracker
+from gpuexec.core.stage import StageSpec
 from gpuexec.errors import CheckpointError, CheckpointMismatch, ConfigurationError, StageContractError
 
 if TYPE_CHECKING:
@@ -19,9 +21,13 @@ _MAX_SHOWN_DIFFERENCES = 10
 
 
 class NoCheckpoint:
-    """The checkpoint of a run that keeps none. Such a run has no lineage, so nothing is reported to it."""
+    """The checkpoint of a run that keeps none."""
 
     skipped = 0
+
+    def lineage(self, specs: Sequence[StageSpec]) -> NoLineage:  # noqa: ARG002 - the interface of Checkpoint
+        """Return the lineage of a run in which nobody asks for sources."""
+        return NoLineage()
 
     def commit(self) -> None:
         """Do nothing."""
@@ -70,6 +76,10 @@ class Checkpoint:
             journal.close()
             raise
         return cls(journal)
+
+    def lineage(self, specs: Sequence[StageSpec]) -> Lineage:
+        """Return the lineage of the run's tasks, which reports to this checkpoint."""
+        return Lineage(self, specs)
 
     def admit(self, key: str) -> int | None:
         """Open a task of the source with this key (its ``task_id``) and return the source's number.

@@ -34,7 +34,11 @@ def _row(stage: StagePlan) -> list[str]:
     workers_by_gpus = Counter(_gpus(worker) for worker in stage.workers)
     return [
         stage.name,
-        str(count) if stage.fixed or stage.workers[0].allocation.gpus else f"1 to {count}" if count > 1 else "1",
+        str(count)
+        if stage.has_fixed_count or stage.workers[0].allocation.gpus
+        else f"1 to {count}"
+        if count > 1
+        else "1",
         f"{stage.workers[0].allocation.cpus:g}",
         "\n".join(f"{n} × {gpus}" if n > 1 else gpus for gpus, n in workers_by_gpus.items() if gpus) or "none",
         stage.reason,

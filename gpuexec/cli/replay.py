@@ -10,7 +10,8 @@ from typing import Annotated
 
 import typer
 
-_OWN_MODULES = {"gpuexec.cli.replay", "gpuexec.executors.replay"}  # left out of the traceback
+# Left out of the traceback: these frames say nothing about the failure.
+_OWN_MODULES = {"gpuexec.cli.replay", "gpuexec.executors.replay", "gpuexec.stage.session"}
 _INTERRUPTED = 130  # the exit status that shells report after Ctrl-C
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Protocol
 
 from gpuexec.contract.executor import NodeInfo, WorkerMetadata
 from gpuexec.contract.perf import StagePerfStats, StageTimer
@@ -13,6 +13,19 @@ from gpuexec.contract.task import is_task
 from gpuexec.errors import StageContractError
 
 _TASK_TYPES: set[type] = set()  # seen so far: asking an abstract base class costs more than a small batch's figures
+
+
+class StageAdapter(Protocol):
+    """What calls a stage's methods: `BaseStageAdapter`, or Curator's own adapter for a Curator stage."""
+
+    stage: Any
+    last_stats: Any
+    last_failed: list[str]
+
+    def process_batch(self, tasks: list[Any]) -> list[Any]: ...
+    def setup_on_node(self, node_info: Any, worker_metadata: Any) -> None: ...
+    def setup(self, worker_metadata: Any) -> None: ...
+    def teardown(self) -> None: ...
 
 
 class BaseStageAdapter:

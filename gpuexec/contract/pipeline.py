@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -105,7 +105,7 @@ class Pipeline:
         done: list[Any] | None = cast(Any, executor).execute(self.stages, initial_tasks, checkpoint=checkpoint_path)
         return done
 
-    def run_iter(self, executor: Any = None, initial_tasks: Iterable[Any] | None = None) -> Iterator[Any]:
+    def run_iter(self, executor: Any = None, initial_tasks: Iterable[Any] | None = None) -> Generator[Any, None, None]:
         """Build the pipeline, run it on ``LocalExecutor`` unless told otherwise, and yield its tasks as they come.
 
         ``initial_tasks`` may be an iterator that never ends. See ``LocalExecutor.execute_iter``.
@@ -113,7 +113,7 @@ class Pipeline:
         self.build()
         if executor is None:
             executor = importlib.import_module("gpuexec.executors.local").LocalExecutor()
-        tasks: Iterator[Any] = executor.execute_iter(self.stages, initial_tasks)
+        tasks: Generator[Any, None, None] = executor.execute_iter(self.stages, initial_tasks)
         return tasks
 
     def __repr__(self) -> str:

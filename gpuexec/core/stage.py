@@ -43,9 +43,9 @@ class StageState:
         self.finished = False
         self.node_ready = not spec.sets_up_node
         self.workers: dict[str, Worker] = {}
-        at_first = plan.workers if plan.fixed or spec.uses_gpu else plan.workers[:1]
+        at_first = plan.workers if plan.has_fixed_count or spec.uses_gpu else plan.workers[:1]
         self.pending_grants: deque[WorkerGrant] = deque(at_first)
-        self.has_fixed_count = plan.fixed
+        self.has_fixed_count = plan.has_fixed_count
         self.done_tasks = 0
         self.made_tasks = 0  # outputs of the done tasks
         self.quarantined_tasks = 0

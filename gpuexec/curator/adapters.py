@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, cast
 
-from gpuexec.contract.adapter import BaseStageAdapter
+from gpuexec.contract.adapter import BaseStageAdapter, StageAdapter
 from gpuexec.curator.origin import is_curator_stage
 
 
-def adapter_for(stage: Any) -> Any:
-    """Return an adapter: what `gpuexec.worker.loop.Adapter` asks for."""
-    return _curator_adapter()(stage) if is_curator_stage(stage) else BaseStageAdapter(stage)
+def adapter_for(stage: Any) -> StageAdapter:
+    """Return the adapter that calls the stage's methods."""
+    return cast(StageAdapter, _curator_adapter()(stage)) if is_curator_stage(stage) else BaseStageAdapter(stage)
 
 
 @functools.cache

@@ -44,21 +44,6 @@ def batch_size_of(stage: Any) -> int:
     return size
 
 
-def env_vars_of(stage: Any) -> dict[str, str]:
-    """Return the variables to set in the stage's workers. Other parts of ``runtime_env`` need Ray."""
-    runtime_env = getattr(stage, "runtime_env", None) or {}
-    ignored = sorted(set(runtime_env) - {"env_vars"})
-    if ignored:
-        from loguru import logger
-
-        logger.warning(
-            "stage {}: runtime_env {} is ignored: only env_vars are set here, nothing is installed",
-            stage.name,
-            ignored,
-        )
-    return {str(key): str(value) for key, value in (runtime_env.get("env_vars") or {}).items()}
-
-
 def sets_up_node(stage: Any) -> bool:
     """Whether ``setup_on_node`` does anything: a process is started for it only then."""
     if "setup_on_node" in vars(stage):

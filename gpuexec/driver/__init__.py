@@ -1,4 +1,4 @@
-"""The driver: the shell around ``gpuexec.core``. One thread waits, reads, and carries out; it never runs a stage's code.
+"""The driver: the shell around ``gpuexec.core``. One thread waits, reads and carries out; no stage runs in it.
 
 ::
 

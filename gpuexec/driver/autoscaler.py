@@ -1,10 +1,11 @@
-"""Keeps the numbers of workers right while a phase runs: looks at the stages, asks the planner, applies its answer.
+"""Keeps the numbers of workers right while a phase runs: evaluates the stages in cycles, applies what the planner says.
 
-    first results ──► all stages measured? ──► look: standings ─► balance ─► rebalance ─► start and stop workers
+    first results ──► all stages measured? ──► evaluate: snapshots ─► balance ─► rebalance ──► start and stop workers
                       (or waited long enough)    ▲                                               │
                                                  └── batches finished (twice a second), a worker ended ◄┘
 
-When to look is decided here, from what the loop reports; what to do, by the pure functions of ``plan``.
+This module decides when a cycle is due, from what the loop reports. What to do then is decided by the pure functions
+of ``plan``, which `evaluation` calls.
 """
 
 from __future__ import annotations
@@ -18,76 +19,75 @@ from gpuexec import events
 from gpuexec.core.pool import WorkerPool
 from gpuexec.core.stage import StageState
 from gpuexec.core.worker import EndReason, Worker
-from gpuexec.plan.grants import Allocator
-from gpuexec.plan.model import WorkerGrant
-from gpuexec.plan.request import Request
+from gpuexec.plan.allocator import Allocator
 
-if TYPE_CHECKING:  # the planner's second half costs 10 ms, which a run pays when it first looks
-    from gpuexec.plan.forecast import Forecast
-    from gpuexec.plan.proposal import Proposal, StageSnapshot
+if TYPE_CHECKING:
+    from gpuexec.driver.evaluation import Evaluation
+    from gpuexec.plan.rebalance import Proposal
 
-_EVERY_S = 0.5
-_COST_SHARE = 20  # a look that takes long comes rarely: 5 % of the driver's time at most
-_PATIENCE_S = 2.0  # for the first figures of every stage; without them the others' say little
-_IDLE_SHARE = 0.5  # where even the slowest stage's workers wait so much for work, it is not workers that are missing
+_CYCLE_S = 0.5
+_COST_FACTOR = 20  # a pause of this many times the cycle's own duration: at most 5 % of the driver's time
+_PATIENCE_S = 2.0  # how long to wait until every stage has been measured; partial measurements mislead
 
 
 class Autoscaler:
-    """One run's. ``tasks_left``: how many tasks the caller still has, ``None`` if nobody knows."""
+    """The autoscaler of one run. ``tasks_left``: initial tasks not read yet; ``None`` if unknown."""
 
     def __init__(
         self,
-        room: Allocator,
+        allocator: Allocator,
         pool: WorkerPool,
         *,
         tasks_left: Callable[[], int | None],
         emit: Callable[[events.RunEvent], None],
     ) -> None:
-        self._room = room
+        self._allocator = allocator
         self._pool = pool
         self._tasks_left = tasks_left
         self._emit = emit
         self._active: Sequence[StageState] = ()
         self._has_choice = False
-        self._news = False  # something has happened since the last look
-        self._incomplete = True  # not all stages had figures yet
-        self._next = 0.0  # the next look, on the monotonic clock
+        self._has_news = False  # something has happened since the last cycle
+        self._awaits_stats = True  # not all stages were measured yet
+        self._due_at = 0.0  # the next cycle, on the monotonic clock
         self._not_before = 0.0
         self._changed_at = -math.inf
         self._stop_rounds = 0
-        self._ids: set[str] = set()  # of all workers so far
-        self._worked: dict[int, tuple[float, float]] = {}  # seconds busy and idle, by stage, as of the last look
+        self._worker_ids: set[str] = set()  # of all workers so far
+        self._times: dict[int, tuple[float, float]] = {}  # seconds busy and idle, by stage index, as of the last cycle
+        self._last_outcome: tuple[object, ...] | None = None
 
     # ---- when --------------------------------------------------------------------------------------------
 
     def begin_phase(self, active: Sequence[StageState]) -> None:
-        """From now on these stages run."""
+        """Take over these stages, which run from now on."""
         self._active = active
         self._has_choice = any(not stage.has_fixed_count for stage in active)
-        self._news, self._incomplete, self._next = False, True, math.inf
+        self._has_news, self._awaits_stats, self._due_at = False, True, math.inf
         self._changed_at, self._stop_rounds = -math.inf, 0
-        self._ids |= {grant.worker_id for stage in active for grant in stage.pending_grants}
+        self._last_outcome = None
+        self._worker_ids |= {grant.worker_id for stage in active for grant in stage.pending_grants}
 
     def batches_finished(self) -> None:
-        """There are new figures."""
-        if not self._news:
-            self._news = True
-            if self._next == math.inf:
-                self._next = time.monotonic() + _PATIENCE_S
+        """Note that there are new stats."""
+        if not self._has_news:
+            self._has_news = True
+            if self._due_at == math.inf:
+                self._due_at = time.monotonic() + _PATIENCE_S
 
     def worker_ended(self) -> None:
-        """There is room that was not there before."""
-        self._news = True
-        if not self._incomplete:
-            self._next = 0.0
+        """Note that a worker's share is free now."""
+        self._has_news = True
+        if not self._awaits_stats:
+            self._due_at = 0.0
 
     def next_cycle(self) -> float | None:
-        """When to look, on the monotonic clock; ``None``: not before something happens."""
-        if not (self._news and self._has_choice):
+        """Return when the next cycle is due, on the monotonic clock; ``None``: not before something happens."""
+        if not (self._has_news and self._has_choice):
             return None
-        if self._incomplete and all(stage.finished or stage.times.is_measured for stage in self._active):
-            self._incomplete, self._next = False, 0.0
-        return max(self._next, self._not_before)
+        if self._awaits_stats and all(stage.finished or stage.times.is_measured for stage in self._active):
+            self._awaits_stats, self._due_at = False, 0.0
+        return max(self._due_at, self._not_before)
 
     # ---- what --------------------------------------------------------------------------------------------
 
@@ -97,110 +97,59 @@ class Autoscaler:
         if due is None or time.monotonic() < due:
             return
         began = time.monotonic()
-        working = [stage for stage in self._active if not stage.finished]
-        proposal = self._evaluate(working, list(workers), began)
+        unfinished = [stage for stage in self._active if not stage.finished]
+        evaluation = self._evaluate(unfinished, list(workers), began)
         now = time.monotonic()
-        self._news, self._next, self._not_before = False, now + _EVERY_S, now + _COST_SHARE * (now - began)
-        if proposal is not None and proposal.actions:
+        self._has_news, self._due_at, self._not_before = False, now + _CYCLE_S, now + _COST_FACTOR * (now - began)
+        if evaluation is None:
+            return
+        self._emit_if_new(evaluation, now)
+        if evaluation.proposal.has_actions:
             self._changed_at = now
-            self._apply(proposal, {stage.spec.index: stage for stage in working}, now)
+            if evaluation.proposal.stops:
+                self._stop_rounds += 1
+                self._emit(events.Noticed(evaluation.stop_notice(), "INFO"))
+            self._apply(evaluation.proposal, unfinished, now)
 
-    def _evaluate(self, working: Sequence[StageState], workers: Sequence[Worker], now: float) -> Proposal | None:
-        from gpuexec.plan.balance import balance, slowest_of
-        from gpuexec.plan.rebalance import rebalance
-        from gpuexec.plan.sharing import cpus_to_share
+    def _evaluate(self, stages: Sequence[StageState], workers: Sequence[Worker], now: float) -> Evaluation | None:
+        if not stages or any(worker.end_reason is EndReason.CORDONED for worker in workers):
+            return None  # the exit of workers killed for their GPU leads to the next cycle
+        from gpuexec.driver.evaluation import evaluate  # costs 20 ms, which a run pays when its first cycle is due
 
-        if not working or any(worker.end_reason is EndReason.CORDONED for worker in workers):
-            return None  # the end of those killed for their GPU leads to the next look
-        for stage in working:
-            if not stage.has_fixed_count:
-                stage.pending_grants.clear()  # what is not started by now has no work: room for others
-        room = self._room.without(self._pool.cordoned)
-        snapshots = self._snapshots(working, room)
-        loads = [snapshot.load for snapshot in snapshots]
-        slowest, _ = slowest_of(loads, [load.workers for load in loads])
-        starved = slowest is not None and self._idle_share(working[slowest]) > _IDLE_SHARE
-        self._worked = {stage.spec.index: (stage.times.busy_s, stage.times.idle_s) for stage in working}
-        if starved:
-            return None
-        targets = balance(loads, room.ledger, cpus_to_share(loads, room.usable_cpus)).counts
-        return rebalance(
-            snapshots,
-            targets,
-            room,
-            stopping=leaving(workers, snapshots),
-            taken_ids=self._ids,
+        idle_shares = {stage.spec.index: self._idle_share(stage) for stage in stages}
+        self._times = {stage.spec.index: (stage.times.busy_s, stage.times.idle_s) for stage in stages}
+        return evaluate(
+            stages,
+            workers,
+            self._allocator.without(self._pool.cordoned),
+            tasks_left=self._tasks_left(),
+            idle_shares=idle_shares,
+            taken_ids=self._worker_ids,
             since_change_s=now - self._changed_at,
             stop_rounds=self._stop_rounds,
         )
 
-    def _snapshots(self, working: Sequence[StageState], room: Allocator) -> list[StageSnapshot]:
-        from gpuexec.plan.forecast import StageProgress, forecast
-
-        first = working[0]
-        from_caller = first.spec.index == 0 and not first.upstream_done
-        passed = [StageProgress(stage.done_tasks, stage.made_tasks, stage.waiting_tasks) for stage in working]
-        looks = forecast(passed, self._tasks_left() if from_caller else 0)
-        return [
-            snapshot(stage, room.requests[stage.spec.index], look)
-            for stage, look in zip(working, by_remaining(looks), strict=True)
-        ]
-
     def _idle_share(self, stage: StageState) -> float:
-        busy, idle = self._worked.get(stage.spec.index, (0.0, 0.0))
-        busy, idle = stage.times.busy_s - busy, stage.times.idle_s - idle
-        return idle / (busy + idle) if busy + idle > 0 else 0.0
+        """Return the fraction of their time that the stage's workers waited for work since the last cycle."""
+        busy_before, idle_before = self._times.get(stage.spec.index, (0.0, 0.0))
+        busy_s, idle_s = stage.times.busy_s - busy_before, stage.times.idle_s - idle_before
+        return idle_s / (busy_s + idle_s) if busy_s + idle_s > 0 else 0.0
 
-    def _apply(self, proposal: Proposal, stages: dict[int, StageState], now: float) -> None:
-        from gpuexec.plan.proposal import Start, Stop
+    def _emit_if_new(self, evaluation: Evaluation, now: float) -> None:
+        """Emit the outcome unless it is the last one again: an idle run must not flood its observers."""
+        event = evaluation.event(now)
+        outcome = (event.bottleneck, event.limit, event.proven, event.reason, event.stages)
+        if evaluation.proposal.has_actions or outcome != self._last_outcome:
+            self._last_outcome = outcome
+            self._emit(event)
 
-        stops = [action for action in proposal.actions if isinstance(action, Stop)]
-        if stops:
-            self._stop_rounds += 1
-            names = ", ".join(stop.worker_id for stop in stops)
-            saves = f", which should save {proposal.gain_s:.1f} s" if math.isfinite(proposal.gain_s) else ""
-            self._emit(events.Noticed(f"workers end ({proposal.reason}{saves}): {names}", "INFO"))
-        for stop in stops:
-            self._pool.drain(stages[stop.stage_index], stop.worker_id, now)
-        for action in proposal.actions:
-            if isinstance(action, Start):
-                self._ids.add(action.grant.worker_id)
-                self._pool.add(stages[action.grant.stage_index], action.grant, str(action.reason), now)
-
-
-def by_remaining(looks: Sequence[Forecast]) -> Sequence[Forecast]:
-    """Where all that is left to do is known, count that instead of what one source task becomes.
-
-    A stage that is behind the others then gets what it needs to catch up, one that is nearly done makes room.
-    """
-    from gpuexec.plan.forecast import Forecast
-
-    if any(look.remaining is None for look in looks):
-        return looks
-    return [Forecast(look.remaining, look.remaining) for look in looks]
-
-
-def snapshot(stage: StageState, request: Request, look: Forecast) -> StageSnapshot:
-    """A stage as the planner sees it. Grants whose workers end soon are counted if they will be started again."""
-    from gpuexec.plan.proposal import StageSnapshot
-
-    grants = [w.grant for w in stage.workers.values() if not (w.node_setup or w.end_reason is EndReason.SURPLUS)]
-    held = {grant.worker_id for grant in grants}
-    grants += [grant for grant in stage.pending_grants if grant.worker_id not in held]
-    most = None if look.remaining is None else max(1, math.ceil(look.remaining / stage.spec.batch_size))
-    return StageSnapshot(
-        request.for_count(len(grants)) if stage.has_fixed_count else request,
-        tuple(grants),
-        stage.times.task_s if stage.times.is_measured else None,
-        stage.times.startup_s,
-        stage.waiting_tasks,
-        look.remaining,
-        look.tasks,
-        most,
-    )
-
-
-def leaving(workers: Iterable[Worker], snapshots: Sequence[StageSnapshot]) -> list[WorkerGrant]:
-    """What workers hold that no standing counts: they end, or set up the node (with the grant of the first worker)."""
-    counted = {grant.worker_id for snapshot in snapshots for grant in snapshot.grants}
-    return list({w.grant.worker_id: w.grant for w in workers if w.grant.worker_id not in counted}.values())
+    def _apply(self, proposal: Proposal, stages: Sequence[StageState], now: float) -> None:
+        by_index = {stage.spec.index: stage for stage in stages}
+        for stage in stages:
+            if not stage.has_fixed_count:
+                stage.pending_grants.clear()  # no snapshot counted these grants: their share may go to others now
+        for stop in proposal.stops:
+            self._pool.drain(by_index[stop.stage_index], stop.worker_id, now)
+        for start in proposal.starts:
+            self._worker_ids.add(start.grant.worker_id)
+            self._pool.add(by_index[start.grant.stage_index], start.grant, str(start.reason), now)

@@ -14,7 +14,6 @@ from gpuexec.channel.messages import ErrorHandling, Failed, LogLine, Message, Re
 from gpuexec.config import ExecutorConfig
 from gpuexec.core.batch import OrderedTask
 from gpuexec.core.dispatch import QueueLimits
-from gpuexec.core.lineage import Lineage, NoLineage
 from gpuexec.core.ports import FailureRecord
 from gpuexec.core.retries import RetryPolicy
 from gpuexec.core.run_state import RunState
@@ -28,12 +27,12 @@ from gpuexec.driver.initial_tasks import InitialTasks, StreamedTasks
 from gpuexec.driver.limits import MemoryLimits
 from gpuexec.driver.shutdown import Shutdown
 from gpuexec.driver.worker_processes import WorkerProcesses
-from gpuexec.plan.grants import Allocator
+from gpuexec.plan.allocator import Allocator
 from gpuexec.plan.model import Plan
 from gpuexec.processes.watch import Readiness
 
 if TYPE_CHECKING:
-    from gpuexec.checkpoint.checkpoint import Checkpoint
+    from gpuexec.checkpoint.checkpoint import Checkpoint, NoCheckpoint
     from gpuexec.driver.capsules import CapsuleKeeper
     from gpuexec.driver.gpus import RunGpus
 
@@ -78,7 +77,7 @@ class Run:
         gauge_every_s: float | None,
         gpu_used: Callable[[Sequence[str]], dict[str, int]],
         capsules: CapsuleKeeper,
-        checkpoint: Checkpoint | None = None,
+        checkpoint: Checkpoint | NoCheckpoint,
     ) -> None:
         self._specs = specs
         self._plan = plan
@@ -97,7 +96,7 @@ class Run:
                 split_on_oom=config.split_on_oom,
             ),
         )
-        lineage = Lineage(checkpoint, specs) if checkpoint is not None else NoLineage()
+        lineage = checkpoint.lineage(specs)
         self._blocks = InitialBlocks(initial_tasks, lineage)
         self._state = RunState(
             [StageState(specs[s.stage_index], s) for phase in plan.phases for s in phase.stages],
@@ -152,13 +151,13 @@ class Run:
                         yield from self._run_phase([self._state.stages[p.stage_index] for p in phase.stages])
             except BaseException as error:
                 Shutdown(self._processes, self._state, handle=self._handle, emit=self._emit).after(error)
-                if self._checkpoint is not None and not keep_undelivered:
+                if not keep_undelivered:
                     self._checkpoint.discard_uncommitted()
                 stopped = isinstance(error, GeneratorExit)
                 self._end("stopped by the caller (iterator closed)" if stopped else exceptions.in_a_line(error))
                 raise
             else:
-                if self._checkpoint is not None and self._checkpoint.skipped:
+                if self._checkpoint.skipped:
                     skipped = f"checkpoint: skipped {self._checkpoint.skipped} source(s) already done"
                     self._emit(events.Noticed(skipped, "INFO"))
                 self._end(None)
@@ -183,8 +182,7 @@ class Run:
         """Report how the run ended, once the last worker is gone."""
         if self._gpus is not None:
             self._gpus.report()
-        if self._checkpoint is not None:
-            self._checkpoint.close(error)
+        self._checkpoint.close(error)
         self._emit(events.RunEnded(time.monotonic(), error))
 
     # ---- the loop ----------------------------------------------------------------------------------------
@@ -203,8 +201,7 @@ class Run:
                 handed_over_at = time.monotonic()
                 yield finished
                 self._state.terminator.restart_timeouts(handed_over_at, time.monotonic())
-            if self._checkpoint is not None:  # the caller has them
-                self._checkpoint.commit()
+            self._checkpoint.commit()  # the caller has the finished tasks
             now = time.monotonic()
             self._state.terminator.check(self._processes.workers, now)
             self._memory.check(now)

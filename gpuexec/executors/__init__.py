@@ -1,1 +1,13 @@
-"""The executors: ``local`` (worker processes) and ``inline`` (this process, for debuggers)."""
+"""The executors, and what they share.
+
+=================  ======================================================================================
+``local``          `LocalExecutor`: every stage in worker processes of its own
+``inline``         `InlineExecutor`: everything in the calling process, for debuggers
+``replay``         runs the batch of a failure capsule again, in the calling process
+``prepare``        checks a pipeline and plans it on this node, waiting for busy GPUs if asked to
+``checks``         what no executor can run
+``initial_tasks``  the tasks that a run begins with
+``progress``       the progress display that the options ask for
+``option_repr``    the options that differ from the defaults
+=================  ======================================================================================
+"""

@@ -1,29 +1,29 @@
 """InlineExecutor: the whole pipeline in the calling process, one batch at a time.
 
-For debuggers (a ``breakpoint()`` in a stage works) and as the reference that other executors are compared
-with: same ids, same order; the figures lack bytes and GPU memory, since nothing travels.
+It serves debuggers (a ``breakpoint()`` in a stage works) and is the reference that other executors are compared with:
+same ids, same order. Its metrics lack bytes and GPU memory, since no task travels between processes.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gpuexec.config import ExecutorConfig
 from gpuexec.contract.executor import BaseExecutor, NodeInfo, WorkerMetadata
 from gpuexec.curator import adapters, registration, stage_facts
-from gpuexec.curator.origin import class_name_of
 from gpuexec.errors import ConfigurationError
-from gpuexec.executors.prepare import env_vars_in, initial_tasks_for, prepare
+from gpuexec.executors.initial_tasks import initial_tasks_for
+from gpuexec.executors.option_repr import changed_options, executor_repr
+from gpuexec.executors.prepare import prepare
 from gpuexec.plan.model import WorkerGrant
-from gpuexec.stage.node_lock import node_lock
+from gpuexec.stage.environment import env_vars_for, temporary_environment
+from gpuexec.stage.session import StageSession
 
 registration.install()
 
-_WITHOUT_EFFECT = (
+_WITHOUT_EFFECT = {
     "max_attempts",
     "on_task_failure",
     "retry_on",
@@ -34,24 +34,36 @@ _WITHOUT_EFFECT = (
     "max_batches_per_worker",
     "worker_memory_limit_bytes",
     "capsule_dir",
-)
+}
 
 
 class InlineExecutor(BaseExecutor):
-    """Runs every stage here, one after the other. Takes ``LocalExecutor``'s options; those on failures do nothing.
+    """Runs every stage in this process, one after the other.
+
+    Options are those of ``LocalExecutor``, so that one can be swapped for the other; the options on failures and
+    workers have no effect.
 
     The stages' GPUs are planned and passed in ``WorkerMetadata.allocation``, but this process's
-    ``CUDA_VISIBLE_DEVICES`` stays as it is: CUDA may be initialised already. A stage's
-    ``runtime_env["env_vars"]`` hold while that stage runs.
+    ``CUDA_VISIBLE_DEVICES`` stays as it is, since CUDA may be initialised already. A stage's
+    ``runtime_env["env_vars"]`` are set while that stage runs.
+
+    ``options``: the validated options. ``config``: the ``config`` mapping merged with the keywords, as given.
     """
 
     def __init__(self, config: Mapping[str, Any] | None = None, ignore_head_node: bool = False, **options: Any) -> None:
-        super().__init__(dict(config or {}), ignore_head_node)
-        self.options = ExecutorConfig.create(config, **options)
-        _refuse_options_without_effect(self.options)
+        super().__init__({**(config or {}), **options}, ignore_head_node)
+        self.options = ExecutorConfig.create(self.config)
+        _refuse_checkpoint(self.options)
+        _warn_of_options_without_effect(self.options)
+
+    def __repr__(self) -> str:
+        return executor_repr(self, self.options)
 
     def execute(self, stages: Sequence[Any], initial_tasks: Sequence[Any] | None = None) -> list[Any]:
-        """Run the stages and return the last one's tasks. A stage's exception passes through as it is."""
+        """Run the stages and return the last one's tasks. A stage's exception passes through as it is.
+
+        If ``teardown`` raises after that exception, its own exception is logged.
+        """
         prepared = prepare(stages, self.options)
         grants = {plan.stage_index: plan.workers[0] for phase in prepared.plan.phases for plan in phase.stages}
         tasks = list(initial_tasks_for(prepared.stages, initial_tasks))
@@ -61,42 +73,32 @@ class InlineExecutor(BaseExecutor):
 
     def _run_stage(self, stage: Any, grant: WorkerGrant, tasks: list[Any]) -> list[Any]:
         size = stage_facts.batch_size_of(stage)
+        node = NodeInfo(node_id=socket.gethostname())
         worker = WorkerMetadata(worker_id=grant.worker_id, allocation=grant.allocation)
         outputs: list[Any] = []
-        with _environment({**env_vars_in(self.options.runtime_env), **stage_facts.env_vars_of(stage)}):
-            adapter = adapters.adapter_for(stage)
-            with node_lock(class_name_of(stage)):
-                adapter.setup_on_node(NodeInfo(node_id=socket.gethostname()), worker)
-            try:
-                adapter.setup(worker)
-                for start in range(0, len(tasks), size):
-                    outputs += adapter.process_batch(tasks[start : start + size])
-            finally:
-                adapter.teardown()
+        with (
+            temporary_environment(env_vars_for(stage, self.options)),
+            StageSession(adapters.adapter_for(stage), node, worker) as session,
+        ):
+            session.set_up_on_node()
+            session.set_up()
+            for start in range(0, len(tasks), size):
+                outputs += session.process(tasks[start : start + size])
         return outputs
 
 
-def _refuse_options_without_effect(options: ExecutorConfig) -> None:
-    """Nothing is retried, timed or recorded here: a debugger wants the first failure, where it happens."""
+def _refuse_checkpoint(options: ExecutorConfig) -> None:
     if options.checkpoint is not None:
         raise ConfigurationError("InlineExecutor keeps no checkpoints: run on LocalExecutor, or leave checkpoint out")
-    plain = ExecutorConfig()
-    changed = [name for name in _WITHOUT_EFFECT if getattr(options, name) != getattr(plain, name)]
-    if changed:
+
+
+def _warn_of_options_without_effect(options: ExecutorConfig) -> None:
+    """Nothing is retried, timed or recorded here: in a debugger, the first failure should stop where it happens."""
+    without_effect = [name for name in changed_options(options) if name in _WITHOUT_EFFECT]
+    if without_effect:
         from loguru import logger
 
-        logger.warning("InlineExecutor: {} has no effect, every failure is raised where it happens", ", ".join(changed))
-
-
-@contextlib.contextmanager
-def _environment(changes: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in changes}
-    os.environ.update(changes)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        logger.warning(
+            "InlineExecutor ignores {}: it raises every failure where it happens; LocalExecutor uses these options",
+            ", ".join(without_effect),
+        )

@@ -1,16 +1,15 @@
 """Runs the batch of a failure capsule again, in this process.
 
-Opening a capsule's pickles runs code that is in them. ``load_capsule`` does not open them, ``replay`` does.
+Unpickling a capsule's payloads runs code that is in them. ``load_capsule`` does not unpickle them, ``replay`` does.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import platform
 import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,54 +17,56 @@ from typing import Any
 from gpuexec.capsules.read import Capsule, CapsuleError, load_capsule
 from gpuexec.capsules.write import CapsuleContents
 from gpuexec.channel import codec
+from gpuexec.contract.adapter import StageAdapter
 from gpuexec.contract.allocation import Allocation, GpuShare
 from gpuexec.contract.executor import NodeInfo, WorkerMetadata
+from gpuexec.contract.phases import StagePhase
 from gpuexec.curator import adapters, registration
-from gpuexec.curator.origin import class_name_of
 from gpuexec.hardware.model import Device
 from gpuexec.hardware.visible_devices import ORDER_VARIABLE, VARIABLE
 from gpuexec.processes.spawn import THREAD_CAPS
-from gpuexec.stage import loading
-from gpuexec.stage.node_lock import node_lock
-from gpuexec.stage.pinning import check_pinning
+from gpuexec.stage.environment import temporary_environment
+from gpuexec.stage.loading import loading_stage
+from gpuexec.stage.session import StageSession
 
 __all__ = ["Capsule", "CapsuleError", "load_capsule", "replay"]
 
 OnError = Callable[[BaseException], object]
-_LOADING_PHASES = {"import", "start-up", "receive"}  # unpickling is what failed there
+_UNPICKLING_PHASES = {StagePhase.START_UP, StagePhase.IMPORT, StagePhase.RECEIVE}
 
 
 def replay(capsule: Capsule, *, gpu: int | None = None, on_error: OnError | None = None) -> list[Any]:
     """Run a capsule's batch in this process and return its tasks.
 
-    The environment that its pipeline asked for, the thread caps, the pinning and ``sys.path`` are the failed
-    worker's for as long as it runs; CUDA follows the pinning if nothing has initialised it here before.
-    ``gpu``: the NVML index of the GPU to use instead. ``on_error`` is called with the stage's exception
-    before ``teardown``, while everything is as the failure left it; the exception then passes through.
+    While it runs, this process has the failed worker's ``sys.path``, thread caps, GPU pinning, and the environment
+    variables that its pipeline asked for. CUDA follows the pinning only if nothing has initialised CUDA here before.
 
-    Raises that exception, and ``CapsuleError`` where the batch cannot be run here.
+    ``gpu``: the NVML index of the GPU to use instead of the worker's. ``on_error`` is called with the stage's exception
+    before ``teardown``, while everything is as the failure left it.
+
+    Raises the stage's exception, and ``CapsuleError`` if the batch cannot be run here.
     """
     _check_replayable(capsule)
     registration.install()
     failure = capsule.failure
-    place = _on_gpu(gpu, capsule.allocation) if gpu is not None else _as_before(capsule.allocation)
-    for note in (*_notes(capsule), *place.notes):
+    target = _chosen_gpu(gpu, capsule.allocation) if gpu is not None else _same_gpus(capsule.allocation)
+    for note in (*_notes(capsule), *target.notes):
         _warn(note)
-    with temporary_environment(_environment(failure, place), _search_path(capsule)):
+    with temporary_environment(_environment(failure, target), _search_path(capsule)):
         try:
             stage, tasks = _unpickle(failure)
         except (Exception, SystemExit) as error:
-            if failure.phase not in _LOADING_PHASES:
+            if failure.phase not in _UNPICKLING_PHASES:
                 raise CapsuleError(_why_not_loaded(capsule, error)) from error
             if on_error is not None:
                 on_error(error)
             raise
-        return _run(adapters.adapter_for(stage), tasks, failure, place, on_error)
+        return _run(adapters.adapter_for(stage), tasks, failure, target, on_error)
 
 
 @dataclass(frozen=True, slots=True)
 class ReplayTarget:
-    """Where a batch runs again."""
+    """Where a batch runs again. ``environ``: the variables that pin it; empty if it cannot be pinned."""
 
     allocation: Allocation
     environ: Mapping[str, str]
@@ -73,35 +74,25 @@ class ReplayTarget:
 
 
 def _run(
-    adapter: Any, tasks: list[Any], failure: CapsuleContents, place: ReplayTarget, on_error: OnError | None
+    adapter: StageAdapter, tasks: list[Any], failure: CapsuleContents, target: ReplayTarget, on_error: OnError | None
 ) -> list[Any]:
-    """What a worker does. An error of ``teardown`` never hides the batch's own."""
-    worker = WorkerMetadata(worker_id=failure.worker_id, allocation=place.allocation)
-    with contextlib.ExitStack() as undo:
+    """Do what the worker did."""
+    node = NodeInfo(node_id=socket.gethostname())
+    worker = WorkerMetadata(worker_id=failure.worker_id, allocation=target.allocation)
+    with StageSession(adapter, node, worker, checks_pinning=bool(target.environ)) as session:
         try:
-            with node_lock(class_name_of(adapter.stage)):
-                adapter.setup_on_node(NodeInfo(node_id=socket.gethostname()), worker)
-            undo.callback(_quiet_teardown, adapter)
-            adapter.setup(worker)
-            if place.environ:
-                check_pinning(place.allocation)
-            outputs = list(adapter.process_batch(tasks)) if tasks else []
-            if failure.phase == "return":  # pickling the outputs is what failed
+            session.set_up_on_node()
+            session.set_up()
+            outputs = session.process(tasks) if tasks else []
+            if failure.phase == StagePhase.RETURN:  # pickling the outputs failed, so do that too
+                session.phase = StagePhase.RETURN
                 codec.encode(outputs)
-            undo.pop_all()
-            adapter.teardown()
+            session.tear_down()
         except BaseException as error:
             if on_error is not None:
                 on_error(error)
             raise
     return outputs
-
-
-def _quiet_teardown(adapter: Any) -> None:
-    try:
-        adapter.teardown()
-    except Exception as error:  # noqa: BLE001 - whatever it raises, the batch's own error is the one to see
-        _warn(f"teardown() raised too: {type(error).__name__}: {error}")
 
 
 # ---- checks and notes ----------------------------------------------------------------------------------
@@ -115,7 +106,7 @@ def _check_replayable(capsule: Capsule) -> None:
     if capsule.python_differs and any(b"cloudpickle" in bytes(payload) for payload in payloads):
         raise CapsuleError(
             f"the capsule {capsule.path} holds code of Python {capsule.python}, which Python "
-            f"{platform.python_version()} cannot run: replay it with the former"
+            f"{platform.python_version()} cannot run: replay it with Python {capsule.python}"
         )
 
 
@@ -127,13 +118,13 @@ def _notes(capsule: Capsule) -> Iterator[str]:
     unset = [name for name in capsule.variables_left_out if name not in os.environ]
     if unset:
         yield (
-            f"left out of the capsule as they look like secrets, and not set here: {', '.join(unset)}; "
+            f"the capsule leaves out variables that look like secrets; of those, not set here: {', '.join(unset)}; "
             "set them if the stage needs them"
         )
 
 
 def _why_not_loaded(capsule: Capsule, error: BaseException) -> str:
-    hint = "replay it in the environment of the run: the same packages, and the modules that define its classes"
+    hint = "replay it in the environment of the run, with the same packages and the modules that define its classes"
     return f"the capsule {capsule.path} cannot be unpickled here ({type(error).__name__}: {error}); {hint}"
 
 
@@ -143,27 +134,32 @@ def _warn(note: str) -> None:
     logger.warning("replay: {}", note)
 
 
-# ---- surroundings --------------------------------------------------------------------------------------
+# ---- environment ---------------------------------------------------------------------------------------
 
 
-def _as_before(then: Allocation) -> ReplayTarget:
-    wanted = [entry for entry in then.cuda_visible_devices.split(",") if entry]
-    pinned = {VARIABLE: then.cuda_visible_devices, ORDER_VARIABLE: "PCI_BUS_ID"}
+def _same_gpus(allocation: Allocation) -> ReplayTarget:
+    """Return the target with the GPUs that the worker had, unpinned if one of them is not here."""
+    wanted = [entry for entry in allocation.cuda_visible_devices.split(",") if entry]
+    pinning = {VARIABLE: allocation.cuda_visible_devices, ORDER_VARIABLE: "PCI_BUS_ID"}
     if not wanted:
-        return ReplayTarget(then, pinned)
+        return ReplayTarget(allocation, pinning)
     from gpuexec.hardware import inventory
 
     node = inventory.read_node()
-    here = {device.uuid for device in inventory.visible(node, os.environ).devices}
-    absent = [uuid for uuid in wanted if uuid not in here]
+    visible = {device.uuid for device in inventory.visible(node, os.environ).devices}
+    absent = [uuid for uuid in wanted if uuid not in visible]
     if not absent:
-        return ReplayTarget(then, pinned)
-    reason = node.no_gpus_reason or "`gpuexec gpus` lists them"
-    note = f"the worker's {', '.join(absent)} cannot be seen here ({reason}): {VARIABLE} stays; --gpu N chooses a GPU"
-    return ReplayTarget(then, {}, (note,))
+        return ReplayTarget(allocation, pinning)
+    reason = node.no_gpus_reason or "`gpuexec gpus` lists the GPUs"
+    note = (
+        f"the worker's {', '.join(absent)} cannot be seen here ({reason}), so {VARIABLE} stays as it is; "
+        "--gpu N chooses a GPU"
+    )
+    return ReplayTarget(allocation, {}, (note,))
 
 
-def _on_gpu(index: int, then: Allocation) -> ReplayTarget:
+def _chosen_gpu(index: int, allocation: Allocation) -> ReplayTarget:
+    """Return the target with one whole GPU. Raises ``CapsuleError`` if it is not here."""
     from gpuexec.hardware import inventory
     from gpuexec.hardware.visible_devices import devices_of
 
@@ -171,62 +167,47 @@ def _on_gpu(index: int, then: Allocation) -> ReplayTarget:
     devices = [device for gpu in node.gpus for device in devices_of(gpu) if device.index == index]
     if not devices:
         usable = ", ".join(str(gpu.index) for gpu in node.gpus if devices_of(gpu))
-        why = f"usable: {usable}" if usable else node.no_gpus_reason or "none can be used"
-        raise CapsuleError(f"there is no GPU {index} to replay on: {why}")
+        reason = f"usable: {usable}" if usable else node.no_gpus_reason or "none can be used"
+        raise CapsuleError(f"there is no GPU {index} to replay on: {reason}")
     device = devices[0]
     notes = []
     if device.is_mig and len(devices) > 1:
-        notes.append(f"GPU {index} is in MIG mode: its first slice is used, as CUDA would")
-    if len(then.gpus) > 1:
-        notes.append(f"the worker had {len(then.gpus)} GPUs, the replay has one")
-    allocation = Allocation(gpus=(_whole(device),), cpus=then.cpus, cuda_visible_devices=device.uuid)
-    return ReplayTarget(allocation, {VARIABLE: device.uuid, ORDER_VARIABLE: "PCI_BUS_ID"}, tuple(notes))
+        notes.append(f"GPU {index} is in MIG mode: its first slice is used, as CUDA would do")
+    if len(allocation.gpus) > 1:
+        notes.append(f"the worker had {len(allocation.gpus)} GPUs, the replay has one")
+    return ReplayTarget(
+        Allocation(gpus=(_whole(device),), cpus=allocation.cpus, cuda_visible_devices=device.uuid),
+        {VARIABLE: device.uuid, ORDER_VARIABLE: "PCI_BUS_ID"},
+        tuple(notes),
+    )
 
 
 def _whole(device: Device) -> GpuShare:
     return GpuShare(device.index, device.uuid, device.name, 1.0, device.memory_total_bytes)
 
 
-def _environment(failure: CapsuleContents, place: ReplayTarget) -> dict[str, str]:
-    """What the pipeline asked for and the thread caps; the pinning is the place's alone, as in a worker."""
+def _environment(failure: CapsuleContents, target: ReplayTarget) -> dict[str, str]:
+    """Return the thread caps and the variables that the pipeline asked for; the pinning is ours, as in a worker."""
     caps = {name: failure.environ[name] for name in THREAD_CAPS if name in failure.environ}
-    asked = {name: value for name, value in failure.env_vars.items() if name not in (VARIABLE, ORDER_VARIABLE)}
-    return {**caps, **asked, **place.environ}
+    requested = {name: value for name, value in failure.env_vars.items() if name not in (VARIABLE, ORDER_VARIABLE)}
+    return {**caps, **requested, **target.environ}
 
 
 def _search_path(capsule: Capsule) -> list[str]:
-    """The run's path first; another Python's libraries last, so that they never stand in for ours."""
+    """Return the run's ``sys.path``, then ours; the other way round if the run's libraries are of another Python."""
     theirs, ours = list(capsule.failure.sys_path), list(sys.path)
     first, second = (ours, theirs) if capsule.python_differs else (theirs, ours)
-    return [*first, *(place for place in second if place not in first)]
-
-
-@contextlib.contextmanager
-def temporary_environment(environ: Mapping[str, str], path: Sequence[str]) -> Iterator[None]:
-    before, path_before = {name: os.environ.get(name) for name in environ}, list(sys.path)
-    os.environ.update(environ)
-    sys.path[:] = path
-    try:
-        yield
-    finally:
-        sys.path[:] = path_before
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+    return [*first, *(entry for entry in second if entry not in first)]
 
 
 def _unpickle(failure: CapsuleContents) -> tuple[Any, list[Any]]:
-    loading.in_progress = True  # a module that is imported for the stage must not start its own run
-    try:
+    """Return the stage and the tasks of the batch."""
+    with loading_stage():
         stage = codec.decode(failure.stage_payload, in_place=False)
-    finally:
-        loading.in_progress = False
     tasks: list[Any] = []
     slices = failure.task_slices or [None] * len(failure.task_payloads)
-    for payload, wanted in zip(failure.task_payloads, slices, strict=True):
-        found = codec.decode(payload, in_place=False)
-        bundle = found if isinstance(found, list) else [found]
-        tasks += bundle[slice(*wanted)] if wanted else bundle
+    for payload, slice_ in zip(failure.task_payloads, slices, strict=True):
+        decoded = codec.decode(payload, in_place=False)
+        block = decoded if isinstance(decoded, list) else [decoded]
+        tasks += block[slice(*slice_)] if slice_ else block
     return stage, tasks

@@ -1,4 +1,4 @@
-"""GPUs that other processes hold."""
+"""Which GPUs may be used, given the processes of others on them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gpuexec.plan.model import BusyGpuPolicy, PlanOptions
 
 
 class GpusBusy(ResourcesError):
-    """Other processes hold GPUs and the policy is to wait for them."""
+    """Other processes hold GPUs, and the policy is to wait for them."""
 
 
 def usable_devices(devices: Sequence[Device], options: PlanOptions) -> tuple[list[Device], list[str]]:
@@ -22,31 +22,31 @@ def usable_devices(devices: Sequence[Device], options: PlanOptions) -> tuple[lis
     usable, busy, notes = [], [], []
     for device in devices:
         if device.compute_mode is ComputeMode.PROHIBITED:
-            notes.append(f"GPU {device.index} is in compute mode prohibited: nothing may run on it")
+            notes.append(f"GPU {device.index} is in compute mode prohibited: no process may use it")
         elif _is_busy(device, options.busy_memory_fraction):
             busy.append(device)
         else:
             usable.append(device)
     if not busy:
         return usable, notes
-    held = "; ".join(_held(device) for device in busy)
+    described = "; ".join(_describe_busy(device) for device in busy)
     if options.busy_gpus is BusyGpuPolicy.ERROR:
-        raise ResourcesError(f"other processes hold GPUs (busy_gpus='error'): {held}")
+        raise ResourcesError(f"other processes hold GPUs (busy_gpus='error'): {described}")
     if options.busy_gpus is BusyGpuPolicy.WAIT:
-        raise GpusBusy(f"other processes hold GPUs and did not free them in time (busy_gpus='wait'): {held}")
-    notes += [f"left out, held by other processes: {_held(device)}" for device in busy]
+        raise GpusBusy(f"other processes hold GPUs and did not free them in time (busy_gpus='wait'): {described}")
+    notes += [f"left out, held by other processes: {_describe_busy(device)}" for device in busy]
     return usable, notes
 
 
-def _is_busy(device: Device, tolerance: float) -> bool:
+def _is_busy(device: Device, max_used_fraction: float) -> bool:
     if device.compute_mode is ComputeMode.EXCLUSIVE_PROCESS and device.process_count:
         return True
     total, free = device.memory_total_bytes, device.memory_free_bytes
     if device.unified_memory or not total or free is None:
-        return False  # what the whole system uses says nothing about the GPU
-    return total - free > tolerance * total
+        return False  # unified memory is used by the whole system, which does not make the GPU busy
+    return total - free > max_used_fraction * total
 
 
-def _held(device: Device) -> str:
+def _describe_busy(device: Device) -> str:
     processes = "" if device.process_count is None else f" ({device.process_count} process(es))"
     return describe(device) + processes

@@ -1,4 +1,4 @@
-"""Why a request can never be met: which stage, what it asks, what the node has."""
+"""Errors for demands that can never be met: which stage, what it asks for, what the node has."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from gpuexec.errors import ResourcesError
 from gpuexec.hardware.model import ComputeMode, Device
 from gpuexec.plan.ledger import Ledger
-from gpuexec.plan.request import GIB, WHOLE, Request
+from gpuexec.plan.request import GIB, WHOLE_GPU, Request
 
 
 def refuse_cpus(request: Request, usable_cpus: float, total_cpus: float, reserved: float) -> ResourcesError:
-    """One worker asks for more CPUs than there are."""
+    """Return the error for a stage whose single worker asks for more CPUs than there are."""
     kept = f" ({total_cpus:g} in the affinity mask and quota − {reserved:g} reserved)" if reserved else ""
     return ResourcesError(
         f"stage {request.demand.name!r} asks for cpus={request.demand.cpus:g} for one worker, "
@@ -22,7 +22,7 @@ def refuse_cpus(request: Request, usable_cpus: float, total_cpus: float, reserve
 def refuse_gpus(
     request: Request, ledger: Ledger, notes: Sequence[str], no_devices_reason: str | None
 ) -> ResourcesError:
-    """The stage does not fit even alone."""
+    """Return the error for a stage that does not fit the devices even alone."""
     name, wanted = request.demand.name, request.describe()
     workers = request.demand.num_workers or 1
     if not ledger.slots:
@@ -36,7 +36,7 @@ def refuse_gpus(
 
 
 def describe(device: Device) -> str:
-    """One line on a device."""
+    """Return one line about a device."""
     parts = [f"GPU {device.index} {device.name}"]
     if device.memory_total_bytes is None:
         parts.append("memory size unknown")
@@ -57,15 +57,14 @@ def _arithmetic(request: Request, ledger: Ledger) -> str:
     if request.count:
         return f"{workers} whole GPU(s) or MIG slice(s) are needed, {sum(s.fits(request) for s in slots)} are free"
     if request.memory:
-        most = max((slot.memory_left or 0 for slot in slots), default=0)
-        room = sum((slot.memory_left or 0) // request.memory for slot in slots)
-        if workers == 1 or not room:
-            return (
-                f"{request.memory / GIB:.2f} GiB on one device is needed, the most that is free is {most / GIB:.2f} GiB"
-            )
-        return f"the devices have room for {room} such worker(s)"
-    room = sum(slot.free // (slot.units(request) or 1) for slot in slots)
-    return f"the devices have room for {room} worker(s) of {request.share / WHOLE:g} GPU"
+        max_free = max((slot.memory_left or 0 for slot in slots), default=0)
+        fitting = sum((slot.memory_left or 0) // request.memory for slot in slots)
+        if workers == 1 or not fitting:
+            needed = f"{request.memory / GIB:.2f} GiB on one device is needed"
+            return f"{needed}, the most that is free on one is {max_free / GIB:.2f} GiB"
+        return f"the devices have room for {fitting} such worker(s)"
+    fitting = sum(slot.free // (slot.units(request) or 1) for slot in slots)
+    return f"the devices have room for {fitting} worker(s) of {request.share / WHOLE_GPU:g} GPU"
 
 
 def _reserve(free: int, capacity: int) -> str:

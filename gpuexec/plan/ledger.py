@@ -11,12 +11,17 @@ from dataclasses import dataclass, replace
 
 from gpuexec.errors import InternalError
 from gpuexec.hardware.model import ComputeMode, Device
-from gpuexec.plan.request import WHOLE, Request
+from gpuexec.plan.request import WHOLE_GPU, Request
+
+WorkerSlots = tuple[int, ...]  # positions of one worker's slots in `Ledger.slots`; () for a worker without GPU
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """One device's book. ``memory_left``: bytes nobody holds or was promised; ``None``: unknown."""
+    """One device: its ``capacity`` and ``free`` units, and the number of ``workers`` on it.
+
+    ``memory_left``: bytes that no process holds and no worker was promised; ``None`` if unknown.
+    """
 
     device: Device
     capacity: int
@@ -26,19 +31,19 @@ class Slot:
 
     @property
     def untouched(self) -> bool:
-        """Whether a worker could have it alone."""
+        """Whether a worker could have the whole device."""
         return self.free == self.capacity and not self.workers
 
     def units(self, request: Request) -> int | None:
-        """Units that a request costs here; ``None`` if it cannot be told."""
+        """Return the units that a request costs here; ``None`` if the device's size is needed but unknown."""
         if request.count:
             return self.capacity
         if request.share:
-            return request.share * (self.capacity // WHOLE)
-        return None if self.device.memory_total_bytes is None else request.memory * WHOLE
+            return request.share * (self.capacity // WHOLE_GPU)
+        return None if self.device.memory_total_bytes is None else request.memory * WHOLE_GPU
 
     def fits(self, request: Request) -> bool:
-        """Whether a request for (a part of) one device can be granted here."""
+        """Return whether a request for one device, or a part of one, can be granted here."""
         mode = self.device.compute_mode
         if mode is ComputeMode.PROHIBITED or (mode is ComputeMode.EXCLUSIVE_PROCESS and self.workers):
             return False
@@ -49,47 +54,47 @@ class Slot:
 
 
 class Ledger:
-    """All devices; immutable: `grant` and `release` return a new one."""
+    """The free shares of all devices. Immutable: `grant` and `release` return a new ledger."""
 
     def __init__(self, slots: Sequence[Slot]) -> None:
         self.slots = tuple(slots)
 
     @classmethod
     def open(cls, devices: Sequence[Device], reserved_thousandths: int = 0) -> Ledger:
-        """Begin with everything free, but for a reserve taken from the last devices."""
-        slots = [_fresh(device) for device in devices]
+        """Make a ledger with everything free, except a reserve that is taken from the last devices."""
+        slots = [_free_slot(device) for device in devices]
         for i in reversed(range(len(slots))):
-            taken = min(WHOLE, reserved_thousandths)
+            taken = min(WHOLE_GPU, reserved_thousandths)
             reserved_thousandths -= taken
-            slots[i] = replace(slots[i], free=slots[i].free - taken * (slots[i].capacity // WHOLE))
+            slots[i] = replace(slots[i], free=slots[i].free - taken * (slots[i].capacity // WHOLE_GPU))
         return cls(slots)
 
-    def grant(self, numbers: Sequence[int], request: Request) -> Ledger:
-        """Give a request these slots. Raises ``InternalError`` where it does not fit."""
+    def grant(self, worker_slots: Sequence[int], request: Request) -> Ledger:
+        """Give these slots to a worker. Raises ``InternalError`` where the request does not fit."""
         slots = list(self.slots)
-        for number in numbers:
-            slot = slots[number]
+        for i in worker_slots:
+            slot = slots[i]
             units = slot.units(request)
             if units is None or not slot.fits(request):
                 raise InternalError(f"{request} does not fit {slot}")
             left = None if slot.memory_left is None else slot.memory_left - request.memory
-            slots[number] = replace(slot, free=slot.free - units, memory_left=left, workers=slot.workers + 1)
+            slots[i] = replace(slot, free=slot.free - units, memory_left=left, workers=slot.workers + 1)
         return Ledger(slots)
 
-    def release(self, numbers: Sequence[int], request: Request) -> Ledger:
-        """Take back what `grant` gave. Raises ``InternalError`` where nobody can have held it."""
+    def release(self, worker_slots: Sequence[int], request: Request) -> Ledger:
+        """Take back what `grant` gave. Raises ``InternalError`` where no worker can have held it."""
         slots = list(self.slots)
-        for number in numbers:
-            slot = slots[number]
+        for i in worker_slots:
+            slot = slots[i]
             units = slot.units(request)
             if units is None or not slot.workers or slot.free + units > slot.capacity:
-                raise InternalError(f"{request} is not held of {slot}")
+                raise InternalError(f"{request} is not held on {slot}")
             left = None if slot.memory_left is None else slot.memory_left + request.memory
-            slots[number] = replace(slot, free=slot.free + units, memory_left=left, workers=slot.workers - 1)
+            slots[i] = replace(slot, free=slot.free + units, memory_left=left, workers=slot.workers - 1)
         return Ledger(slots)
 
 
-def _fresh(device: Device) -> Slot:
-    capacity = (device.memory_total_bytes or 1) * WHOLE
-    free = device.memory_free_bytes if device.memory_free_bytes is not None else device.memory_total_bytes
-    return Slot(device, capacity, capacity, free)
+def _free_slot(device: Device) -> Slot:
+    capacity = (device.memory_total_bytes or 1) * WHOLE_GPU
+    memory_left = device.memory_free_bytes if device.memory_free_bytes is not None else device.memory_total_bytes
+    return Slot(device, capacity, free=capacity, memory_left=memory_left)

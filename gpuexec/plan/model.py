@@ -1,4 +1,4 @@
-"""What goes into a plan and what comes out: frozen values."""
+"""The planner's inputs and its plan: frozen values."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from gpuexec.contract.allocation import Allocation
 
 
 class BusyGpuPolicy(StrEnum):
-    """What to do with a GPU that other processes hold."""
+    """What to do with a GPU that other processes use."""
 
     ERROR = "error"
     SKIP = "skip"
@@ -18,9 +18,9 @@ class BusyGpuPolicy(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StageDemand:
-    """What one stage asks for. ``gpu_memory_gb`` is in GiB (Curator's "GB"); 0 means not asked.
+    """What one stage asks for. ``gpu_memory_gb`` is in GiB (Curator's "GB"); 0 means none.
 
-    ``num_workers`` is the stage's own fixed count, ``None`` to let the planner choose.
+    ``num_workers`` is the stage's own fixed count; ``None`` lets the planner choose.
     """
 
     name: str
@@ -32,7 +32,10 @@ class StageDemand:
 
 @dataclass(frozen=True, slots=True)
 class PlanOptions:
-    """Reserves and policies. ``busy_memory_fraction``: fraction of a GPU's memory others may hold and still be idle."""
+    """Reserves and policies.
+
+    ``busy_memory_fraction``: fraction of a GPU's memory other processes may use before the GPU counts as busy.
+    """
 
     reserved_cpus: float = 0.0
     reserved_gpus: float = 0.0
@@ -43,7 +46,7 @@ class PlanOptions:
 
 @dataclass(frozen=True, slots=True)
 class WorkerGrant:
-    """One worker: which stage, what it gets, where its CPUs should be (() = anywhere)."""
+    """One worker's share of the node: its stage, its GPUs and CPUs, and the CPUs it should run on (() = any)."""
 
     worker_id: str  # "<stage>-<n>"
     stage_index: int
@@ -55,27 +58,27 @@ class WorkerGrant:
 class StagePlan:
     """The workers a stage may have at once, and why that many.
 
-    ``fixed``: the count is the stage's own ``num_workers()``. Otherwise GPU stages begin with all of these, CPU
-    stages with one, and the counts follow the measured service times.
+    ``has_fixed_count``: the count is the stage's own ``num_workers()``. Otherwise a GPU stage starts with all of
+    these workers and a CPU stage with one, and the counts follow the measured service times.
     """
 
     stage_index: int
     name: str
     workers: tuple[WorkerGrant, ...]
-    fixed: bool
+    has_fixed_count: bool
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """Stages that run at the same time, joined by bounded queues."""
+    """Stages that run at the same time, connected by bounded queues."""
 
     stages: tuple[StagePlan, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The whole run: phases one after the other; ``notes`` are what the user should know about it."""
+    """The whole run: its phases, one after the other; ``notes`` are for the user."""
 
     phases: tuple[Phase, ...]
     notes: tuple[str, ...] = field(default=())

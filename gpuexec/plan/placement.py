@@ -1,24 +1,37 @@
-"""Which devices a worker gets."""
+"""Which devices a worker gets, and how many workers each stage of a phase may have."""
 
 from __future__ import annotations
 
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from gpuexec.hardware.model import Node
 from gpuexec.hardware.topology import distance
-from gpuexec.plan.ledger import Ledger
-from gpuexec.plan.request import Request
+from gpuexec.plan.ledger import Ledger, WorkerSlots
+from gpuexec.plan.request import Request, cpus_of
 
-_EXHAUSTIVE = 5000  # sets of GPUs to compare; beyond, they are grown greedily (16 GPUs choose 8: 12,870)
+_MAX_SETS = 5000  # sets of GPUs to compare; beyond that, sets are grown greedily (8 of 16 GPUs: 12,870 sets)
 
 
-def place(request: Request, ledger: Ledger, node: Node) -> tuple[int, ...] | None:
-    """Return the slots for one worker, () for a CPU worker, ``None`` if there is no room.
+@dataclass(frozen=True, slots=True)
+class StagePlacement:
+    """The slots of each worker of a stage, and the reason for their number."""
 
-    One device: the fullest that still fits, so that whole devices stay free for those who need them. Several:
-    the set whose members are closest to each other (NVLink, then PCIe switch, then NUMA node); never MIG
+    request: Request
+    workers: tuple[WorkerSlots, ...]
+    reason: str
+
+
+# ---- one worker ------------------------------------------------------------------------------------------
+
+
+def place(request: Request, ledger: Ledger, node: Node) -> WorkerSlots | None:
+    """Return the slots for one worker, () for a CPU worker, ``None`` if no free slots fit.
+
+    One device: the fullest that still fits, so that whole devices stay free for the workers that need them.
+    Several: the set whose members are closest to each other (NVLink, then PCIe switch, then NUMA node); never MIG
     slices, since CUDA shows a process only one.
     """
     if not request.uses_gpu:
@@ -32,32 +45,100 @@ def place(request: Request, ledger: Ledger, node: Node) -> tuple[int, ...] | Non
     return (min(fitting, key=lambda i: (ledger.slots[i].workers == 0, ledger.slots[i].free, i)),)
 
 
-def by_difficulty(requests: Sequence[Request]) -> list[Request]:
-    """Order requests so that the ones with the fewest places come first."""
-    return sorted(requests, key=lambda r: (-r.count, -r.memory, -r.share, r.stage))
-
-
-def _closest(free: list[int], count: int, ledger: Ledger, node: Node) -> tuple[int, ...] | None:
+def _closest(free: list[int], count: int, ledger: Ledger, node: Node) -> WorkerSlots | None:
     if len(free) < count:
         return None
     gpu = [slot.device.index for slot in ledger.slots]
     numa = [slot.device.numa_node for slot in ledger.slots]
-    apart = {
+    distances = {
         (a, b): (*distance(node.link_between(gpu[a], gpu[b])), numa[a] != numa[b])
         for a, b in itertools.permutations(free, 2)
     }
 
     def spread(chosen: Sequence[int]) -> tuple[int, ...]:
-        """Sums over all pairs: kind of link, NVLinks, NUMA nodes crossed (GPUs on one NVSwitch are equally close)."""
-        return tuple(map(sum, zip(*(apart[pair] for pair in itertools.combinations(chosen, 2)), strict=True)))
+        """Sum over all pairs: kind of link, NVLinks, NUMA nodes crossed (GPUs on one NVSwitch are equally close)."""
+        return tuple(map(sum, zip(*(distances[pair] for pair in itertools.combinations(chosen, 2)), strict=True)))
 
-    if math.comb(len(free), count) <= _EXHAUSTIVE:
+    if math.comb(len(free), count) <= _MAX_SETS:
         return min(itertools.combinations(free, count), key=spread)
     grown = []
-    for seed in free:
-        chosen = [seed]
+    for first in free:
+        chosen = [first]
         while len(chosen) < count:
             rest = [i for i in free if i not in chosen]
-            chosen.append(min(rest, key=lambda i: (sum(apart[i, j][0] for j in chosen), i)))
+            chosen.append(min(rest, key=lambda i: (sum(distances[i, j][0] for j in chosen), i)))
         grown.append(tuple(sorted(chosen)))
     return min(grown, key=spread)
+
+
+# ---- all workers of a phase ------------------------------------------------------------------------------
+
+
+def place_minimum(
+    requests: Sequence[Request], ledger: Ledger, node: Node
+) -> tuple[dict[int, list[WorkerSlots]], Ledger] | None:
+    """Place the fixed count of every stage, or one worker; ``None`` if they do not fit together.
+
+    Return the slots by stage index, and the ledger with them taken. CPUs do not matter here: they are shared in
+    time, so a pipeline of many light stages runs on few.
+    """
+    workers: dict[int, list[WorkerSlots]] = {request.stage_index: [] for request in requests}
+    for request in _hardest_first(requests):
+        for _ in range(request.demand.num_workers or 1):
+            slots = place(request, ledger, node)
+            if slots is None:
+                return None
+            ledger = ledger.grant(slots, request)
+            workers[request.stage_index].append(slots)
+    return workers, ledger
+
+
+def place_stages(requests: Sequence[Request], ledger: Ledger, node: Node, usable_cpus: float) -> list[StagePlacement]:
+    """Give the stages of a phase, which fit together (see `place_minimum`), as many workers as are useful.
+
+    GPU stages share the devices max-min fairly: the stage with the fewest workers gets the next one. A CPU stage
+    may grow until it alone could keep all CPUs busy; the measured service times decide which stages do grow.
+    """
+    placed = place_minimum(requests, ledger, node)
+    assert placed is not None, "phases are made of stages that fit"
+    workers, ledger = placed
+    reasons = {r.stage_index: _fixed_reason(r) for r in requests}
+    growing = [r for r in requests if r.uses_gpu and r.demand.num_workers is None]
+    used_cpus = sum(cpus_of(r) * len(workers[r.stage_index]) for r in requests if r.uses_gpu)
+    while growing:
+        request = min(growing, key=lambda r: (len(workers[r.stage_index]), r.stage_index))
+        slots = place(request, ledger, node)
+        short_of_cpus = used_cpus + cpus_of(request) > usable_cpus
+        if slots is None or short_of_cpus:
+            count = len(workers[request.stage_index])
+            reasons[request.stage_index] = _full_reason(request, count, usable_cpus, gpus_left=slots is not None)
+            growing.remove(request)
+            continue
+        ledger = ledger.grant(slots, request)
+        workers[request.stage_index].append(slots)
+        used_cpus += cpus_of(request)
+    for request in requests:
+        if not request.uses_gpu and request.demand.num_workers is None:
+            count = math.ceil(usable_cpus / cpus_of(request))
+            workers[request.stage_index] = [()] * count
+            reasons[request.stage_index] = (
+                f"up to {count}: {usable_cpus:g} usable CPUs at {cpus_of(request):g} each; "
+                "grows if it is measured to be the slowest"
+            )
+    return [StagePlacement(r, tuple(workers[r.stage_index]), reasons[r.stage_index]) for r in requests]
+
+
+def _hardest_first(requests: Sequence[Request]) -> list[Request]:
+    """Sort requests so that those which fit on the fewest slots come first."""
+    return sorted(requests, key=lambda r: (-r.count, -r.memory, -r.share, r.stage_index))
+
+
+def _fixed_reason(request: Request) -> str:
+    return f"exactly {request.demand.num_workers}: the stage's own num_workers()"
+
+
+def _full_reason(request: Request, count: int, usable_cpus: float, *, gpus_left: bool) -> str:
+    workers = f"{count} × {request.describe()}"
+    if gpus_left:
+        return f"{workers}: {usable_cpus:g} usable CPUs at {cpus_of(request):g} each allow no more"
+    return f"{workers}: no more fit on the GPUs"

@@ -1,4 +1,4 @@
-"""From demands and devices to a plan. Pure and deterministic: the same input gives the same plan."""
+"""From demands and devices to the starting plan. Deterministic: the same input gives the same plan."""
 
 from __future__ import annotations
 
@@ -7,31 +7,13 @@ from collections.abc import Sequence
 
 from gpuexec.errors import ResourcesError
 from gpuexec.hardware.model import Device, Node
-from gpuexec.plan import explain, phases
-from gpuexec.plan.busy import GpusBusy, usable_devices
-from gpuexec.plan.counts import StagePlacement, place_minimum, place_stages
-from gpuexec.plan.grants import Allocator, unique_names
+from gpuexec.plan import explain
+from gpuexec.plan.allocator import Allocator, unique_names
+from gpuexec.plan.busy import usable_devices
 from gpuexec.plan.ledger import Ledger
 from gpuexec.plan.model import Phase, Plan, PlanOptions, StageDemand, StagePlan
-from gpuexec.plan.request import WHOLE, Request, request_of
-
-__all__ = ["GpusBusy", "make_allocator", "make_plan", "plan_in"]
-
-
-def make_plan(
-    demands: Sequence[StageDemand],
-    devices: Sequence[Device],
-    node: Node,
-    options: PlanOptions,
-    *,
-    no_devices_reason: str | None = None,
-    device_notes: Sequence[str] = (),
-) -> Plan:
-    """Plan all stages of a pipeline on a node; see `make_allocator` for the arguments and what is raised."""
-    room, notes = make_allocator(
-        demands, devices, node, options, no_devices_reason=no_devices_reason, device_notes=device_notes
-    )
-    return plan_in(room, notes)
+from gpuexec.plan.placement import StagePlacement, place_minimum, place_stages
+from gpuexec.plan.request import WHOLE_GPU, Request, request_of
 
 
 def make_allocator(
@@ -43,12 +25,12 @@ def make_allocator(
     no_devices_reason: str | None = None,
     device_notes: Sequence[str] = (),
 ) -> tuple[Allocator, tuple[str, ...]]:
-    """Make the demands exact and open the book on what they share; also notes for the user.
+    """Make the demands exact and check that every stage can run here. Also return notes for the user.
 
     ``no_devices_reason``: why ``devices`` is empty; ``device_notes``: what the user should know about them.
 
-    Raises ``ResourcesError`` for a stage that can never run here, ``GpusBusy`` while GPUs are to be waited
-    for, ``ConfigurationError`` for a demand that means nothing.
+    Raises ``ResourcesError`` for a stage that can never run here, ``GpusBusy`` while the policy is to wait for
+    GPUs, ``ConfigurationError`` for a demand that has no meaning.
     """
     requests = tuple(request_of(i, demand) for i, demand in enumerate(demands))
     usable_cpus = node.host.usable_cpus - options.reserved_cpus
@@ -56,48 +38,69 @@ def make_allocator(
         raise ResourcesError(
             f"reserved_cpus={options.reserved_cpus:g} leaves none of the {node.host.usable_cpus:g} usable CPUs"
         )
-    asks = any(request.uses_gpu for request in requests)
-    usable, busy_notes = usable_devices(devices, options) if asks else ([], [])
+    needs_gpus = any(request.uses_gpu for request in requests)
+    usable, busy_notes = usable_devices(devices, options) if needs_gpus else ([], [])
     notes = (*device_notes, *busy_notes)
-    ledger = Ledger.open(usable, math.floor(options.reserved_gpus * WHOLE + 0.5))
+    ledger = Ledger.open(usable, math.floor(options.reserved_gpus * WHOLE_GPU + 0.5))
     for request in requests:
         if request.demand.cpus > usable_cpus:
             raise explain.refuse_cpus(request, usable_cpus, node.host.usable_cpus, options.reserved_cpus)
         if request.uses_gpu and place_minimum([request], ledger, node) is None:
             raise explain.refuse_gpus(request, ledger, notes, no_devices_reason)
-    shown = ",".join(device.uuid for device in devices) if options.cpu_stages_see_gpus else ""
-    return Allocator(requests, unique_names(demands), ledger, node, usable_cpus, shown), notes
-
-
-def plan_in(room: Allocator, notes: Sequence[str] = ()) -> Plan:
-    """Plan what a survey found possible: the phases, and where their workers may start."""
-    cut = phases.cut(room.requests, room.ledger, room.node)
-    planned = tuple(
-        Phase(
-            tuple(
-                _stage_plan(placement, room)
-                for placement in place_stages(part, room.ledger, room.node, room.usable_cpus)
-            )
-        )
-        for part in cut
+    allocator = Allocator(
+        requests=requests,
+        stage_names=unique_names(demands),
+        ledger=ledger,
+        node=node,
+        usable_cpus=usable_cpus,
+        cpu_visible_devices=",".join(device.uuid for device in devices) if options.cpu_stages_see_gpus else "",
     )
-    return Plan(planned, (*notes, *_notes(cut, room.requests, room.usable_cpus)))
+    return allocator, notes
 
 
-def _stage_plan(placement: StagePlacement, room: Allocator) -> StagePlan:
+def plan_phases(allocator: Allocator, notes: Sequence[str] = ()) -> Plan:
+    """Plan the run: its phases, and the workers that each stage may start with. ``notes`` come first in the plan's."""
+    cut = cut_into_phases(allocator.requests, allocator.ledger, allocator.node)
+    phases = []
+    for requests in cut:
+        placements = place_stages(requests, allocator.ledger, allocator.node, allocator.usable_cpus)
+        phases.append(Phase(tuple(_stage_plan(placement, allocator) for placement in placements)))
+    return Plan(tuple(phases), (*notes, *_notes(cut, allocator.requests, allocator.usable_cpus)))
+
+
+def cut_into_phases(requests: Sequence[Request], ledger: Ledger, node: Node) -> list[list[Request]]:
+    """Cut a pipeline into phases: as many stages as fit the devices together, then the next ones.
+
+    Every stage must fit alone. Taking as many stages as possible each time gives the fewest phases, because every
+    part of a set of stages that fits also fits.
+    """
+    phases: list[list[Request]] = []
+    for request in requests:
+        if phases and place_minimum([*phases[-1], request], ledger, node) is not None:
+            phases[-1].append(request)
+        else:
+            phases.append([request])
+    return phases
+
+
+def _stage_plan(placement: StagePlacement, allocator: Allocator) -> StagePlan:
     request = placement.request
-    workers = tuple(room.grant(request.stage, number, place) for number, place in enumerate(placement.places))
-    fixed = request.demand.num_workers is not None
-    return StagePlan(request.stage, request.demand.name, workers, fixed, placement.reason)
+    return StagePlan(
+        stage_index=request.stage_index,
+        name=request.demand.name,
+        workers=tuple(allocator.grant(request.stage_index, n, slots) for n, slots in enumerate(placement.workers)),
+        has_fixed_count=request.demand.num_workers is not None,
+        reason=placement.reason,
+    )
 
 
-def _notes(cut: Sequence[Sequence[Request]], requests: Sequence[Request], usable_cpus: float) -> list[str]:
+def _notes(phases: Sequence[Sequence[Request]], requests: Sequence[Request], usable_cpus: float) -> list[str]:
     notes = []
-    if len(cut) > 1:
-        parts = " | ".join(", ".join(request.demand.name for request in part) for part in cut)
+    if len(phases) > 1:
+        parts = " | ".join(", ".join(request.demand.name for request in phase) for phase in phases)
         notes.append(
-            f"the stages' GPU needs do not fit at once: {len(cut)} phases, one after the other ({parts}); "
-            "what passes from one phase to the next is kept in memory"
+            f"the stages' GPU needs do not fit at once: {len(phases)} phases, one after the other ({parts}); "
+            "tasks that pass from one phase to the next are kept in memory"
         )
     for request in requests:
         count = request.demand.num_workers

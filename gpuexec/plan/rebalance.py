@@ -1,12 +1,12 @@
-"""From the workers there are to the workers there should be, a few steps at a time and only where it pays.
+"""From the present workers to the wanted counts, a few steps at a time and only where it pays.
 
-A round looks at the present only: who lives, where, and what is left to do. It finds the steps towards the
-targets (start where there is room; stop a worker of a stage that has too many, where that makes room), foretells
-the remaining time with and without them, and proposes them only if the difference is worth the set-ups. What was
-stopped frees its share when its process ends; a later round starts who gets it.
+An evaluation looks at the present only: which workers live, where, and what is left to do. It finds the steps towards
+the targets (start workers where resources are free; stop workers of a stage that has too many, where that makes another
+one fit), predicts the remaining time with and without them, and proposes them only if the difference is worth the
+start-ups. A stopped worker frees its share when its process ends; a later evaluation starts the worker that gets it.
 
-Why it does not swing: free room is filled but never emptied for its own sake; a stop needs a gain well above
-what the scatter of service times feigns, more so with every round that has stopped workers before.
+Why it does not oscillate: free resources are used, but workers are never stopped just to free some; a stop needs a
+gain well above what noise in the service times can fake, and more so after every proposal that stopped workers.
 """
 
 from __future__ import annotations
@@ -14,254 +14,323 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 
-from gpuexec.plan.counts import cpus_of
-from gpuexec.plan.eviction import Candidate, cheapest
-from gpuexec.plan.grants import Allocator
-from gpuexec.plan.ledger import Ledger
+from gpuexec.plan.allocator import Allocator
+from gpuexec.plan.ledger import Ledger, WorkerSlots
 from gpuexec.plan.model import WorkerGrant
+from gpuexec.plan.moves import Candidate, cheapest_stops, repack
 from gpuexec.plan.placement import place
-from gpuexec.plan.proposal import Proposal, Reason, StageSnapshot, Start, Stop
-from gpuexec.plan.repack import repack
+from gpuexec.plan.request import cpus_of, fits_cpus
+from gpuexec.plan.workload import StageSnapshot
 
-_START_GAIN = 0.02  # of the remaining time; less is within what any measurement scatters
-_STOP_GAIN = 0.10  # the same, where running workers are given up
-_STOP_GAIN_MORE = 0.10  # on top for every round that has stopped workers
-_STOP_GAIN_MAX = 0.40  # times that are off by 20 % either way feign a third: what passes this is a gain, so it ends
-_QUIET = 2.0  # set-up times without a change before workers are stopped: new figures have come in by then
-_ROUNDING = 1e-9
+# Gains are fractions of the remaining time.
+_MIN_START_GAIN = 0.02  # less is within the noise of any measurement
+_MIN_STOP_GAIN = 0.10  # where running workers are stopped
+_STOP_GAIN_STEP = 0.10  # on top, for every earlier proposal that stopped workers
+_MAX_STOP_GAIN = 0.40  # ±20 % measurement error can fake a 33 % gain; above 40 % the gain is real, so stopping ends
+_QUIET_STARTUPS = 2.0  # start-up times without a change before workers are stopped: new stats are in by then
 
-__all__ = ["Proposal", "Reason", "StageSnapshot", "Start", "Stop", "rebalance"]
+
+class ActionReason(StrEnum):
+    """Why a worker is started or stopped, or why nothing is done."""
+
+    NO_WORKER = "the stage has no worker"
+    SLOWEST = "the stage is the slowest, and resources for another worker are free"
+    FREES_SHARE = "its share speeds up a slower stage"
+    MOVES = "a slower stage needs its GPU, and it can run on another one"
+    BALANCED = "every stage has the workers it should have"
+    NOTHING_FITS = "no stop would make a worker of a slower stage fit"
+    TOO_SOON = "the last change has not shown its effect yet"
+    NOT_WORTH_IT = "the gain would not pay for the start-ups"
+
+
+@dataclass(frozen=True, slots=True)
+class StartWorker:
+    """Start this worker; its share is free now."""
+
+    grant: WorkerGrant
+    reason: ActionReason
+
+
+@dataclass(frozen=True, slots=True)
+class StopWorker:
+    """Let this worker finish its batches in flight, then stop it."""
+
+    stage_index: int
+    worker_id: str
+    reason: ActionReason
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """What to do now, the stops first. ``reason``: why this, or why nothing. ``gain_s``: expected seconds saved."""
+
+    reason: ActionReason
+    stops: tuple[StopWorker, ...] = ()
+    starts: tuple[StartWorker, ...] = ()
+    gain_s: float = 0.0
+
+    @property
+    def has_actions(self) -> bool:
+        """Whether anything is to be done."""
+        return bool(self.stops or self.starts)
 
 
 def rebalance(
     stages: Sequence[StageSnapshot],
     targets: Sequence[int],
-    room: Allocator,
+    allocator: Allocator,
     *,
     stopping: Sequence[WorkerGrant] = (),
     taken_ids: Collection[str] = (),
     since_change_s: float = math.inf,
     stop_rounds: int = 0,
 ) -> Proposal:
-    """Propose the next steps from the workers there are towards ``targets`` (of `balance`, stage by stage).
+    """Propose the next steps from the present workers towards ``targets`` (from `balance`, stage by stage).
 
-    ``stopping``: grants that still hold their share but are on their way out, of any stage; while there are
-    some, nothing more is stopped. ``taken_ids``: worker ids not to be given again, besides those alive.
-    ``since_change_s``: since a proposal with actions was last carried out. ``stop_rounds``: how many of those
-    stopped workers. Stages of a fixed count and stages without figures are left alone.
+    ``stopping``: grants of workers of any stage that are stopping but still hold their share; while there are any,
+    no more workers are stopped. ``taken_ids``: worker ids not to be used again, besides those of live workers.
+    ``since_change_s``: time since a proposal with actions was last carried out. ``stop_rounds``: how many of those
+    stopped workers. Stages with a fixed count and stages that are not measured are left alone.
     """
-    return _Round(stages, targets, room, stopping, taken_ids).propose(since_change_s, stop_rounds)
+    return _Evaluation(stages, targets, allocator, stopping, taken_ids).propose(since_change_s, stop_rounds)
 
 
 @dataclass(slots=True)
 class _Draft:
     """The run as it would be after some steps.
 
-    ``now``: what is free at this moment; ``then``: what will be once the stopped have ended. CPUs likewise.
+    What is free, devices and CPUs: ``now``, at this moment; ``later``, once the stopped workers have ended.
     """
 
-    now: Ledger
-    then: Ledger
-    now_cpus: float
-    then_cpus: float
+    ledger_now: Ledger
+    ledger_later: Ledger
+    cpus_now: float
+    cpus_later: float
     counts: list[int]
-    kept: list[int]  # workers until the new ones are ready
-    alive: list[Candidate]
-    starts: list[Start] = field(default_factory=list)
-    stops: list[Stop] = field(default_factory=list)
-    begun: set[int] = field(default_factory=set)  # stages that get a worker, now or later
+    counts_meanwhile: list[int]  # workers until the new ones are ready
+    candidates: list[Candidate]  # live workers that may be stopped
+    starts: list[StartWorker] = field(default_factory=list)
+    stops: list[StopWorker] = field(default_factory=list)
+    growing: set[int] = field(default_factory=set)  # stages that get a worker, now or later
 
 
-class _Round:
-    """One look at all stages. Stages are known by their position in ``stages``."""
+class _Evaluation:
+    """One evaluation of all stages. Stages are numbered by their position in ``stages``."""
 
     def __init__(
         self,
         stages: Sequence[StageSnapshot],
         targets: Sequence[int],
-        room: Allocator,
+        allocator: Allocator,
         stopping: Sequence[WorkerGrant],
         taken_ids: Collection[str],
     ) -> None:
         self._stages = stages
         self._targets = targets
-        self._room = room
+        self._allocator = allocator
         self._stopping = stopping
-        self._taken = {*taken_ids, *(g.worker_id for g in self._holders())}
-        self._position = {stage.request.stage: i for i, stage in enumerate(stages)}
+        self._taken_ids = {*taken_ids, *(g.worker_id for g in self._held_grants())}
+        self._position = {stage.request.stage_index: i for i, stage in enumerate(stages)}
         self._work = [stage.load.work_s for stage in stages]
-        place_minimum = math.fsum(n * cpus_of(s.request) for n, s in zip(targets, stages, strict=True))
-        self._budget = max(room.usable_cpus, place_minimum)
+        self._present_counts = [len(stage.grants) for stage in stages]
+        target_cpus = math.fsum(n * cpus_of(s.request) for n, s in zip(targets, stages, strict=True))
+        self._budget = max(allocator.usable_cpus, target_cpus)
 
     def propose(self, since_change_s: float, stop_rounds: int) -> Proposal:
-        """Weigh the steps that stop workers, then those that do not."""
-        if not self._short(self._present()):
-            return Proposal((), Reason.BALANCED)
-        free = self._advance(self._present(), may_stop=False)
-        share = min(_STOP_GAIN + _STOP_GAIN_MORE * stop_rounds, _STOP_GAIN_MAX)
-        reason = Reason.TOO_SOON if self._stopping else Reason.NOT_WORTH_IT
-        if self._may_pay(share) and not self._stopping and not free.starts:
-            reason = Reason.NO_ROOM
-        for draft in self._with_stops() if self._may_pay(share) else ():
-            gain = self._gain(draft)
-            if not self._is_worth(draft, gain, share):
-                reason = Reason.NOT_WORTH_IT
-            elif since_change_s < _QUIET * self._setup_s(draft):
-                reason = Reason.TOO_SOON
+        """Weigh the drafts that stop workers, then the one that does not."""
+        if not self._short_stages(self._present()):
+            return Proposal(ActionReason.BALANCED)
+        without_stops = self._advance(self._present(), may_stop=False)
+        min_gain = min(_MIN_STOP_GAIN + _STOP_GAIN_STEP * stop_rounds, _MAX_STOP_GAIN)
+        may_pay = self._stops_may_pay(min_gain)
+        reason = ActionReason.TOO_SOON if self._stopping else ActionReason.NOT_WORTH_IT
+        if may_pay and not self._stopping and not without_stops.starts:
+            reason = ActionReason.NOTHING_FITS
+        for draft in self._with_stops() if may_pay else ():
+            gain_s = self._gain_s(draft)
+            if not self._is_worth(draft, gain_s, min_gain):
+                reason = ActionReason.NOT_WORTH_IT
+            elif since_change_s < _QUIET_STARTUPS * self._startup_s(draft):
+                reason = ActionReason.TOO_SOON
                 break
             else:
-                return Proposal((*draft.stops, *draft.starts), draft.stops[0].reason, gain)
-        gain = self._gain(free)
-        if free.starts and self._is_worth(free, gain, _START_GAIN):
-            return Proposal(tuple(free.starts), free.starts[0].reason, gain)
-        return Proposal((), reason)
+                return Proposal(draft.stops[0].reason, tuple(draft.stops), tuple(draft.starts), gain_s)
+        gain_s = self._gain_s(without_stops)
+        if without_stops.starts and self._is_worth(without_stops, gain_s, _MIN_START_GAIN):
+            return Proposal(without_stops.starts[0].reason, starts=tuple(without_stops.starts), gain_s=gain_s)
+        return Proposal(reason)
+
+    # ---- drafts ------------------------------------------------------------------------------------------
 
     def _with_stops(self) -> list[_Draft]:
-        """Ways to the targets that stop workers, the best first; none while others are stopping."""
+        """Return ways to the targets that stop workers, the best first; none while others are stopping."""
         if self._stopping:
             return []
-        gentle = self._advance(self._present(), may_stop=True)
-        drafts = [gentle]
-        if self._short(gentle):
+        in_place = self._advance(self._present(), may_stop=True)
+        drafts = [in_place]
+        if self._short_stages(in_place):
             moved = self._repacked()
-            drafts = sorted([gentle, moved], key=self._gain, reverse=True) if moved else drafts
+            drafts = sorted([in_place, moved], key=self._gain_s, reverse=True) if moved else drafts
         return [draft for draft in drafts if draft.stops]
 
-    def _may_pay(self, share: float) -> bool:
-        """Whether the targets would be worth a stop if they could be had at once: a quick look first."""
-        if not all(stage.grants for stage in self._stages):
-            return True
-        left = [stage.work_left_s for stage in self._stages]
-        ideal = [max(n, len(s.grants)) for n, s in zip(self._targets, self._stages, strict=True)]
-        return self._ends(left, ideal) <= (1 - share) * self._ends(left, [len(s.grants) for s in self._stages])
-
-    def _holders(self) -> list[WorkerGrant]:
+    def _held_grants(self) -> list[WorkerGrant]:
         return [*(grant for stage in self._stages for grant in stage.grants), *self._stopping]
 
     def _present(self) -> _Draft:
-        holders = self._holders()
-        ledger = self._room.ledger_with(holders)
-        used = math.fsum(cpus_of(self._room.requests[grant.stage_index]) for grant in holders)
-        counts = [len(stage.grants) for stage in self._stages]
-        alive = [
-            Candidate(grant, stage.request, self._room.place_of(grant), stage.startup_s)
+        held = self._held_grants()
+        ledger = self._allocator.ledger_with(held)
+        used_cpus = math.fsum(cpus_of(self._allocator.requests[grant.stage_index]) for grant in held)
+        candidates = [
+            Candidate(grant, stage.request, self._allocator.slots_of(grant), stage.startup_s)
             for stage, work in zip(self._stages, self._work, strict=True)
-            if stage.load.fixed is None and work is not None and stage.startup_s is not None
+            if stage.load.fixed_count is None and work is not None and stage.startup_s is not None
             for grant in reversed(stage.grants)
         ]
-        spare = self._budget - used
-        return _Draft(ledger, ledger, spare, spare, counts, list(counts), alive)
+        return _Draft(
+            ledger_now=ledger,
+            ledger_later=ledger,
+            cpus_now=self._budget - used_cpus,
+            cpus_later=self._budget - used_cpus,
+            counts=list(self._present_counts),
+            counts_meanwhile=list(self._present_counts),
+            candidates=candidates,
+        )
 
-    def _short(self, draft: _Draft) -> list[int]:
-        """Stages that should have more workers."""
+    def _short_stages(self, draft: _Draft) -> list[int]:
+        """Return the stages that should have more workers."""
         return [
             i
             for i, (stage, n, target) in enumerate(zip(self._stages, draft.counts, self._targets, strict=True))
             if n < target
-            and stage.load.fixed is None
+            and stage.load.fixed_count is None
             and (not n or (self._work[i] is not None and stage.startup_s is not None))
         ]
 
     def _advance(self, draft: _Draft, *, may_stop: bool) -> _Draft:
-        """One worker after the other for whoever is slowest then, until nobody can have more."""
+        """Add one worker after the other to the stage that is then the slowest, until no stage can have more."""
         full: set[int] = set()
-        while short := [i for i in self._short(draft) if i not in full]:
-            i = min(short, key=lambda i: (self._rate(i, draft.counts[i]), i))
-            where = self._where(draft, i)
-            if where is None and may_stop:
-                where = self._make_room(draft, i)
-            if where is None:
+        while short := [i for i in self._short_stages(draft) if i not in full]:
+            i = min(short, key=lambda i: (self._throughput(i, draft.counts[i]), i))
+            slots = self._place(draft, i)
+            if slots is None and may_stop:
+                slots = self._place_with_stops(draft, i)
+            if slots is None:
                 full.add(i)
             else:
-                reason = Reason.SLOWEST if draft.counts[i] else Reason.EMPTY
-                self._put(draft, i, where, reason)
+                self._add(draft, i, slots, ActionReason.SLOWEST if draft.counts[i] else ActionReason.NO_WORKER)
         return draft
 
-    def _rate(self, i: int, workers: int) -> float:
+    def _throughput(self, i: int, workers: int) -> float:
         work = self._work[i]
         return workers / work if work else math.inf if workers else 0.0
 
-    def _where(self, draft: _Draft, i: int) -> tuple[int, ...] | None:
+    def _place(self, draft: _Draft, i: int) -> WorkerSlots | None:
         request = self._stages[i].request
-        if cpus_of(request) > draft.then_cpus + _ROUNDING:
+        if not fits_cpus(cpus_of(request), draft.cpus_later):
             return None
-        return place(request, draft.then, self._room.node)
+        return place(request, draft.ledger_later, self._allocator.node)
 
-    def _put(self, draft: _Draft, i: int, where: tuple[int, ...], reason: Reason) -> None:
-        """Take the room; start the worker if nobody must end before."""
+    def _place_with_stops(self, draft: _Draft, i: int) -> WorkerSlots | None:
+        """Stop workers that their stages can do without, so that a worker of this stage fits."""
+        stops = cheapest_stops(
+            self._stages[i].request,
+            draft.ledger_later,
+            self._allocator.node,
+            free_cpus=draft.cpus_later,
+            candidates=draft.candidates,
+            surplus={
+                s.request.stage_index: n - target
+                for s, n, target in zip(self._stages, draft.counts, self._targets, strict=True)
+            },
+        )
+        if stops is None:
+            return None
+        self._stop(draft, stops, ActionReason.FREES_SHARE)
+        return self._place(draft, i)
+
+    def _add(self, draft: _Draft, i: int, slots: WorkerSlots, reason: ActionReason) -> None:
+        """Take the share of a new worker; start it now if no worker has to end before."""
         request = self._stages[i].request
-        draft.then = draft.then.grant(where, request)
-        draft.then_cpus -= cpus_of(request)
+        draft.ledger_later = draft.ledger_later.grant(slots, request)
+        draft.cpus_later -= cpus_of(request)
         draft.counts[i] += 1
-        draft.begun.add(i)
-        fits = all(draft.now.slots[slot].fits(request) for slot in where)
-        if fits and cpus_of(request) <= draft.now_cpus + _ROUNDING:
-            draft.now = draft.now.grant(where, request)
-            draft.now_cpus -= cpus_of(request)
-            taken = {*self._taken, *(start.grant.worker_id for start in draft.starts)}
-            number = self._room.next_number(request.stage, taken)
-            draft.starts.append(Start(self._room.grant(request.stage, number, where), reason))
+        draft.growing.add(i)
+        fits_now = all(draft.ledger_now.slots[slot].fits(request) for slot in slots)
+        if fits_now and fits_cpus(cpus_of(request), draft.cpus_now):
+            draft.ledger_now = draft.ledger_now.grant(slots, request)
+            draft.cpus_now -= cpus_of(request)
+            taken_ids = {*self._taken_ids, *(start.grant.worker_id for start in draft.starts)}
+            number = self._allocator.next_number(request.stage_index, taken_ids)
+            draft.starts.append(StartWorker(self._allocator.grant(request.stage_index, number, slots), reason))
 
-    def _make_room(self, draft: _Draft, i: int) -> tuple[int, ...] | None:
-        """Stop workers that their stages can do without."""
-        surplus = {s.request.stage: n - t for s, n, t in zip(self._stages, draft.counts, self._targets, strict=True)}
-        request = self._stages[i].request
-        ended = cheapest(request, draft.then, self._room.node, draft.then_cpus, draft.alive, surplus)
-        if ended is None:
-            return None
-        self._end(draft, ended, Reason.MAKES_ROOM)
-        return self._where(draft, i)
+    def _stop(self, draft: _Draft, candidates: Sequence[Candidate], reason: ActionReason) -> None:
+        for candidate in candidates:
+            stage_index = candidate.request.stage_index
+            i = self._position[stage_index]
+            draft.ledger_later = draft.ledger_later.release(candidate.slots, candidate.request)
+            draft.cpus_later += cpus_of(candidate.request)
+            draft.counts[i] -= 1
+            draft.counts_meanwhile[i] -= 1
+            draft.candidates.remove(candidate)
+            draft.stops.append(StopWorker(stage_index, candidate.grant.worker_id, reason))
 
     def _repacked(self) -> _Draft | None:
-        """Move workers together, where the room for the targets is there but scattered."""
+        """Move workers together, where enough is free for the targets but scattered over the devices."""
         draft = self._present()
-        on_gpus = [candidate for candidate in draft.alive if candidate.slots]
+        on_gpus = [candidate for candidate in draft.candidates if candidate.slots]
         movable = {candidate.request for candidate in on_gpus}
         wanted = {s.request: n for s, n in zip(self._stages, self._targets, strict=True) if s.request in movable}
-        found = repack(draft.then, on_gpus, wanted)
-        if found is None:
+        moves = repack(draft.ledger_later, on_gpus, wanted)
+        if moves is None:
             return None
-        ended, places = found
-        self._end(draft, ended, Reason.MOVES)
-        for stage, slots in places.items():
-            for where in slots:
-                if cpus_of(self._stages[self._position[stage]].request) > draft.then_cpus + _ROUNDING:
+        stops, new_slots = moves
+        self._stop(draft, stops, ActionReason.MOVES)
+        for stage_index, workers in new_slots.items():
+            i = self._position[stage_index]
+            for slots in workers:
+                if not fits_cpus(cpus_of(self._stages[i].request), draft.cpus_later):
                     return None
-                self._put(draft, self._position[stage], where, Reason.SLOWEST)
+                self._add(draft, i, slots, ActionReason.SLOWEST)
         return self._advance(draft, may_stop=True)
 
-    def _end(self, draft: _Draft, ended: Sequence[Candidate], reason: Reason) -> None:
-        for candidate in ended:
-            i = self._position[candidate.request.stage]
-            draft.then = draft.then.release(candidate.slots, candidate.request)
-            draft.then_cpus += cpus_of(candidate.request)
-            draft.counts[i] -= 1
-            draft.kept[i] -= 1
-            draft.alive.remove(candidate)
-            draft.stops.append(Stop(candidate.request.stage, candidate.grant.worker_id, reason))
+    # ---- worth -------------------------------------------------------------------------------------------
 
-    def _gain(self, draft: _Draft) -> float:
-        """Seconds by which the remaining work ends sooner."""
-        left = [stage.work_left_s for stage in self._stages]
-        setup_s = max((self._stages[i].startup_s or 0.0 for i in draft.begun), default=0.0)
-        then = [max(0.0, work - setup_s * n) for work, n in zip(left, draft.kept, strict=True)]
-        return self._ends(left, [len(s.grants) for s in self._stages]) - setup_s - self._ends(then, draft.counts)
+    def _stops_may_pay(self, min_gain: float) -> bool:
+        """Return whether stops would pay if the targets could be had at once: a quick check first."""
+        if not all(self._present_counts):
+            return True
+        ideal = [max(n, present) for n, present in zip(self._targets, self._present_counts, strict=True)]
+        work_left = self._work_left_s()
+        return self._duration_s(work_left, ideal) <= (1 - min_gain) * self._duration_s(work_left, self._present_counts)
+
+    def _is_worth(self, draft: _Draft, gain_s: float, min_gain: float) -> bool:
+        if any(not self._stages[i].grants for i in draft.growing):
+            return True
+        remaining_s = self._duration_s(self._work_left_s(), self._present_counts)
+        return gain_s > self._startup_s(draft) and gain_s >= min_gain * remaining_s
+
+    def _gain_s(self, draft: _Draft) -> float:
+        """Return the seconds by which the remaining work ends sooner."""
+        work_left = self._work_left_s()
+        startup_s = self._max_startup_s(draft.growing)
+        work_then = [max(0.0, s - startup_s * n) for s, n in zip(work_left, draft.counts_meanwhile, strict=True)]
+        before_s = self._duration_s(work_left, self._present_counts)
+        return before_s - startup_s - self._duration_s(work_then, draft.counts)
+
+    def _startup_s(self, draft: _Draft) -> float:
+        """Return the start-up time that the steps cost, and that undoing them would."""
+        stopped = {self._position[stop.stage_index] for stop in draft.stops}
+        return self._max_startup_s(draft.growing) + self._max_startup_s(stopped)
+
+    def _max_startup_s(self, stages: Collection[int]) -> float:
+        return max((self._stages[i].startup_s or 0.0 for i in stages), default=0.0)
+
+    def _work_left_s(self) -> list[float]:
+        return [stage.work_left_s for stage in self._stages]
 
     @staticmethod
-    def _ends(left: Sequence[float], workers: Sequence[int]) -> float:
-        """Seconds until the last stage has done its work."""
-        return max((work / n if n else math.inf for work, n in zip(left, workers, strict=True) if work), default=0.0)
-
-    def _setup_s(self, draft: _Draft) -> float:
-        """Set-up that the steps spend, and that undoing them would."""
-        stopped = {stop.stage_index for stop in draft.stops}
-        begun = [self._stages[i].startup_s or 0.0 for i in draft.begun]
-        ended = [s.startup_s or 0.0 for s in self._stages if s.request.stage in stopped]
-        return max(begun, default=0.0) + max(ended, default=0.0)
-
-    def _is_worth(self, draft: _Draft, gain_s: float, share: float) -> bool:
-        if any(not self._stages[i].grants for i in draft.begun):
-            return True
-        remaining = self._ends([stage.work_left_s for stage in self._stages], [len(s.grants) for s in self._stages])
-        return gain_s > self._setup_s(draft) and gain_s >= share * remaining
+    def _duration_s(work_s: Sequence[float], workers: Sequence[int]) -> float:
+        """Return the seconds until the last stage has done its work."""
+        return max((s / n if n else math.inf for s, n in zip(work_s, workers, strict=True) if s), default=0.0)

@@ -8,15 +8,17 @@ from dataclasses import dataclass, replace
 from gpuexec.errors import ConfigurationError
 from gpuexec.plan.model import StageDemand
 
-WHOLE = 1000  # thousandths of a GPU
+WHOLE_GPU = 1000  # thousandths
 GIB = 1024**3
+_MIN_CPUS = 0.25  # a process that asks for (almost) nothing still needs some
+_CPU_ROUNDING = 1e-9  # sums of floats: ten workers of 0.1 CPUs fit one CPU
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
     """What one worker needs: ``count`` whole GPUs, or ``share`` thousandths or ``memory`` bytes of one."""
 
-    stage: int
+    stage_index: int
     demand: StageDemand
     count: int = 0
     share: int = 0
@@ -27,21 +29,21 @@ class Request:
         """Whether it needs a device at all."""
         return bool(self.count or self.share or self.memory)
 
-    def for_count(self, workers: int) -> Request:
-        """The same with a number of workers that the stage insists on."""
+    def with_fixed_count(self, workers: int) -> Request:
+        """Return the same request of a stage that insists on this number of workers (at least one)."""
         return replace(self, demand=replace(self.demand, num_workers=max(1, workers)))
 
     def describe(self) -> str:
-        """Say it in the user's words."""
+        """Return the request as the user wrote it."""
         if self.memory:
             return f"gpu_memory_gb={self.demand.gpu_memory_gb:g}"
         return f"gpus={self.demand.gpus:g}"
 
 
-def request_of(stage: int, demand: StageDemand) -> Request:
+def request_of(stage_index: int, demand: StageDemand) -> Request:
     """Make a demand exact: GPU fractions to thousandths (half up, at least one), memory to bytes.
 
-    Raises ``ConfigurationError`` for what has no meaning.
+    Raises ``ConfigurationError`` for a demand that has no meaning.
     """
     for field in ("cpus", "gpus", "gpu_memory_gb"):
         value = getattr(demand, field)
@@ -55,12 +57,29 @@ def request_of(stage: int, demand: StageDemand) -> Request:
     if demand.num_workers is not None and demand.num_workers < 1:
         raise ConfigurationError(f"stage {demand.name!r}: num_workers={demand.num_workers} must be at least 1")
     if demand.gpu_memory_gb:
-        return Request(stage, demand, memory=math.ceil(demand.gpu_memory_gb * GIB))
+        return Request(stage_index, demand, memory=math.ceil(demand.gpu_memory_gb * GIB))
     if demand.gpus > 1 and demand.gpus != int(demand.gpus):
         raise ConfigurationError(
             f"stage {demand.name!r} asks for gpus={demand.gpus:g}: above one GPU only whole numbers are possible"
         )
     if demand.gpus >= 1:
-        return Request(stage, demand, count=int(demand.gpus))
-    share = max(1, math.floor(demand.gpus * WHOLE + 0.5)) if demand.gpus else 0
-    return Request(stage, demand, count=1) if share == WHOLE else Request(stage, demand, share=share)
+        return Request(stage_index, demand, count=int(demand.gpus))
+    share = max(1, math.floor(demand.gpus * WHOLE_GPU + 0.5)) if demand.gpus else 0
+    if share == WHOLE_GPU:
+        return Request(stage_index, demand, count=1)
+    return Request(stage_index, demand, share=share)
+
+
+def cpus_of(request: Request) -> float:
+    """Return the CPUs that one worker takes from the budget."""
+    return max(request.demand.cpus, _MIN_CPUS)
+
+
+def fits_cpus(needed: float, free: float) -> bool:
+    """Return whether ``needed`` CPUs fit into ``free`` ones, up to rounding."""
+    return needed <= free + _CPU_ROUNDING
+
+
+def max_workers_on_cpus(request: Request, free: float) -> int:
+    """Return how many workers ``free`` CPUs are enough for, up to rounding."""
+    return math.floor((free + _CPU_ROUNDING) / cpus_of(request))

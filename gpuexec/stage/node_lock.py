@@ -1,7 +1,7 @@
 """One ``setup_on_node`` of a stage class at a time on this node, across all runs of one user.
 
-Two runs that download the same model to the same folder at once destroy each other's files. The lock is the
-kernel's (flock): it is free again when its process ends, however that happens. Only its empty file stays.
+Two runs that download the same model to the same folder at the same time destroy each other's files. The kernel holds
+the lock (flock) and frees it when the process ends, however that happens. Only the empty lock file stays.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from gpuexec.private_folder import private_folder
 
 @contextlib.contextmanager
 def node_lock(name: str) -> Iterator[None]:
-    """Hold the lock of this name for the block, waiting for it; do without where no file can be made."""
+    """Wait for the lock of this name and hold it for the block; hold no lock if its file cannot be created."""
     try:
         file = _lock_path(name).open("a")
     except OSError:
@@ -29,7 +29,7 @@ def node_lock(name: str) -> Iterator[None]:
 
 
 def _lock_path(name: str) -> Path:
-    import hashlib  # these two cost every worker's start, and few stages set up the node
+    import hashlib  # slow to import, and only needed here
     import tempfile
 
     shared = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())

@@ -1,4 +1,4 @@
-"""Checks after ``setup`` that CUDA shows a worker the GPUs it was given. Never creates a CUDA context."""
+"""Checks after ``setup`` that CUDA shows a worker the GPUs that it was given. Never creates a CUDA context."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from gpuexec.errors import StageContractError
 
 
 def check_pinning(allocation: Allocation) -> None:
-    """Compare the UUIDs of torch's devices, where the stage has initialised CUDA, with the allocation.
+    """Compare the UUIDs of torch's devices with the allocation, if the stage has initialised CUDA.
 
-    Raises ``StageContractError`` if they differ: whatever follows would run on somebody else's GPU. MIG
-    slices are left out, since CUDA versions differ in whose UUID they report there.
+    Raises ``StageContractError`` if they differ, since the stage would use GPUs of other workers. MIG slices are not
+    checked, because some CUDA versions report the UUID of the slice and others that of its GPU.
     """
     torch = torch_with_cuda()
     given = [share.uuid for share in allocation.gpus]
@@ -23,8 +23,8 @@ def check_pinning(allocation: Allocation) -> None:
     if None not in seen and seen != given:
         raise StageContractError(
             f"CUDA shows this worker {', '.join(map(str, seen)) or 'no GPU'}, but it was given {', '.join(given)}: "
-            "the stage (or a library it imports) changed CUDA_VISIBLE_DEVICES before CUDA started; remove that, "
-            "the worker's environment is already right"
+            "the stage (or a library it imports) changed CUDA_VISIBLE_DEVICES before CUDA started. Remove that change: "
+            "gpuexec has already set the variable for this worker"
         )
 
 

@@ -1,10 +1,13 @@
-"""The inside of a worker process: started as ``python -m gpuexec.worker``, its environment already set.
+"""The inside of a worker process: started as ``python -m gpuexec.worker``, with its environment already set.
 
-    driver ──► inbox ──► loop ──► adapter.process_batch ──► outbox ──► driver
-                          ├── memory   figures of this process's GPUs
-    bootstrap ──starts────┘   flight recorder: which batch, since when
-        └── orphan, log_sink, stacks
+::
 
-A worker imports only the standard library, this package's contract, channel and bridge, NVML where it has a
-GPU, and what its stage imports. It never creates a CUDA context.
+    driver ──► inbox ──► loop ──► StageSession.process ──► outbox ──► driver
+                          ├── memory           peaks of this process, on the host and on its GPUs
+    bootstrap ──starts────┤   flight recorder  which batch is being processed, and since when
+        │                 └── failures         what the stage raised, as a message
+        └── orphan, log_sink, gpuexec.stage.stacks
+
+A worker imports only the standard library, this package's contract, channel, curator and stage, NVML if it has a GPU,
+and what its stage imports. It never creates a CUDA context.
 """

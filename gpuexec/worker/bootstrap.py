@@ -1,7 +1,7 @@
 """From a bare interpreter to a worker with its stage loaded.
 
-The environment (CUDA_VISIBLE_DEVICES, thread caps, the stage's own variables) was set before this
-interpreter started, so it is in force whatever the stage imports first.
+The environment (CUDA_VISIBLE_DEVICES, thread caps, the stage's own variables) was set before this interpreter started,
+so every library reads the right values, whatever the stage imports first.
 """
 
 from __future__ import annotations
@@ -22,20 +22,23 @@ from gpuexec.channel.recorder import FlightRecorder
 from gpuexec.channel.wire import BlockingConnection, ConnectionLost
 from gpuexec.contract.allocation import Allocation, GpuShare
 from gpuexec.contract.executor import NodeInfo, WorkerMetadata
+from gpuexec.contract.phases import StagePhase
 from gpuexec.curator import adapters, registration
-from gpuexec.stage import loading
+from gpuexec.stage.loading import loading_stage
+from gpuexec.stage.session import StageSession
 from gpuexec.stage.stacks import write_stacks_on_signal
 from gpuexec.worker import memory
+from gpuexec.worker.failures import describe_failure
 from gpuexec.worker.log_sink import LogSink
-from gpuexec.worker.loop import WorkerLoop, describe_failure
+from gpuexec.worker.loop import WorkerLoop
 from gpuexec.worker.orphan import die_with_parent
 
 
 def main(socket_fd: int, recorder_fd: int, driver_pid: int) -> int:
-    """Serve one driver; return the exit status: 0 after an orderly end, 1 if the driver is gone."""
+    """Serve one driver and return the exit status: 0 after an orderly end, 1 if the driver is gone."""
     die_with_parent(driver_pid)
     write_stacks_on_signal()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver handles Ctrl-C
     connection = BlockingConnection(socket.socket(fileno=socket_fd))
     for fd in (socket_fd, recorder_fd):
         os.set_inheritable(fd, False)
@@ -58,21 +61,19 @@ def _serve(connection: BlockingConnection, recorder: FlightRecorder) -> None:
     log = LogSink(connection, start.log_level)
     registration.install()
     allocation = _allocation(start.allocation)
-    loading.in_progress = True
+    (payload,) = start.payloads
+    assert isinstance(payload, Inline)
     try:
-        (payload,) = start.payloads
-        assert isinstance(payload, Inline)
-        adapter = adapters.adapter_for(codec.decode(payload, in_place=False))
+        with loading_stage():
+            adapter = adapters.adapter_for(codec.decode(payload, in_place=False))
     except BaseException as error:  # noqa: BLE001 - an import can raise anything, SystemExit included
-        connection.send(describe_failure(error, "import"))
+        connection.send(describe_failure(error, StagePhase.IMPORT))
         return
-    loading.in_progress = False
     connection.send(Booted(began, time.monotonic()))
+    worker = WorkerMetadata(worker_id=start.worker_id, allocation=allocation)
     loop = WorkerLoop(
         connection,
-        adapter,
-        NodeInfo(node_id=start.node_id),
-        WorkerMetadata(worker_id=start.worker_id, allocation=allocation),
+        StageSession(adapter, NodeInfo(node_id=start.node_id), worker, checks_pinning=True),
         memory.probe_for(allocation),
         log,
         recorder,
@@ -80,7 +81,7 @@ def _serve(connection: BlockingConnection, recorder: FlightRecorder) -> None:
     )
 
     def terminate_once(_signal: int, _frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # teardown may not be interrupted by a second one
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not interrupt teardown
         loop.terminate()
 
     signal.signal(signal.SIGTERM, terminate_once)

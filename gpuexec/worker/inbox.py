@@ -1,7 +1,7 @@
 """Tasks as they arrive, dealt out batch by batch.
 
-A parcel (a payload of several tasks) may serve several batches, in one message or in several. It is unpickled
-once, when its first task is due, and each of its tasks is handed out once.
+A block (several tasks pickled into one payload) may serve several batches, in one message or in several. It is
+unpickled once, when its first task is due, and each of its tasks is handed out once.
 """
 
 from __future__ import annotations
@@ -15,70 +15,70 @@ from gpuexec.channel.payload import Payload, SegmentRef, payload_size
 from gpuexec.channel.payloads import load
 from gpuexec.channel.segments import Segment
 
-_Part = tuple[Payload, int, int, bool]  # payload, first task, end, whether that is all of it
+_BatchPart = tuple[Payload, int, int, bool]  # block, first task, end, whether these are all its tasks
 
 
 class Inbox:
-    """The work of the messages accepted so far; ``release`` gets each exclusive segment that is read out."""
+    """The tasks of the messages accepted so far; ``release`` gets each exclusive segment that was read to its end."""
 
     def __init__(self, release: Callable[[Segment], None]) -> None:
         self._release = release
-        self._waiting: deque[tuple[Payload, list[int] | None]] = deque()
-        self._open: list[Any | None] = []
-        self._payload: Payload = b""
-        self._at = self._stop = 0
-        self._batch: list[_Part] = []  # where the batch in hand came from
+        self._slices: deque[tuple[Payload, list[int] | None]] = deque()  # of blocks, not begun yet
+        self._block: list[Any | None] = []  # the block being dealt out; tasks already dealt out are None
+        self._payload: Payload = b""  # what it was unpickled from
+        self._next = self._stop = 0  # the rest of its current slice
+        self._batch: list[_BatchPart] = []  # where the tasks of the current batch came from
 
     def accept(self, work: Work) -> None:
-        """Queue a message's spans."""
+        """Queue the block slices of a message."""
         payloads = iter(work.payloads)
-        last = self._waiting[-1][0] if self._waiting else self._payload
+        last = self._slices[-1][0] if self._slices else self._payload
         for slice_ in work.slices:
             if slice_ is None or len(slice_) == 2:
                 last = next(payloads)
-            self._waiting.append((last, slice_))
+            self._slices.append((last, slice_))
 
     def take(self, count: int) -> tuple[list[Any], int]:
-        """Return the next ``count`` tasks and their size in bytes (of a parcel in parts, its share)."""
+        """Return the next ``count`` tasks and their size in bytes; a part of a block counts by its share of tasks."""
         tasks: list[Any] = []
         size = 0
         self._batch = []
         while len(tasks) < count:
-            if self._at == self._stop:
+            if self._next == self._stop:
                 self._begin_slice()
-                if not (tasks or self._at) and self._stop == count == len(self._open):  # usual for tiny batches
-                    tasks, self._open, self._at = self._open, [], 0
+                if not (tasks or self._next) and self._stop == count == len(self._block):  # usual for tiny batches
+                    tasks, self._block, self._next = self._block, [], 0
                     self._stop = 0
                     self._batch.append((self._payload, 0, count, True))
                     return tasks, payload_size(self._payload)
-            stop = min(self._stop, self._at + count - len(tasks))
-            self._batch.append((self._payload, self._at, stop, self._at == 0 and stop == len(self._open)))
-            size += payload_size(self._payload) * (stop - self._at) // max(1, len(self._open))
-            tasks += self._open[self._at : stop]
-            self._open[self._at : stop] = [None] * (stop - self._at)  # a task's memory is its batch's to free
-            self._at = stop
+            stop = min(self._stop, self._next + count - len(tasks))
+            self._batch.append((self._payload, self._next, stop, self._next == 0 and stop == len(self._block)))
+            size += payload_size(self._payload) * (stop - self._next) // max(1, len(self._block))
+            tasks += self._block[self._next : stop]
+            self._block[self._next : stop] = [None] * (stop - self._next)  # so a task's memory is freed with its batch
+            self._next = stop
         return tasks, size
 
     def take_again(self) -> list[Any]:
-        """Return the batch in hand anew, as it arrived, whatever the stage did to its tasks."""
+        """Unpickle the current batch again, unaffected by what the stage did to the first copy."""
         tasks: list[Any] = []
         for payload, start, stop, _ in self._batch:
             tasks += load(payload)[start:stop]
         return tasks
 
     def done(self) -> None:
-        """The batch in hand is complete: a segment that was all its own is released."""
+        """Finish the current batch: release every segment that held nothing else."""
         for payload, _, _, whole in self._batch:
             if whole and isinstance(payload, SegmentRef) and payload.exclusive:
                 self._release(payload.segment)
         self._batch = []
 
     def _begin_slice(self) -> None:
-        payload, slice_ = self._waiting.popleft()
+        payload, slice_ = self._slices.popleft()
         if slice_ is None or len(slice_) == 2:
             self._payload = payload
-            self._open = load(payload)
-            start, stop = slice_ or (0, len(self._open))
+            self._block = load(payload)
+            start, stop = slice_ or (0, len(self._block))
         else:
             start, stop, _ = slice_
-        self._at, self._stop = start, stop
+        self._next, self._stop = start, stop

@@ -1,7 +1,7 @@
 """Sends this process's loguru records to the driver.
 
-loguru costs 0.1 s to import, so nothing is done until the stage itself has imported it. Whatever else is
-printed (logging, warnings, print) reaches the driver through the worker's output pipe.
+loguru takes 0.1 s to import, so nothing happens until the stage itself has imported it. Everything else that is printed
+(logging, warnings, print) reaches the driver through the worker's output pipe.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any
 from gpuexec.channel.messages import LogLine
 from gpuexec.channel.wire import BlockingConnection, ConnectionLost
 
-_DEFAULT_HANDLER = 0  # loguru's own, on stderr
+_DEFAULT_HANDLER = 0  # the handler that loguru installs itself, on stderr
 
 
 class LogSink:
-    """Replaces loguru's default handler, once loguru is there; handlers that the stage adds stay."""
+    """Replaces loguru's default handler once loguru is imported; handlers that the stage adds stay."""
 
     def __init__(self, connection: BlockingConnection, level: str) -> None:
         self._connection = connection
@@ -25,19 +25,19 @@ class LogSink:
         self._installed = False
 
     def install_if_imported(self) -> None:
-        """Called before each phase of the stage's code: cheap when there is nothing to do."""
+        """Install the handler if the stage has imported loguru. Called before every batch, so it must be cheap."""
         if self._installed or "loguru" not in sys.modules:
             return
         from loguru import logger
 
         self._installed = True
-        with contextlib.suppress(ValueError):  # the stage may have removed it
+        with contextlib.suppress(ValueError):  # the stage has removed it already
             logger.remove(_DEFAULT_HANDLER)
         logger.add(self._send, level=self._level, format="{message}", catch=False)
 
     def _send(self, message: Any) -> None:
         record = message.record
-        text = str(message).rstrip("\n")  # the formatted text has the traceback of logger.exception
+        text = str(message).rstrip("\n")  # unlike record["message"], it has the traceback of logger.exception
         try:
             sent = self._connection.send(
                 LogLine(

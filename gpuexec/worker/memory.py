@@ -1,11 +1,11 @@
 """Memory of this process, around each batch. Never creates a CUDA context.
 
-Sources of a GPU figure, in order of trust:
+A GPU reading comes from the first of these sources that is available:
 
 1. torch's allocator, only if the stage has imported torch and initialised CUDA itself;
-2. NVML's entry of this process, only where its pids are verifiably ours (the initial pid namespace) and
-   the device is no MIG slice;
-3. none: the reason is recorded instead (``memory_absent.<why>``), never a 0.
+2. NVML's entry for this process, only if NVML's pids are certainly ours (we are in the initial pid namespace) and the
+   device is not a MIG slice;
+3. none: the reason is recorded instead (``memory_absent.<reason>``), never a 0.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import os
 import resource
 import threading
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from gpuexec.contract import metrics
 from gpuexec.contract.allocation import Allocation, GpuShare
@@ -27,36 +27,44 @@ _RSS_PERIOD_S = 0.1
 
 
 class PeakRss:
-    """Most resident memory of this process, read ten times a second at most: a reading takes 60 µs."""
+    """Peak resident memory of this process, read at most ten times a second, since a reading takes 60 µs."""
 
     def __init__(self) -> None:
         self._bytes = 0
         self._read_at = float("-inf")
 
     def read(self, now: float) -> int:
-        """Return the figure in bytes as of the last reading; ``now`` is of the monotonic clock."""
+        """Return the peak in bytes as of the last reading; ``now``: the time of the monotonic clock, in seconds."""
         if now - self._read_at > _RSS_PERIOD_S:
             self._read_at = now
             self._bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
         return self._bytes
 
 
+class MemoryProbe(Protocol):
+    """Reads this process's GPU memory around a batch."""
+
+    def before_batch(self) -> None: ...
+    def after_batch(self) -> dict[str, float]: ...
+    def close(self) -> None: ...
+
+
 class NoProbe:
-    """For a worker without a GPU."""
+    """The probe of a worker without a GPU."""
 
     def before_batch(self) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
     def after_batch(self) -> dict[str, float]:
-        """No figures."""
+        """Return no readings."""
         return {}
 
     def close(self) -> None:
-        """Nothing held."""
+        """Do nothing."""
 
 
-def probe_for(allocation: Allocation) -> NoProbe | GpuProbe:
-    """Return the probe of a worker; cheap until the first batch."""
+def probe_for(allocation: Allocation) -> MemoryProbe:
+    """Return the probe for a worker's GPUs. It is cheap until the first batch."""
     return GpuProbe(allocation.gpus) if allocation.gpus else NoProbe()
 
 
@@ -67,28 +75,28 @@ class GpuProbe:
         self._shares = shares
         self._session: Any = None
         self._sampler: _Sampler | None = None
-        self._why_no_nvml: str | None = None
+        self._nvml_absent_reason: str | None = None
         self._torch: Any = None
 
     def before_batch(self) -> None:
-        """Reset the peaks."""
+        """Reset the peaks and start sampling."""
         self._torch = torch_with_cuda()
         if self._torch is not None:
-            for ordinal in range(self._visible(self._torch)):
+            for ordinal in range(self._device_count(self._torch)):
                 self._torch.cuda.reset_peak_memory_stats(ordinal)
-        if self._session is None and self._why_no_nvml is None:
+        if self._session is None and self._nvml_absent_reason is None:
             self._open_nvml()
         if self._sampler is not None:
             self._sampler.start_batch()
 
     def after_batch(self) -> dict[str, float]:
-        """Return the figures of the batch, by key (see ``gpuexec.contract.metrics``)."""
+        """Return the readings for the batch, by key (see `gpuexec.contract.metrics`)."""
         sampled = self._sampler.end_batch() if self._sampler is not None else {}
         torch = self._torch or torch_with_cuda()
-        found: dict[str, float] = {}
+        readings: dict[str, float] = {}
         for ordinal, share in enumerate(self._shares):
-            found.update(self._stats(ordinal, share, torch, sampled))
-        return found
+            readings.update(self._readings(ordinal, share, torch, sampled))
+        return readings
 
     def close(self) -> None:
         """Stop sampling and end the NVML session."""
@@ -99,31 +107,31 @@ class GpuProbe:
             self._session.close()
             self._session = None
 
-    def _stats(self, ordinal: int, share: GpuShare, torch: Any, sampled: dict[str, Any]) -> dict[str, float]:
-        stats: dict[str, float] = {}
-        used, peak, why = sampled.get(share.uuid, (None, None, self._why_no_nvml or "not_sampled"))
+    def _readings(self, ordinal: int, share: GpuShare, torch: Any, sampled: dict[str, Any]) -> dict[str, float]:
+        readings: dict[str, float] = {}
+        used, peak, reason = sampled.get(share.uuid, (None, None, self._nvml_absent_reason or "not_sampled"))
         if used is not None:
-            stats = {metrics.PROCESS_USED: used, metrics.PROCESS_PEAK: max(used, peak or 0)}
-        source = "nvml_process" if stats else "absent"
-        if torch is not None and ordinal < self._visible(torch):
+            readings = {metrics.PROCESS_USED: used, metrics.PROCESS_PEAK: max(used, peak or 0)}
+        source = "nvml_process" if readings else "absent"
+        if torch is not None and ordinal < self._device_count(torch):
             source = "torch"
-            stats[metrics.TORCH_ALLOCATED] = torch.cuda.memory_allocated(ordinal)
-            stats[metrics.TORCH_RESERVED] = torch.cuda.memory_reserved(ordinal)
-            stats[metrics.TORCH_PEAK] = torch.cuda.max_memory_allocated(ordinal)
-        stats[f"memory_source.{source}"] = 1.0
+            readings[metrics.TORCH_ALLOCATED] = torch.cuda.memory_allocated(ordinal)
+            readings[metrics.TORCH_RESERVED] = torch.cuda.memory_reserved(ordinal)
+            readings[metrics.TORCH_PEAK] = torch.cuda.max_memory_allocated(ordinal)
+        readings[f"memory_source.{source}"] = 1.0
         if source == "absent":
-            stats[f"memory_absent.{why}"] = 1.0
-        return {metrics.gpu_key(share.index, name): float(value) for name, value in stats.items()}
+            readings[f"memory_absent.{reason}"] = 1.0
+        return {metrics.gpu_key(share.index, name): float(value) for name, value in readings.items()}
 
     @staticmethod
-    def _visible(torch: Any) -> int:
+    def _device_count(torch: Any) -> int:
         return int(torch.cuda.device_count())
 
     def _open_nvml(self) -> None:
         if _pid_namespace() != _INITIAL_PID_NAMESPACE:
-            self._why_no_nvml = "pid_namespace"
+            self._nvml_absent_reason = "pid_namespace"
         elif all(share.uuid.startswith("MIG-") for share in self._shares):
-            self._why_no_nvml = "mig"
+            self._nvml_absent_reason = "mig"
         else:
             from gpuexec.hardware import nvml
 
@@ -132,14 +140,14 @@ class GpuProbe:
                 library = self._session.enter_context(nvml.session())
             except nvml.NvmlUnavailable:
                 self._session = None
-                self._why_no_nvml = "nvml_unavailable"
+                self._nvml_absent_reason = "nvml_unavailable"
                 return
             readers = {share.uuid: nvml.ProcessMemory(library, share.uuid, os.getpid()) for share in self._shares}
             self._sampler = _Sampler(readers)
 
 
 class _Sampler:
-    """A thread that reads NVML every 50 ms while a batch runs."""
+    """Reads NVML every 50 ms while a batch runs, in a thread of its own."""
 
     def __init__(self, readers: dict[str, Any]) -> None:
         self._readers = readers
@@ -156,14 +164,14 @@ class _Sampler:
         self._running.set()
 
     def end_batch(self) -> dict[str, tuple[int | None, int | None, str]]:
-        """Return (bytes now, most bytes, why there are none) by UUID."""
+        """Return (bytes now, peak bytes, why there are none) by UUID."""
         self._running.clear()
-        found: dict[str, tuple[int | None, int | None, str]] = {}
+        sampled: dict[str, tuple[int | None, int | None, str]] = {}
         with self._lock:
             for uuid, reader in self._readers.items():
                 used, _ = reader.read()
-                found[uuid] = (used, self._peaks.get(uuid), "not_listed_by_nvml")
-        return found
+                sampled[uuid] = (used, self._peaks.get(uuid), "not_listed_by_nvml")
+        return sampled
 
     def stop(self) -> None:
         self._stopping.set()

@@ -1,8 +1,8 @@
-"""Collects the outputs of batches into few messages: a message a batch would cost more than a tiny batch.
+"""Collects the outputs of batches into few messages: one message per batch would cost more than a tiny batch does.
 
-A batch's outputs are pickled as soon as it is done, small ones several at a time (a parcel), so that what the stage
-does to them later is not seen elsewhere. Small parcels travel inside the message. Large ones are written to shared
-memory at once and their tasks dropped right then, so a batch that fans out to gigabytes is not held twice.
+The outputs of a batch are pickled as soon as it is done, so that what the stage does to them later is not seen
+elsewhere. Small ones share a block. Small blocks travel inside the message. Large blocks are written to shared memory
+at once and their tasks are dropped right then, so a batch that fans out to gigabytes is not held twice.
 """
 
 from __future__ import annotations
@@ -22,42 +22,46 @@ from gpuexec.contract.metrics import add_metrics
 
 _FLUSH_BYTES = 256 * 1024
 _FLUSH_SECONDS = 0.005
-_ARENA = 16 * 1024 * 1024  # large payloads of one batch share segments of this size
+_SEGMENT_REF_BYTES = 64  # what a reference to a segment adds to a message, roughly
+_ARENA_BYTES = 16 * 1024 * 1024  # large payloads of one batch share segments of this size
 
 
 class Outbox:
-    """Results on their way to the driver; one thread uses it. ``totals`` add up the batches finished since."""
+    """Results on their way to the driver; for one thread.
+
+    ``totals``: the stats of the batches finished since the last flush, added up.
+    """
 
     def __init__(self, connection: BlockingConnection, pool: SegmentPool) -> None:
         self._connection = connection
         self._pool = pool
         self._encoder = codec.Encoder()
-        self._block = BlockSizer()
+        self._block_sizer = BlockSizer()
         self._arena: Segment | None = None
         self._arena_used = 0
         self._oldest = 0.0
         self._clear()
 
     def add(self, batch_id: int, tasks: list[Any], parents: Sequence[int]) -> int:
-        """Encode a batch's outputs, emptying ``tasks``; return their size in bytes.
+        """Pickle a batch's outputs, emptying ``tasks``, and return their size in bytes.
 
-        Raises what pickling raised. ``finish`` must follow.
+        ``parents``: the index of each output's input. Raises what pickling raised. Call `finish` afterwards.
         """
         total = at = 0
         many = len(tasks) > 1
-        self._open_piece(batch_id)
+        self._begin_piece(batch_id)
         tasks.reverse()
         while tasks:
-            block = [tasks.pop() for _ in range(min(len(tasks), self._block.next()))]
+            block = [tasks.pop() for _ in range(min(len(tasks), self._block_sizer.next()))]
             size = len(block)
             task_ids = [task.task_id for task in block]
             encoded = self._encoder.encode(block, shared_stats=many)
-            self._block.learn(size, encoded.size)
+            self._block_sizer.learn(size, encoded.size)
             del block
-            payload = self._place(encoded, many=many)
+            payload = self._store(encoded, many=many)
             if self._inline_bytes > _FLUSH_BYTES:
                 self.flush()
-                self._open_piece(batch_id)
+                self._begin_piece(batch_id)
             self._blocks[-1] += 1
             self._sizes.append(size)
             self._task_ids += task_ids
@@ -65,12 +69,12 @@ class Outbox:
             self._payloads.append(payload)
             at += size
             total += encoded.size
-            self._inline_bytes += encoded.size if not isinstance(payload, SegmentRef) else 64
+            self._inline_bytes += encoded.size if not isinstance(payload, SegmentRef) else _SEGMENT_REF_BYTES
         self._arena = None
         return total
 
     def finish(self, metrics: dict[str, float], rss_peak_bytes: int, now: float) -> None:
-        """Mark the batch complete; its times and sizes have been added to ``totals``."""
+        """Mark the batch complete. The caller has added its times and sizes to ``totals`` already."""
         self._complete[-1] = 1
         totals = self.totals
         totals.rss_peak_bytes = rss_peak_bytes
@@ -79,20 +83,20 @@ class Outbox:
         self._oldest = self._oldest or now
 
     def note_failed(self, batch_id: int, parents: Sequence[int]) -> None:
-        """The stage gave up tasks of the batch in hand, made of these of its inputs."""
+        """Note that the stage gave up tasks of the current batch that were made of these inputs."""
         self._failed += [[batch_id, parent] for parent in parents]
 
     def reuse_when_sent(self, segment: Segment) -> None:
-        """The segment held inputs of the finished batch: it is room again once the driver has the batch's results."""
-        self._spent.append(segment)
+        """Reuse this input segment for outputs after the next flush, when the driver has the results made of it."""
+        self._reusable.append(segment)
 
     def flush_if_due(self, *, idle: bool) -> None:
-        """Send what has gathered if nothing else is to be done or it has waited long enough."""
+        """Send the collected results if the worker is idle or the oldest has waited long enough."""
         if self._batch_ids and (idle or time.monotonic() - self._oldest > _FLUSH_SECONDS):
             self.flush()
 
     def flush(self) -> None:
-        """Send what has gathered."""
+        """Send the collected results, if any."""
         if not self._batch_ids:
             return
         message = Results(
@@ -106,14 +110,14 @@ class Outbox:
             self._failed,
             payloads=tuple(self._payloads),
         )
-        spent = self._spent
+        reusable = self._reusable
         self._clear()
         self._connection.send(message)
-        for segment in spent:
+        for segment in reusable:
             self._pool.keep(segment)
 
     def drop_unfinished(self) -> None:
-        """Forget the batch in hand: its stage raised."""
+        """Drop what was added of the current batch: its stage raised."""
         if self._batch_ids and not self._complete[-1]:
             blocks = self._blocks[-1]
             size = sum(self._sizes[len(self._sizes) - blocks :])
@@ -133,27 +137,27 @@ class Outbox:
         self._task_ids: list[str] = []
         self._parents: list[int] = []
         self._payloads: list[Payload] = []
-        self._spent: list[Segment] = []
+        self._reusable: list[Segment] = []
         self._failed: list[list[int]] = []
         self.totals = BatchStats()
         self._inline_bytes = 0
         self._oldest = 0.0
 
-    def _open_piece(self, batch_id: int) -> None:
+    def _begin_piece(self, batch_id: int) -> None:
         self._batch_ids.append(batch_id)
         self._blocks.append(0)
         self._complete.append(0)
 
-    def _place(self, encoded: codec.Encoded, *, many: bool) -> Payload:
+    def _store(self, encoded: codec.Encoded, *, many: bool) -> Payload:
         if many and needs_segment(encoded):
-            return self._place_in_arena(encoded)
+            return self._store_in_arena(encoded)
         return store(encoded, self._pool)
 
-    def _place_in_arena(self, encoded: codec.Encoded) -> SegmentRef:
+    def _store_in_arena(self, encoded: codec.Encoded) -> SegmentRef:
         if self._arena is None or self._arena_used + encoded.size > self._arena.capacity:
-            self._arena = self._pool.acquire(max(_ARENA, encoded.size))
+            self._arena = self._pool.acquire(max(_ARENA_BYTES, encoded.size))
             self._arena_used = 0
-        place = SegmentRef(self._arena, self._arena_used, encoded.size, exclusive=False)
-        self._arena.write(encoded.parts, place.offset)
+        ref = SegmentRef(self._arena, self._arena_used, encoded.size, exclusive=False)
+        self._arena.write(encoded.parts, ref.offset)
         self._arena_used += segments.page_aligned(encoded.size)
-        return place
+        return ref

@@ -1,8 +1,9 @@
-"""Benchmarks of gpuexec beside its peers.
+"""Benchmarks that compare gpuexec with its peers.
 
-* ``toys``       tasks and stages, of gpuexec's or NeMo Curator's base classes, otherwise the same
-* ``workloads``  what is run: stages, tasks, how many, and what is to be reached
-* ``peers``      one function per peer that runs stages on tasks
-* ``one``        one measurement in a process of its own
-* ``__main__``   interleaved rounds of all, medians, ratios, the table and the plot
+* ``toys``       tasks and stages, on the base classes of gpuexec or of NeMo Curator
+* ``workloads``  what is run: stages, tasks, their number, and the goals
+* ``peers``      a function per peer that runs stages on tasks
+* ``one``        one measurement, in a process of its own
+* ``__main__``   interleaved rounds of all, and their medians
+* ``report``     ratios, the table and the plot
 """

@@ -12,13 +12,13 @@ from benchmarks.workloads import BY_NAME
 
 
 def main() -> None:
-    """Time one run, from the call to the last result, in this fresh process."""
+    """Time one run in this fresh process, from the call to the last result."""
     peer, workload, count = sys.argv[1], BY_NAME[sys.argv[2]], int(sys.argv[3])
     stages, tasks = workload.make(count)
-    began, cpu = time.perf_counter(), time.process_time()
+    started_at, cpu = time.perf_counter(), time.process_time()
     results = PEERS[peer](stages, tasks)
     stats = {
-        "seconds": time.perf_counter() - began,
+        "seconds": time.perf_counter() - started_at,
         "driver_cpu_s": time.process_time() - cpu,
         "driver_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "results": results,

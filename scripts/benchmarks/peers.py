@@ -1,7 +1,7 @@
-"""Each peer runs stages on tasks and returns how many tasks came out of the last one.
+"""Functions that run stages on tasks with each peer, and return how many tasks the last stage returned.
 
-The pools have no notion of stages, so they get what a careful user would write: one pool a stage, a stage
-unpickled once a worker, batches handed on as soon as they are complete.
+The process pools have no notion of stages, so they get what a careful user would write: one pool per stage, the stage
+unpickled once per worker, and batches passed on as soon as they are complete.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import queue
 from collections.abc import Callable, Iterator
 from typing import Any
 
-REPORTS: list[Any] = []  # gpuexec's own, of the runs in this process
+REPORTS: list[Any] = []  # gpuexec's reports of the runs in this process
 
 _STAGE: Any = None
 
 
 def _set_stage(stage: Any) -> None:
-    global _STAGE  # noqa: PLW0603 - a pool's worker has nowhere else to keep it
+    global _STAGE  # noqa: PLW0603 - a pool's worker has no other place for it
     _STAGE = stage
 
 
@@ -40,22 +40,22 @@ def run_gpuexec(stages: list[Any], tasks: list[Any]) -> int:
 
 
 def _run_on_pools(make_pool: Callable[[Any], Any], stages: list[Any], tasks: list[Any]) -> int:
-    """Chain one pool a stage; each completion is handed on by the calling thread."""
+    """Chain one pool per stage. The calling thread passes on each result."""
     pools = [make_pool(stage) for stage in stages]
     done: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
     waiting: list[list[Any]] = [[] for _ in stages]
     running = [0] * len(stages)
     results = 0
 
-    def feed(index: int, fresh: list[Any], *, last: bool) -> None:
+    def feed(index: int, more: list[Any], *, last: bool) -> None:
         size = stages[index].batch_size
-        waiting[index] += fresh
+        waiting[index] += more
         while len(waiting[index]) >= size or (last and waiting[index]):
             batch, waiting[index] = waiting[index][:size], waiting[index][size:]
             running[index] += 1
             pools[index].submit(_process, batch).add_done_callback(lambda future: done.put((index, future)))
 
-    finished = 0  # stages that get nothing more
+    finished = 0  # stages that receive no more tasks
     feed(0, tasks, last=True)
     while finished < len(stages):
         if not running[finished] and not waiting[finished]:
@@ -146,7 +146,7 @@ def _xenna() -> Any:
 
 
 def run_in_process(stages: list[Any], tasks: list[Any]) -> int:
-    """What one process takes for the same work with one copy a hop: the floor of any transport."""
+    """Do the same work in one process, with one copy per stage: a lower bound for any transport."""
     results = 0
     for task in tasks:
         current = task
@@ -172,6 +172,6 @@ RAY = ("ray-actor-pool", "ray-data", "xenna")
 
 
 def environment(peer: str) -> dict[str, str]:
-    """The variables that a peer's process needs."""
+    """Return the environment that a peer's process needs."""
     extra = {"BENCH_LIBRARY": "curator", "RAY_AUTH_MODE": "disabled"} if peer in RAY else {}
     return {**os.environ, **extra}

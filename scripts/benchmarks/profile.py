@@ -1,4 +1,4 @@
-"""Where the time goes on tiny tasks: py-spy's samples of driver and workers, by function, into docs/profile.md."""
+"""Profiles driver and workers on tiny tasks with py-spy, and writes the time by function to docs/profile.md."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _DOCS = Path(__file__).parents[2] / "docs"
 _SCRIPTS = Path(__file__).parents[1]
 _RATE = "400"
 _WORKLOAD = ["gpuexec", "tiny", "30000"]
-_SHOWN = 22
+_MAX_ROWS = 22
 _WAITS = ("select (selectors", "wait (", "(start)", "Receiver.receive")
 
 Samples = Counter[tuple[str, ...]]
 
 
 def main() -> int:
-    """Sample one run and write the page."""
+    """Profile one run and write the page."""
     with tempfile.TemporaryDirectory() as folder:
         raw = Path(folder) / "samples"
         spy = [str(Path(sys.executable).parent / "py-spy"), "record", "--subprocesses", "--rate", _RATE]
@@ -32,8 +32,8 @@ def main() -> int:
         )
         samples = [_parse(line) for line in raw.read_text().splitlines()]
     lines = ["# Profile", "", _intro(), ""]
-    for who in ("driver", "worker"):
-        lines += _table(who, [(stack, n) for stack, n in samples if _who(stack) == who])
+    for role in ("driver", "worker"):
+        lines += _table(role, [(stack, n) for stack, n in samples if _role(stack) == role])
     (_DOCS / "profile.md").write_text("\n".join(lines).rstrip() + "\n")
     print("\n".join(lines))
     return 0
@@ -41,9 +41,10 @@ def main() -> int:
 
 def _intro() -> str:
     return (
-        "`scripts/profile`: 30,000 tasks of 64 bytes through three stages that do nothing, batch_size 1, sampled with "
-        f"py-spy {_RATE} times a second. *Self*: in the function's own code; *with callees*: in it or in what it "
-        "calls; shares of the samples in which the process was not waiting or reading its socket."
+        "`scripts/profile` sends 30,000 tasks of 64 bytes through three stages that do nothing, with batch_size 1, and "
+        f"samples all processes with py-spy {_RATE} times a second. *Self* is time in the function's own code, *with "
+        "callees* includes the functions it calls. Both are fractions of the samples in which the process was neither "
+        "waiting nor reading its socket."
     )
 
 
@@ -53,11 +54,11 @@ def _parse(line: str) -> tuple[list[str], int]:
     return [frame for frame in frames if not frame.startswith("process ")] or ["(start)"], int(count)
 
 
-def _who(stack: list[str]) -> str:
+def _role(stack: list[str]) -> str:
     return "worker" if any("worker/bootstrap" in frame for frame in stack) else "driver"
 
 
-def _table(who: str, samples: list[tuple[list[str], int]]) -> list[str]:
+def _table(role: str, samples: list[tuple[list[str], int]]) -> list[str]:
     working = [(stack, n) for stack, n in samples if not any(word in stack[-1] for word in _WAITS)]
     total = sum(n for _, n in working)
     own: Counter[str] = Counter()
@@ -66,11 +67,12 @@ def _table(who: str, samples: list[tuple[list[str], int]]) -> list[str]:
         own[stack[-1]] += n
         for frame in set(stack):
             inclusive[frame] += n
-    names = {"driver": "Driver", "worker": "Workers (all three)"}
-    lines = [f"## {names[who]}", "", "| function | self | with callees |", "|---|---|---|"]
-    shown = [frame for frame, _ in own.most_common(_SHOWN)]
+    headings = {"driver": "Driver", "worker": "Workers (all three)"}
+    lines = [f"## {headings[role]}", "", "| function | self | with callees |", "|---|---|---|"]
+    frames = [frame for frame, _ in own.most_common(_MAX_ROWS)]
     lines += [
-        f"| `{frame})` | {100 * own[frame] / total:.1f} % | {100 * inclusive[frame] / total:.1f} % |" for frame in shown
+        f"| `{frame})` | {100 * own[frame] / total:.1f} % | {100 * inclusive[frame] / total:.1f} % |"
+        for frame in frames
     ]
     return [*lines, ""]
 

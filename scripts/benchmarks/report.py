@@ -1,4 +1,4 @@
-"""The table, the plot and the JSON of a benchmark."""
+"""Writes the results of a benchmark as a table, a plot and JSON."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _TICKS = (0.5, 1, 2, 5, 10, 20, 50, 100, 200)
 
 
 def write_report(document: dict[str, Any], workloads: list[Workload], folder: Path, *, save: bool) -> None:
-    """Print the table; with ``save`` also write ``benchmarks.json``, ``.svg`` and the table into ``benchmarks.md``."""
+    """Print the table. With ``save``, also write ``benchmarks.json``, ``benchmarks.svg`` and the table in ``.md``."""
     lines = table(document["medians"], workloads)
     print("\n".join(lines))
     if not save:
@@ -24,14 +24,14 @@ def write_report(document: dict[str, Any], workloads: list[Workload], folder: Pa
 
 
 def show_section(name: str, lines: list[str], folder: Path, *, save: bool) -> None:
-    """Print a table; with ``save`` also put it into ``benchmarks.md``, between the comments that bear its name."""
+    """Print a table. With ``save``, also write it to ``benchmarks.md``, between the comments with its name."""
     print("\n".join(lines))
     if save:
         put_section(name, lines, folder)
 
 
 def put_section(name: str, lines: list[str], folder: Path) -> None:
-    """Replace what stands between ``<!-- name -->`` and ``<!-- end of name -->``; add both where they are missing."""
+    """Replace the lines between ``<!-- name -->`` and ``<!-- end of name -->``; append both if they are missing."""
     begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
     page = folder / "benchmarks.md"
     text = page.read_text() if page.exists() else "# Benchmarks\n"
@@ -43,62 +43,62 @@ def put_section(name: str, lines: list[str], folder: Path) -> None:
 
 
 def rate(stats: Any) -> float | None:
-    """Tasks per second, ``None`` where the peer failed."""
+    """Return tasks per second, ``None`` if the peer failed."""
     return stats["count"] / stats["seconds"] if isinstance(stats, dict) else None
 
 
 def ratio(medians: dict[str, Any], peer: str) -> float | None:
-    """How many times a peer's rate gpuexec's is."""
+    """Return gpuexec's rate divided by a peer's, ``None`` if either failed."""
     ours, theirs = rate(medians.get("gpuexec")), rate(medians.get(peer))
     return ours / theirs if ours and theirs else None
 
 
 def table(medians: dict[str, Any], workloads: list[Workload]) -> list[str]:
-    """Lines of Markdown: a row a workload, a column a peer."""
+    """Return a Markdown table with a row per workload and a column per peer."""
     names = list(dict.fromkeys(peer for by_peer in medians.values() for peer in by_peer if peer != "gpuexec"))
     lines = [
         f"| workload | gpuexec | {' | '.join(f'× {name}' for name in names)} | driver CPU per 1,000 calls | reaches |",
         "|---" * (len(names) + 4) + "|",
     ]
     for workload in workloads:
-        found = medians[workload.name]
-        ours = found.get("gpuexec")
+        by_peer = medians[workload.name]
+        ours = by_peer.get("gpuexec")
         if not isinstance(ours, dict):
             lines.append(f"| {workload.name} | {ours} |" + " |" * (len(names) + 2))
             continue
-        cells = [_times(ratio(found, name), found.get(name)) for name in names]
+        cells = [_times(ratio(by_peer, name), by_peer.get(name)) for name in names]
         calls = ours["count"] * workload.calls
         speed = f"{ours['seconds']:.2f} s" + (f", {calls / ours['seconds']:,.0f} calls/s" if calls > 100 else "")
         cpu = f"{1000 * ours['driver_cpu_s'] / calls * 1000:,.0f} ms" if calls > 100 else "–"
-        lines.append(f"| {workload.name} | {speed} | {' | '.join(cells)} | {cpu} | {_reaches(workload, found, ours)} |")
+        lines.append(f"| {workload.name} | {speed} | {' | '.join(cells)} | {cpu} | {_goals(workload, by_peer, ours)} |")
     return lines
 
 
-def _times(value: float | None, found: Any) -> str:
+def _times(value: float | None, stats: Any) -> str:
     if value is not None:
         return f"{value:.2f}"
-    return "not run" if found is None else f"failed: {found}"
+    return "not run" if stats is None else f"failed: {stats}"
 
 
-def _reaches(workload: Workload, found: dict[str, Any], ours: dict[str, Any]) -> str:
-    """Say for each goal whether it is reached, and by what figure."""
-    told = []
+def _goals(workload: Workload, by_peer: dict[str, Any], ours: dict[str, Any]) -> str:
+    """Return for each goal whether it is reached, with the numbers."""
+    goals = []
     for peer, minimum in workload.reach.items():
-        names = [name for name in RAY if name in found] if peer == "ray" else [peer]
-        values = [value for name in names if (value := ratio(found, name)) is not None]
+        names = [name for name in RAY if name in by_peer] if peer == "ray" else [peer]
+        values = [value for name in names if (value := ratio(by_peer, name)) is not None]
         if values:
-            told.append(f"{'yes' if min(values) >= minimum else '**no**'}: {min(values):.2f} ≥ {minimum:g} × {peer}")
+            goals.append(f"{'yes' if min(values) >= minimum else '**no**'}: {min(values):.2f} ≥ {minimum:g} × {peer}")
     if workload.name == "pipe":
         bound = pipe_bound_s(ours["count"])
-        part, alone = ours["seconds"] / bound, (ours["seconds"] - ours["startup_s"]) / bound
-        told.append(
-            f"{'yes' if alone <= 1.03 else '**no**'}: {alone:.3f} ≤ 1.03 × the bound ({part:.3f} with start-up)"
+        whole, steady = ours["seconds"] / bound, (ours["seconds"] - ours["startup_s"]) / bound
+        goals.append(
+            f"{'yes' if steady <= 1.03 else '**no**'}: {steady:.3f} ≤ 1.03 × the bound ({whole:.3f} with start-up)"
         )
-    return "; ".join(told) or "–"
+    return "; ".join(goals) or "–"
 
 
 def plot(medians: dict[str, Any], workloads: list[Workload], path: Path) -> None:
-    """Draw the ratios as bars on a logarithmic axis."""
+    """Plot the ratios as bars on a logarithmic axis."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -109,8 +109,8 @@ def plot(medians: dict[str, Any], workloads: list[Workload], path: Path) -> None
     height = 0.8 / len(names)
     for position, name in enumerate(names):
         values = [ratio(medians[workload.name], name) for workload in workloads]
-        places = [row + height * position for row, value in enumerate(values) if value is not None]
-        axes.barh(places, [value - 1 for value in values if value is not None], height, left=1, label=name)
+        rows = [row + height * position for row, value in enumerate(values) if value is not None]
+        axes.barh(rows, [value - 1 for value in values if value is not None], height, left=1, label=name)
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set_xscale("log")
     axes.set_xticks(_TICKS, [f"{tick:g}" for tick in _TICKS])

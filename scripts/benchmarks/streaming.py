@@ -1,4 +1,4 @@
-"""What the driver costs as tasks grow in number: CPU per stage-call and memory, from 100 to a million tasks.
+"""Measures the driver's CPU time per stage-call and its memory, from 100 to a million tasks.
 
 ``python -m benchmarks.streaming COUNT`` measures one run in this process and prints a line of JSON.
 """
@@ -22,21 +22,21 @@ _LIMIT_S = 600
 
 
 def run_here(count: int) -> dict[str, Any]:
-    """Stream tiny tasks from a generator through three stages and let go of each result."""
+    """Stream tiny tasks from a generator through three stages, and drop each result."""
     from gpuexec import LocalExecutor
 
     stages = [toys.Toy(name) for name in ("first", "second", "third")]
     source = (toys.Piece("bench", b"x" * 64) for _ in range(count))
-    began, cpu = time.perf_counter(), time.process_time()
-    first_cpu = seen = 0.0
+    started_at, cpu = time.perf_counter(), time.process_time()
+    first_cpu = results = 0.0
     for _ in LocalExecutor(show_progress=False).execute_iter(stages, source):
         first_cpu = first_cpu or time.process_time()
-        seen += 1
-    assert seen == count, (seen, count)
+        results += 1
+    assert results == count, (results, count)
     calls = count * _STAGES
     return {
         "tasks": count,
-        "calls_per_s": calls / (time.perf_counter() - began),
+        "calls_per_s": calls / (time.perf_counter() - started_at),
         "start_cpu_s": first_cpu - cpu,
         "cpu_ms_per_1000_calls": 1e6 * (time.process_time() - first_cpu) / calls,
         "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
@@ -45,19 +45,19 @@ def run_here(count: int) -> dict[str, Any]:
 
 def measure(counts: tuple[int, ...]) -> list[dict[str, Any]]:
     """Run each count in a fresh process."""
-    found = []
+    runs = []
     for count in counts:
         command = [sys.executable, "-W", "ignore", "-m", "benchmarks.streaming", str(count)]
         done = subprocess.run(
             command, check=True, capture_output=True, text=True, timeout=_LIMIT_S, cwd=Path(__file__).parents[1]
         )
-        found.append(json.loads(done.stdout.strip().splitlines()[-1]))
-        print(f"streaming: {count} tasks: {found[-1]}", file=sys.stderr, flush=True)
-    return found
+        runs.append(json.loads(done.stdout.strip().splitlines()[-1]))
+        print(f"streaming: {count} tasks: {runs[-1]}", file=sys.stderr, flush=True)
+    return runs
 
 
-def table(found: list[dict[str, Any]]) -> list[str]:
-    """Lines of Markdown."""
+def table(runs: list[dict[str, Any]]) -> list[str]:
+    """Return a Markdown table."""
     lines = [
         "| tasks | calls/s | driver CPU to the first result | per 1,000 calls after it | driver's peak RSS |",
         "|---|---|---|---|---|",
@@ -65,7 +65,7 @@ def table(found: list[dict[str, Any]]) -> list[str]:
     lines += [
         f"| {run['tasks']:,} | {run['calls_per_s']:,.0f} | {run['start_cpu_s']:.2f} s "
         f"| {run['cpu_ms_per_1000_calls']:.1f} ms | {run['peak_rss_mib']:.0f} MiB |"
-        for run in found
+        for run in runs
     ]
     return lines
 

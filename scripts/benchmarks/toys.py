@@ -1,4 +1,4 @@
-"""Tasks and stages of the benchmarks. ``BENCH_LIBRARY=curator`` gives them NeMo Curator's base classes."""
+"""Tasks and stages of the benchmarks. With ``BENCH_LIBRARY=curator`` they have NeMo Curator's base classes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ else:
 
 @dataclass
 class Piece(Task):  # type: ignore[type-arg]
-    """A task that holds anything."""
+    """A task with any data."""
 
     @property
     def num_items(self) -> int:
@@ -32,7 +32,7 @@ def pieces(values: Any) -> list[Piece]:
 
 
 class Toy(ProcessingStage):  # type: ignore[type-arg]
-    """Base: a stage with a fixed number of workers, or none."""
+    """Base class. ``workers``: the fixed number of workers, ``None`` to leave it open."""
 
     name = "toy"
 
@@ -54,7 +54,7 @@ class Add(Toy):
 
     def process(self, task: Any) -> Any:
         array = task.data
-        if not array.flags.writeable:  # some peers hand out read-only arrays
+        if not array.flags.writeable:  # some peers deliver read-only arrays
             array = array.copy()
         array += 1
         task.data = array
@@ -62,21 +62,21 @@ class Add(Toy):
 
 
 class MakeArray(Toy):
-    """Makes the array that the others work on, so that the driver need not."""
+    """Creates the array that the other stages work on, so that the driver does not have to."""
 
     def __init__(self, name: str, size: int) -> None:
         super().__init__(name)
         self.size = size
 
     def process(self, task: Any) -> Any:
-        import numpy as np  # here, since most stages need none of it
+        import numpy as np  # here, because most stages do not need it
 
         task.data = np.full(self.size, task.data, np.float64)
         return task
 
 
 class Checksum(Toy):
-    """Ends the way of large data."""
+    """Replaces an array by a number, so that the results are small."""
 
     def process(self, task: Any) -> Any:
         task.data = float(task.data[0] + task.data[-1])
@@ -84,7 +84,7 @@ class Checksum(Toy):
 
 
 class MakeTable(Toy):
-    """Makes a table of about 10 MB with strings."""
+    """Creates a table of about 10 MB with strings."""
 
     def __init__(self, name: str, kind: str) -> None:
         super().__init__(name)
@@ -102,7 +102,7 @@ class MakeTable(Toy):
 
 
 class CountRows(Toy):
-    """Ends a table's way."""
+    """Replaces a table by its number of rows."""
 
     def process(self, task: Any) -> Any:
         task.data = len(task.data)
@@ -110,7 +110,7 @@ class CountRows(Toy):
 
 
 class Fan(Toy):
-    """One task into many."""
+    """Turns one task into many."""
 
     def __init__(self, name: str, count: int) -> None:
         super().__init__(name)
@@ -128,7 +128,7 @@ class Half(Toy):
 
 
 class Sleep(Toy):
-    """Takes a time without a CPU, as a stage that waits for a GPU does."""
+    """Sleeps: takes time but no CPU, as a stage that waits for a GPU does."""
 
     def __init__(self, name: str, seconds: float, workers: int | None) -> None:
         super().__init__(name, workers=workers)

@@ -1,4 +1,4 @@
-"""What is measured, and what is to be reached."""
+"""The workloads and their goals."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ Work = tuple[list[Any], list[Any]]  # stages, initial tasks
 
 @dataclass(frozen=True)
 class Workload:
-    """``make(count)`` gives stages and tasks; ``count`` and ``slow_count`` (for Ray's backends) are tasks.
+    """One workload. ``make(count)`` returns stages and tasks.
 
-    ``reach``: the least ratio of rates to a peer, e.g. {"pool": 8.0}. ``calls``: stage-calls per task.
+    ``count``: number of tasks; ``slow_count``: the same for Ray's backends. ``calls``: stage-calls per task. ``reach``:
+    the goals, as ratios of gpuexec's rate to a peer's, e.g. {"pool": 8.0}.
     """
 
     name: str
@@ -84,5 +85,5 @@ BY_NAME = {workload.name: workload for workload in WORKLOADS}
 
 
 def pipe_bound_s(count: int) -> float:
-    """The shortest makespan of ``pipe``: one task in 10 ms, after the first has gone through 50 ms of stages."""
+    """Return the shortest possible makespan of ``pipe``: one task per 10 ms, after 50 ms for the first."""
     return 0.05 + 0.01 * (count - 1)

@@ -1,1 +1,1 @@
-"""Runs that are ill-treated on purpose: killed at random (chaos), or for long (soak)."""
+"""Long and disturbed runs: with random kills (chaos), and over a long time (soak)."""

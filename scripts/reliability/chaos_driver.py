@@ -1,6 +1,6 @@
-"""A driver that is to be killed, or whose workers are: one run of the chaos pipeline, in a process of its own.
+"""Runs the chaos pipeline once, as a driver that can be killed, or whose workers can.
 
-Its returned tasks and its report go to FOLDER/returned.json, at the end.
+At the end it writes its returned tasks and its report to FOLDER/returned.json.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ RETURNED = "returned.json"
 
 
 def main() -> None:
-    """Run once."""
+    """Parse the options and run."""
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("--initial-tasks", type=int, required=True)
     parser.add_argument("--checkpoint", action="store_true")
     parser.add_argument("--max-attempts", type=int, default=3)
-    given = parser.parse_args()
+    options = parser.parse_args()
     from loguru import logger
 
-    logger.remove()  # every kill is told by a warning
-    executor = LocalExecutor(show_progress=False, capsule_dir="", max_attempts=given.max_attempts)
-    stages: list[Any] = [Shards(), Rows(), Sift(), Score(), Store(str(given.folder))]
+    logger.remove()  # every kill logs a warning
+    executor = LocalExecutor(show_progress=False, capsule_dir="", max_attempts=options.max_attempts)
+    stages: list[Any] = [Shards(), Rows(), Sift(), Score(), Store(str(options.folder))]
     tasks = Pipeline("chaos", stages=stages).run(
         executor,
-        initial_tasks=initial_tasks(given.initial_tasks),
-        checkpoint_path=given.folder / "checkpoint" if given.checkpoint else None,
+        initial_tasks=initial_tasks(options.initial_tasks),
+        checkpoint_path=options.folder / "checkpoint" if options.checkpoint else None,
     )
     assert tasks is not None
     assert executor.last_report is not None
@@ -44,7 +44,7 @@ def main() -> None:
         "workers": len(report.workers),
         "failures": len(report.failures),
     }
-    (given.folder / RETURNED).write_text(json.dumps(document))
+    (options.folder / RETURNED).write_text(json.dumps(document))
 
 
 if __name__ == "__main__":

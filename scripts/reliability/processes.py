@@ -1,4 +1,4 @@
-"""Finding and killing the processes of a run from outside."""
+"""Finds and kills the processes of a run, from outside."""
 
 from __future__ import annotations
 
@@ -7,34 +7,34 @@ from collections.abc import Iterator
 
 import psutil
 
-MARK = "GPUEXEC_RELIABILITY_MARK"  # in a driver's environment, hence in that of whatever it starts
+MARK = "GPUEXEC_RELIABILITY_MARK"  # in the environment of a driver, and so of all processes it starts
 
 
 def marked(mark: str) -> Iterator[psutil.Process]:
-    """All living processes of the run, its driver included, however they are related now."""
+    """Yield all living processes of a run, its driver included, whatever their parents are now."""
     for process in psutil.process_iter():
         try:
-            ours = process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE
+            matches = process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
-        if ours:
+        if matches:
             yield process
 
 
 def workers_of(driver: psutil.Process) -> list[psutil.Process]:
-    """Its workers: what it started as ``python -m gpuexec.worker``."""
-    found = []
+    """Return a driver's workers: children that run ``python -m gpuexec.worker``."""
+    workers = []
     for child in driver.children():
         try:
             if "gpuexec.worker" in child.cmdline():
-                found.append(child)
+                workers.append(child)
         except psutil.NoSuchProcess:
             continue
-    return found
+    return workers
 
 
 def kill(process: psutil.Process) -> bool:
-    """SIGKILL; whether there was something to kill."""
+    """Send SIGKILL; return whether the process still existed."""
     try:
         process.kill()
     except psutil.NoSuchProcess:
@@ -43,11 +43,11 @@ def kill(process: psutil.Process) -> bool:
 
 
 def seconds_until_gone(mark: str, limit_s: float) -> float | None:
-    """How long processes of a run whose driver is dead live on; ``None``: longer than the limit."""
-    began = time.monotonic()
+    """Wait for the processes of a run whose driver is dead; return the time, ``None`` if it exceeds the limit."""
+    started_at = time.monotonic()
     while True:
         left = list(marked(mark))
-        waited = time.monotonic() - began
+        waited = time.monotonic() - started_at
         if not left:
             return waited
         if waited > limit_s:

@@ -1,6 +1,6 @@
-"""One run that goes on and on: the driver's memory, descriptors and threads must stay what they are.
+"""Runs one stream for a long time: the driver's memory, descriptors and threads must not grow.
 
-A sample every 10 s; a line a minute; a straight line is fitted to what follows the first fifth.
+It takes a sample every 10 s and prints one per minute. A line is fitted to the samples after the first fifth.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from reliability.processes import kill, workers_of
 from reliability.soak_pipeline import MIB, Check, Fill, Flaky, endless
 
 _SAMPLE_EVERY_S = 10.0
-_LINE_EVERY = 6  # samples
+_PRINT_EVERY = 6  # samples
 _KILL_EVERY_S = 20.0
-_WARM_UP = 0.2  # of the samples
-_MAX_GROWTH_MIB_H = 10.0  # by the fitted line; a leak of 100 bytes a task would be some 60 MiB an hour
+_WARM_UP = 0.2  # fraction of the samples
+_MAX_GROWTH_MIB_H = 10.0  # by the fitted line; a leak of 100 bytes per task would be about 60 MiB per hour
 _MAX_GROWTH_COUNT_H = 4.0  # descriptors, threads
 
 
@@ -38,8 +38,8 @@ _MAX_GROWTH_COUNT_H = 4.0  # descriptors, threads
 class Sample:
     """The driver at one moment.
 
-    ``segments``: descriptors of shared memory, in which large tasks wait; the queues bound them. ``descriptors``: all
-    others. ``objects``: what its garbage collector knows of.
+    ``segments``: descriptors of shared memory that holds large tasks; the queues limit their number. ``descriptors``:
+    all others. ``objects``: those that the garbage collector tracks.
     """
 
     seconds: float
@@ -54,7 +54,7 @@ class Sample:
 
 
 class Watcher(threading.Thread):
-    """Samples this process and kills one of its workers now and then."""
+    """Samples this process, and kills one of its workers from time to time."""
 
     def __init__(self, out: Path, seed: int) -> None:
         super().__init__(name="soak-watcher", daemon=True)
@@ -62,25 +62,27 @@ class Watcher(threading.Thread):
         self.tasks = self.kills = 0
         self.ended = threading.Event()
         self._out = out
-        self._dice = random.Random(seed)
+        self._rng = random.Random(seed)
 
     def run(self) -> None:
-        """Until told that it is over."""
-        began = time.monotonic()
+        """Sample until ``ended`` is set."""
+        started_at = time.monotonic()
         driver = psutil.Process()
-        next_kill = began + _KILL_EVERY_S
+        next_kill = started_at + _KILL_EVERY_S
         with self._out.open("w", newline="") as file:
             table = csv.writer(file)
             table.writerow(field.name for field in fields(Sample))
-            while not self.ended.wait(max(0.0, began + (len(self.samples) + 1) * _SAMPLE_EVERY_S - time.monotonic())):
-                self._take(driver, time.monotonic() - began)
+            next_sample = started_at + _SAMPLE_EVERY_S
+            while not self.ended.wait(max(0.0, next_sample - time.monotonic())):
+                next_sample += _SAMPLE_EVERY_S
+                self._take_sample(driver, time.monotonic() - started_at)
                 table.writerow(astuple(self.samples[-1]))
                 file.flush()
                 if time.monotonic() >= next_kill:
-                    next_kill += _KILL_EVERY_S * self._dice.uniform(0.5, 1.5)
+                    next_kill += _KILL_EVERY_S * self._rng.uniform(0.5, 1.5)
                     self._kill_one(driver)
 
-    def _take(self, driver: psutil.Process, seconds: float) -> None:
+    def _take_sample(self, driver: psutil.Process, seconds: float) -> None:
         segments, descriptors = _descriptors()
         with driver.oneshot():
             sample = Sample(
@@ -95,37 +97,37 @@ class Watcher(threading.Thread):
                 self.kills,
             )
         self.samples.append(sample)
-        if len(self.samples) % _LINE_EVERY == 1:
+        if len(self.samples) % _PRINT_EVERY == 1:
             print("  ".join(f"{name} {value}" for name, value in asdict(sample).items()), flush=True)
 
     def _kill_one(self, driver: psutil.Process) -> None:
         workers = workers_of(driver)
-        if workers and kill(self._dice.choice(workers)):
+        if workers and kill(self._rng.choice(workers)):
             self.kills += 1
 
 
 def _descriptors() -> tuple[int, int]:
-    """How many of this process's descriptors are task segments, and how many are not."""
-    places = []
+    """Return the number of descriptors of this process that are task segments, and of all others."""
+    targets = []
     for descriptor in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(OSError):  # closed since
-            places.append(str(descriptor.readlink()))
-    segments = sum(place.startswith("/memfd:gpuexec") for place in places)
-    return segments, len(places) - segments
+        with contextlib.suppress(OSError):  # closed in the meantime
+            targets.append(str(descriptor.readlink()))
+    segments = sum(target.startswith("/memfd:gpuexec") for target in targets)
+    return segments, len(targets) - segments
 
 
 def slope_per_hour(samples: Sequence[Sample], name: str) -> float:
-    """The fitted growth of one figure."""
+    """Return the growth of one value by the fitted line."""
     hours = [sample.seconds / 3600 for sample in samples]
     return float(np.polyfit(hours, [getattr(sample, name) for sample in samples], 1)[0])
 
 
-def verdict(samples: Sequence[Sample]) -> bool:
-    """Print what grew; whether all is flat."""
+def is_flat(samples: Sequence[Sample]) -> bool:
+    """Print how much each value grew; return whether none exceeds its limit."""
     steady = samples[int(len(samples) * _WARM_UP) :]
     flat = True
-    print("\nafter the first fifth   least     most   first   last   fitted growth an hour")
-    for name, most in (
+    print("\nafter the first fifth     min      max    first     last   fitted growth per hour")
+    for name, limit in (
         ("rss_mib", _MAX_GROWTH_MIB_H),
         ("descriptors", _MAX_GROWTH_COUNT_H),
         ("threads", _MAX_GROWTH_COUNT_H),
@@ -133,13 +135,13 @@ def verdict(samples: Sequence[Sample]) -> bool:
     ):
         values = [getattr(sample, name) for sample in steady]
         growth = slope_per_hour(steady, name)
-        passed = growth <= most
+        passed = growth <= limit
         flat = flat and passed
         print(
             f"{name:20} {min(values):8} {max(values):8} {values[0]:8} {values[-1]:8} {growth:+9.2f}  "
-            f"{'flat' if passed else 'GROWS'} (limit {most:+g})"
+            f"{'flat' if passed else 'GROWS'} (limit {limit:+g})"
         )
-    for name in ("segments", "objects"):  # as many as tasks happen to wait
+    for name in ("segments", "objects"):  # depends on how many tasks wait, so without a limit
         values = [getattr(sample, name) for sample in steady]
         growth = slope_per_hour(steady, name)
         print(f"{name:20} {min(values):8} {max(values):8} {values[0]:8} {values[-1]:8} {growth:+9.0f}")
@@ -147,7 +149,7 @@ def verdict(samples: Sequence[Sample]) -> bool:
 
 
 def soak(minutes: float, seed: int, out: Path) -> bool:
-    """Run and judge."""
+    """Run; return whether every task came once and nothing grew."""
     watcher = Watcher(out, seed)
     numbers = count = 0
     with tempfile.TemporaryDirectory(prefix="gpuexec-soak-") as checkpoint:
@@ -173,24 +175,24 @@ def soak(minutes: float, seed: int, out: Path) -> bool:
     complete = numbers == count * (count - 1) // 2
     report = executor.last_report
     assert report is not None
-    print(f"\n{count} tasks, each {'once' if complete else 'NOT once: their numbers do not add up'}")
+    print(f"\n{count} tasks, {'each once' if complete else 'NOT each once: their numbers do not add up'}")
     print(f"{watcher.kills} workers killed, {len(report.workers)} started, {len(report.failures)} attempts failed")
     print(f"notes of the report: {len(report.notes)}")
-    return verdict(watcher.samples) and complete
+    return is_flat(watcher.samples) and complete
 
 
 def main() -> int:
-    """Parse, soak, exit 1 if anything grows or is lost."""
+    """Parse the options and soak; return 1 if anything grows or is lost."""
     parser = argparse.ArgumentParser(prog="scripts/soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--csv", type=Path, default=Path(tempfile.gettempdir()) / "gpuexec-soak.csv")
     options = parser.parse_args()
     if options.minutes < 1:
-        parser.error("--minutes: a line needs some samples, so at least 1")
+        parser.error("--minutes must be at least 1: fitting a line needs some samples")
     from loguru import logger
 
-    logger.remove()  # what is tried again is told by warnings: thousands here
+    logger.remove()  # retries log warnings, thousands of them here
     print(f"seed {options.seed}, process {os.getpid()}, samples in {options.csv}", flush=True)
     passed = soak(options.minutes, options.seed, options.csv)
     print("soak: 1 passed, 0 failed" if passed else "soak: 0 passed, 1 failed")

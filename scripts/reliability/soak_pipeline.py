@@ -1,4 +1,4 @@
-"""What the soak runs: payloads of all sizes through stages that fail now and then."""
+"""The pipeline of the soak: payloads of all sizes, and stages that fail from time to time."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import numpy as np
 from gpuexec import ProcessingStage, Resources, Task
 
 KIB, MIB = 1024, 1024**2
-RETRIED = 1 / 400  # part of the tasks whose first attempt raises
-RETURNED = 1 / 20  # part of the tasks whose payload comes back to the driver
-_SLEEP_S = 0.008  # a task and stage: the machine is to be busy, not full
+RETRIED = 1 / 400  # fraction of the tasks whose first attempt raises
+RETURNED = 1 / 20  # fraction of the tasks whose bytes are returned to the driver
+_SLEEP_S = 0.008  # per task and stage; keeps the machine busy but not overloaded
 
 
 @dataclass(repr=False)
 class Blob(Task[np.ndarray]):
-    """Random bytes. ``number``: which task; ``crc``: of the bytes as they were made."""
+    """Random bytes. ``number``: position of the task; ``crc``: checksum of the original bytes."""
 
     number: int = -1
     crc: int = 0
@@ -34,7 +34,7 @@ class Blob(Task[np.ndarray]):
 
 
 def endless(until: float) -> Iterator[Blob]:
-    """Tasks without bytes yet, until that time of the monotonic clock."""
+    """Yield tasks without bytes until a time of the monotonic clock."""
     number = 0
     while time.monotonic() < until:
         yield Blob("soak", np.empty(0, np.uint8), number=number)
@@ -42,21 +42,21 @@ def endless(until: float) -> Iterator[Blob]:
 
 
 class Fill(ProcessingStage[Blob, Blob]):
-    """Makes the bytes: mostly a few, at times 100 KiB, seldom some MiB."""
+    """Makes the bytes: mostly a few, sometimes 100 KiB, rarely some MiB."""
 
     name = "fill"
     resources = Resources(cpus=0.25)
 
     def process(self, task: Blob) -> Blob:
-        dice = random.Random(task.number)
-        kind = dice.random()
-        if kind < 0.85:
-            size = dice.randrange(1, 500)
-        elif kind < 0.98:
+        rng = random.Random(task.number)
+        share = rng.random()
+        if share < 0.85:
+            size = rng.randrange(1, 500)
+        elif share < 0.98:
             size = 100 * KIB
         else:
-            size = dice.randrange(1, 5) * MIB
-        data = np.frombuffer(dice.randbytes(min(size, 64 * KIB)), np.uint8)
+            size = rng.randrange(1, 5) * MIB
+        data = np.frombuffer(rng.randbytes(min(size, 64 * KIB)), np.uint8)
         made = Blob("soak", np.resize(data, size), number=task.number)
         made.crc = zlib.crc32(made.data)
         time.sleep(_SLEEP_S)
@@ -64,7 +64,7 @@ class Fill(ProcessingStage[Blob, Blob]):
 
 
 class Flaky(ProcessingStage[Blob, Blob]):
-    """Raises where a service would: another try passes."""
+    """Raises at times, as a remote service would; a retry succeeds."""
 
     name = "flaky"
     batch_size = 4
@@ -81,7 +81,7 @@ class Flaky(ProcessingStage[Blob, Blob]):
 
 
 class Check(ProcessingStage[Blob, Blob]):
-    """Compares the bytes with their checksum, and lets most of them go."""
+    """Compares the bytes with their checksum, and drops most of them."""
 
     name = "check"
     batch_size = 16

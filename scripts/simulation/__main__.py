@@ -1,4 +1,4 @@
-"""Prints the table of docs/planning.md; ``--save`` writes it there."""
+"""Print the table of docs/planning.md; ``--save`` writes it there."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import statistics
 import time
 from pathlib import Path
 
-from gpuexec.plan.balance import StageLoad, balance, slowest_of
-from gpuexec.plan.planner import plan_in
+from gpuexec.plan.balance import balance, slowest_of
+from gpuexec.plan.planner import plan_phases
+from gpuexec.plan.workload import StageLoad
 from simulation.bound import best_throughput
 from simulation.fluid import Run
 from simulation.problems import Problem, draw
@@ -28,48 +29,50 @@ _HEAD = [
     "workers stopped",
     "settled after, s",
     "choosing counts, ms",
-    "whole look, ms at most",
+    "whole cycle, ms at most",
 ]
 
 
 def _starting(problem: Problem) -> float:
-    """Throughput of the starting plan's GPU workers, the CPU stages having the best counts beside them."""
-    [phase] = plan_in(problem.room).phases
+    """Return the throughput of the starting plan's GPU workers, with the best counts for the CPU stages beside them."""
+    [phase] = plan_phases(problem.allocator).phases
     counts = {plan.stage_index: len(plan.workers) for plan in phase.stages}
     loads = []
     for load in _loads(problem):
         if load.request.uses_gpu:
-            demand = dataclasses.replace(load.request.demand, num_workers=counts[load.request.stage])
-            load = dataclasses.replace(load, request=dataclasses.replace(load.request, demand=demand))  # noqa: PLW2901
-        loads.append(load)
-    throughput = balance(loads, problem.room.ledger, problem.room.usable_cpus).throughput
+            request = load.request.with_fixed_count(counts[load.request.stage_index])
+            loads.append(dataclasses.replace(load, request=request))
+        else:
+            loads.append(load)
+    throughput = balance(loads, problem.allocator.ledger, problem.allocator.usable_cpus).throughput
     assert throughput is not None
     return throughput
 
 
 def _loads(problem: Problem) -> list[StageLoad]:
     return [
-        StageLoad(r, 1, s, t) for r, s, t in zip(problem.room.requests, problem.seconds, problem.tasks, strict=True)
+        StageLoad(request, workers=1, task_s=task_s, tasks=tasks)
+        for request, task_s, tasks in zip(problem.allocator.requests, problem.task_s, problem.tasks, strict=True)
     ]
 
 
 def _row(gpus: int, stages: int, unequal: bool) -> list[str]:
-    starts, chosen, ends, times, looks, stopped, settled, proven = [], [], [], [], [], [], [], 0
+    starts, chosen, ends, times, cycles, stopped, settled, proven = [], [], [], [], [], [], [], 0
     for seed in range(_SEEDS):
         problem = draw(gpus, stages, seed, unequal=unequal)
         bound = best_throughput(problem)
         loads = _loads(problem)
         began = time.perf_counter()
-        found = balance(loads, problem.room.ledger, problem.room.usable_cpus)
+        best = balance(loads, problem.allocator.ledger, problem.allocator.usable_cpus)
         times.append(time.perf_counter() - began)
-        proven += found.proven
-        throughput = slowest_of(loads, found.counts)[1] or 0.0
+        proven += best.proven
+        throughput = slowest_of(loads, best.counts)[1] or 0.0
         assert throughput <= bound * (1 + 1e-6), "no assignment is better than the bound"
         outcome = Run(problem, _LENGTH_S, time.perf_counter).play()
         starts.append(_starting(problem) / bound)
         chosen.append(throughput / bound)
-        ends.append(outcome.end / bound)
-        looks.append(outcome.slowest_look_s)
+        ends.append(outcome.throughput / bound)
+        cycles.append(outcome.slowest_cycle_s)
         stopped.append(outcome.stopped)
         settled.append(outcome.settled_s)
     return [
@@ -82,7 +85,7 @@ def _row(gpus: int, stages: int, unequal: bool) -> list[str]:
         f"{statistics.median(stopped):.0f} ({min(stopped)}–{max(stopped)})",
         f"{statistics.median(settled):.0f}",
         f"{statistics.median(times) * 1e3:.1f} (≤ {max(times) * 1e3:.1f})",
-        f"{max(looks) * 1e3:.0f}",
+        f"{max(cycles) * 1e3:.0f}",
     ]
 
 

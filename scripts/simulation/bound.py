@@ -8,31 +8,31 @@ import numpy as np
 from scipy.optimize import linprog
 from scipy.sparse import lil_matrix
 
-from gpuexec.plan.counts import cpus_of
-from gpuexec.plan.request import Request
+from gpuexec.plan.request import Request, cpus_of
 from simulation.problems import Problem
 
 
 def best_throughput(problem: Problem) -> float:
-    """Source tasks a second by the linear program.
+    """Return source tasks a second by the linear program.
 
-    Unknown: T, and for each stage and kind of device the workers there (CPU stages: one kind). Maximise T so that
-    every stage has at least one worker and at least T · seconds · tasks, the workers of each kind of device take
-    no more than its devices have, and all workers together no more than the CPUs. Every assignment of whole
-    workers satisfies this, so T is a bound (the planner's least CPUs count, too, and fit in these problems).
+    Unknowns: T, and for each stage and kind of device the number of workers there (CPU stages: one kind). Maximise T
+    so that every stage has at least one worker and at least T · task_s · tasks, the workers of each kind of device
+    take no more than its devices have, and all workers together no more than the CPUs. Every assignment of whole
+    workers satisfies this, so T is a bound (the planner's minimum of CPUs per worker counts, too, and fits in these
+    problems).
     """
-    room = problem.room
-    kinds = sorted(Counter(slot.device.memory_total_bytes for slot in room.ledger.slots).items())
-    places = [(i, k) for i, r in enumerate(room.requests) for k in (range(len(kinds)) if r.uses_gpu else [None])]
-    stages = len(room.requests)
-    # Rows: CPUs, one for each kind of device, then two for each stage. Columns: T, then the places.
-    rows = lil_matrix((1 + len(kinds) + 2 * stages, 1 + len(places)))
+    allocator = problem.allocator
+    kinds = sorted(Counter(slot.device.memory_total_bytes for slot in allocator.ledger.slots).items())
+    pairs = [(i, k) for i, r in enumerate(allocator.requests) for k in (range(len(kinds)) if r.uses_gpu else [None])]
+    stages = len(allocator.requests)
+    # Rows: CPUs, one for each kind of device, then two for each stage. Columns: T, then the pairs (stage, kind).
+    rows = lil_matrix((1 + len(kinds) + 2 * stages, 1 + len(pairs)))
     limits = np.zeros(1 + len(kinds) + 2 * stages)
-    limits[0] = room.usable_cpus
+    limits[0] = allocator.usable_cpus
     for k, (_, count) in enumerate(kinds):
         limits[1 + k] = count
-    for column, (i, k) in enumerate(places, start=1):
-        request = room.requests[i]
+    for column, (i, k) in enumerate(pairs, start=1):
+        request = allocator.requests[i]
         rows[0, column] = cpus_of(request)
         if k is not None:
             rows[1 + k, column] = _devices_taken(request, kinds[k][0])
@@ -40,13 +40,13 @@ def best_throughput(problem: Problem) -> float:
         rows[1 + len(kinds) + stages + i, column] = -1
     for i in range(stages):
         limits[1 + len(kinds) + i] = -1
-        rows[1 + len(kinds) + stages + i, 0] = problem.seconds[i] * problem.tasks[i]
-    objective = np.zeros(1 + len(places))
+        rows[1 + len(kinds) + stages + i, 0] = problem.task_s[i] * problem.tasks[i]
+    objective = np.zeros(1 + len(pairs))
     objective[0] = -1
-    solved = linprog(objective, A_ub=rows.tocsr(), b_ub=limits, method="highs")
-    if not solved.success:
-        raise RuntimeError(f"{problem.name}: {solved.message}")
-    return -float(solved.fun)
+    solution = linprog(objective, A_ub=rows.tocsr(), b_ub=limits, method="highs")
+    if not solution.success:
+        raise RuntimeError(f"{problem.name}: {solution.message}")
+    return -float(solution.fun)
 
 
 def _devices_taken(request: Request, memory_bytes: int) -> float:

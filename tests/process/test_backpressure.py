@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from gpuexec import ConfigurationError, LocalExecutor, Pipeline, ProcessingStage, Resources, events
+from gpuexec.executors import local
 from tests.process.stages import Item, items
 
 MIB = 2**20
@@ -121,8 +122,7 @@ def test_a_slow_stage_holds_a_fast_one_back(monkeypatch):
     count, bound = 10_000, 64 * MIB
     executor = LocalExecutor(show_progress=False, queue_bytes=bound)
     with Gauge() as gauge:
-        monkeypatch.setattr(executor, "_display", lambda: [gauge])
-        monkeypatch.setattr(executor, "_gauge_period", lambda: 0.02)
+        monkeypatch.setattr(local, "progress_for", lambda _: ([gauge], 0.02))
         before = shared_and_private_bytes()
         out = Pipeline("p", stages=[Fast(), Slow()]).run(executor, initial_tasks=items(*range(count)))
     assert [task.data for task in out] == [i % 251 * 1_000_000 for i in range(count)]
@@ -134,8 +134,7 @@ def test_a_slow_stage_holds_a_fast_one_back(monkeypatch):
 def test_the_queue_is_bounded_by_count_too(monkeypatch):
     executor = LocalExecutor(show_progress=False, queue_tasks=10)
     gauge = Gauge()
-    monkeypatch.setattr(executor, "_display", lambda: [gauge])
-    monkeypatch.setattr(executor, "_gauge_period", lambda: 0.0)
+    monkeypatch.setattr(local, "progress_for", lambda _: ([gauge], 0.0))
     Pipeline("p", stages=[Fast().with_(num_workers=1), Slow()]).run(executor, initial_tasks=items(*range(300)))
     max_in_flight = 128  # what one worker may return after the queue has filled
     assert 0 < gauge.max_queued <= 10 + max_in_flight

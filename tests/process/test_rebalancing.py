@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from gpuexec import LocalExecutor, Pipeline, ProcessingStage, Resources
-from gpuexec.plan.proposal import Reason
+from gpuexec.plan.rebalance import ActionReason
 from tests.nvml_sim import nodes
 from tests.process.stages import Item, items
 
@@ -55,7 +55,7 @@ def test_a_slow_stage_gets_the_cpus_that_are_free(tmp_path):
     report, started = run(stages, 1000, cpus=4)
     assert started["quick"] == 1
     assert started["slow"] >= 3
-    assert {w.start_reason for w in report.workers if w.worker_id in ("slow-1", "slow-2")} == {Reason.SLOWEST}
+    assert {w.start_reason for w in report.workers if w.worker_id in ("slow-1", "slow-2")} == {ActionReason.SLOWEST}
 
 
 def test_a_pipeline_of_more_light_stages_than_cpus_leaves_room_for_the_heavy_one(tmp_path):
@@ -71,7 +71,7 @@ def test_workers_move_when_the_work_does(tmp_path):
     report, started = run([first, second], 2000, cpus=5)
     assert started["first"] >= 3
     assert started["second"] >= 3
-    assert any(note.startswith("workers end") for note in report.notes)
+    assert any(note.startswith("stopping workers") for note in report.notes)
 
 
 def test_gpus_go_to_the_stage_that_needs_them(tmp_path, nvml_node):
@@ -83,7 +83,7 @@ def test_gpus_go_to_the_stage_that_needs_them(tmp_path, nvml_node):
     ]
     report, started = run(stages, 2000, cpus=32)
     assert started["caption"] >= 7
-    assert any(note.startswith("workers end") for note in report.notes)
+    assert any(note.startswith("stopping workers") for note in report.notes)
 
 
 @pytest.mark.parametrize("options", [{}, {"max_batches_per_worker": 40}])

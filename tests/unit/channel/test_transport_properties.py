@@ -410,7 +410,7 @@ def test_every_output_leaves_once_in_order_with_its_parent(batches, limit, data)
         Driver() as driver,
         mock.patch.object(payloads, "INLINE_LIMIT", limit["inline"]),
         mock.patch.object(outbox_module, "_FLUSH_BYTES", limit["flush"]),
-        mock.patch.object(outbox_module, "_ARENA", limit["arena"]),
+        mock.patch.object(outbox_module, "_ARENA_BYTES", limit["arena"]),
         mock.patch.object(BlockSizer, "_TARGET_BYTES", limit["block"]),
     ):
         outbox = Outbox(driver.connection, pool)

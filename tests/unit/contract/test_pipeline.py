@@ -60,7 +60,7 @@ def test_only_stages_can_be_added(wrong):
 
 
 def test_what_is_no_stage_is_refused_before_anything_starts():
-    with pytest.raises(ConfigurationError, match=r"stage 1 .*was the class passed instead of an instance"):
+    with pytest.raises(ConfigurationError, match=r"stage 1 .*pass an instance instead of the class"):
         InlineExecutor().execute([Upper(), Short])
     with pytest.raises(ConfigurationError, match="stage 0 is a int"):
         InlineExecutor().execute([3])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gpuexec.hardware.model import Device, Gpu, Host, Link, LinkKind, Node
 from gpuexec.plan.model import PlanOptions, StageDemand
-from gpuexec.plan.planner import make_plan
+from gpuexec.plan.planner import make_allocator, plan_phases
 
 GIB = 1024**3
 
@@ -23,15 +23,18 @@ def node(gpus: int = 0, links: tuple[Link, ...] = (), cpus: int = 16, quota: flo
 def plan(demands, devices=(), on=None, **options):
     where = on or node(len(devices))
     reason = None if devices else "no driver"
-    return make_plan(list(demands), list(devices), where, PlanOptions(**options), no_devices_reason=reason)
+    allocator, notes = make_allocator(
+        list(demands), list(devices), where, PlanOptions(**options), no_devices_reason=reason
+    )
+    return plan_phases(allocator, notes)
 
 
 def demand(name="s", **fields) -> StageDemand:
     return StageDemand(name, **fields)
 
 
-def workers(made, stage: int):
-    return [w for phase in made.phases for s in phase.stages if s.stage_index == stage for w in s.workers]
+def workers(made, stage_index: int):
+    return [w for phase in made.phases for s in phase.stages if s.stage_index == stage_index for w in s.workers]
 
 
 def nvlink(a: int, b: int, count: int = 1) -> Link:

@@ -9,13 +9,13 @@ import pytest
 
 from gpuexec.errors import ConfigurationError, ResourcesError
 from gpuexec.hardware.model import ComputeMode, Link, LinkKind
+from gpuexec.plan.busy import GpusBusy
 from gpuexec.plan.model import BusyGpuPolicy
-from gpuexec.plan.planner import GpusBusy
 from tests.unit.plan.builders import GIB, demand, device, node, nvlink, plan, workers
 
 
-def gpus_of(made, stage=0):
-    return [tuple(share.index for share in w.allocation.gpus) for w in workers(made, stage)]
+def gpus_of(made, stage_index=0):
+    return [tuple(share.index for share in w.allocation.gpus) for w in workers(made, stage_index)]
 
 
 def test_a_cpu_stage_may_grow_to_all_cpus_and_sees_no_gpu():
@@ -193,7 +193,7 @@ def test_a_held_gpu_is_an_error_or_waited_for():
         plan([demand(gpus=1)], [HELD, device(1)], busy_gpus=BusyGpuPolicy.ERROR)
     with pytest.raises(GpusBusy):
         plan([demand(gpus=1)], [HELD, device(1)], busy_gpus=BusyGpuPolicy.WAIT)
-    plan([demand()], [HELD], busy_gpus=BusyGpuPolicy.ERROR)  # nobody asks for a GPU
+    plan([demand()], [HELD], busy_gpus=BusyGpuPolicy.ERROR)  # no stage asks for a GPU
 
 
 def test_an_exclusive_gpu_with_a_process_is_held_whatever_its_memory():
@@ -208,7 +208,7 @@ def test_unified_memory_is_never_called_busy():
 
 
 @pytest.mark.parametrize(
-    ("wanted", "devices", "said"),
+    ("wanted", "devices", "message"),
     [
         (demand("big", cpus=17), [], r"'big' asks for cpus=17 .*16 usable"),
         (demand("big", gpus=1), [], r"'big' asks for gpus=1, but there is no GPU for it: no driver"),
@@ -219,13 +219,13 @@ def test_unified_memory_is_never_called_busy():
         (demand("big", gpu_memory_gb=1), [device(0, None)], "memory size unknown"),
     ],
 )
-def test_a_request_that_can_never_fit_is_refused_with_the_arithmetic(wanted, devices, said):
-    with pytest.raises(ResourcesError, match=said):
+def test_a_request_that_can_never_fit_is_refused_with_the_arithmetic(wanted, devices, message):
+    with pytest.raises(ResourcesError, match=message):
         plan([wanted], devices)
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "message"),
     [
         ({"gpus": 1.5}, "only whole numbers"),
         ({"gpus": 1, "gpu_memory_gb": 3}, "only one of them"),
@@ -235,8 +235,8 @@ def test_a_request_that_can_never_fit_is_refused_with_the_arithmetic(wanted, dev
         ({"num_workers": 0}, "at least 1"),
     ],
 )
-def test_a_demand_without_meaning(fields, said):
-    with pytest.raises(ConfigurationError, match=said):
+def test_a_demand_without_meaning(fields, message):
+    with pytest.raises(ConfigurationError, match=message):
         plan([demand(**fields)], [device(0)])
 
 

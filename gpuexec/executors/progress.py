@@ -1,0 +1,23 @@
+"""The progress display of a run, on stderr."""
+
+from __future__ import annotations
+
+import sys
+
+from gpuexec import events
+from gpuexec.config import ExecutorConfig
+from gpuexec.observe.progress import LIVE_PERIOD_S, LineProgress, LiveProgress
+from gpuexec.observe.relay import LogRelay
+
+
+def progress_for(options: ExecutorConfig) -> tuple[list[events.Observer], float | None]:
+    """Return the observers that show progress and log lines, and the seconds between the gauges they need.
+
+    The two belong together: a live table needs gauges more often than lines do. Without progress there are no gauges.
+    """
+    relay = LogRelay()
+    if not options.show_progress:
+        return [relay], None
+    if sys.stderr.isatty():
+        return [LiveProgress(relay)], LIVE_PERIOD_S
+    return [relay, LineProgress()], options.progress_interval_s

@@ -1,0 +1,55 @@
+"""The environment of a stage: which variables it asks for, and how to set them for a while in this process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from gpuexec.config import ExecutorConfig
+
+_SUPPORTED = "env_vars"
+
+
+def env_vars_for(stage: Any, options: ExecutorConfig) -> dict[str, str]:
+    """Return the variables to set for a stage: those of the executor's ``runtime_env``, then the stage's own.
+
+    The other parts of a Ray-style ``runtime_env`` (pip, working_dir, …) need Ray: a warning names those of the stage.
+    """
+    own = getattr(stage, "runtime_env", None) or {}
+    ignored = sorted(set(own) - {_SUPPORTED})
+    if ignored:
+        from loguru import logger
+
+        logger.warning(
+            "stage {}: runtime_env {} is ignored: only env_vars are set here, nothing is installed",
+            stage.name,
+            ignored,
+        )
+    return {**_env_vars_in(options.runtime_env), **_env_vars_in(own)}
+
+
+@contextlib.contextmanager
+def temporary_environment(variables: Mapping[str, str], search_path: Sequence[str] | None = None) -> Iterator[None]:
+    """Set environment variables, and ``sys.path`` if given, for the block; restore both afterwards."""
+    previous = {name: os.environ.get(name) for name in variables}
+    previous_path = list(sys.path)
+    os.environ.update(variables)
+    if search_path is not None:
+        sys.path[:] = search_path
+    try:
+        yield
+    finally:
+        if search_path is not None:
+            sys.path[:] = previous_path
+        for name, value in previous.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _env_vars_in(runtime_env: Mapping[str, Any] | None) -> dict[str, str]:
+    return {str(name): str(value) for name, value in ((runtime_env or {}).get(_SUPPORTED) or {}).items()}

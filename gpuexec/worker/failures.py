@@ -1,0 +1,54 @@
+"""Turns whatever a stage raised into the `Failed` message that the driver gets."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+
+from gpuexec.channel import codec
+from gpuexec.channel.messages import Failed
+from gpuexec.channel.payload import Payload
+from gpuexec.contract.phases import StagePhase
+from gpuexec.errors import names_of
+
+_OWN_MODULES = {"gpuexec.worker.loop", "gpuexec.stage.session"}  # frames that say nothing about the failure
+
+
+def describe_failure(
+    error: BaseException, phase: StagePhase, batch_id: int | None = None, *, halted: bool = True
+) -> Failed:
+    """Return the message for an exception; it has the exception itself only if that survives pickling."""
+    text = "".join(traceback.format_exception_only(error)).strip()
+    is_exit = not isinstance(error, Exception)
+    return Failed(
+        phase=phase,
+        batch_id=batch_id,
+        error_names=names_of(error),
+        text=text,
+        traceback=_stage_traceback(error),
+        is_exit=is_exit,
+        halted=halted,
+        payloads=() if is_exit else _pickled_if_portable(error),
+    )
+
+
+def _pickled_if_portable(error: BaseException) -> tuple[Payload, ...]:
+    """Pickle an exception if it also unpickles, to the same type. Many do not: cpython#103061."""
+    try:
+        payload = codec.encode_by_value(error).join()
+        if type(codec.decode(payload, in_place=False)) is type(error):
+            return (payload,)
+    except Exception:  # noqa: BLE001, S110 - the text and traceback still travel
+        pass
+    return ()
+
+
+def _stage_traceback(error: BaseException) -> str:
+    """Format the traceback without our own frames at its top."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None and trace.tb_frame.f_globals.get("__name__") in _OWN_MODULES:
+        trace = trace.tb_next
+    try:
+        return "".join(traceback.format_exception(type(error), error, trace))
+    except Exception:  # noqa: BLE001 - an exception whose __str__ raises must still be reported
+        return f"{type(error).__name__} (its text could not be formatted)\n{sys.exc_info()[1]!r}"
