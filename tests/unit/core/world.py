@@ -249,7 +249,7 @@ class World:
         self._guard(self.state.on_message, worker, message, self.now)
 
     def boots(self, worker: Worker) -> None:
-        self.says(worker, Booted(1, self.now, self.now))
+        self.says(worker, Booted(self.now, self.now))
 
     def sets_up(self, worker: Worker) -> None:
         """A worker boots, gets its turn, and sets up."""
