@@ -14,11 +14,7 @@ from typing import Any
 
 from gpuexec.capsules.write import FIELDS, FORMAT, FORMAT_VERSION, STAGE, SUMMARY, TASKS, CapsuleContents
 from gpuexec.contract.allocation import Allocation, GpuShare
-from gpuexec.errors import ConfigurationError
-
-
-class CapsuleError(ConfigurationError):
-    """A capsule cannot be read, or not replayed here; the message says why and what to do."""
+from gpuexec.errors import CapsuleError
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +65,6 @@ def load_capsule(path: Path) -> Capsule:
     except OSError as error:
         raise CapsuleError(f"the capsule {path} is damaged: {error.filename}: {error.strerror}") from error
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        if isinstance(error, CapsuleError):
-            raise
         raise CapsuleError(f"the capsule {path} is damaged: {FIELDS} is not as it was written ({error!r})") from error
 
 

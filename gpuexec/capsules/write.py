@@ -34,7 +34,7 @@ from typing import Any, BinaryIO
 from gpuexec._version import __version__
 from gpuexec.capsules import redact
 from gpuexec.capsules.summary import summary_of
-from gpuexec.errors import GpuexecError
+from gpuexec.errors import CapsuleNotWritten
 
 FORMAT = "gpuexec failure capsule"
 FORMAT_VERSION = 1
@@ -47,10 +47,6 @@ _PARTIAL = ".partial-"
 _STALE_S = 3600.0  # no capsule takes that long to write: its writer has died
 _PACKAGES = ("cloudpickle", "cupy", "nemo-curator", "numpy", "pandas", "pyarrow", "torch")
 _DRIVER = Path("/proc/driver/nvidia/version")
-
-
-class CapsuleNotWritten(GpuexecError, OSError):
-    """A capsule could not be written (full disk, no permission): the failure it is about goes on regardless."""
 
 
 @dataclass(frozen=True, slots=True)

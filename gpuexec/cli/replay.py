@@ -22,6 +22,7 @@ def replay(
     ] = None,
 ) -> None:
     """Run the batch of a failure capsule again. Opening a capsule runs code that is in it: never a stranger's."""
+    from gpuexec.errors import CapsuleError
     from gpuexec.executors import replay as executor
 
     found = executor.load_capsule(capsule)
@@ -30,7 +31,7 @@ def replay(
     faulthandler.enable()  # the batch may end this process as it did the worker
     try:
         tasks = executor.replay(found, gpu=gpu, on_error=_post_mortem if debug else None)
-    except executor.CapsuleError:
+    except CapsuleError:
         raise
     except bdb.BdbQuit:
         typer.echo("replay: left from the debugger", err=True)

@@ -10,7 +10,7 @@ from gpuexec.contract.executor import NodeInfo, WorkerMetadata
 from gpuexec.contract.perf import StagePerfStats, StageTimer
 from gpuexec.contract.sentinels import NoneTask, TaskKind, kind_of
 from gpuexec.contract.task import is_task
-from gpuexec.errors import StageContractError
+from gpuexec.errors import InvalidTask, StageContractError
 
 _TASK_TYPES: set[type] = set()  # seen so far: asking an abstract base class costs more than a small batch's figures
 
@@ -30,7 +30,7 @@ class BaseStageAdapter:
     def process_batch(self, tasks: list[Any]) -> list[Any]:
         """Process a batch; return its real outputs with ids and figures, markers dropped.
 
-        Raises ``StageContractError`` when the stage returns anything but tasks, ``ValueError`` when a
+        Raises ``StageContractError`` when the stage returns anything but tasks, ``InvalidTask`` when a
         source stage returns a ``FailedTask``, and whatever the stage raises.
         """
         self.last_stats = None
@@ -90,7 +90,7 @@ class BaseStageAdapter:
 
     def _report_failed(self, failed: int) -> None:
         if getattr(self.stage, "is_source_stage", False):
-            raise ValueError(f"Source stage {self.stage.name} emitted FailedTask, which is not supported.")
+            raise InvalidTask(f"Source stage {self.stage.name} emitted FailedTask, which is not supported.")
         from loguru import logger
 
         logger.warning(

@@ -8,6 +8,7 @@ from typing import Any
 
 from gpuexec.contract.input_spec import InputSpecs
 from gpuexec.contract.stage import ProcessingStage, X, Y
+from gpuexec.errors import CompositeNotDecomposed, ConfigurationError
 
 
 class CompositeStage(ProcessingStage[X, Y]):
@@ -28,17 +29,22 @@ class CompositeStage(ProcessingStage[X, Y]):
         return self
 
     def decompose_and_apply_with(self) -> list[ProcessingStage[Any, Any]]:
-        """Decompose and apply what ``with_`` was told. Raises ``ValueError`` for an unknown or double name."""
+        """Decompose, and apply the changes that ``with_`` recorded.
+
+        Raises ``ConfigurationError`` for a change to an unknown stage, or where two stages have the same name.
+        """
         stages = self.decompose()
         for changes in self._operations():
             names = [stage.name for stage in stages]
             if len(set(names)) != len(names):
-                raise ValueError(
+                raise ConfigurationError(
                     f"composite stage {self.name}: with_() needs stages of unique names, decompose() gave {names}"
                 )
             for name in changes:
                 if name not in names:
-                    raise ValueError(f"Stage {name} not found in composite stage {self.name}, which has {names}")
+                    raise ConfigurationError(
+                        f"Stage {name} not found in composite stage {self.name}, which has {names}"
+                    )
             stages = [stage.with_(**changes[stage.name]) if stage.name in changes else stage for stage in stages]
         return stages
 
@@ -51,8 +57,8 @@ class CompositeStage(ProcessingStage[X, Y]):
         return self.decompose()[-1].outputs()
 
     def process(self, task: X) -> Y | list[Y] | None:  # noqa: ARG002
-        """Raise ``RuntimeError``: only the decomposed stages run."""
-        raise RuntimeError(
+        """Raise ``CompositeNotDecomposed``: only the decomposed stages run."""
+        raise CompositeNotDecomposed(
             f"composite stage {self.name!r} should not be executed directly: run it in a Pipeline, which decomposes it"
         )
 

@@ -13,7 +13,7 @@ from gpuexec.contract.executor import BaseExecutor
 from gpuexec.contract.sentinels import EmptyTask
 from gpuexec.contract.stage import is_stage
 from gpuexec.contract.task import is_task
-from gpuexec.errors import ConfigurationError
+from gpuexec.errors import ConfigurationError, StageContractError
 
 
 class Pipeline:
@@ -33,17 +33,17 @@ class Pipeline:
         self.decomposition_info: dict[str, list[str]] = {}
 
     def add_stage(self, stage: Any) -> Pipeline:
-        """Append a stage and return the pipeline. Raises ``TypeError`` for anything else."""
+        """Append a stage and return the pipeline. Raises ``StageContractError`` for anything else."""
         if not is_stage(stage):
-            raise TypeError(f"Stage must be a ProcessingStage, got {type(stage)}")
+            raise StageContractError(f"Stage must be a ProcessingStage, got {type(stage)}")
         self.stages.append(stage)
         return self
 
     def build(self) -> None:
         """Replace composite stages by what they stand for and settle which stage is source and sink.
 
-        Safe to repeat. Raises ``ValueError`` without stages or with several sources or sinks, ``TypeError``
-        for a composite in a composite.
+        Safe to repeat. Raises ``ConfigurationError`` without stages or with several sources or sinks,
+        ``StageContractError`` for a composite in a composite.
         """
         if not self.stages:
             raise ConfigurationError(f"Pipeline {self.name!r} has no stages: add_stage() first")
@@ -130,7 +130,7 @@ def _decomposed(stage: Any) -> list[Any]:
     parts: list[Any] = stage.decompose_and_apply_with()
     for part in parts:
         if _is_composite(part):
-            raise TypeError(
+            raise StageContractError(
                 f"Composite stage {stage.name!r} decomposed into another composite stage {part.name!r}. "
                 "Nested composition is not supported: decompose it there."
             )
@@ -141,7 +141,7 @@ def _assign_role(stages: list[Any], flag: str, *, default: int) -> None:
     marked = [stage.name for stage in stages if getattr(stage, flag)]
     if len(marked) > 1:
         role = "source" if flag == "is_source_stage" else "sink"
-        raise ValueError(f"Pipeline has multiple {role} stages marked: {marked}. At most one is supported.")
+        raise ConfigurationError(f"Pipeline has multiple {role} stages marked: {marked}. At most one is supported.")
     if not marked:
         setattr(stages[default], flag, True)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from gpuexec.contract.task import Task
+from gpuexec.errors import InvalidTask
 
 
 @dataclass
@@ -17,7 +18,7 @@ class SentinelTask(Task[None]):
     def __post_init__(self) -> None:
         """Refuse data."""
         if self.data is not None:
-            raise ValueError(f"{type(self).__name__} carries no data, got {type(self.data).__name__}")
+            raise InvalidTask(f"{type(self).__name__} carries no data, got {type(self.data).__name__}")
         super().__post_init__()
 
     @property

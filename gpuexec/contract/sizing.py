@@ -5,12 +5,18 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from gpuexec.errors import ConfigurationError, StageContractError
+
 # Ray Data's own keys for the size of an actor pool, which stages may carry in ray_stage_spec().
 _POOL_KEYS = ("min_workers", "max_workers", "initial_workers")
 
 
 def check_worker_sizing(stage: Any) -> None:
-    """Raise ``ValueError`` when a stage sets its worker count in more than one way, or to nonsense."""
+    """Check how a stage sets its number of workers.
+
+    Raises ``ConfigurationError`` for a count set in more than one way or not above 0, ``StageContractError`` for
+    something that is not a number.
+    """
     per_node = stage.num_workers_per_node()
     if per_node is not None:
         _check_per_node(per_node, stage.name)
@@ -22,7 +28,9 @@ def check_worker_sizing(stage: Any) -> None:
     if any(_key_name(key) in _POOL_KEYS for key in stage.ray_stage_spec()):
         given.append("actor-pool sizing keys in ray_stage_spec()")
     if len(given) > 1:
-        raise ValueError(f"Stage {stage.name} sets multiple worker-sizing options ({', '.join(given)}); use one")
+        raise ConfigurationError(
+            f"Stage {stage.name} sets multiple worker-sizing options ({', '.join(given)}); use one"
+        )
 
 
 def _key_name(key: object) -> object:
@@ -31,6 +39,8 @@ def _key_name(key: object) -> object:
 
 def _check_per_node(value: object, stage_name: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"num_workers_per_node for stage {stage_name} must be a positive number, got {value!r}")
+        raise StageContractError(
+            f"num_workers_per_node for stage {stage_name} must be a positive number, got {value!r}"
+        )
     if not math.isfinite(value) or value <= 0:
-        raise ValueError(f"num_workers_per_node for stage {stage_name} must be finite and > 0, got {value!r}")
+        raise ConfigurationError(f"num_workers_per_node for stage {stage_name} must be finite and > 0, got {value!r}")

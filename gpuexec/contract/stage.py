@@ -15,6 +15,7 @@ from gpuexec.contract.input_spec import InputSpec, InputSpecs, missing_from, spe
 from gpuexec.contract.resources import Resources
 from gpuexec.contract.sizing import check_worker_sizing
 from gpuexec.contract.task import Task
+from gpuexec.errors import ConfigurationError, InvalidTask, StageContractError
 
 X = TypeVar("X", bound=Task[Any])
 Y = TypeVar("Y", bound=Task[Any])
@@ -101,13 +102,13 @@ class ProcessingStage(ABC, Generic[X, Y], metaclass=StageMeta):
         """Process up to ``batch_size`` tasks; override to work on them at once.
 
         Return one task or ``None`` per input, in order. From several inputs any other number of outputs is
-        allowed, but gives them random ids, since they cannot be matched with inputs. Raises ``ValueError``
+        allowed, but gives them random ids, since they cannot be matched with inputs. Raises ``InvalidTask``
         for a task that ``validate_input`` refuses.
         """
         results: list[Y | None] = []
         for task in tasks:
             if not self.validate_input(task):
-                raise ValueError(f"Task {task!s} failed validation for stage {self}")
+                raise InvalidTask(f"Task {task!s} failed validation for stage {self}")
             result = self.process(task)
             if isinstance(result, list):
                 results.extend(result)
@@ -155,14 +156,14 @@ class ProcessingStage(ABC, Generic[X, Y], metaclass=StageMeta):
         return type(self).process_batch is not ProcessingStage.process_batch
 
     def input_spec_for_task(self, task: Task[Any]) -> InputSpec:
-        """Return the part of ``inputs()`` that applies to this task. Raises ``TypeError`` if none does."""
+        """Return the part of ``inputs()`` that applies to this task. Raises ``StageContractError`` if none does."""
         return spec_for_task(self.name, self.inputs(), task)
 
     def validate_input(self, task: X) -> bool:
         """Check a task against ``inputs()``; log what is missing and return ``False``."""
         try:
             spec = self.input_spec_for_task(task)
-        except TypeError as error:
+        except StageContractError as error:
             problem = str(error)
         else:
             attributes, columns = missing_from(task, spec)
@@ -204,7 +205,7 @@ class ProcessingStage(ABC, Generic[X, Y], metaclass=StageMeta):
             if value is not None:
                 setattr(changed, attribute, value)
         if xenna_stage_spec is not None and "num_workers" in xenna_stage_spec:
-            raise ValueError("xenna_stage_spec has num_workers: use with_(num_workers=...)")
+            raise ConfigurationError("xenna_stage_spec has num_workers: use with_(num_workers=...)")
         methods: dict[str, Any] = {"num_workers": num_workers, "num_workers_per_node": num_workers_per_node}
         if ray_stage_spec is not None:
             methods["ray_stage_spec"] = {**changed.ray_stage_spec(), **ray_stage_spec}
@@ -267,22 +268,22 @@ def is_stage(value: object) -> bool:
 
 
 def _refuse_unusable_members(cls: type) -> None:
-    """Raise ``TypeError`` at class creation for what would break only when a pipeline runs."""
+    """Raise ``StageContractError`` at class creation for what would break only when a pipeline runs."""
     own = cls.__dict__
     for name in ("_name", "_resources", "_batch_size"):
         if name in own:
-            raise TypeError(f"{cls.__name__} must not override {name!r}")
+            raise StageContractError(f"{cls.__name__} must not override {name!r}")
     for name in ("num_workers", "num_workers_per_node"):
         value = own.get(name)
         declared = value is None and name in own.get("__annotations__", {})
         if declared or (value is not None and not callable(value)):
-            raise TypeError(
+            raise StageContractError(
                 f"{cls.__name__} must not define {name!r} as a stage attribute: override the method {name}(), "
                 "or name the field differently"
             )
     for name in ("name", "resources", "batch_size", "runtime_env"):
         if isinstance(own.get(name), property):
-            raise TypeError(
+            raise StageContractError(
                 f"{cls.__name__} must not define {name!r} as a @property: with_() could not change it. "
                 "Use a class attribute or a dataclass field"
             )

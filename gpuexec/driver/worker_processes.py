@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator, Mapping
 
 from gpuexec import events
 from gpuexec.channel.messages import ErrorHandling, Message, Start, Stop
-from gpuexec.channel.wire import ConnectionLost, Receiver, Sender
+from gpuexec.channel.wire import Receiver, Sender
 from gpuexec.core.worker_lifecycle import WorkerEvent, WorkerLifecycle, WorkerState
 from gpuexec.driver.state import StageState, Worker
+from gpuexec.errors import ConnectionLost
 from gpuexec.plan.model import WorkerGrant
 from gpuexec.processes import reap
 from gpuexec.processes.guardian import Guardian

@@ -12,13 +12,13 @@ from typing import Any
 from gpuexec.config import ExecutorConfig
 from gpuexec.contract.task import is_task
 from gpuexec.curator import stage_facts
-from gpuexec.errors import ConfigurationError
+from gpuexec.errors import ConfigurationError, GpusBusy
 from gpuexec.hardware import host, inventory
 from gpuexec.hardware.model import Node
 from gpuexec.hardware.visible_devices import VARIABLE, VisibleDevices
 from gpuexec.plan.grants import Allocator
 from gpuexec.plan.model import BusyGpuPolicy, Plan, PlanOptions, StageDemand
-from gpuexec.plan.planner import GpusBusy, make_allocator, plan_in
+from gpuexec.plan.planner import make_allocator, plan_in
 from gpuexec.stage import loading
 
 _BUSY_POLL_S = 2.0  # NVML has no event for freed memory

@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpuexec.capsules.read import Capsule, CapsuleError, load_capsule
+from gpuexec.capsules.read import Capsule, load_capsule
 from gpuexec.capsules.write import CapsuleContents
 from gpuexec.channel import codec
 from gpuexec.contract.allocation import Allocation, GpuShare
 from gpuexec.contract.executor import NodeInfo, WorkerMetadata
 from gpuexec.curator import adapters, registration
 from gpuexec.curator.origin import class_name_of
+from gpuexec.errors import CapsuleError
 from gpuexec.hardware.model import Device
 from gpuexec.hardware.visible_devices import ORDER_VARIABLE, VARIABLE
 from gpuexec.processes.spawn import THREAD_CAPS
@@ -29,7 +30,7 @@ from gpuexec.stage import loading
 from gpuexec.stage.node_lock import node_lock
 from gpuexec.stage.pinning import check_pinning
 
-__all__ = ["Capsule", "CapsuleError", "load_capsule", "replay"]
+__all__ = ["Capsule", "load_capsule", "replay"]
 
 OnError = Callable[[BaseException], object]
 _LOADING_PHASES = {"import", "start-up", "receive"}  # unpickling is what failed there

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any, TypeVar
 
-from gpuexec.errors import ConfigurationError
+from gpuexec.errors import ConfigurationError, NvmlUnavailable
 from gpuexec.hardware import nvml, visible_devices
 from gpuexec.hardware.host import read_host
 from gpuexec.hardware.model import Gpu, Host, Node
@@ -23,7 +23,7 @@ def read_node() -> Node:
     host = read_host()
     try:
         listing = nvml.list_gpus()
-    except nvml.NvmlUnavailable as error:
+    except NvmlUnavailable as error:
         return Node(host=host, no_gpus_reason=str(error))
     return Node(
         host=host,

@@ -15,17 +15,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from gpuexec.errors import NvmlError
+from gpuexec.errors import NvmlUnavailable
 from gpuexec.hardware.model import ComputeMode, Gpu, GpuProcess, Link, MigSlice
 from gpuexec.hardware.topology import PairReading, links_between
 
 _LIBRARY = "libnvidia-ml.so.1"
 _MASK_WORDS = 64  # 64-bit words of a CPU mask: 4096 CPUs
 _MAX_LINKS = 36  # NVML_NVLINK_MAX_LINKS
-
-
-class NvmlUnavailable(NvmlError):
-    """There is no usable driver; the message is the reason, in one line."""
 
 
 @dataclass(frozen=True, slots=True)

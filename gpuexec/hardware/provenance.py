@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gpuexec.errors import NvmlUnavailable
 from gpuexec.hardware import nvml
 from gpuexec.hardware.model import GpuProcess
 
@@ -90,7 +91,7 @@ def read_provenance(uuids: Sequence[str]) -> Provenance:
                 foreign_pids=foreign,
                 missing=missing,
             )
-    except nvml.NvmlUnavailable as error:
+    except NvmlUnavailable as error:
         return Provenance(missing=dict.fromkeys(uuids, str(error)))
 
 

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from gpuexec.errors import ResourcesError
 from gpuexec.hardware.model import Device, Node
 from gpuexec.plan import explain, phases
-from gpuexec.plan.busy import GpusBusy, usable_devices
+from gpuexec.plan.busy import usable_devices
 from gpuexec.plan.counts import StagePlacement, place_minimum, place_stages
 from gpuexec.plan.grants import Allocator, unique_names
 from gpuexec.plan.ledger import Ledger
 from gpuexec.plan.model import Phase, Plan, PlanOptions, StageDemand, StagePlan
 from gpuexec.plan.request import WHOLE, Request, request_of
 
-__all__ = ["GpusBusy", "make_allocator", "make_plan", "plan_in"]
+__all__ = ["make_allocator", "make_plan", "plan_in"]
 
 
 def make_plan(

@@ -18,10 +18,11 @@ from typing import Any
 from gpuexec.channel import codec
 from gpuexec.channel.messages import Booted, ErrorHandling, Inline, Start
 from gpuexec.channel.recorder import FlightRecorder
-from gpuexec.channel.wire import BlockingConnection, ConnectionLost
+from gpuexec.channel.wire import BlockingConnection
 from gpuexec.contract.allocation import Allocation, GpuShare
 from gpuexec.contract.executor import NodeInfo, WorkerMetadata
 from gpuexec.curator import adapters, registration
+from gpuexec.errors import ConnectionLost
 from gpuexec.stage import loading
 from gpuexec.stage.stacks import write_stacks_on_signal
 from gpuexec.worker import memory

@@ -31,12 +31,12 @@ from gpuexec.channel.messages import (
 )
 from gpuexec.channel.recorder import FlightRecorder
 from gpuexec.channel.segments import SegmentPool
-from gpuexec.channel.wire import BlockingConnection, ConnectionLost
+from gpuexec.channel.wire import BlockingConnection
 from gpuexec.contract.executor import NodeInfo, WorkerMetadata
 from gpuexec.contract.lineage import parents_of
 from gpuexec.contract.metrics import INPUT_BYTES, OOM_SPLITS, merge_metrics
 from gpuexec.curator.origin import class_name_of
-from gpuexec.errors import error_names_match, names_of
+from gpuexec.errors import ConnectionLost, error_names_match, names_of
 from gpuexec.stage.pinning import check_pinning
 from gpuexec.worker.gpu_memory_errors import free_gpu_cache, is_out_of_gpu_memory
 from gpuexec.worker.inbox import Inbox

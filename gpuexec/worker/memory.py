@@ -19,6 +19,7 @@ from typing import Any
 
 from gpuexec.contract import metrics
 from gpuexec.contract.allocation import Allocation, GpuShare
+from gpuexec.errors import NvmlUnavailable
 from gpuexec.stage.pinning import torch_with_cuda
 
 _INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO in the kernel's include/linux/proc_ns.h
@@ -130,7 +131,7 @@ class GpuProbe:
             self._session = contextlib.ExitStack()
             try:
                 library = self._session.enter_context(nvml.session())
-            except nvml.NvmlUnavailable:
+            except NvmlUnavailable:
                 self._session = None
                 self._why_no_nvml = "nvml_unavailable"
                 return

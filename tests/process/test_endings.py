@@ -22,8 +22,7 @@ from gpuexec import (
     StageNotPicklable,
     WorkerDied,
 )
-from gpuexec.driver.exceptions import RemoteTraceback
-from gpuexec.errors import RemoteStageError
+from gpuexec.errors import RemoteStageError, RemoteTraceback
 from gpuexec.stage.node_lock import node_lock
 from tests.process import stages
 from tests.process.stages import Apply, Journal, items

@@ -14,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpuexec.capsules import write
-from gpuexec.capsules.read import CapsuleError, load_capsule
-from gpuexec.capsules.write import CapsuleContents, CapsuleNotWritten, default_folder, prune, write_capsule
+from gpuexec.capsules.read import load_capsule
+from gpuexec.capsules.write import CapsuleContents, default_folder, prune, write_capsule
 from gpuexec.channel import codec
 from gpuexec.contract.allocation import Allocation, GpuShare
+from gpuexec.errors import CapsuleError, CapsuleNotWritten
 
 ROOT = Path(__file__).parents[3]
 SECRET = "xY7" + "-not-to-be-seen"
@@ -156,7 +157,8 @@ def test_tasks_too_large_are_left_out_and_that_is_said(tmp_path: Path):
 WRITE_WITH_SMALL_DISK = """
 import resource, signal, sys
 from pathlib import Path
-from gpuexec.capsules.write import CapsuleNotWritten, write_capsule
+from gpuexec.capsules.write import write_capsule
+from gpuexec.errors import CapsuleNotWritten
 from tests.unit.capsules.test_write import contents
 
 signal.signal(signal.SIGXFSZ, getattr(signal, sys.argv[2]))

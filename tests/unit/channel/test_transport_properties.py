@@ -25,7 +25,8 @@ from gpuexec.channel import codec, payloads
 from gpuexec.channel.messages import Results, Work
 from gpuexec.channel.payloads import load, store
 from gpuexec.channel.segments import PAGE, SegmentPool, SegmentRef
-from gpuexec.channel.wire import BlockingConnection, ConnectionLost, Receiver, Sender
+from gpuexec.channel.wire import BlockingConnection, Receiver, Sender
+from gpuexec.errors import ConnectionLost
 from gpuexec.worker import outbox as outbox_module
 from gpuexec.worker.inbox import Inbox
 from gpuexec.worker.outbox import Outbox

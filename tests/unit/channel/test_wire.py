@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from gpuexec.channel.messages import BY_KIND, Failed, LogLine, Message, Results, Start, Stop, Work, payload_size
 from gpuexec.channel.segments import PAGE, SegmentPool, SegmentRef, read_segment
-from gpuexec.channel.wire import BlockingConnection, ConnectionLost, Receiver, Sender
+from gpuexec.channel.wire import BlockingConnection, Receiver, Sender
+from gpuexec.errors import ConnectionLost
 
 ids = st.integers(0, 2**31)
 text = st.text(max_size=40)
