@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gpuexec.errors import ConfigurationError
-
-MIB = 1024 * 1024
+from gpuexec.naming import full_name
+from gpuexec.units import MIB
 
 _IN_WORDS = {"bool": "True or False", "int": "a whole number", "float": "a number", "str": "text"}
 
@@ -159,7 +159,7 @@ def _class_names(option: str, value: Any) -> tuple[str, ...]:
     names = []
     for one in given:
         if isinstance(one, type) and issubclass(one, BaseException):
-            names.append(f"{one.__module__}.{one.__qualname__}")
+            names.append(full_name(one))
         elif isinstance(one, str) and one:
             names.append(one)
         else:

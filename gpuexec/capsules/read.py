@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gpuexec.capsules.write import FIELDS, FORMAT, FORMAT_VERSION, STAGE, SUMMARY, TASKS, CapsuleContents
-from gpuexec.contract.allocation import Allocation, GpuShare
+from gpuexec.contract.allocation import Allocation
 from gpuexec.errors import CapsuleError
 
 
@@ -55,7 +55,7 @@ def load_capsule(path: Path) -> Capsule:
                 stage_payload=b"".join(_payloads(path, STAGE, document)),
                 task_payloads=_payloads(path, TASKS, document),
             ),
-            allocation=_allocation(document["failure"]["allocation"]),
+            allocation=Allocation.from_dict(document["failure"]["allocation"]),
             summary=(path / SUMMARY).read_text(errors="replace"),
             versions=dict(document["versions"]),
             variables_left_out=tuple(document["variables_left_out"]),
@@ -92,10 +92,6 @@ def _document(path: Path) -> dict[str, Any]:
             "with the gpuexec that wrote it (its summary.txt says which)"
         )
     return document
-
-
-def _allocation(fields: Mapping[str, Any]) -> Allocation:
-    return Allocation(**{**fields, "gpus": tuple(GpuShare(**share) for share in fields.get("gpus", ()))})
 
 
 def _what_is_there(path: Path) -> str:

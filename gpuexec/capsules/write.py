@@ -35,11 +35,12 @@ from gpuexec._version import __version__
 from gpuexec.capsules import redact
 from gpuexec.capsules.summary import summary_of
 from gpuexec.errors import CapsuleNotWritten
+from gpuexec.units import MIB
 
 FORMAT = "gpuexec failure capsule"
 FORMAT_VERSION = 1
 SUMMARY, FIELDS, STAGE, TASKS = "summary.txt", "capsule.json", "stage.pickle", "tasks.pickle"
-DEFAULT_MAX_BYTES = 256 * 1024**2
+DEFAULT_MAX_BYTES = 256 * MIB
 DEFAULT_KEEP = 20
 
 _NAME = re.compile(r"\d{8}T\d{6}\.\d{6}Z-.+-[0-9a-f]{8}")

@@ -8,8 +8,9 @@ from gpuexec.channel import codec, segments
 from gpuexec.channel.codec import Encoded
 from gpuexec.channel.messages import Payload
 from gpuexec.channel.segments import SegmentPool, SegmentRef, read_segment
+from gpuexec.units import KIB
 
-INLINE_LIMIT = 64 * 1024  # bytes; above, two copies through the socket cost more than a memfd
+INLINE_LIMIT = 64 * KIB  # bytes; above, two copies through the socket cost more than a memfd
 
 
 def needs_segment(encoded: Encoded) -> bool:

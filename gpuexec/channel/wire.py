@@ -23,10 +23,11 @@ from typing import Any
 from gpuexec.channel.messages import BY_KIND, Inline, Message, Payload
 from gpuexec.channel.segments import Segment, SegmentRef
 from gpuexec.errors import ConnectionLost
+from gpuexec.units import KIB
 
 _HEAD = struct.Struct("<BBHIQ")
 _to_json = json.JSONEncoder(separators=(",", ":")).encode
-_CHUNK = 256 * 1024
+_CHUNK = 256 * KIB
 _MAX_FDS = 253  # SCM_MAX_FD: descriptors one sendmsg may carry
 _FD_SPACE = socket.CMSG_SPACE(_MAX_FDS * array.array("i").itemsize)
 

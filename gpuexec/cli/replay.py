@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from gpuexec.naming import full_name
+
 _OURS = {"gpuexec.cli.replay", "gpuexec.executors.replay"}  # frames that say nothing about the failure
 _INTERRUPTED = 130  # as shells say of a command that Ctrl-C ended
 
@@ -43,7 +45,7 @@ def replay(
 
 
 def _print_error(error: BaseException, before: str) -> None:
-    now = f"{type(error).__module__}.{type(error).__qualname__}"
+    now = full_name(type(error))
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None and trace.tb_frame.f_globals.get("__name__") in _OURS:
         trace = trace.tb_next

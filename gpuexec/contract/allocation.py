@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,3 +35,12 @@ class Allocation:
     def device_ids(self) -> tuple[int, ...]:
         """NVML indices of the worker's GPUs, in the order CUDA numbers them in the worker."""
         return tuple(share.index for share in self.gpus)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as values that JSON can hold; `from_dict` reads them back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Allocation:
+        """Build an allocation from what `to_dict` returned. Raises ``TypeError`` for fields it does not have."""
+        return cls(**{**fields, "gpus": tuple(GpuShare(**share) for share in fields.get("gpus", ()))})

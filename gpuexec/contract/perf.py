@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gpuexec.contract.metrics import merge_metrics
+from gpuexec.units import MIB
 
 
 @dataclass(slots=True, weakref_slot=True)
@@ -107,7 +108,7 @@ class StageTimer:
             stage_name=self._stage_name,
             process_time=now - self._start,
             actor_idle_time=self._idle_s,
-            input_data_size_mb=self._input_size / 1024 / 1024,
+            input_data_size_mb=self._input_size / MIB,
             num_items_processed=self._num_items,
         )
         if verbose:

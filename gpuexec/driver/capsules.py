@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import sys
 from collections.abc import Mapping
@@ -59,7 +58,7 @@ class CapsuleKeeper:
             "text": record.text,
             "traceback": record.traceback,
             "task_ids": batch.task_ids if batch else (),
-            "allocation": dataclasses.asdict(grant.allocation),
+            "allocation": grant.allocation.to_dict(),
             "environ": worker_environment(self._base_env, grant, spec.env_vars),
             "stage_payload": spec.payload,
             "task_payloads": [_bytes(block.payload) for block, _, _ in slices],

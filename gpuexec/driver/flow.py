@@ -21,9 +21,9 @@ from gpuexec.driver.initial_tasks import InitialTasks
 from gpuexec.driver.lineage import Lineage
 from gpuexec.driver.state import Batch, StageState, Worker
 from gpuexec.errors import ResultNotPicklable, StageNotPicklable
+from gpuexec.naming import abbreviated
 
 _OPEN_FILES_SHARE = 4  # a quarter of the descriptor limit may be tasks in segments, all queues together
-_SHOWN_IDS = 8
 
 
 class Flow:
@@ -327,10 +327,9 @@ class Flow:
         try:
             tasks: list[Any] = load(block.payload)
         except Exception as error:
-            ids = ", ".join(block.task_ids[:_SHOWN_IDS])
             raise ResultNotPicklable(
-                f"task {ids} returned by stage {stage.spec.name!r} was pickled but cannot be unpickled "
-                f"here: {type(error).__name__}: {error}"
+                f"task {abbreviated(block.task_ids)} returned by stage {stage.spec.name!r} was pickled but cannot be "
+                f"unpickled here: {type(error).__name__}: {error}"
             ) from error
         return tasks
 

@@ -24,6 +24,7 @@ from gpuexec.driver.recovery import FailureRecord, Recovery
 from gpuexec.driver.shutdown import Shutdown
 from gpuexec.driver.state import StageSpec, StageState, Worker
 from gpuexec.driver.worker_processes import WorkerProcesses
+from gpuexec.hardware.host import read_oom_kills
 from gpuexec.plan.grants import Allocator
 from gpuexec.plan.model import Plan
 from gpuexec.processes import reap
@@ -291,7 +292,7 @@ class Run:
         if worker.overdue:
             limit = self._config.stop_timeout_s
             return lambda _: f"it did not stop within stop_timeout_s = {limit:g} s and was killed"
-        after, before = reap.read_oom_kills(), worker.oom_kills_before
+        after, before = read_oom_kills(), worker.oom_kills_before
         kills = after - before if after is not None and before is not None else None
         return lambda code: reap.describe_exit(code, oom_kills=kills, rss_peak_bytes=worker.rss_peak_bytes)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import signal
 import sys
@@ -15,6 +14,7 @@ from gpuexec.channel.wire import Receiver, Sender
 from gpuexec.core.worker_lifecycle import WorkerEvent, WorkerLifecycle, WorkerState
 from gpuexec.driver.state import StageState, Worker
 from gpuexec.errors import ConnectionLost
+from gpuexec.hardware.host import read_oom_kills
 from gpuexec.plan.model import WorkerGrant
 from gpuexec.processes import reap
 from gpuexec.processes.guardian import Guardian
@@ -51,7 +51,7 @@ class WorkerProcesses:
     def start(self, stage: StageState, grant: WorkerGrant, *, node_setup: bool = False) -> Worker:
         """Spawn a worker and send it its stage. Raises ``OSError`` if the system refuses a process."""
         worker_id = f"{stage.spec.name}-node-setup" if node_setup else grant.worker_id
-        oom_kills = reap.read_oom_kills()
+        oom_kills = read_oom_kills()
         spawned_at = time.monotonic()
         process = WorkerProcess(worker_id, worker_environment(self._base_env, grant, stage.spec.env_vars))
         self._guardian.watch(process.pid)
@@ -75,7 +75,7 @@ class WorkerProcesses:
                 stage.spec.name,
                 worker_id,
                 self._node_id,
-                dataclasses.asdict(grant.allocation),
+                grant.allocation.to_dict(),
                 [os.fspath(place) for place in sys.path],
                 list(grant.cpu_affinity),
                 self._log_level,

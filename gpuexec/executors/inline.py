@@ -15,9 +15,9 @@ from typing import Any
 from gpuexec.config import ExecutorConfig
 from gpuexec.contract.executor import BaseExecutor, NodeInfo, WorkerMetadata
 from gpuexec.curator import adapters, registration, stage_facts
-from gpuexec.curator.origin import class_name_of
 from gpuexec.errors import ConfigurationError
 from gpuexec.executors.prepare import env_vars_in, initial_tasks_for, prepare
+from gpuexec.naming import full_name
 from gpuexec.plan.model import WorkerGrant
 from gpuexec.stage.node_lock import node_lock
 
@@ -65,7 +65,7 @@ class InlineExecutor(BaseExecutor):
         outputs: list[Any] = []
         with _environment({**env_vars_in(self.options.runtime_env), **stage_facts.env_vars_of(stage)}):
             adapter = adapters.adapter_for(stage)
-            with node_lock(class_name_of(stage)):
+            with node_lock(full_name(type(stage))):
                 adapter.setup_on_node(NodeInfo(node_id=socket.gethostname()), worker)
             try:
                 adapter.setup(worker)

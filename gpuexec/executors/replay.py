@@ -21,10 +21,10 @@ from gpuexec.channel import codec
 from gpuexec.contract.allocation import Allocation, GpuShare
 from gpuexec.contract.executor import NodeInfo, WorkerMetadata
 from gpuexec.curator import adapters, registration
-from gpuexec.curator.origin import class_name_of
 from gpuexec.errors import CapsuleError
 from gpuexec.hardware.model import Device
 from gpuexec.hardware.visible_devices import ORDER_VARIABLE, VARIABLE
+from gpuexec.naming import full_name
 from gpuexec.processes.spawn import THREAD_CAPS
 from gpuexec.stage import loading
 from gpuexec.stage.node_lock import node_lock
@@ -80,7 +80,7 @@ def _run(
     worker = WorkerMetadata(worker_id=failure.worker_id, allocation=place.allocation)
     with contextlib.ExitStack() as undo:
         try:
-            with node_lock(class_name_of(adapter.stage)):
+            with node_lock(full_name(type(adapter.stage))):
                 adapter.setup_on_node(NodeInfo(node_id=socket.gethostname()), worker)
             undo.callback(_quiet_teardown, adapter)
             adapter.setup(worker)

@@ -7,18 +7,15 @@ are not recorded.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from gpuexec.errors import NvmlUnavailable
 from gpuexec.hardware import nvml
+from gpuexec.hardware.host import in_initial_pid_namespace
 from gpuexec.hardware.model import GpuProcess
-
-_GIB = 1024**3
-_INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO in the kernel's include/linux/proc_ns.h
+from gpuexec.units import GIB
 
 # nvmlClocksEventReasons. The power cap is not a fault: a GPU under full load runs at its power limit.
 _CLOCK_REASONS = {
@@ -83,7 +80,7 @@ def read_provenance(uuids: Sequence[str]) -> Provenance:
         with nvml.session() as library:
             reader = nvml.Reader(library)
             opened, missing = nvml.open_gpus(reader, uuids)
-            foreign = _pid_namespace() != _INITIAL_PID_NAMESPACE
+            foreign = not in_initial_pid_namespace()
             return Provenance(
                 driver_version=reader.ask(library.nvmlSystemGetDriverVersion)[0],
                 cuda_version=nvml.cuda_version(reader.ask(library.nvmlSystemGetCudaDriverVersion)[0]),
@@ -127,7 +124,7 @@ def _tenants(
             continue
         entries = [readings[pid] for readings in (earlier, later) if pid in readings]
         known = [entry.used_bytes for entry in entries if entry.used_bytes is not None]
-        held = f"{max(known) / _GIB:.1f} GiB" if known else "memory (how much is unknown)"
+        held = f"{max(known) / GIB:.1f} GiB" if known else "memory (how much is unknown)"
         who = ", ".join([f"pid {pid}", *{entry.name: 0 for entry in entries if entry.name}])
         if foreign:
             yield f"{name}: a process that was there before the run ({who}, of another pid namespace) held {held}"
@@ -201,9 +198,3 @@ def _read_state(reader: nvml.Reader, gpu: nvml.OpenGpu, *, names: bool) -> GpuSt
 
 def _words(mask: int) -> tuple[str, ...]:
     return tuple(_CLOCK_REASONS.get(1 << bit, f"reason {1 << bit:#x}") for bit in range(64) if mask >> bit & 1)
-
-
-def _pid_namespace() -> int | None:
-    with contextlib.suppress(OSError):
-        return Path("/proc/self/ns/pid").stat().st_ino
-    return None

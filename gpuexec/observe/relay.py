@@ -6,8 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from gpuexec import events
-
-_SHOWN_IDS = 8
+from gpuexec.naming import abbreviated
 
 
 class LogRelay:
@@ -40,10 +39,9 @@ class LogRelay:
                 self._log_prints(event)
 
     def _failure(self, event: events.BatchFailed) -> str:
-        ids = ", ".join(event.task_ids[:_SHOWN_IDS]) + (" …" if len(event.task_ids) > _SHOWN_IDS else "")
         kept = f"; to run it again: gpuexec replay {event.capsule}" if event.capsule else ""
         why = (event.error.splitlines() or ["no reason given"])[-1]
-        return f"{event.worker_id}: a batch failed ({why}); {event.verdict}; tasks {ids}{kept}"
+        return f"{event.worker_id}: a batch failed ({why}); {event.verdict}; tasks {abbreviated(event.task_ids)}{kept}"
 
     def _growth(self, event: events.NodeSetUp) -> list[str]:
         """GPU memory that outlived its process is held by something that process started (Curator#1905)."""

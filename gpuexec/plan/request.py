@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 from gpuexec.errors import ConfigurationError
 from gpuexec.plan.model import StageDemand
+from gpuexec.units import GIB
 
 WHOLE = 1000  # thousandths of a GPU
-GIB = 1024**3
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,31 +63,3 @@ def describe_exit(exit_code: int, *, oom_kills: int | None, rss_peak_bytes: int 
     if rss_peak_bytes is not None:
         text += f"; up to its last batch it had held at most {rss_peak_bytes / 2**20:,.0f} MiB of memory"
     return text
-
-
-def read_oom_kills() -> int | None:
-    """Read the cgroup's count of out-of-memory kills (cgroup v2 ``memory.events``, v1 ``memory.oom_control``)."""
-    for path in _oom_counters():
-        with contextlib.suppress(OSError, ValueError):
-            for line in path.read_text().splitlines():
-                key, _, value = line.partition(" ")
-                if key == "oom_kill":
-                    return int(value)
-    return None
-
-
-def _oom_counters() -> list[Path]:
-    found = []
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
-            _, controllers, path = line.split(":", 2)
-            relative = path.lstrip("/")
-            if not controllers:
-                found += [
-                    Path("/sys/fs/cgroup", relative, "memory.events"),
-                    Path("/sys/fs/cgroup/memory.events"),
-                ]
-            elif "memory" in controllers.split(","):
-                root = Path("/sys/fs/cgroup/memory")
-                found += [root / relative / "memory.oom_control", root / "memory.oom_control"]
-    return found

@@ -13,13 +13,12 @@ import socket
 import sys
 import time
 from types import FrameType
-from typing import Any
 
 from gpuexec.channel import codec
 from gpuexec.channel.messages import Booted, ErrorHandling, Inline, Start
 from gpuexec.channel.recorder import FlightRecorder
 from gpuexec.channel.wire import BlockingConnection
-from gpuexec.contract.allocation import Allocation, GpuShare
+from gpuexec.contract.allocation import Allocation
 from gpuexec.contract.executor import NodeInfo, WorkerMetadata
 from gpuexec.curator import adapters, registration
 from gpuexec.errors import ConnectionLost
@@ -57,7 +56,7 @@ def _serve(connection: BlockingConnection, recorder: FlightRecorder) -> None:
             os.sched_setaffinity(0, start.cpu_affinity)
     log = LogSink(connection, start.log_level)
     registration.install()
-    allocation = _allocation(start.allocation)
+    allocation = Allocation.from_dict(start.allocation)
     loading.in_progress = True
     try:
         (payload,) = start.payloads
@@ -85,8 +84,3 @@ def _serve(connection: BlockingConnection, recorder: FlightRecorder) -> None:
 
     signal.signal(signal.SIGTERM, terminate_once)
     loop.run()
-
-
-def _allocation(fields: dict[str, Any]) -> Allocation:
-    shares = tuple(GpuShare(**share) for share in fields["gpus"])
-    return Allocation(**{**fields, "gpus": shares})

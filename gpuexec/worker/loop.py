@@ -35,8 +35,8 @@ from gpuexec.channel.wire import BlockingConnection
 from gpuexec.contract.executor import NodeInfo, WorkerMetadata
 from gpuexec.contract.lineage import parents_of
 from gpuexec.contract.metrics import INPUT_BYTES, OOM_SPLITS, merge_metrics
-from gpuexec.curator.origin import class_name_of
 from gpuexec.errors import ConnectionLost, error_names_match, names_of
+from gpuexec.naming import full_name
 from gpuexec.stage.pinning import check_pinning
 from gpuexec.worker.gpu_memory_errors import free_gpu_cache, is_out_of_gpu_memory
 from gpuexec.worker.inbox import Inbox
@@ -165,7 +165,7 @@ class WorkerLoop:
                 from gpuexec.stage.node_lock import node_lock  # few workers need it
 
                 began = time.monotonic()
-                with self._in_phase("setup_on_node"), node_lock(class_name_of(self._adapter.stage)):
+                with self._in_phase("setup_on_node"), node_lock(full_name(type(self._adapter.stage))):
                     self._adapter.setup_on_node(self._node, self._metadata)
                 self._connection.send(NodeReady(time.monotonic() - began))
             case SetUp():

@@ -21,8 +21,8 @@ from gpuexec.contract import metrics
 from gpuexec.contract.allocation import Allocation, GpuShare
 from gpuexec.errors import NvmlUnavailable
 from gpuexec.stage.pinning import torch_with_cuda
+from gpuexec.units import KIB
 
-_INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO in the kernel's include/linux/proc_ns.h
 _SAMPLE_S = 0.05
 _RSS_PERIOD_S = 0.1
 
@@ -38,7 +38,7 @@ class PeakRss:
         """Return the figure in bytes as of the last reading; ``now`` is of the monotonic clock."""
         if now - self._read_at > _RSS_PERIOD_S:
             self._read_at = now
-            self._bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
+            self._bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB  # the unit on Linux
         return self._bytes
 
 
@@ -121,7 +121,9 @@ class GpuProbe:
         return int(torch.cuda.device_count())
 
     def _open_nvml(self) -> None:
-        if _pid_namespace() != _INITIAL_PID_NAMESPACE:
+        from gpuexec.hardware.host import in_initial_pid_namespace
+
+        if not in_initial_pid_namespace():
             self._why_no_nvml = "pid_namespace"
         elif all(share.uuid.startswith("MIG-") for share in self._shares):
             self._why_no_nvml = "mig"
@@ -179,9 +181,3 @@ class _Sampler:
                     if used is not None:
                         self._peaks[uuid] = max(used, self._peaks.get(uuid, 0))
             self._stopping.wait(_SAMPLE_S)
-
-
-def _pid_namespace() -> int | None:
-    with contextlib.suppress(OSError):
-        return os.stat("/proc/self/ns/pid").st_ino  # noqa: PTH116
-    return None

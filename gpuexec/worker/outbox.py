@@ -18,10 +18,11 @@ from gpuexec.channel.perf_identity import PERF_IDENTITY
 from gpuexec.channel.segments import Segment, SegmentPool, SegmentRef
 from gpuexec.channel.wire import BlockingConnection
 from gpuexec.contract.metrics import add_metrics
+from gpuexec.units import KIB, MIB
 
-_FLUSH_BYTES = 256 * 1024
+_FLUSH_BYTES = 256 * KIB
 _FLUSH_SECONDS = 0.005
-_ARENA = 16 * 1024 * 1024  # large payloads of one batch share segments of this size
+_ARENA = 16 * MIB  # large payloads of one batch share segments of this size
 
 
 class Outbox:
