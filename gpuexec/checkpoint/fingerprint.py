@@ -27,8 +27,9 @@ from difflib import SequenceMatcher
 from typing import Any
 
 from gpuexec.capsules.redact import mask_text
+from gpuexec.contract.base_classes import is_base_class
+from gpuexec.contract.interfaces import StageLike
 
-_BASES = {"gpuexec.contract.stage", "gpuexec.contract.composite", "nemo_curator.stages.base", "abc", "typing"}
 _WITHOUT_EFFECT = {
     "name",  # compared apart
     "batch_size",
@@ -89,8 +90,8 @@ class Fingerprint:
         return cls(tuple(StageFingerprint(**stage) for stage in json.loads(text)))
 
 
-def fingerprint_of(stages: Sequence[Any]) -> Fingerprint:
-    """Describe stages of either library as they are now, before any ``setup``."""
+def fingerprint_of(stages: Sequence[StageLike]) -> Fingerprint:
+    """Describe stages of any library as they are now, before any ``setup``."""
     return Fingerprint(
         tuple(
             StageFingerprint(
@@ -134,7 +135,7 @@ def _settings(stage: Any) -> dict[str, Any]:
     """The stage's public data attributes, those of its own classes included."""
     found: dict[str, Any] = {}
     for cls in reversed(type(stage).__mro__):
-        if cls.__module__ not in _BASES and cls is not object:
+        if not is_base_class(cls):
             found.update({name: value for name, value in vars(cls).items() if _is_data(value)})
     found.update(vars(stage))
     return {

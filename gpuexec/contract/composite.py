@@ -1,4 +1,4 @@
-"""Stages that stand for several."""
+"""Stages that stand for several others."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gpuexec.errors import CompositeNotDecomposed, ConfigurationError
 
 
 class CompositeStage(ProcessingStage[X, Y]):
-    """A stage that ``Pipeline.build`` replaces by those of ``decompose``; it never runs itself."""
+    """A stage that ``Pipeline.build`` replaces with the stages that ``decompose`` returns. It never runs itself."""
 
     def __init__(self) -> None:
         self._with_operations: list[Mapping[str, Mapping[str, Any]]] = []
@@ -24,7 +24,7 @@ class CompositeStage(ProcessingStage[X, Y]):
     def with_(  # type: ignore[override]  # the contract's own signature for composites
         self, stage_with_dict: Mapping[str, Mapping[str, Any]]
     ) -> CompositeStage[X, Y]:
-        """Remember ``{stage name: arguments of its with_}`` for decomposition; return self."""
+        """Record ``{stage name: arguments of its with_}``, to be applied by decomposition; return self."""
         self._operations().append(stage_with_dict)
         return self
 
@@ -38,7 +38,8 @@ class CompositeStage(ProcessingStage[X, Y]):
             names = [stage.name for stage in stages]
             if len(set(names)) != len(names):
                 raise ConfigurationError(
-                    f"composite stage {self.name}: with_() needs stages of unique names, decompose() gave {names}"
+                    f"composite stage {self.name}: with_() needs stages with unique names, but decompose() "
+                    f"returned {names}"
                 )
             for name in changes:
                 if name not in names:
@@ -63,7 +64,7 @@ class CompositeStage(ProcessingStage[X, Y]):
         )
 
     def get_description(self) -> str:
-        """Say what the stage does; meant to be overridden."""
+        """Return what the stage does, as text; meant to be overridden."""
         return f"Composite stage: {self.name}"
 
     def _operations(self) -> list[Mapping[str, Mapping[str, Any]]]:

@@ -11,9 +11,9 @@ InputSpecs = InputSpec | dict[type, InputSpec]
 
 
 def spec_for_task(stage_name: str, specs: object, task: Any) -> InputSpec:
-    """Pick the spec that applies: the tuple, or from a mapping the one of the task's nearest class.
+    """Return the spec that applies to a task: the tuple, or from a mapping the entry of the task's nearest class.
 
-    Raises ``StageContractError`` for a malformed spec and for a task type that the mapping does not have.
+    Raises ``StageContractError`` for a malformed spec, and for a task type that the mapping does not have.
     """
     if isinstance(specs, tuple):
         return _checked(stage_name, specs, "inputs()")
@@ -32,13 +32,13 @@ def spec_for_task(stage_name: str, specs: object, task: Any) -> InputSpec:
 
 
 def missing_from(task: Any, spec: InputSpec) -> tuple[list[str], list[str]]:
-    """Return the declared attributes of the task and columns of its data that it does not have."""
+    """Return the attributes of the task and the columns of its data that are declared but missing."""
     attributes, columns = spec
     get_columns = getattr(task, "get_columns", None)
-    known = get_columns() if callable(get_columns) else getattr(task.data, "column_names", ())
+    present = get_columns() if callable(get_columns) else getattr(task.data, "column_names", ())
     return (
         [name for name in attributes if not hasattr(task, name)],
-        [name for name in columns if not hasattr(task.data, name) and name not in known],
+        [name for name in columns if not hasattr(task.data, name) and name not in present],
     )
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from gpuexec.contract.composite import CompositeStage
 from gpuexec.contract.executor import BaseExecutor
 from gpuexec.contract.sentinels import EmptyTask
 from gpuexec.contract.stage import is_stage
@@ -33,14 +32,14 @@ class Pipeline:
         self.decomposition_info: dict[str, list[str]] = {}
 
     def add_stage(self, stage: Any) -> Pipeline:
-        """Append a stage and return the pipeline. Raises ``StageContractError`` for anything else."""
+        """Append a stage and return the pipeline. Raises ``StageContractError`` for anything that is not a stage."""
         if not is_stage(stage):
             raise StageContractError(f"Stage must be a ProcessingStage, got {type(stage)}")
         self.stages.append(stage)
         return self
 
     def build(self) -> None:
-        """Replace composite stages by what they stand for and settle which stage is source and sink.
+        """Replace composite stages with the stages they decompose into, and determine the source and the sink stage.
 
         Safe to repeat. Raises ``ConfigurationError`` without stages or with several sources or sinks,
         ``StageContractError`` for a composite in a composite.
@@ -60,7 +59,7 @@ class Pipeline:
         self.stages = stages
 
     def describe(self) -> str:
-        """Return what each stage is, needs and adds, as text."""
+        """Return a description of each stage: its resources, inputs and outputs."""
         lines = [
             f"Pipeline: {self.name}",
             f"Description: {self.description or 'No description provided'}",
@@ -81,18 +80,18 @@ class Pipeline:
         initial_tasks: Sequence[Any] | None = None,
         checkpoint_path: str | Path | None = None,
     ) -> list[Any] | None:
-        """Build the pipeline and run it, on ``LocalExecutor`` unless told otherwise; return the tasks.
+        """Build the pipeline, run it (on a ``LocalExecutor`` by default) and return the tasks.
 
-        ``initial_tasks`` get the ids ``0_0``, ``0_1``, …. Without them the first stage gets one
-        ``EmptyTask``. ``checkpoint_path``: a folder in which finished sources are recorded; a later run skips them
-        (see ``gpuexec.durable``). Raises what the executor raises.
+        ``initial_tasks`` get the ids ``0_0``, ``0_1``, …. Without them, the first stage gets one ``EmptyTask``.
+        ``checkpoint_path``: a folder in which finished sources are recorded, so that a later run skips them
+        (see ``gpuexec.checkpoint``). Raises what the executor raises.
         """
         self.build()
         if executor is None:
             executor = importlib.import_module("gpuexec.executors.local").LocalExecutor()
         if isinstance(initial_tasks, Sequence):
             for position, task in enumerate(initial_tasks):
-                if is_task(task) and not isinstance(task, EmptyTask):  # the executor refuses what is no task
+                if is_task(task) and not isinstance(task, EmptyTask):  # the executor refuses anything else
                     task._set_task_id("0", position)
         if checkpoint_path is None:
             tasks: list[Any] | None = executor.execute(self.stages, initial_tasks)
@@ -105,15 +104,15 @@ class Pipeline:
         done: list[Any] | None = cast(Any, executor).execute(self.stages, initial_tasks, checkpoint=checkpoint_path)
         return done
 
-    def run_iter(self, executor: Any = None, initial_tasks: Iterable[Any] | None = None) -> Iterator[Any]:
-        """Build the pipeline, run it on ``LocalExecutor`` unless told otherwise, and yield its tasks as they come.
+    def run_iter(self, executor: Any = None, initial_tasks: Iterable[Any] | None = None) -> Generator[Any, None, None]:
+        """Build the pipeline, run it (on a ``LocalExecutor`` by default) and yield its tasks as they are finished.
 
         ``initial_tasks`` may be an iterator that never ends. See ``LocalExecutor.execute_iter``.
         """
         self.build()
         if executor is None:
             executor = importlib.import_module("gpuexec.executors.local").LocalExecutor()
-        tasks: Iterator[Any] = executor.execute_iter(self.stages, initial_tasks)
+        tasks: Generator[Any, None, None] = executor.execute_iter(self.stages, initial_tasks)
         return tasks
 
     def __repr__(self) -> str:
@@ -122,8 +121,7 @@ class Pipeline:
 
 
 def _is_composite(stage: Any) -> bool:
-    # NeMo Curator's composites are not our subclasses; the method is the contract.
-    return isinstance(stage, CompositeStage) or callable(getattr(stage, "decompose_and_apply_with", None))
+    return callable(getattr(stage, "decompose_and_apply_with", None))  # of any library: the method is the contract
 
 
 def _decomposed(stage: Any) -> list[Any]:
@@ -132,7 +130,7 @@ def _decomposed(stage: Any) -> list[Any]:
         if _is_composite(part):
             raise StageContractError(
                 f"Composite stage {stage.name!r} decomposed into another composite stage {part.name!r}. "
-                "Nested composition is not supported: decompose it there."
+                "Nested composition is not supported: let decompose() return the inner stages."
             )
     return parts
 

@@ -139,7 +139,7 @@ class ReturnsText(ProcessingStage):
 
 
 def test_a_stage_that_returns_the_wrong_type():
-    with pytest.raises(StageContractError, match=r"stage 'text' returned a str where a Task was due"):
+    with pytest.raises(StageContractError, match=r"stage 'text' returned a str instead of a Task"):
         run(ReturnsText())
 
 

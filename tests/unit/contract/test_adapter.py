@@ -54,7 +54,7 @@ def test_markers_are_dropped_and_failures_said():
     finally:
         logger.remove(handler)
     assert made == ["0_0_0"]
-    assert any("gave up 1 task(s)" in line for line in lines)
+    assert any("returned 1 task(s) of a batch as FailedTask" in line for line in lines)
 
 
 def test_a_source_must_not_fail_a_task():
@@ -100,9 +100,9 @@ def test_a_batch_that_fails_leaves_no_figures():
         ("text", "got str"),
         ({}, "got dict"),
         (words("a"), "got Words; wrap the one task in a list"),
-        ([3], "returned a int where a Task was due"),
+        ([3], "returned a int instead of a Task"),
         ([Words], "(the class, not an instance)"),
-        ([[words("a")]], "returned a list where a Task was due"),
+        ([[words("a")]], "returned a list instead of a Task"),
     ],
 )
 def test_a_wrong_return_says_what_was_found_and_what_is_due(returned, said):
