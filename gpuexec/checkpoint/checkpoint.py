@@ -137,5 +137,6 @@ def _refuse_change(folder: str, changes: Sequence[str]) -> None:
     raise CheckpointMismatch(
         f"checkpoint {folder!r} was made by another pipeline, and its outputs would be mixed with this one's:\n"
         + "".join(f"  {line}\n" for line in lines)
-        + "Give another folder to begin anew, undo the change, or keep what is done with checkpoint_changed='accept'"
+        + "Give another folder to start from the beginning, undo the change, or keep what is done with "
+        "accept_changed_pipeline=True"
     )

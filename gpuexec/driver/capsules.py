@@ -18,17 +18,18 @@ _MAX_PER_RUN = 100  # a run that quarantines thousands would fill the disk with 
 
 
 class CapsuleKeeper:
-    """Writes one run's capsules. ``folder``: ``None`` for the user's own, "" for none at all."""
+    """Writes one run's capsules, if ``enabled``. ``folder``: ``None`` for the user's own."""
 
-    def __init__(self, folder: str | None, *, node_id: str, base_env: Mapping[str, str]) -> None:
+    def __init__(self, folder: str | None, *, enabled: bool, node_id: str, base_env: Mapping[str, str]) -> None:
         self._folder = folder
+        self._enabled = enabled
         self._node_id = node_id
         self._base_env = base_env
         self._written = 0
 
     def keep(self, record: FailureRecord) -> str | None:
         """Write a capsule; return its path, or ``None`` if there is none."""
-        if self._folder == "" or self._written >= _MAX_PER_RUN:
+        if not self._enabled or self._written >= _MAX_PER_RUN:
             return None
         self._written += 1
         from gpuexec.capsules import write as capsule  # costs 20 ms, which only a failure pays

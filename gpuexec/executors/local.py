@@ -135,7 +135,9 @@ class LocalExecutor(BaseExecutor):
             observers=[ledger, *self._display()],
             gauge_every_s=self._gauge_period(),
             gpu_used=_gpu_used,
-            keep=CapsuleKeeper(self.options.capsule_dir, node_id=node_id, base_env=os.environ).keep,
+            keep=CapsuleKeeper(
+                self.options.capsule_dir, enabled=self.options.capsules, node_id=node_id, base_env=os.environ
+            ).keep,
             checkpoint=checkpoint,
         )
 
@@ -144,7 +146,7 @@ class LocalExecutor(BaseExecutor):
             return None
         from gpuexec.checkpoint.checkpoint import Checkpoint
 
-        return Checkpoint.open(folder, stages, accept_changed=self.options.checkpoint_changed == "accept")
+        return Checkpoint.open(folder, stages, accept_changed=self.options.accept_changed_pipeline)
 
     def _spec(self, index: int, prepared: Prepared) -> StageSpec:
         stage, demand = prepared.stages[index], prepared.demands[index]

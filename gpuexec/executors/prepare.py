@@ -17,8 +17,9 @@ from gpuexec.hardware import host, inventory
 from gpuexec.hardware.model import Node
 from gpuexec.hardware.visible_devices import VARIABLE, VisibleDevices
 from gpuexec.plan.grants import Allocator
-from gpuexec.plan.model import BusyGpuPolicy, Plan, PlanOptions, StageDemand
+from gpuexec.plan.model import Plan, PlanOptions, StageDemand
 from gpuexec.plan.planner import make_allocator, plan_in
+from gpuexec.policies import BusyGpuPolicy
 from gpuexec.stage import loading
 
 _BUSY_POLL_S = 2.0  # NVML has no event for freed memory

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from gpuexec.errors import GpusBusy, ResourcesError
 from gpuexec.hardware.model import ComputeMode, Device
 from gpuexec.plan.explain import describe
-from gpuexec.plan.model import BusyGpuPolicy, PlanOptions
+from gpuexec.plan.model import PlanOptions
+from gpuexec.policies import BusyGpuPolicy
 
 
 def usable_devices(devices: Sequence[Device], options: PlanOptions) -> tuple[list[Device], list[str]]:
