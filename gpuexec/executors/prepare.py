@@ -13,7 +13,7 @@ from gpuexec.config import ExecutorConfig
 from gpuexec.contract.task import is_task
 from gpuexec.curator import stage_facts
 from gpuexec.errors import ConfigurationError, GpusBusy
-from gpuexec.hardware import host, inventory
+from gpuexec.hardware import host, inventory, visible_devices
 from gpuexec.hardware.model import Node
 from gpuexec.hardware.visible_devices import VARIABLE, VisibleDevices
 from gpuexec.plan.grants import Allocator
@@ -81,7 +81,9 @@ def prepare(
         node = given or (inventory.read_node() if looks_at_gpus else Node(host=host.read_host()))
         if config.cpus is not None:
             node = dataclasses.replace(node, host=dataclasses.replace(node.host, granted_cpus=config.cpus))
-        visible = inventory.visible(node, environ if given is None else {}) if looks_at_gpus else VisibleDevices(())
+        visible = (
+            visible_devices.select(node.gpus, environ if given is None else {}) if looks_at_gpus else VisibleDevices(())
+        )
         try:
             room, notes = make_allocator(
                 demands,

@@ -152,10 +152,10 @@ def _as_before(then: Allocation) -> ReplayTarget:
     pinned = {VARIABLE: then.cuda_visible_devices, ORDER_VARIABLE: "PCI_BUS_ID"}
     if not wanted:
         return ReplayTarget(then, pinned)
-    from gpuexec.hardware import inventory
+    from gpuexec.hardware import inventory, visible_devices
 
     node = inventory.read_node()
-    here = {device.uuid for device in inventory.visible(node, os.environ).devices}
+    here = {device.uuid for device in visible_devices.select(node.gpus, os.environ).devices}
     absent = [uuid for uuid in wanted if uuid not in here]
     if not absent:
         return ReplayTarget(then, pinned)

@@ -19,6 +19,7 @@ from typing import Any
 
 from gpuexec.contract import metrics
 from gpuexec.contract.allocation import Allocation, GpuShare
+from gpuexec.contract.metrics import MemoryAbsence
 from gpuexec.errors import NvmlUnavailable
 from gpuexec.stage.pinning import torch_with_cuda
 from gpuexec.units import KIB
@@ -68,7 +69,7 @@ class GpuProbe:
         self._shares = shares
         self._session: Any = None
         self._sampler: _Sampler | None = None
-        self._why_no_nvml: str | None = None
+        self._why_no_nvml: MemoryAbsence | None = None
         self._torch: Any = None
 
     def before_batch(self) -> None:
@@ -102,8 +103,8 @@ class GpuProbe:
 
     def _stats(self, ordinal: int, share: GpuShare, torch: Any, sampled: dict[str, Any]) -> dict[str, float]:
         stats: dict[str, float] = {}
-        used, peak, why = sampled.get(share.uuid, (None, None, self._why_no_nvml or "not_sampled"))
-        if used is not None:
+        used, peak = sampled.get(share.uuid, (self._why_no_nvml or MemoryAbsence.NOT_SAMPLED, None))
+        if not isinstance(used, MemoryAbsence):
             stats = {metrics.PROCESS_USED: used, metrics.PROCESS_PEAK: max(used, peak or 0)}
         source = "nvml_process" if stats else "absent"
         if torch is not None and ordinal < self._visible(torch):
@@ -113,7 +114,7 @@ class GpuProbe:
             stats[metrics.TORCH_PEAK] = torch.cuda.max_memory_allocated(ordinal)
         stats[f"memory_source.{source}"] = 1.0
         if source == "absent":
-            stats[f"memory_absent.{why}"] = 1.0
+            stats[f"memory_absent.{used}"] = 1.0
         return {metrics.gpu_key(share.index, name): float(value) for name, value in stats.items()}
 
     @staticmethod
@@ -124,9 +125,9 @@ class GpuProbe:
         from gpuexec.hardware.host import in_initial_pid_namespace
 
         if not in_initial_pid_namespace():
-            self._why_no_nvml = "pid_namespace"
+            self._why_no_nvml = MemoryAbsence.PID_NAMESPACE
         elif all(share.uuid.startswith("MIG-") for share in self._shares):
-            self._why_no_nvml = "mig"
+            self._why_no_nvml = MemoryAbsence.MIG
         else:
             from gpuexec.hardware import nvml
 
@@ -135,7 +136,7 @@ class GpuProbe:
                 library = self._session.enter_context(nvml.session())
             except NvmlUnavailable:
                 self._session = None
-                self._why_no_nvml = "nvml_unavailable"
+                self._why_no_nvml = MemoryAbsence.NVML_UNAVAILABLE
                 return
             readers = {share.uuid: nvml.ProcessMemory(library, share.uuid, os.getpid()) for share in self._shares}
             self._sampler = _Sampler(readers)
@@ -158,14 +159,13 @@ class _Sampler:
             self._peaks = {}
         self._running.set()
 
-    def end_batch(self) -> dict[str, tuple[int | None, int | None, str]]:
-        """Return (bytes now, most bytes, why there are none) by UUID."""
+    def end_batch(self) -> dict[str, tuple[int | MemoryAbsence, int | None]]:
+        """Return (bytes now or why they are unknown, peak bytes) by UUID."""
         self._running.clear()
-        found: dict[str, tuple[int | None, int | None, str]] = {}
+        found: dict[str, tuple[int | MemoryAbsence, int | None]] = {}
         with self._lock:
             for uuid, reader in self._readers.items():
-                used, _ = reader.read()
-                found[uuid] = (used, self._peaks.get(uuid), "not_listed_by_nvml")
+                found[uuid] = (reader.read(), self._peaks.get(uuid))
         return found
 
     def stop(self) -> None:
@@ -177,7 +177,7 @@ class _Sampler:
         while self._running.wait() and not self._stopping.is_set():
             with self._lock:
                 for uuid, reader in self._readers.items():
-                    used, _ = reader.read()
-                    if used is not None:
+                    used = reader.read()
+                    if not isinstance(used, MemoryAbsence):
                         self._peaks[uuid] = max(used, self._peaks.get(uuid, 0))
             self._stopping.wait(_SAMPLE_S)

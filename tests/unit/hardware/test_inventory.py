@@ -7,7 +7,8 @@ import json
 import pytest
 
 from gpuexec.errors import ConfigurationError
-from gpuexec.hardware.inventory import node_from_json, node_to_json, read_node, visible
+from gpuexec.hardware.inventory import node_from_json, node_to_json, read_node
+from gpuexec.hardware.visible_devices import select
 from tests.nvml_sim import nodes
 
 
@@ -50,6 +51,6 @@ def test_a_bad_document_names_the_place(document, said):
 def test_visible_devices_of_a_read_node(nvml_node):
     nvml_node(nodes.eight_nvlink())
     node = read_node()
-    chosen = visible(node, {"CUDA_VISIBLE_DEVICES": "3,1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"})
+    chosen = select(node.gpus, {"CUDA_VISIBLE_DEVICES": "3,1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"})
     assert [device.index for device in chosen.devices] == [3, 1]
     assert chosen.devices[0].cpus == tuple(range(32))

@@ -10,6 +10,7 @@ from pathlib import Path
 import pynvml
 import pytest
 
+from gpuexec.contract.metrics import MemoryAbsence
 from gpuexec.hardware import nvml
 from gpuexec.hardware.inventory import read_node
 from gpuexec.hardware.model import ComputeMode, LinkKind
@@ -132,8 +133,8 @@ def test_a_driver_without_gpus(nvml_node):
     [
         (pynvml.NVML_ERROR_DRIVER_NOT_LOADED, "kernel module is not loaded"),
         (pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH, "version mismatch"),
-        (pynvml.NVML_ERROR_NO_PERMISSION, "may not talk"),
-        (pynvml.NVML_ERROR_UNKNOWN, "does not start"),
+        (pynvml.NVML_ERROR_NO_PERMISSION, "may not use"),
+        (pynvml.NVML_ERROR_UNKNOWN, "cannot be initialised"),
     ],
 )
 def test_a_driver_that_refuses(nvml_node, code, said):
@@ -166,8 +167,9 @@ def test_memory_of_one_process(nvml_node):
     nvml_node(nodes.held())
     with nvml.session() as library:
         own = nvml.ProcessMemory(library, nodes.uuid(1), os.getpid())
-        assert own.read()[0] is None
-        assert "does not list" in own.read()[1]
+        assert own.read() is MemoryAbsence.NOT_LISTED
         simulator.hold_memory(1, 3 * GIB)
-        assert own.read()[0] == 3 * GIB
-        assert nvml.ProcessMemory(library, nodes.uuid(7), os.getpid()).read()[0] is None
+        assert own.read() == 3 * GIB
+        simulator.hold_memory(1, None)  # as WSL lists a process
+        assert own.read() is MemoryAbsence.LISTED_WITHOUT_SIZE
+        assert nvml.ProcessMemory(library, nodes.uuid(7), os.getpid()).read() is MemoryAbsence.DEVICE_NOT_FOUND

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 
 import pynvml
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpuexec.hardware import nvml
-from gpuexec.hardware.nvml_events import CONDEMNING_XIDS, SURVIVABLE_XIDS, FaultKind, GpuEvents
+from gpuexec.hardware.nvml_events import CONDEMNING_XIDS, SURVIVABLE_XIDS, FaultKind, GpuEvents, GpuFault
 from tests.nvml_sim import nodes, simulator
 
 LONG_MS = 20_000
@@ -60,6 +61,14 @@ def test_an_xid(watching, xid, fatal, said):
     assert fault.text.startswith(said)
     assert events.wait(0) == []
     assert events.unwatched == {}
+
+
+def test_the_text_says_how_often_it_was_reported():
+    fault = GpuFault(
+        uuid="GPU-0", index=0, kind=FaultKind.XID, devices=(), description="GPU 0: XID 13", fatal=False, xid=13
+    )
+    assert fault.text == "GPU 0: XID 13"
+    assert dataclasses.replace(fault, times=500).text == "GPU 0: XID 13 (reported 500 times)"
 
 
 def test_gpus_that_are_not_used_are_not_watched(watching):
