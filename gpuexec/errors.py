@@ -13,7 +13,7 @@ Built-in classes that an error is a subclass of, beside the one above it, stand 
     │   ├── RemoteStageError                    the stage's exception cannot be sent back, only its text
     │   └── StageContractError (TypeError)      it returned or declared something the contract does not allow
     │       └── InvalidTask (ValueError)        a task is of the right type, but not allowed there
-    ├── ResourcesError                          the node cannot satisfy the request; the message says the arithmetic
+    ├── ResourcesError                          the node cannot satisfy the request; the message shows the arithmetic
     │   ├── GpusBusy                            not now: other processes hold the GPUs
     │   └── GpusLost                            no longer: the GPUs failed during the run
     ├── CheckpointError                         a checkpoint folder cannot be used

@@ -134,7 +134,7 @@ class _Selection:
     def _by_gpu_uuid(self, entry: str) -> Device | str:
         matches = [gpu for gpu in self._gpus if gpu.uuid and gpu.uuid.startswith(entry.strip())]
         if len(matches) != 1:
-            return "several GPUs' UUIDs begin like this" if matches else "no GPU has such a UUID"
+            return "several GPUs' UUIDs begin with it" if matches else "no GPU has this UUID"
         return self._first_of(matches[0])
 
     def _by_mig_uuid(self, entry: str) -> Device | str:
@@ -150,7 +150,7 @@ class _Selection:
             )
         ]
         if len(matches) != 1:
-            return "several MIG slices' UUIDs begin like this" if matches else "no MIG slice has such a UUID"
+            return "several MIG slices' UUIDs begin with it" if matches else "no MIG slice has this UUID"
         return matches[0]
 
     @staticmethod

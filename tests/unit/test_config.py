@@ -44,7 +44,7 @@ def test_keywords_win_over_the_mapping():
 
 @pytest.mark.parametrize("executor", [LocalExecutor, InlineExecutor])
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"show_progres": True}, "unknown executor option 'show_progres'; did you mean 'show_progress'?"),
         ({"reserve_cpus": 1}, "did you mean 'reserved_cpus'?"),
@@ -68,10 +68,10 @@ def test_keywords_win_over_the_mapping():
         ({"retry_on": [3]}, "option 'retry_on' takes exception classes or their names"),
     ],
 )
-def test_a_bad_option_is_named(executor, options, said):
+def test_a_bad_option_is_named(executor, options, message):
     with pytest.raises(ConfigurationError) as caught:
         executor(options)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     with pytest.raises(ValueError, match=r"."):
         executor(**options)
 

@@ -28,7 +28,7 @@ def test_a_bare_list_of_gpus_is_a_node_with_this_host(nvml_node):
 
 
 @pytest.mark.parametrize(
-    ("document", "said"),
+    ("document", "message"),
     [
         (3, "must be an object"),
         ([{"index": 0}], "[0] lacks uuid"),
@@ -42,10 +42,10 @@ def test_a_bare_list_of_gpus_is_a_node_with_this_host(nvml_node):
         ({"gpus": []}, "lacks host"),
     ],
 )
-def test_a_bad_document_names_the_place(document, said):
+def test_a_bad_document_names_the_entry(document, message):
     with pytest.raises(ConfigurationError) as caught:
         node_from_json(document)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_visible_devices_of_a_read_node(nvml_node):

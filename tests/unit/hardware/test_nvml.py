@@ -41,7 +41,7 @@ def test_processes_and_desktop(nvml_node):
     assert process.name == Path("/proc/1/comm").read_text().strip()
 
 
-def test_a_process_without_a_figure_is_listed_without_one(nvml_node):
+def test_a_process_without_a_size_is_listed_without_one(nvml_node):
     nvml_node(nodes.small())
     simulator.hold_memory(0, None)  # as WSL reports it
     (gpu,) = nvml.list_gpus().gpus
@@ -129,7 +129,7 @@ def test_a_driver_without_gpus(nvml_node):
 
 
 @pytest.mark.parametrize(
-    ("code", "said"),
+    ("code", "message"),
     [
         (pynvml.NVML_ERROR_DRIVER_NOT_LOADED, "kernel module is not loaded"),
         (pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH, "version mismatch"),
@@ -137,11 +137,11 @@ def test_a_driver_without_gpus(nvml_node):
         (pynvml.NVML_ERROR_UNKNOWN, "cannot be initialised"),
     ],
 )
-def test_a_driver_that_refuses(nvml_node, code, said):
+def test_a_driver_that_refuses(nvml_node, code, message):
     nvml_node({**nodes.small(), "init_error": code})
     node = read_node()
     assert node.gpus == ()
-    assert said in node.no_gpus_reason
+    assert message in node.no_gpus_reason
 
 
 def reason_with(folder: Path) -> str:
