@@ -1,4 +1,4 @@
-"""``python -m gpuexec``: the same as the ``gpuexec`` command."""
+"""``python -m gpuexec`` does the same as the ``gpuexec`` command."""
 
 from gpuexec.cli import main
 

@@ -1,4 +1,4 @@
-"""Validated options of the executors: one frozen record, one way in, errors that name the option."""
+"""The options of the executors: validated when an executor is created, with errors that name the option."""
 
 from __future__ import annotations
 
@@ -8,23 +8,27 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 from gpuexec.errors import ConfigurationError
+from gpuexec.naming import full_name
+from gpuexec.policies import BusyGpuPolicy, TaskFailurePolicy
+from gpuexec.units import MIB
 
-MIB = 1024 * 1024
+_TYPE_NAMES = {"bool": "True or False", "int": "a whole number", "float": "a number", "str": "text"}
 
-_IN_WORDS = {"bool": "True or False", "int": "a whole number", "float": "a number", "str": "text"}
+_Check = Callable[[Any], str | None]  # returns what is wrong with a value, or None
 
 
-def _at_least(low: float) -> Callable[[Any], str | None]:
+def _at_least(low: float) -> _Check:
     def check(value: Any) -> str | None:
         return None if math.isfinite(value) and value >= low else f"must be a finite number >= {low:g}"
 
     return check
 
 
-def _above(low: float) -> Callable[[Any], str | None]:
+def _above(low: float) -> _Check:
     def check(value: Any) -> str | None:
         return None if math.isfinite(value) and value > low else f"must be a finite number > {low:g}"
 
@@ -35,90 +39,136 @@ def _fraction(value: Any) -> str | None:
     return None if 0 <= value <= 1 else "must lie between 0 and 1"
 
 
-def _one_of(*choices: str) -> Callable[[Any], str | None]:
+def _one_of(policy: type[StrEnum]) -> _Check:
+    choices = [member.value for member in policy]
+
     def check(value: Any) -> str | None:
         return None if value in choices else f"must be one of {', '.join(map(repr, choices))}"
 
     return check
 
 
-def _option(default: Any, check: Callable[[Any], str | None] | None, about: str) -> Any:
+def _folder(otherwise: str) -> _Check:
+    def check(value: Any) -> str | None:
+        return None if value else f"must name a folder ({otherwise})"
+
+    return check
+
+
+def _option(default: Any, check: _Check | None, about: str) -> Any:
     return field(default=default, metadata={"check": check, "about": about})
 
 
 @dataclass(frozen=True, slots=True)
 class ExecutorConfig:
-    """Options of ``LocalExecutor`` and ``InlineExecutor``; each field's ``about`` is its documentation."""
+    """Options of ``LocalExecutor`` and ``InlineExecutor``. ``metadata["about"]`` of each field documents it."""
 
-    show_progress: bool = _option(True, None, "display progress on stderr")
+    show_progress: bool = _option(True, None, "show progress on stderr while the run goes on")
     progress_interval_s: float = _option(
-        10.0, _at_least(0.1), "seconds between progress lines when stderr is no terminal"
+        10.0, _at_least(0.1), "seconds between progress lines when stderr is not a terminal"
     )
-    cpus: float | None = _option(None, _above(0), "CPUs to plan with (default: those of the affinity mask and cgroup)")
-    reserved_cpus: float = _option(0.0, _at_least(0), "CPUs kept off for others")
-    reserved_gpus: float = _option(0.0, _at_least(0), "GPUs (or a fraction of one) kept off for others")
-    busy_gpus: str = _option("skip", _one_of("error", "skip", "wait"), "what to do with GPUs that other processes hold")
+    cpus: float | None = _option(
+        None, _above(0), "number of CPUs to plan with (default: as many as the affinity mask and the cgroup allow)"
+    )
+    reserved_cpus: float = _option(0.0, _at_least(0), "CPUs to leave free")
+    reserved_gpus: float = _option(0.0, _at_least(0), "GPUs, or a fraction of one, to leave free")
+    busy_gpus: str = _option(
+        BusyGpuPolicy.SKIP.value,
+        _one_of(BusyGpuPolicy),
+        "what to do with GPUs that other processes hold: 'skip' them, 'wait' until they are free, or raise an 'error'",
+    )
     busy_gpu_memory_fraction: float = _option(
-        0.1, _fraction, "part of a GPU's memory that others may hold before it counts as busy"
+        0.1, _fraction, "fraction of a GPU's memory that other processes may use before the GPU counts as busy"
     )
-    busy_gpu_timeout_s: float = _option(600.0, _at_least(0), "how long busy_gpus='wait' waits, in seconds")
-    cpu_stages_see_gpus: bool = _option(False, None, "let stages that ask for no GPU see all of them (default: none)")
-    queue_tasks: int = _option(4096, _at_least(1), "tasks that may wait before a stage")
-    queue_bytes: int = _option(256 * MIB, _at_least(1), "bytes of tasks that may wait before a stage")
+    busy_gpu_timeout_s: float = _option(
+        600.0, _at_least(0), "seconds that busy_gpus='wait' waits before it raises GpusBusy"
+    )
+    cpu_stages_see_gpus: bool = _option(
+        False, None, "let stages that request no GPU see all GPUs (by default they see none)"
+    )
+    queue_tasks: int = _option(4096, _at_least(1), "maximum number of tasks waiting in front of a stage")
+    queue_bytes: int = _option(
+        256 * MIB, _at_least(1), "maximum size of the tasks waiting in front of a stage, in bytes"
+    )
     max_parallel_setups: int = _option(
-        8, _at_least(1), "workers of the node that may run setup() at the same time (one per GPU at most)"
+        8, _at_least(1), "maximum number of workers that run setup() at the same time (and at most one per GPU)"
     )
     stop_timeout_s: float = _option(
         10.0,
         _at_least(0),
-        "seconds that workers may take for teardown() once told to stop; then they are killed, with a warning",
+        "seconds that a worker may take for teardown() after it is told to stop; then it is killed, with a warning",
     )
     max_attempts: int = _option(
-        3, _at_least(1), "how often a batch is tried whose worker dies, or whose exception is one of retry_on"
+        3, _at_least(1), "attempts per batch, the first included, if its worker dies or it raises one of retry_on"
     )
     on_task_failure: str = _option(
-        "raise",
-        _one_of("raise", "quarantine"),
-        "whether a batch that keeps failing ends the run, or its task at fault is put aside and the run goes on",
+        TaskFailurePolicy.RAISE.value,
+        _one_of(TaskFailurePolicy),
+        "what to do when a batch keeps failing: 'raise' its error and end the run, or 'quarantine' the task at fault, "
+        "which is left out of the results, and continue",
     )
     retry_on: tuple[str, ...] = _option(
-        (), None, "exceptions of stages (classes or their names) after which the batch is tried again"
+        (), None, "exceptions of a stage (classes or their names) after which the batch is tried again"
     )
     retire_on: tuple[str, ...] = _option(
-        (), None, "exceptions after which the worker is replaced too, such as a lost CUDA context"
+        (),
+        None,
+        "exceptions of a stage (classes or their names) after which the batch is tried again in a new worker, "
+        "such as that for a lost CUDA context",
     )
-    split_on_oom: bool = _option(False, None, "halve a batch that runs out of GPU memory, and try the halves")
-    batch_timeout_s: float | None = _option(None, _above(0), "seconds a batch may take before its worker is killed")
+    split_on_oom: bool = _option(
+        False, None, "if a batch runs out of GPU memory, halve it and run the halves one after the other"
+    )
+    batch_timeout_s: float | None = _option(
+        None, _above(0), "seconds that a batch may take before its worker is killed (default: no limit)"
+    )
     setup_timeout_s: float | None = _option(
         None,
         _above(0),
-        "seconds that loading the stage, setup_on_node() and setup() may each take, else the worker is killed",
+        "seconds that importing the stage, setup_on_node() and setup() may each take before the worker is killed "
+        "(default: no limit)",
     )
-    max_batches_per_worker: int | None = _option(None, _at_least(1), "batches after which a worker is replaced")
+    max_batches_per_worker: int | None = _option(
+        None, _at_least(1), "number of batches after which a worker is replaced (default: never)"
+    )
     worker_memory_limit_bytes: int | None = _option(
-        None, _at_least(1), "bytes of resident memory above which a worker is replaced between batches"
+        None,
+        _at_least(1),
+        "resident memory, in bytes, above which a worker is replaced between two batches (default: no limit)",
     )
     memory_high_watermark: float = _option(
-        0.9, _fraction, "part of the host's (or cgroup's) memory in use above which no new tasks are let in"
+        0.9,
+        _fraction,
+        "fraction of the host's (or the cgroup's) memory in use above which no new initial tasks are taken in",
     )
-    checkpoint: str | None = _option(None, None, "folder of the journal of finished sources; a later run skips them")
-    checkpoint_changed: str = _option(
-        "refuse", _one_of("refuse", "accept"), "what to do when the journal was written by a different pipeline"
+    checkpoint: str | None = _option(
+        None,
+        _folder("leave it out for no checkpoint"),
+        "folder in which finished sources are recorded, so that a later run skips them (default: no checkpoint)",
     )
+    accept_changed_pipeline: bool = _option(
+        False,
+        None,
+        "continue from a checkpoint that a different pipeline wrote, and keep what it finished, instead of raising "
+        "CheckpointMismatch",
+    )
+    capsules: bool = _option(True, None, "store each failed batch in a folder, a capsule, for `gpuexec replay`")
     capsule_dir: str | None = _option(
-        None, None, "folder for failed batches (default: ~/.local/state/gpuexec/capsules; '' keeps none)"
+        None,
+        _folder("use capsules=False to store no failed batches"),
+        "folder for capsules (default: ~/.local/state/gpuexec/capsules)",
     )
-    log_level: str = _option("DEBUG", None, "lowest loguru level that workers send to the driver")
+    log_level: str = _option("DEBUG", None, "lowest loguru level of the log records that workers send to the driver")
     runtime_env: Mapping[str, Any] | None = _option(
-        None, None, "Ray-style runtime environment; its env_vars are set in every worker"
+        None, None, "runtime environment as for Ray; its env_vars are set in every worker, all else is ignored"
     )
 
     @classmethod
     def create(cls, config: Mapping[str, Any] | None = None, **options: Any) -> ExecutorConfig:
-        """Build from a config mapping and keyword options (which win).
+        """Build the options from a mapping and from keywords, which win.
 
-        Raises ``ConfigurationError`` for an unknown key (with the nearest known one), a wrong type or a
-        value out of range.
+        Raises ``ConfigurationError`` for an unknown option (naming the closest known one), a value of the wrong
+        type, or a value out of range.
         """
         merged = {**(config or {}), **options}
         known = {f.name: f for f in dataclasses.fields(cls)}
@@ -129,14 +179,14 @@ class ExecutorConfig:
 
 
 def _unknown_option(name: str, known: Mapping[str, Any]) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"known options: {', '.join(sorted(known))}"
+    closest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean {closest[0]!r}?" if closest else f"known options: {', '.join(sorted(known))}"
     return f"unknown executor option {name!r}; {hint}"
 
 
 def _checked(option: dataclasses.Field[Any], value: Any) -> Any:
-    expected = option.type if isinstance(option.type, str) else option.type.__name__
-    kind, _, optional = expected.partition(" | ")
+    declared = option.type if isinstance(option.type, str) else option.type.__name__
+    kind, _, optional = declared.partition(" | ")
     if value is None and optional:
         return None
     if kind.startswith("tuple"):
@@ -144,8 +194,8 @@ def _checked(option: dataclasses.Field[Any], value: Any) -> Any:
     if kind == "str" and isinstance(value, os.PathLike):
         value = os.fspath(value)
     if not _has_type(value, kind):
-        wanted = _IN_WORDS.get(kind, "a mapping")
-        raise ConfigurationError(f"option {option.name!r} must be {wanted}, got {type(value).__name__} {value!r}")
+        expected = _TYPE_NAMES.get(kind, "a mapping")
+        raise ConfigurationError(f"option {option.name!r} must be {expected}, got {type(value).__name__} {value!r}")
     check = option.metadata["check"]
     problem = check(value) if check else None
     if problem:
@@ -154,17 +204,18 @@ def _checked(option: dataclasses.Field[Any], value: Any) -> Any:
 
 
 def _class_names(option: str, value: Any) -> tuple[str, ...]:
-    """Take exception classes or their names, one or several."""
-    given = value if isinstance(value, list | tuple | set | frozenset) else [value]
+    """Return the names of exceptions, which are given as classes or names, one or several."""
+    exceptions = value if isinstance(value, list | tuple | set | frozenset) else [value]
     names = []
-    for one in given:
-        if isinstance(one, type) and issubclass(one, BaseException):
-            names.append(f"{one.__module__}.{one.__qualname__}")
-        elif isinstance(one, str) and one:
-            names.append(one)
+    for exception in exceptions:
+        if isinstance(exception, type) and issubclass(exception, BaseException):
+            names.append(full_name(exception))
+        elif isinstance(exception, str) and exception:
+            names.append(exception)
         else:
             raise ConfigurationError(
-                f"option {option!r} takes exception classes or their names, such as 'ConnectionError', got {one!r}"
+                f"option {option!r} takes exception classes or their names, such as 'ConnectionError', "
+                f"got {exception!r}"
             )
     return tuple(names)
 

@@ -1,50 +1,56 @@
-"""Every error this package raises, grouped by whose fault it is.
+"""Every error of this package, grouped by whose fault it is.
 
-GpuexecError
-├── ConfigurationError      the caller: an option, a target or a pipeline that cannot work
-├── StageError              the stage's code or declaration
-│   ├── StageNotPicklable   the stage cannot travel to a worker
-│   ├── ResultNotPicklable  what the stage returned cannot travel back
-│   ├── RemoteStageError    its exception cannot travel, only its text
-│   └── StageContractError  it returned or declared something the contract does not allow
-├── ResourcesError          the node cannot satisfy the request (says the arithmetic); GpusBusy: not now;
-│                           GpusLost: no longer
-├── CheckpointError         a checkpoint folder cannot be used; CheckpointMismatch: it is another pipeline's
-├── WorkerDied              a worker process ended without being asked to
-├── NvmlError               the driver library answered with an error; NvmlUnavailable: there is none to ask
-└── InternalError           our own fault: please report it
+Built-in classes that an error is a subclass of, beside the one above it, stand in parentheses.
+
+::
+
+    GpuexecError
+    ├── ConfigurationError (ValueError)         the caller: an option, a target or a pipeline that cannot work
+    │   └── CompositeNotDecomposed (RuntimeError)   a composite stage was run without a pipeline
+    ├── StageError                              the stage's code or declaration
+    │   ├── StageNotPicklable (TypeError)       the stage cannot be sent to a worker
+    │   ├── ResultNotPicklable (TypeError)      a task that the stage returned cannot be sent back
+    │   ├── RemoteStageError                    the stage's exception cannot be sent back, only its text
+    │   └── StageContractError (TypeError)      it returned or declared something the contract does not allow
+    │       └── InvalidTask (ValueError)        a task is of the right type, but not allowed there
+    ├── ResourcesError                          the node cannot satisfy the request; the message shows the arithmetic
+    │   ├── GpusBusy                            not now: other processes hold the GPUs
+    │   └── GpusLost                            no longer: the GPUs failed during the run
+    ├── CheckpointError                         a checkpoint folder cannot be used
+    │   └── CheckpointMismatch                  it was written by a different pipeline
+    ├── CapsuleError                            a failure capsule cannot be read or replayed
+    │   └── CapsuleNotWritten (OSError)         it cannot be written
+    ├── WorkerDied                              a worker process ended unexpectedly
+    ├── NvmlError                               the driver library answered with an error
+    │   └── NvmlUnavailable                     there is no usable driver library
+    ├── RemoteTraceback                         never raised: the `__cause__` that shows a worker's traceback
+    ├── ConnectionLost (ConnectionError)        internal: the process at the other end of a socket is gone
+    └── InternalError                           our own fault: please report it
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from gpuexec.naming import abbreviated, full_name
 
 
 class GpuexecError(Exception):
-    """Base of every error raised by gpuexec itself (a stage's own exceptions keep their type)."""
+    """Base of all errors that gpuexec itself raises. Exceptions of a stage's code keep their own type."""
+
+
+# ---- the caller ----------------------------------------------------------------------------------------
 
 
 class ConfigurationError(GpuexecError, ValueError):
-    """An option, environment variable or pipeline is invalid; the message says what to change."""
+    """An option, an environment variable or a pipeline is invalid; the message says what to change."""
 
 
-class ResourcesError(GpuexecError):
-    """The node can never satisfy a stage's request; the message names the stage, request and node."""
+class CompositeNotDecomposed(ConfigurationError, RuntimeError):
+    """A composite stage was asked to process tasks. Only the stages it decomposes into can do that."""
 
 
-class GpusLost(ResourcesError):
-    """GPUs failed during the run and none is left that a stage fits on."""
-
-
-class NvmlError(GpuexecError):
-    """NVML answered with an error that is not just an unknown reading."""
-
-
-class InternalError(GpuexecError):
-    """An invariant of gpuexec was violated. It is a bug in gpuexec, not in the pipeline."""
+# ---- the stage -----------------------------------------------------------------------------------------
 
 
 class StageError(GpuexecError):
@@ -52,36 +58,77 @@ class StageError(GpuexecError):
 
 
 class StageNotPicklable(StageError, TypeError):
-    """A stage (or an initial task) cannot be sent to a worker; names the attribute."""
+    """A stage (or an initial task) cannot be sent to a worker; the message names the attribute."""
 
 
 class ResultNotPicklable(StageError, TypeError):
-    """A stage returned a task that cannot be pickled, or that pickles but does not unpickle."""
+    """A stage returned a task that cannot be pickled, or that can be pickled but not unpickled."""
 
 
 class StageContractError(StageError, TypeError):
-    """A stage returned, or was declared as, something the contract does not allow."""
+    """A stage returned, or was declared with, something that the contract does not allow."""
+
+
+class InvalidTask(StageContractError, ValueError):
+    """A task is not allowed where it is: it fails the stage's validation, or a source stage returned a FailedTask."""
 
 
 class RemoteStageError(StageError):
-    """A stage's exception whose own type cannot travel between processes; carries its text."""
+    """Stands for a stage's exception that cannot be sent between processes; carries its text."""
+
+
+# ---- the node ------------------------------------------------------------------------------------------
+
+
+class ResourcesError(GpuexecError):
+    """The node can never satisfy a stage's request; the message names the stage, the request and the node."""
+
+
+class GpusBusy(ResourcesError):
+    """Other processes hold GPUs and did not free them in time, and the policy is to wait for them."""
+
+
+class GpusLost(ResourcesError):
+    """GPUs failed during the run, and none is left that a stage fits on."""
+
+
+class NvmlError(GpuexecError):
+    """NVML answered with an error that means more than one unknown reading."""
+
+
+class NvmlUnavailable(NvmlError):
+    """There is no usable driver; the message gives the reason in one line."""
+
+
+# ---- files ---------------------------------------------------------------------------------------------
 
 
 class CheckpointError(GpuexecError):
-    """A checkpoint cannot be read or written: in use, no journal, disk full, no permission, a newer format."""
+    """A checkpoint cannot be used: in use, no journal, disk full, no permission, or a newer format."""
 
 
 class CheckpointMismatch(CheckpointError):
-    """A checkpoint belongs to another pipeline; the message says how they differ and what to do."""
+    """A checkpoint was written by a different pipeline; the message says how they differ and what to do."""
+
+
+class CapsuleError(GpuexecError):
+    """A capsule cannot be read, or cannot be replayed here; the message says why and what to do."""
+
+
+class CapsuleNotWritten(CapsuleError, OSError):
+    """A capsule could not be written (disk full, no permission). The failure it is about is reported all the same."""
+
+
+# ---- processes -----------------------------------------------------------------------------------------
 
 
 class WorkerDied(GpuexecError):
-    """A worker process ended without being asked to.
+    """A worker process ended unexpectedly.
 
-    Attributes: ``stage``, ``worker_id``, ``exit_code`` (negative: signal number, as in subprocess),
-    ``cause`` (one line: signal name or exit code and what evidence there is), ``phase`` of the stage's code
-    (process, setup, …), ``task_ids`` of the
-    batches it had in hand, ``last_lines`` of what it had printed or logged.
+    Attributes: ``stage``; ``worker_id``; ``exit_code`` (negative: the signal's number, as in subprocess);
+    ``cause`` (one line: the signal's name or the exit code, and the evidence for what caused it); ``phase``
+    of the stage's code (process, setup, …); ``task_ids`` of the batches in flight; ``last_lines`` that the
+    worker printed or logged.
     """
 
     def __init__(
@@ -111,8 +158,7 @@ class WorkerDied(GpuexecError):
         when = "while idle" if self.phase == "idle" else f"during {self.phase}"
         lines = [f"worker {self.worker_id!r} of stage {self.stage!r} died {when}: {self.cause}"]
         if self.task_ids:
-            shown = ", ".join(self.task_ids[:8]) + (" …" if len(self.task_ids) > 8 else "")
-            lines.append(f"  tasks in hand: {shown}")
+            lines.append(f"  tasks in flight: {abbreviated(self.task_ids)}")
         if self.last_lines:
             lines.append("  its last lines:")
             lines += [f"    | {line}" for line in self.last_lines]
@@ -123,11 +169,40 @@ def _rebuild_worker_died(fields: dict[str, object]) -> WorkerDied:
     return WorkerDied(**fields)  # type: ignore[arg-type]
 
 
+class RemoteTraceback(GpuexecError):
+    """The ``__cause__`` of a stage's exception. It shows where in the worker the exception was raised.
+
+    Attributes: ``stage``, ``worker_id``, ``phase``, ``task_ids`` and ``text`` (the worker's traceback).
+    """
+
+    def __init__(self, text: str, stage: str, worker_id: str, phase: str, task_ids: tuple[str, ...]) -> None:
+        super().__init__(text)
+        self.text = text
+        self.stage = stage
+        self.worker_id = worker_id
+        self.phase = phase
+        self.task_ids = task_ids
+
+    def __str__(self) -> str:
+        return f"\n\n{self.text.rstrip()}\n"
+
+
+class ConnectionLost(GpuexecError, ConnectionError):
+    """The process at the other end of a connection is gone."""
+
+
+class InternalError(GpuexecError):
+    """An invariant of gpuexec was violated. It is a bug in gpuexec, not in the pipeline."""
+
+
+# ---- names of exceptions -------------------------------------------------------------------------------
+
+
 def names_of(error: BaseException) -> list[str]:
-    """Return the full names of an exception's class and its bases, but for ``object``."""
-    return [f"{cls.__module__}.{cls.__qualname__}" for cls in type(error).__mro__[:-1]]
+    """Return the full names of an exception's class and its bases, without ``object``."""
+    return [full_name(cls) for cls in type(error).__mro__[:-1]]
 
 
 def error_names_match(names: Sequence[str], wanted: Sequence[str]) -> bool:
-    """Whether one of ``names`` (see `names_of`) is among ``wanted``, given in full or as the bare class name."""
+    """Return whether one of ``names`` (see `names_of`) is among ``wanted``, given in full or as the bare class name."""
     return any(name in wanted or name.rpartition(".")[2] in wanted for name in names)

@@ -13,13 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from gpuexec.capsules.write import FIELDS, FORMAT, FORMAT_VERSION, STAGE, SUMMARY, TASKS, CapsuleContents
-from gpuexec.contract.allocation import Allocation, GpuShare
+from gpuexec.contract.allocation import Allocation
 from gpuexec.contract.phases import StagePhase
-from gpuexec.errors import ConfigurationError
-
-
-class CapsuleError(ConfigurationError):
-    """A capsule cannot be read, or cannot be replayed here; the message says why and what to do."""
+from gpuexec.errors import CapsuleError
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +56,7 @@ def load_capsule(path: Path) -> Capsule:
                 stage_payload=b"".join(_payloads(path, STAGE, document)),
                 task_payloads=_payloads(path, TASKS, document),
             ),
-            allocation=_allocation(document["failure"]["allocation"]),
+            allocation=Allocation.from_dict(document["failure"]["allocation"]),
             summary=(path / SUMMARY).read_text(errors="replace"),
             versions=dict(document["versions"]),
             variables_left_out=tuple(document["variables_left_out"]),
@@ -101,10 +97,6 @@ def _document(path: Path) -> dict[str, Any]:
             "with the gpuexec that wrote it (its summary.txt says which)"
         )
     return document
-
-
-def _allocation(fields: Mapping[str, Any]) -> Allocation:
-    return Allocation(**{**fields, "gpus": tuple(GpuShare(**share) for share in fields.get("gpus", ()))})
 
 
 def _why_no_capsule(path: Path) -> str:

@@ -8,10 +8,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gpuexec.naming import abbreviated
+
 if TYPE_CHECKING:
     from gpuexec.capsules.write import CapsuleContents
 
-_SHOWN_IDS = 8
 _UNKNOWN = "unknown"
 
 
@@ -43,7 +44,7 @@ def _lines(
     yield f"  when      {when:%Y-%m-%d %H:%M:%S} UTC, attempt {failure.attempt}"
     yield f"  worker    {failure.worker_id} on {failure.node_id}"
     yield f"  devices   {_devices(failure)}"
-    yield f"  tasks     {_tasks(failure.task_ids)}"
+    yield f"  tasks     {f'{len(failure.task_ids)}: {abbreviated(failure.task_ids)}' if failure.task_ids else 'none'}"
     yield f"  versions  {', '.join(f'{name} {version or _UNKNOWN}' for name, version in versions.items())}"
     if failure.cause_of_death:
         yield f"  death     {failure.cause_of_death}"
@@ -68,10 +69,3 @@ def _lines(
 def _devices(failure: CapsuleContents) -> str:
     gpus = [f"GPU {gpu['index']} ({gpu['name']}, {gpu['uuid']})" for gpu in failure.allocation.get("gpus", ())]
     return f"{', '.join(gpus) or 'no GPU'}, {failure.allocation.get('cpus', '?')} CPUs"
-
-
-def _tasks(task_ids: Sequence[str]) -> str:
-    if not task_ids:
-        return "none"
-    more = f" and {len(task_ids) - _SHOWN_IDS} more" if len(task_ids) > _SHOWN_IDS else ""
-    return f"{len(task_ids)}: {', '.join(task_ids[:_SHOWN_IDS])}{more}"

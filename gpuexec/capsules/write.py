@@ -34,23 +34,20 @@ from gpuexec._version import __version__
 from gpuexec.capsules import redact
 from gpuexec.capsules.summary import summary_of
 from gpuexec.contract.phases import StagePhase
-from gpuexec.errors import GpuexecError
+from gpuexec.errors import CapsuleNotWritten
 from gpuexec.private_folder import private_folder
+from gpuexec.units import MIB
 
 FORMAT = "gpuexec failure capsule"
 FORMAT_VERSION = 1
 SUMMARY, FIELDS, STAGE, TASKS = "summary.txt", "capsule.json", "stage.pickle", "tasks.pickle"
-DEFAULT_MAX_BYTES = 256 * 1024**2
+DEFAULT_MAX_BYTES = 256 * MIB
 
 _CAPSULE_NAME = re.compile(r"\d{8}T\d{6}\.\d{6}Z-.+-[0-9a-f]{8}")
 _PARTIAL_PREFIX = ".partial-"
 _STALE_S = 3600.0  # no capsule takes that long to write, so the writer of an older one has died
 _PACKAGES = ("cloudpickle", "cupy", "nemo-curator", "numpy", "pandas", "pyarrow", "torch")
 _DRIVER_VERSION_FILE = Path("/proc/driver/nvidia/version")
-
-
-class CapsuleNotWritten(GpuexecError, OSError):
-    """A capsule could not be written (full disk, no permission). The failure it describes must be reported anyway."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from gpuexec.units import KIB
+
 
 class BlockSizer:
     """Chooses block sizes from the sizes of past tasks.
@@ -10,7 +12,7 @@ class BlockSizer:
     workers.
     """
 
-    _TARGET_BYTES = 32 * 1024
+    _TARGET_BYTES = 32 * KIB
     _MAX_TASKS = 256
 
     def __init__(self) -> None:

@@ -8,8 +8,9 @@ from gpuexec.channel import codec
 from gpuexec.channel.codec import Encoded
 from gpuexec.channel.payload import Payload, SegmentRef
 from gpuexec.channel.segments import SegmentPool, read_segment
+from gpuexec.units import KIB
 
-INLINE_LIMIT = 64 * 1024  # bytes; above it, two copies through the socket cost more than a memfd
+INLINE_LIMIT = 64 * KIB  # bytes; above it, two copies through the socket cost more than a memfd
 
 
 def needs_segment(encoded: Encoded) -> bool:

@@ -18,12 +18,13 @@ import os
 from collections.abc import Sequence
 
 from gpuexec.channel.payload import SegmentRef
+from gpuexec.units import MIB
 
 PAGE = mmap.ALLOCATIONGRANULARITY
 
 _IOV_MAX = os.sysconf("SC_IOV_MAX")
 _MAX_FREE_SEGMENTS = 4
-_MAX_FREE_BYTES = 256 * 1024 * 1024
+_MAX_FREE_BYTES = 256 * MIB
 
 
 def page_aligned(size: int) -> int:

@@ -23,16 +23,14 @@ from typing import Any
 from gpuexec.channel.messages import BY_KIND, Message
 from gpuexec.channel.payload import Inline, Payload, SegmentRef
 from gpuexec.channel.segments import Segment
+from gpuexec.errors import ConnectionLost
+from gpuexec.units import KIB
 
 _HEAD = struct.Struct("<BBHIQ")
 _to_json = json.JSONEncoder(separators=(",", ":")).encode
-_CHUNK = 256 * 1024
+_CHUNK = 256 * KIB
 _MAX_FDS = 253  # SCM_MAX_FD: descriptors one sendmsg may carry
 _FD_SPACE = socket.CMSG_SPACE(_MAX_FDS * array.array("i").itemsize)
-
-
-class ConnectionLost(ConnectionError):
-    """The other end of the socket is closed."""
 
 
 def encode_frame(message: Message) -> tuple[bytes, list[Segment]]:

@@ -27,8 +27,9 @@ from difflib import SequenceMatcher
 from typing import Any
 
 from gpuexec.capsules.redact import mask_text
+from gpuexec.contract.base_classes import is_base_class
+from gpuexec.contract.interfaces import StageLike
 
-_BASES = {"gpuexec.contract.stage", "gpuexec.contract.composite", "nemo_curator.stages.base", "abc", "typing"}
 _WITHOUT_EFFECT = {
     "name",  # compared separately
     "batch_size",
@@ -89,7 +90,7 @@ class Fingerprint:
         return cls(tuple(StageFingerprint(**stage) for stage in json.loads(text)))
 
 
-def fingerprint_of(stages: Sequence[Any]) -> Fingerprint:
+def fingerprint_of(stages: Sequence[StageLike]) -> Fingerprint:
     """Return the fingerprint of stages, ours or Curator's, as they are before any ``setup``."""
     return Fingerprint(
         tuple(
@@ -134,7 +135,7 @@ def _settings(stage: Any) -> dict[str, Any]:
     """Return the stage's public data attributes, including those of its own classes."""
     attributes: dict[str, Any] = {}
     for cls in reversed(type(stage).__mro__):
-        if cls.__module__ not in _BASES and cls is not object:
+        if not is_base_class(cls):
             attributes.update({name: value for name, value in vars(cls).items() if _is_data(value)})
     attributes.update(vars(stage))
     return {

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gpuexec.hardware.model import Gpu, LinkKind, MigSlice, Node
-from gpuexec.observe.report_table import show_bytes
+from gpuexec.units import format_bytes
 
 _WIDE = 110  # columns from which a UUID fits on one line
 _UUID_WIDTH = len("GPU-00000000-0000-0000-0000-000000000000")
@@ -123,4 +123,4 @@ def _processes(owner: Gpu | MigSlice) -> str:
 
 
 def _size(size: int | None) -> str:
-    return "?" if size is None else show_bytes(size)
+    return "?" if size is None else format_bytes(size)

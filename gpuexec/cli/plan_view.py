@@ -11,8 +11,8 @@ from rich.text import Text
 
 from gpuexec.contract.allocation import GpuShare
 from gpuexec.hardware.model import Node
-from gpuexec.observe.report_table import show_bytes
 from gpuexec.plan.model import Plan, StagePlan, WorkerGrant
+from gpuexec.units import format_bytes
 
 
 def render_plan(plan: Plan, node: Node) -> Iterator[RenderableType]:
@@ -55,5 +55,5 @@ def _gpus(worker: WorkerGrant) -> str:
 def _share(share: GpuShare) -> str:
     part = "" if share.fraction == 1 else f"{share.fraction:g} of "
     slice_ = f" {share.uuid.partition('-')[0]}" if share.uuid.startswith("MIG-") else ""
-    size = "" if share.memory_bytes is None else f" ({show_bytes(share.memory_bytes)})"
+    size = "" if share.memory_bytes is None else f" ({format_bytes(share.memory_bytes)})"
     return f"{part}GPU {share.index}{slice_}{size}"

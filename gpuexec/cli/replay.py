@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from gpuexec.naming import full_name
+
 # Left out of the traceback: these frames say nothing about the failure.
 _OWN_MODULES = {"gpuexec.cli.replay", "gpuexec.executors.replay", "gpuexec.stage.session"}
 _INTERRUPTED = 130  # the exit status that shells report after Ctrl-C
@@ -23,6 +25,7 @@ def replay(
     ] = None,
 ) -> None:
     """Run the batch of a failure capsule again. Opening a capsule runs code in it: open only capsules you trust."""
+    from gpuexec.errors import CapsuleError
     from gpuexec.executors import replay as executor
 
     loaded = executor.load_capsule(capsule)
@@ -31,7 +34,7 @@ def replay(
     faulthandler.enable()  # the batch may kill this process as it killed the worker
     try:
         tasks = executor.replay(loaded, gpu=gpu, on_error=_post_mortem if debug else None)
-    except executor.CapsuleError:
+    except CapsuleError:
         raise
     except bdb.BdbQuit:
         typer.echo("replay: quit from the debugger", err=True)
@@ -43,7 +46,7 @@ def replay(
 
 
 def _print_error(error: BaseException, error_type_before: str) -> None:
-    error_type = f"{type(error).__module__}.{type(error).__qualname__}"
+    error_type = full_name(type(error))
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None and trace.tb_frame.f_globals.get("__name__") in _OWN_MODULES:
         trace = trace.tb_next

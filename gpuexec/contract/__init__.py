@@ -1,5 +1,5 @@
-"""The contract between stages, pipelines and executors: the API of NeMo Curator 1.4, written anew.
+"""The contract between stages, pipelines and executors: the API of NeMo Curator 1.4, implemented again.
 
-It imports neither NVML nor anything that starts a process, and works without NeMo Curator and Ray. Where
-behaviour differs from NeMo Curator's, docs/adr/0003 says why.
+Nothing here imports NVML or starts a process, and nothing needs NeMo Curator or Ray. ``interfaces`` says what
+is asked of stages and tasks of any library. docs/adr/0003 says where behaviour differs from NeMo Curator's.
 """

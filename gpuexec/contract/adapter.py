@@ -1,18 +1,21 @@
-"""Runs a stage on a batch: ids, markers and figures around the user's ``process_batch``."""
+"""Runs a stage on a batch: assigns ids, removes markers and records stats around the user's ``process_batch``."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from gpuexec.contract.executor import NodeInfo, WorkerMetadata
 from gpuexec.contract.perf import StagePerfStats, StageTimer
 from gpuexec.contract.sentinels import NoneTask, TaskKind, kind_of
 from gpuexec.contract.task import is_task
-from gpuexec.errors import StageContractError
+from gpuexec.errors import InvalidTask, StageContractError
 
-_TASK_TYPES: set[type] = set()  # seen so far: asking an abstract base class costs more than a small batch's figures
+if TYPE_CHECKING:
+    from gpuexec.contract.interfaces import StageLike, TaskLike
+
+_TASK_TYPES: set[type] = set()  # checked already: checking a class costs more than the stats of a small batch
 
 
 class StageAdapter(Protocol):
@@ -31,19 +34,20 @@ class StageAdapter(Protocol):
 class BaseStageAdapter:
     """One stage in one worker.
 
-    Of the last batch, ``last_stats`` are the figures and ``last_failed`` the ids of the tasks it gave up as FailedTask.
+    After each batch, ``last_stats`` holds its stats and ``last_failed`` the ids of the tasks that the stage
+    returned as FailedTask.
     """
 
-    def __init__(self, stage: Any) -> None:
+    def __init__(self, stage: StageLike) -> None:
         self.stage = stage
         self.last_stats: StagePerfStats | None = None
         self.last_failed: list[str] = []
         self._timer: StageTimer | None = None
 
     def process_batch(self, tasks: list[Any]) -> list[Any]:
-        """Process a batch; return its real outputs with ids and figures, markers dropped.
+        """Process a batch. Return its outputs, with ids and stats, and without markers.
 
-        Raises ``StageContractError`` when the stage returns anything but tasks, ``ValueError`` when a
+        Raises ``StageContractError`` when the stage returns anything but tasks, ``InvalidTask`` when a
         source stage returns a ``FailedTask``, and whatever the stage raises.
         """
         self.last_stats = None
@@ -83,10 +87,10 @@ class BaseStageAdapter:
         """Undo ``setup``."""
         self.stage.teardown()
 
-    def _assign_ids(self, inputs: list[Any], outputs: list[Any]) -> None:
-        """Give every output its path; a random id where outputs cannot be matched with inputs."""
+    def _assign_ids(self, inputs: list[TaskLike], outputs: list[TaskLike]) -> None:
+        """Give every output its path, or a random id where the outputs cannot be matched with the inputs."""
         if len(inputs) == 1:
-            parent_id = inputs[0].task_id  # read once: a stage may return its input
+            parent_id = inputs[0].task_id  # read once, since a stage may return its input
             for position, task in enumerate(outputs):
                 task._set_task_id(parent_id, self._own_segment(task, position))
         elif len(inputs) == len(outputs):
@@ -96,18 +100,16 @@ class BaseStageAdapter:
             for task in outputs:
                 task.task_id = f"r{os.urandom(16).hex()}"
 
-    def _own_segment(self, task: Any, position: int) -> str | int:
-        if not getattr(self.stage, "is_source_stage", False):
-            return position
-        return task.get_deterministic_id() or position
+    def _own_segment(self, task: TaskLike, position: int) -> str | int:
+        return (task.get_deterministic_id() or position) if self.stage.is_source_stage else position
 
-    def _report_failed(self, failed: int) -> None:
-        if getattr(self.stage, "is_source_stage", False):
-            raise ValueError(f"Source stage {self.stage.name} emitted FailedTask, which is not supported.")
+    def _report_failed(self, count: int) -> None:
+        if self.stage.is_source_stage:
+            raise InvalidTask(f"Source stage {self.stage.name} emitted FailedTask, which is not supported.")
         from loguru import logger
 
         logger.warning(
-            "stage {} gave up {} task(s) of a batch as FailedTask; they are dropped", self.stage.name, failed
+            "stage {} returned {} task(s) of a batch as FailedTask; they are dropped", self.stage.name, count
         )
 
 
@@ -128,7 +130,7 @@ def _as_tasks(returned: Any, stage_name: str) -> list[Any]:
                 continue
             hint = " (the class, not an instance)" if isinstance(task, type) else ""
             raise StageContractError(
-                f"stage {stage_name!r} returned a {type(task).__name__}{hint} where a Task was due: "
+                f"stage {stage_name!r} returned a {type(task).__name__}{hint} instead of a Task: "
                 "process() must return a Task, a list of Tasks, or None to drop the task"
             )
     return tasks

@@ -1,4 +1,4 @@
-"""Executors, and what a stage is told about where it runs."""
+"""The base of executors, and what a stage is told about the machine and the worker it runs in."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class WorkerMetadata:
 class BaseExecutor(ABC):
     """Runs the stages of a pipeline.
 
-    ``config`` holds the executor's options. ``ignore_head_node`` is also set by the environment variable
-    CURATOR_IGNORE_RAY_HEAD_NODE (1, true or yes); it matters to executors of more than one node.
+    ``config`` is the mapping of options that the executor was given. ``ignore_head_node`` is also set by the
+    environment variable CURATOR_IGNORE_RAY_HEAD_NODE (1, true or yes); only executors of more than one node use it.
     """
 
     def __init__(self, config: dict[str, Any] | None = None, ignore_head_node: bool = False) -> None:

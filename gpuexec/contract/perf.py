@@ -1,4 +1,4 @@
-"""Timing figures that travel on tasks."""
+"""Timing stats that travel with tasks."""
 
 from __future__ import annotations
 
@@ -7,17 +7,21 @@ import dataclasses
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gpuexec.contract.metrics import merge_metrics
+from gpuexec.units import MIB
+
+if TYPE_CHECKING:
+    from gpuexec.contract.interfaces import StageLike
 
 
 @dataclass(slots=True, weakref_slot=True)
 class StagePerfStats:
-    """What one batch cost in one stage; all tasks of the batch share the object.
+    """What one batch cost in one stage. All tasks of the batch share the object.
 
-    Times in seconds. ``input_data_size_mb`` is kept for compatibility with NeMo Curator, where it holds
-    the number of items divided by 2**20; true sizes are in ``custom_metrics["gpuexec.input_bytes"]``.
+    Times are in seconds. ``input_data_size_mb`` is kept for compatibility with NeMo Curator, where it holds
+    the number of items divided by 2**20. True sizes are in ``custom_metrics["gpuexec.input_bytes"]``.
     """
 
     stage_name: str
@@ -28,7 +32,7 @@ class StagePerfStats:
     custom_metrics: dict[str, float] = field(default_factory=dict)
 
     def __add__(self, other: StagePerfStats) -> StagePerfStats:
-        """Add up two batches; peaks of memory are not summed, the larger one stays."""
+        """Add the stats of two batches. Of memory peaks, the larger one is kept."""
         if not isinstance(other, StagePerfStats):
             return NotImplemented
         return StagePerfStats(
@@ -47,17 +51,17 @@ class StagePerfStats:
         return NotImplemented
 
     def reset(self) -> None:
-        """Set every figure to zero."""
+        """Set all stats to zero."""
         self.process_time = self.actor_idle_time = self.input_data_size_mb = 0.0
         self.num_items_processed = 0
         self.custom_metrics = {}
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as a dict of their own."""
+        """Return a copy of the fields as a dict."""
         return dataclasses.asdict(self)
 
     def items(self) -> list[tuple[str, float | int]]:
-        """Return (name, value) of every figure; custom metrics are named ``custom.<key>``."""
+        """Return (name, value) of all stats; custom metrics are named ``custom.<key>``."""
         stats = self.to_dict()
         del stats["stage_name"]
         custom = stats.pop("custom_metrics")
@@ -67,7 +71,7 @@ class StagePerfStats:
 class StageTimer:
     """Times the batches of one stage in one worker, on the monotonic clock."""
 
-    def __init__(self, stage: Any) -> None:
+    def __init__(self, stage: StageLike) -> None:
         self._stage_name = str(stage.name)
         self._active_until: float | None = None
         self._start = time.monotonic()
@@ -77,7 +81,7 @@ class StageTimer:
         self._durations_s: list[float] = []
 
     def reinit(self, stage_input_size: int = 1) -> None:
-        """Begin a batch of ``stage_input_size`` items. The wait before the first batch is not idle time."""
+        """Begin a batch of ``stage_input_size`` items. Time before the first batch does not count as idle."""
         self._start = time.monotonic()
         self._idle_s = 0.0 if self._active_until is None else self._start - self._active_until
         self._input_size = stage_input_size
@@ -87,27 +91,27 @@ class StageTimer:
     @contextlib.contextmanager
     def time_process(self, num_items: int = 1) -> Iterator[None]:
         """Time the processing of ``num_items`` items."""
-        began = time.monotonic()
+        started = time.monotonic()
         yield
         self._num_items += num_items
         if num_items:
-            self._durations_s.append((time.monotonic() - began) / num_items)
+            self._durations_s.append((time.monotonic() - started) / num_items)
 
     def count(self, num_items: int) -> None:
-        """Note that ``num_items`` items were processed since ``reinit``: `time_process` of the whole batch."""
+        """Record that ``num_items`` items were processed since ``reinit``, like `time_process` of the whole batch."""
         self._num_items += num_items
         if num_items:
             self._durations_s.append((time.monotonic() - self._start) / num_items)
 
     def log_stats(self, *, verbose: bool = False) -> tuple[str, StagePerfStats]:
-        """End the batch; return the stage's name and the batch's figures."""
+        """End the batch; return the stage's name and the batch's stats."""
         now = time.monotonic()
         self._active_until = now
         stats = StagePerfStats(
             stage_name=self._stage_name,
             process_time=now - self._start,
             actor_idle_time=self._idle_s,
-            input_data_size_mb=self._input_size / 1024 / 1024,
+            input_data_size_mb=self._input_size / MIB,
             num_items_processed=self._num_items,
         )
         if verbose:

@@ -14,7 +14,7 @@ class StagePhase(StrEnum):
                           └─► SETUP_ON_NODE (in a process of its own)
     """
 
-    START_UP = "start-up"  # the interpreter starts; nothing of the stage runs yet
+    START_UP = "start-up"  # the interpreter starts; no code of the stage runs yet
     IMPORT = "import"  # the stage's module is imported and the stage unpickled
     SETUP_ON_NODE = "setup_on_node"
     SETUP = "setup"
@@ -26,10 +26,10 @@ class StagePhase(StrEnum):
 
     @property
     def is_transfer(self) -> bool:
-        """Whether tasks are pickled or unpickled in it. A failure there repeats itself with the same tasks."""
+        """Whether tasks are pickled or unpickled in this phase. A failure here recurs with the same tasks."""
         return self in (StagePhase.RECEIVE, StagePhase.RETURN)
 
     @property
     def is_preparation(self) -> bool:
-        """Whether it comes before the first batch."""
+        """Whether this phase comes before the first batch."""
         return self in (StagePhase.START_UP, StagePhase.IMPORT, StagePhase.SETUP_ON_NODE, StagePhase.SETUP)

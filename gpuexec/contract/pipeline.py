@@ -8,12 +8,11 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from gpuexec.contract.composite import CompositeStage
 from gpuexec.contract.executor import BaseExecutor
 from gpuexec.contract.sentinels import EmptyTask
 from gpuexec.contract.stage import is_stage
 from gpuexec.contract.task import is_task
-from gpuexec.errors import ConfigurationError
+from gpuexec.errors import ConfigurationError, StageContractError
 
 
 class Pipeline:
@@ -33,17 +32,17 @@ class Pipeline:
         self.decomposition_info: dict[str, list[str]] = {}
 
     def add_stage(self, stage: Any) -> Pipeline:
-        """Append a stage and return the pipeline. Raises ``TypeError`` for anything else."""
+        """Append a stage and return the pipeline. Raises ``StageContractError`` for anything that is not a stage."""
         if not is_stage(stage):
-            raise TypeError(f"Stage must be a ProcessingStage, got {type(stage)}")
+            raise StageContractError(f"Stage must be a ProcessingStage, got {type(stage)}")
         self.stages.append(stage)
         return self
 
     def build(self) -> None:
-        """Replace composite stages by what they stand for and settle which stage is source and sink.
+        """Replace composite stages with the stages they decompose into, and determine the source and the sink stage.
 
-        Safe to repeat. Raises ``ValueError`` without stages or with several sources or sinks, ``TypeError``
-        for a composite in a composite.
+        Safe to repeat. Raises ``ConfigurationError`` without stages or with several sources or sinks,
+        ``StageContractError`` for a composite in a composite.
         """
         if not self.stages:
             raise ConfigurationError(f"Pipeline {self.name!r} has no stages: add_stage() first")
@@ -60,7 +59,7 @@ class Pipeline:
         self.stages = stages
 
     def describe(self) -> str:
-        """Return what each stage is, needs and adds, as text."""
+        """Return a description of each stage: its resources, inputs and outputs."""
         lines = [
             f"Pipeline: {self.name}",
             f"Description: {self.description or 'No description provided'}",
@@ -81,18 +80,18 @@ class Pipeline:
         initial_tasks: Sequence[Any] | None = None,
         checkpoint_path: str | Path | None = None,
     ) -> list[Any] | None:
-        """Build the pipeline and run it, on ``LocalExecutor`` unless told otherwise; return the tasks.
+        """Build the pipeline, run it (on a ``LocalExecutor`` by default) and return the tasks.
 
-        ``initial_tasks`` get the ids ``0_0``, ``0_1``, …. Without them the first stage gets one
-        ``EmptyTask``. ``checkpoint_path``: a folder in which finished sources are recorded; a later run skips them
-        (see ``gpuexec.durable``). Raises what the executor raises.
+        ``initial_tasks`` get the ids ``0_0``, ``0_1``, …. Without them, the first stage gets one ``EmptyTask``.
+        ``checkpoint_path``: a folder in which finished sources are recorded, so that a later run skips them
+        (see ``gpuexec.checkpoint``). Raises what the executor raises.
         """
         self.build()
         if executor is None:
             executor = importlib.import_module("gpuexec.executors.local").LocalExecutor()
         if isinstance(initial_tasks, Sequence):
             for position, task in enumerate(initial_tasks):
-                if is_task(task) and not isinstance(task, EmptyTask):  # the executor refuses what is no task
+                if is_task(task) and not isinstance(task, EmptyTask):  # the executor refuses anything else
                     task._set_task_id("0", position)
         if checkpoint_path is None:
             tasks: list[Any] | None = executor.execute(self.stages, initial_tasks)
@@ -106,7 +105,7 @@ class Pipeline:
         return done
 
     def run_iter(self, executor: Any = None, initial_tasks: Iterable[Any] | None = None) -> Generator[Any, None, None]:
-        """Build the pipeline, run it on ``LocalExecutor`` unless told otherwise, and yield its tasks as they come.
+        """Build the pipeline, run it (on a ``LocalExecutor`` by default) and yield its tasks as they are finished.
 
         ``initial_tasks`` may be an iterator that never ends. See ``LocalExecutor.execute_iter``.
         """
@@ -122,17 +121,16 @@ class Pipeline:
 
 
 def _is_composite(stage: Any) -> bool:
-    # NeMo Curator's composites are not our subclasses; the method is the contract.
-    return isinstance(stage, CompositeStage) or callable(getattr(stage, "decompose_and_apply_with", None))
+    return callable(getattr(stage, "decompose_and_apply_with", None))  # of any library: the method is the contract
 
 
 def _decomposed(stage: Any) -> list[Any]:
     parts: list[Any] = stage.decompose_and_apply_with()
     for part in parts:
         if _is_composite(part):
-            raise TypeError(
+            raise StageContractError(
                 f"Composite stage {stage.name!r} decomposed into another composite stage {part.name!r}. "
-                "Nested composition is not supported: decompose it there."
+                "Nested composition is not supported: let decompose() return the inner stages."
             )
     return parts
 
@@ -141,7 +139,7 @@ def _assign_role(stages: list[Any], flag: str, *, default: int) -> None:
     marked = [stage.name for stage in stages if getattr(stage, flag)]
     if len(marked) > 1:
         role = "source" if flag == "is_source_stage" else "sink"
-        raise ValueError(f"Pipeline has multiple {role} stages marked: {marked}. At most one is supported.")
+        raise ConfigurationError(f"Pipeline has multiple {role} stages marked: {marked}. At most one is supported.")
     if not marked:
         setattr(stages[default], flag, True)
 

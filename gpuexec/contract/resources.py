@@ -1,4 +1,4 @@
-"""What a stage asks for."""
+"""What one worker of a stage asks for."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from gpuexec.errors import ConfigurationError
 class Resources:
     """CPUs and GPUs of one worker of a stage.
 
-    ``gpus``: whole GPUs, or a fraction below 1 (exact to the thousandth). ``gpu_memory_gb``: GiB on one GPU;
-    it is placed against the size of the real GPU when the pipeline is planned, so no GPU is looked at
-    here. Only one of the two may be given. Raises ``ConfigurationError`` (a ``ValueError``).
+    ``gpus``: a number of whole GPUs, or a fraction below 1 (exact to the thousandth). ``gpu_memory_gb``: GiB on one
+    GPU. No GPU is read here: the request is compared with the size of the real GPU when the pipeline is planned.
+    Only one of the two may be given. Raises ``ConfigurationError`` (a ``ValueError``).
     """
 
     cpus: float = 1.0
@@ -22,7 +22,7 @@ class Resources:
     gpus: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse what can never be meant."""
+        """Refuse values that cannot be meant."""
         for each in fields(self):
             value = getattr(self, each.name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
@@ -35,5 +35,5 @@ class Resources:
 
     @property
     def requires_gpu(self) -> bool:
-        """Whether it asks for a GPU at all."""
+        """Whether a worker needs a GPU."""
         return self.gpus > 0 or self.gpu_memory_gb > 0

@@ -1,36 +1,47 @@
-"""How many workers a stage may ask for, and in which of three ways."""
+"""Checks how many workers a stage asks for. It can do so in three ways, and may use one of them."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING
 
-# Ray Data's own keys for the size of an actor pool, which stages may carry in ray_stage_spec().
+from gpuexec.errors import ConfigurationError, StageContractError
+
+if TYPE_CHECKING:
+    from gpuexec.contract.interfaces import StageLike
+
+# Ray Data's own keys for the size of an actor pool, which stages may have in ray_stage_spec().
 _POOL_KEYS = ("min_workers", "max_workers", "initial_workers")
 
 
-def check_worker_sizing(stage: Any) -> None:
-    """Raise ``ValueError`` when a stage sets its worker count in more than one way, or to nonsense."""
+def check_worker_sizing(stage: StageLike) -> None:
+    """Check a stage's number of workers.
+
+    Raises ``ConfigurationError`` where it is set in more than one way or is not above 0, and
+    ``StageContractError`` where it is not a number.
+    """
     per_node = stage.num_workers_per_node()
     if per_node is not None:
         _check_per_node(per_node, stage.name)
-    given = []
+    used = []
     if stage.num_workers() is not None:
-        given.append("num_workers()")
+        used.append("num_workers()")
     if per_node is not None:
-        given.append("num_workers_per_node()")
+        used.append("num_workers_per_node()")
     if any(_key_name(key) in _POOL_KEYS for key in stage.ray_stage_spec()):
-        given.append("actor-pool sizing keys in ray_stage_spec()")
-    if len(given) > 1:
-        raise ValueError(f"Stage {stage.name} sets multiple worker-sizing options ({', '.join(given)}); use one")
+        used.append("actor-pool sizing keys in ray_stage_spec()")
+    if len(used) > 1:
+        raise ConfigurationError(f"Stage {stage.name} sets multiple worker-sizing options ({', '.join(used)}); use one")
 
 
 def _key_name(key: object) -> object:
-    return getattr(key, "value", key)
+    return getattr(key, "value", key)  # a key may be a member of an enum
 
 
 def _check_per_node(value: object, stage_name: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"num_workers_per_node for stage {stage_name} must be a positive number, got {value!r}")
+        raise StageContractError(
+            f"num_workers_per_node for stage {stage_name} must be a positive number, got {value!r}"
+        )
     if not math.isfinite(value) or value <= 0:
-        raise ValueError(f"num_workers_per_node for stage {stage_name} must be finite and > 0, got {value!r}")
+        raise ConfigurationError(f"num_workers_per_node for stage {stage_name} must be finite and > 0, got {value!r}")

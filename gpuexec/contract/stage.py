@@ -8,13 +8,17 @@ import inspect
 import time
 from abc import ABC, ABCMeta, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Generic, TypeVar, final
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeGuard, TypeVar, final
 
 from gpuexec.contract.executor import NodeInfo, WorkerMetadata
 from gpuexec.contract.input_spec import InputSpec, InputSpecs, missing_from, spec_for_task
 from gpuexec.contract.resources import Resources
 from gpuexec.contract.sizing import check_worker_sizing
 from gpuexec.contract.task import Task
+from gpuexec.errors import ConfigurationError, InvalidTask, StageContractError
+
+if TYPE_CHECKING:
+    from gpuexec.contract.interfaces import StageLike
 
 X = TypeVar("X", bound=Task[Any])
 Y = TypeVar("Y", bound=Task[Any])
@@ -24,7 +28,7 @@ _CONCRETE: dict[str, type[ProcessingStage[Any, Any]]] = {}
 
 
 class Constant:
-    """A method result set by ``with_``: a function that always returns the same, and can be pickled."""
+    """Replaces a method by a value that ``with_`` set: a callable that always returns the value and can be pickled."""
 
     def __init__(self, value: Any) -> None:
         self._value = value
@@ -34,7 +38,7 @@ class Constant:
 
 
 class StageMeta(ABCMeta):
-    """Registers concrete stage classes by name and checks every new stage's worker counts."""
+    """Registers concrete stage classes by name, and checks the number of workers of every new stage."""
 
     def __new__(mcs, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **kwargs: Any) -> StageMeta:
         cls = super().__new__(mcs, name, bases, namespace, **kwargs)
@@ -56,9 +60,9 @@ def get_stage_class(name: str) -> type[ProcessingStage[Any, Any]]:
 class ProcessingStage(ABC, Generic[X, Y], metaclass=StageMeta):
     """One step of a pipeline. Implement ``process`` (or ``process_batch``); the rest has defaults.
 
-    Class or instance attributes: ``name``; ``resources`` of one worker; ``batch_size``, the most tasks
-    given to ``process_batch`` at once; ``runtime_env``, of which ``env_vars`` are set in the workers;
-    ``is_source_stage`` and ``is_sink_stage``, which ``Pipeline.build`` sets where no stage has them;
+    Class or instance attributes: ``name``; ``resources`` of one worker; ``batch_size``, the maximum number of
+    tasks given to ``process_batch`` at once; ``runtime_env``, whose ``env_vars`` are set in the workers;
+    ``is_source_stage`` and ``is_sink_stage``, which ``Pipeline.build`` sets if no stage has them;
     ``is_resumable``, whether outputs can be traced to inputs.
     """
 
@@ -98,16 +102,16 @@ class ProcessingStage(ABC, Generic[X, Y], metaclass=StageMeta):
         """Return one task, a list of tasks, or ``None`` to drop this one. Never set ``task_id``."""
 
     def process_batch(self, tasks: list[X]) -> list[Y | None]:
-        """Process up to ``batch_size`` tasks; override to work on them at once.
+        """Process up to ``batch_size`` tasks; override this to process them together.
 
-        Return one task or ``None`` per input, in order. From several inputs any other number of outputs is
-        allowed, but gives them random ids, since they cannot be matched with inputs. Raises ``ValueError``
-        for a task that ``validate_input`` refuses.
+        Return one task or ``None`` per input, in order. For several inputs, any other number of outputs is
+        allowed, but then the outputs get random ids, since they cannot be matched with the inputs. Raises
+        ``InvalidTask`` for a task that ``validate_input`` refuses.
         """
         results: list[Y | None] = []
         for task in tasks:
             if not self.validate_input(task):
-                raise ValueError(f"Task {task!s} failed validation for stage {self}")
+                raise InvalidTask(f"Task {task!s} failed validation for stage {self}")
             result = self.process(task)
             if isinstance(result, list):
                 results.extend(result)
@@ -116,11 +120,11 @@ class ProcessingStage(ABC, Generic[X, Y], metaclass=StageMeta):
         return results
 
     def inputs(self) -> InputSpecs:
-        """Declare (attributes of the task, columns of its data) that are needed, maybe per task type."""
+        """Declare the needed (attributes of the task, columns of its data), or a dict of such tuples by task type."""
         return [], []
 
     def outputs(self) -> tuple[list[str], list[str]]:
-        """Declare (attributes of the task, columns of its data) that the stage adds."""
+        """Declare the (attributes of the task, columns of its data) that the stage adds."""
         return [], []
 
     def num_workers(self) -> int | None:
@@ -132,37 +136,37 @@ class ProcessingStage(ABC, Generic[X, Y], metaclass=StageMeta):
         return None
 
     def setup_on_node(self, node_info: NodeInfo | None = None, worker_metadata: WorkerMetadata | None = None) -> None:
-        """Prepare the node: runs once, in a process of its own, before any worker's ``setup``."""
+        """Prepare the node. Runs once, in a process of its own, before any worker's ``setup``."""
 
     def setup(self, worker_metadata: WorkerMetadata | None = None) -> None:
-        """Prepare a worker: load models, open connections."""
+        """Prepare a worker, e.g. load models or open connections."""
 
     def teardown(self) -> None:
-        """Undo ``setup``: runs once a worker, also when the run fails, within the executor's ``stop_timeout_s``."""
+        """Undo ``setup``. Runs once per worker, even if the run fails, within the executor's ``stop_timeout_s``."""
 
     def ray_stage_spec(self) -> dict[str, Any]:
-        """Options for Ray; here only pool sizes are checked, and stages that need Ray's shuffle are refused."""
+        """Return options for Ray. Only pool sizes are checked here, and stages that need Ray's shuffle are refused."""
         return {}
 
     def xenna_stage_spec(self) -> dict[str, Any]:
-        """Options for Xenna; ignored here."""
+        """Return options for Xenna; they are ignored here."""
         return {}
 
     # ---- what executors and pipelines ask -----------------------------------------------------------
 
     def supports_batch_processing(self) -> bool:
-        """Whether ``process_batch`` is the stage's own."""
+        """Return whether the stage overrides ``process_batch``."""
         return type(self).process_batch is not ProcessingStage.process_batch
 
     def input_spec_for_task(self, task: Task[Any]) -> InputSpec:
-        """Return the part of ``inputs()`` that applies to this task. Raises ``TypeError`` if none does."""
+        """Return the part of ``inputs()`` that applies to this task. Raises ``StageContractError`` if there is none."""
         return spec_for_task(self.name, self.inputs(), task)
 
     def validate_input(self, task: X) -> bool:
-        """Check a task against ``inputs()``; log what is missing and return ``False``."""
+        """Return whether a task has what ``inputs()`` declares; log what is missing."""
         try:
             spec = self.input_spec_for_task(task)
-        except TypeError as error:
+        except StageContractError as error:
             problem = str(error)
         else:
             attributes, columns = missing_from(task, spec)
@@ -197,14 +201,14 @@ class ProcessingStage(ABC, Generic[X, Y], metaclass=StageMeta):
         num_workers: int | None = _UNSET,
         num_workers_per_node: float | None = _UNSET,
     ) -> Any:
-        """Return a copy with other settings. ``num_workers=None`` gives the choice back to the executor."""
+        """Return a copy with other settings. ``num_workers=None`` leaves the number to the executor again."""
         changed = copy.deepcopy(self)
         plain = {"name": name, "resources": resources, "batch_size": batch_size, "runtime_env": runtime_env}
         for attribute, value in plain.items():
             if value is not None:
                 setattr(changed, attribute, value)
         if xenna_stage_spec is not None and "num_workers" in xenna_stage_spec:
-            raise ValueError("xenna_stage_spec has num_workers: use with_(num_workers=...)")
+            raise ConfigurationError("xenna_stage_spec has num_workers: use with_(num_workers=...)")
         methods: dict[str, Any] = {"num_workers": num_workers, "num_workers_per_node": num_workers_per_node}
         if ray_stage_spec is not None:
             methods["ray_stage_spec"] = {**changed.ray_stage_spec(), **ray_stage_spec}
@@ -219,13 +223,13 @@ class ProcessingStage(ABC, Generic[X, Y], metaclass=StageMeta):
     def _validate_worker_sizing(self) -> None:
         check_worker_sizing(self)
 
-    # ---- metrics of the stage's own ----------------------------------------------------------------
+    # ---- the stage's own metrics ------------------------------------------------------------------
 
     def _log_metrics(self, metrics: Mapping[str, float]) -> None:
-        """Add numbers to the figures of the batch in hand."""
+        """Add numbers to the stats of the current batch."""
         recorded: dict[str, float] = self.__dict__.setdefault("_custom_metrics", {})
         for name, value in metrics.items():
-            number: object = value  # stages written without types log anything
+            number: object = value  # stages without type annotations may log anything
             if isinstance(number, int | float):
                 recorded[name] = float(number)
             else:
@@ -234,20 +238,20 @@ class ProcessingStage(ABC, Generic[X, Y], metaclass=StageMeta):
                 logger.warning("stage {}: metric {} is not a number ({!r}) and is dropped", self.name, name, value)
 
     def _log_metric(self, name: str, value: float) -> None:
-        """Add one number to the figures of the batch in hand."""
+        """Add one number to the stats of the current batch."""
         self._log_metrics({name: value})
 
     @contextlib.contextmanager
     def _time_metric(self, name: str) -> Iterator[None]:
-        """Add the time of a block, in seconds, to the figures of the batch in hand."""
-        began = time.perf_counter()
+        """Add the time that a block takes, in seconds, to the stats of the current batch."""
+        started = time.perf_counter()
         try:
             yield
         finally:
-            self._log_metric(name, time.perf_counter() - began)
+            self._log_metric(name, time.perf_counter() - started)
 
     def _consume_custom_metrics(self) -> dict[str, float]:
-        """Return what was logged since the last call."""
+        """Return the numbers logged since the last call."""
         metrics: dict[str, float] = self.__dict__.pop("_custom_metrics", None) or {}
         return metrics
 
@@ -255,10 +259,8 @@ class ProcessingStage(ABC, Generic[X, Y], metaclass=StageMeta):
         return type(self).__name__
 
 
-def is_stage(value: object) -> bool:
-    """Whether a pipeline can hold ``value``: a stage of this library or of NeMo Curator."""
-    if isinstance(value, ProcessingStage):
-        return True
+def is_stage(value: object) -> TypeGuard[StageLike]:
+    """Return whether a pipeline can hold ``value``: a stage of this library or of another."""
     return (
         not isinstance(value, type)
         and callable(getattr(value, "process_batch", None))
@@ -267,22 +269,22 @@ def is_stage(value: object) -> bool:
 
 
 def _refuse_unusable_members(cls: type) -> None:
-    """Raise ``TypeError`` at class creation for what would break only when a pipeline runs."""
+    """Raise ``StageContractError``, at class creation, for members that would otherwise only fail in a run."""
     own = cls.__dict__
     for name in ("_name", "_resources", "_batch_size"):
         if name in own:
-            raise TypeError(f"{cls.__name__} must not override {name!r}")
+            raise StageContractError(f"{cls.__name__} must not override {name!r}")
     for name in ("num_workers", "num_workers_per_node"):
         value = own.get(name)
         declared = value is None and name in own.get("__annotations__", {})
         if declared or (value is not None and not callable(value)):
-            raise TypeError(
+            raise StageContractError(
                 f"{cls.__name__} must not define {name!r} as a stage attribute: override the method {name}(), "
                 "or name the field differently"
             )
     for name in ("name", "resources", "batch_size", "runtime_env"):
         if isinstance(own.get(name), property):
-            raise TypeError(
+            raise StageContractError(
                 f"{cls.__name__} must not define {name!r} as a @property: with_() could not change it. "
                 "Use a class attribute or a dataclass field"
             )

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeGuard, TypeVar
 
 from gpuexec.contract.perf import StagePerfStats
+
+if TYPE_CHECKING:
+    from gpuexec.contract.interfaces import TaskLike
 
 T = TypeVar("T")
 
 
 @dataclass
 class Task(ABC, Generic[T]):
-    """A piece of a dataset on its way through the stages. Subclasses say how many items it has.
+    """A piece of a dataset on its way through the stages. Subclasses define how many items it has.
 
-    ``task_id`` is the task's path: its ancestors' positions joined by ``"_"``, below the implicit root
+    ``task_id`` is the task's path: the positions of its ancestors, joined by ``"_"``, below the implicit root
     ``"0"``. The executor's adapter sets it at every stage; stages must not. An id that begins with ``"r"``
     is random: the batch's outputs could not be matched with its inputs. ``_stage_perf`` has one entry for
     every stage the task went through.
@@ -42,15 +45,15 @@ class Task(ABC, Generic[T]):
         """Check the data; raise, or log and return ``False``."""
 
     def add_stage_perf(self, perf_stats: StagePerfStats) -> None:
-        """Attach the figures of a stage the task came out of."""
+        """Attach the stats of a stage that the task came out of."""
         self._stage_perf.append(perf_stats)
 
     def get_source_id(self) -> str:
-        """Return the last segment of the id: at a source stage, the partition's own."""
+        """Return the last segment of the id. At a source stage it names the partition."""
         return self.task_id.rpartition("_")[2]
 
     def get_deterministic_id(self) -> str | None:
-        """Return an id made from the content, if the class has one; source stages use it as segment."""
+        """Return an id made from the content, or ``None``. At a source stage it becomes the last segment of the id."""
         return None
 
     def _set_task_id(self, parent_task_id: str, current_task_id_suffix: str | int) -> None:
@@ -61,8 +64,6 @@ class Task(ABC, Generic[T]):
         return f"{type(self).__name__}(task_id={self.task_id}, dataset_name={self.dataset_name})"
 
 
-def is_task(value: object) -> bool:
-    """Whether an adapter can treat ``value`` as a task, of this library or of NeMo Curator."""
-    if isinstance(value, type):
-        return False
-    return isinstance(value, Task) or (hasattr(value, "_set_task_id") and hasattr(value, "add_stage_perf"))
+def is_task(value: object) -> TypeGuard[TaskLike]:
+    """Return whether an adapter can treat ``value`` as a task, of this library or of another."""
+    return not isinstance(value, type) and hasattr(value, "_set_task_id") and hasattr(value, "add_stage_perf")

@@ -8,9 +8,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from gpuexec.units import MIB
+
 _PREFETCH_S = 0.02  # work kept ready at a worker, so that it never waits for the driver
 _MAX_PREFETCH = 128  # batches
-_PREFETCH_BYTES = 64 * 1024 * 1024
+_PREFETCH_BYTES = 64 * MIB
 _LONG_BATCH_S = 0.2  # a round trip does not matter beside such a batch, but a batch waiting behind one does
 
 

@@ -1,15 +1,18 @@
-"""The adapter of a stage. A Curator stage gets Curator's own, so its behaviour is Curator's own code."""
+"""The adapter of a stage. A Curator stage gets Curator's own, so that its behaviour is that of Curator's own code."""
 
 from __future__ import annotations
 
 import functools
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from gpuexec.contract.adapter import BaseStageAdapter, StageAdapter
 from gpuexec.curator.origin import is_curator_stage
 
+if TYPE_CHECKING:
+    from gpuexec.contract.interfaces import StageLike
 
-def adapter_for(stage: Any) -> StageAdapter:
+
+def adapter_for(stage: StageLike) -> StageAdapter:
     """Return the adapter that calls the stage's methods."""
     return cast(StageAdapter, _curator_adapter()(stage)) if is_curator_stage(stage) else BaseStageAdapter(stage)
 
@@ -21,7 +24,7 @@ def _curator_adapter() -> type:
     from nemo_curator.utils.performance_utils import StageTimer
 
     class RecordingTimer(StageTimer):  # type: ignore[misc]  # Curator has no type information
-        """Keeps the figures it hands out: a batch without outputs carries them nowhere."""
+        """Keeps the stats that it returns, since a batch without outputs has no task to carry them."""
 
         last_stats: Any = None
 
@@ -30,7 +33,7 @@ def _curator_adapter() -> type:
             return name, self.last_stats
 
     class CuratorAdapter(base.BaseStageAdapter):  # type: ignore[misc]
-        """Curator's adapter, of which the executor can read the last batch's figures and failures."""
+        """Curator's adapter, which also keeps the last batch's stats and failed tasks for the executor."""
 
         def __init__(self, stage: Any) -> None:
             super().__init__(stage)
@@ -38,7 +41,7 @@ def _curator_adapter() -> type:
             self.last_failed: list[str] = []
 
         def _post_process_task_ids(self, input_tasks: list[Any], output_tasks: list[Any]) -> list[Any]:
-            """The one place where given-up tasks have ids and are still there."""
+            """Record the failed tasks. Only here do they have ids and are not dropped yet."""
             tasks: list[Any] = super()._post_process_task_ids(input_tasks, output_tasks)
             self.last_failed = [task.task_id for task in tasks if isinstance(task, FailedTask)]
             return tasks

@@ -1,6 +1,6 @@
-"""Makes our classes virtual subclasses of NeMo Curator's, whichever of the two is imported first.
+"""Makes our classes virtual subclasses of NeMo Curator's, whichever of the two libraries is imported first.
 
-Importing Curator costs 1.4 s and edits ``os.environ``, so it is never imported for this: the classes are
+Importing Curator costs 1.4 s and edits ``os.environ``, so it is never imported for this. Instead, the classes are
 registered as soon as Curator's own modules have been executed.
 """
 
@@ -13,13 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 from gpuexec.channel.perf_identity import PERF_IDENTITY
 from gpuexec.contract import composite, executor, sentinels, stage, task
+from gpuexec.curator.origin import STAGE_MODULE
 
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
 
 
 def install() -> None:
-    """Register now what is imported, and the rest when it will be. Safe to repeat."""
+    """Register with the modules that are imported already, and with the others when they are imported.
+
+    Safe to repeat.
+    """
     if any(isinstance(finder, _AfterImport) for finder in sys.meta_path):
         return
     for name, register in _REGISTRATIONS.items():
@@ -54,7 +58,7 @@ def _register_perf(module: Any) -> None:
 
 _REGISTRATIONS: dict[str, Callable[[Any], None]] = {
     "nemo_curator.backends.base": _register_executor,
-    "nemo_curator.stages.base": _register_stages,
+    STAGE_MODULE: _register_stages,
     "nemo_curator.tasks.tasks": _register_task,
     "nemo_curator.tasks.sentinels": _register_sentinels,
     "nemo_curator.utils.performance_utils": _register_perf,
@@ -62,7 +66,7 @@ _REGISTRATIONS: dict[str, Callable[[Any], None]] = {
 
 
 class _AfterImport:
-    """A finder that lets the others find a module, and registers our classes once it is executed."""
+    """A finder that leaves finding a module to the others, and registers our classes once the module is executed."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -80,10 +84,10 @@ class _AfterImport:
 
 
 def _run_after_exec(loader: Any, register: Callable[[Any], None]) -> None:
-    execute = loader.exec_module
+    exec_module = loader.exec_module
 
-    def execute_and_register(module: ModuleType) -> None:
-        execute(module)
+    def exec_and_register(module: ModuleType) -> None:
+        exec_module(module)
         register(module)
 
-    loader.exec_module = execute_and_register
+    loader.exec_module = exec_and_register

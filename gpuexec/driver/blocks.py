@@ -18,8 +18,7 @@ from gpuexec.core.lineage import Lineage, NoLineage
 from gpuexec.core.stage import StageState
 from gpuexec.driver.initial_tasks import InitialTasks
 from gpuexec.errors import ResultNotPicklable, StageNotPicklable
-
-_SHOWN_IDS = 8
+from gpuexec.naming import abbreviated
 
 
 class InitialBlocks:
@@ -74,10 +73,9 @@ class ResultPayloads:
         try:
             tasks: list[Any] = load(block.payload)
         except Exception as error:
-            ids = ", ".join(block.task_ids[:_SHOWN_IDS])
             raise ResultNotPicklable(
-                f"task {ids} returned by stage {stage.spec.name!r} was pickled but cannot be unpickled "
-                f"here: {type(error).__name__}: {error}"
+                f"task {abbreviated(block.task_ids)} returned by stage {stage.spec.name!r} was pickled but cannot be "
+                f"unpickled here: {type(error).__name__}: {error}"
             ) from error
         return tasks
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import sys
 from collections.abc import Mapping
@@ -22,10 +21,11 @@ _MAX_CAPSULES = 100  # per run and folder: a run that quarantines thousands of t
 
 
 class CapsuleKeeper:
-    """Writes the capsules of one run. ``folder``: ``None`` for the user's own folder, "" to write none."""
+    """Writes the capsules of one run, if ``enabled``. ``folder``: ``None`` for the user's own folder."""
 
-    def __init__(self, folder: str | None, *, node_id: str, base_env: Mapping[str, str]) -> None:
+    def __init__(self, folder: str | None, *, enabled: bool, node_id: str, base_env: Mapping[str, str]) -> None:
         self._folder = folder
+        self._enabled = enabled
         self._node_id = node_id
         self._base_env = base_env
         self._written = 0
@@ -35,7 +35,7 @@ class CapsuleKeeper:
 
         ``last_lines``: what the worker printed and logged last.
         """
-        if self._folder == "" or self._written >= _MAX_CAPSULES:
+        if not self._enabled or self._written >= _MAX_CAPSULES:
             return None
         self._written += 1
         from gpuexec.capsules.write import default_folder, prune, write_capsule  # takes 20 ms: only failures pay it
@@ -67,7 +67,7 @@ class CapsuleKeeper:
             text=record.text,
             traceback=record.traceback,
             task_ids=batch.task_ids if batch else (),
-            allocation=dataclasses.asdict(grant.allocation),
+            allocation=grant.allocation.to_dict(),
             environ=worker_environment(self._base_env, grant, spec.env_vars),
             stage_payload=spec.payload,
             task_payloads=[_bytes(block.payload) for block, _, _ in slices],

@@ -7,27 +7,8 @@ import traceback
 from gpuexec.channel import codec
 from gpuexec.channel.messages import Failed
 from gpuexec.channel.payload import SegmentRef
-from gpuexec.errors import RemoteStageError, ResultNotPicklable
-
-_SHOWN_IDS = 8
-
-
-class RemoteTraceback(Exception):
-    """The ``__cause__`` of a stage's exception: where it was raised, in the worker.
-
-    Attributes: ``stage``, ``worker_id``, ``phase``, ``task_ids`` and ``text`` (the worker's traceback).
-    """
-
-    def __init__(self, text: str, stage: str, worker_id: str, phase: str, task_ids: tuple[str, ...]) -> None:
-        super().__init__(text)
-        self.text = text
-        self.stage = stage
-        self.worker_id = worker_id
-        self.phase = phase
-        self.task_ids = task_ids
-
-    def __str__(self) -> str:
-        return f"\n\n{self.text.rstrip()}\n"
+from gpuexec.errors import RemoteStageError, RemoteTraceback, ResultNotPicklable
+from gpuexec.naming import abbreviated
 
 
 def stage_exception(
@@ -40,7 +21,7 @@ def stage_exception(
     """
     error = _own_exception(failed, stage, producer)
     place = _PLACES.get(failed.phase, f"in {failed.phase}() of") + f" stage {stage!r}"
-    error.add_note(f"raised {place} (worker {worker_id!r}){_shown(task_ids)}")
+    error.add_note(f"raised {place} (worker {worker_id!r})" + (f", tasks {abbreviated(task_ids)}" if task_ids else ""))
     error.__cause__ = RemoteTraceback(failed.traceback, stage, worker_id, failed.phase, task_ids)
     return error
 
@@ -79,10 +60,3 @@ def _own_exception(failed: Failed, stage: str, producer: str) -> BaseException:
 def in_a_line(error: BaseException) -> str:
     """Name an exception and what it says, also where its own ``__str__`` fails."""
     return " ".join("".join(traceback.format_exception_only(error)).split())
-
-
-def _shown(task_ids: tuple[str, ...]) -> str:
-    if not task_ids:
-        return ""
-    more = f" and {len(task_ids) - _SHOWN_IDS} more" if len(task_ids) > _SHOWN_IDS else ""
-    return f", tasks {', '.join(task_ids[:_SHOWN_IDS])}{more}"

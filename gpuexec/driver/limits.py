@@ -13,6 +13,7 @@ from gpuexec.config import ExecutorConfig
 from gpuexec.core.run_state import RunState
 from gpuexec.driver.worker_processes import WorkerProcesses
 from gpuexec.hardware.host_memory import pressure, process_rss, read_memory
+from gpuexec.units import MIB
 
 _READ_EVERY_S = 1.0
 _HYSTERESIS = 0.05  # of the limit: intake resumes that far below the high watermark
@@ -61,5 +62,5 @@ class MemoryLimits:
             if rss is not None and rss > limit:
                 self._state.pool.recycle(
                     worker,
-                    f"it holds {rss / 2**20:,.0f} MiB, above worker_memory_limit_bytes ({limit / 2**20:,.0f} MiB)",
+                    f"it holds {rss / MIB:,.0f} MiB, above worker_memory_limit_bytes ({limit / MIB:,.0f} MiB)",
                 )

@@ -7,12 +7,14 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from gpuexec.channel.messages import ErrorHandling, Message, Start
-from gpuexec.channel.wire import ConnectionLost, Receiver, Sender
+from gpuexec.channel.wire import Receiver, Sender
 from gpuexec.core.ports import Started
 from gpuexec.core.worker import Exit, Worker
+from gpuexec.errors import ConnectionLost
+from gpuexec.hardware.host import read_oom_kills
 from gpuexec.processes import reap
 from gpuexec.processes.guardian import Guardian
 from gpuexec.processes.spawn import WorkerProcess, worker_environment
@@ -74,7 +76,7 @@ class WorkerProcesses:
     def start(self, worker: Worker) -> Started:
         """Spawn a worker and send it its stage. Raises ``OSError`` if the system refuses."""
         grant, spec = worker.grant, worker.stage.spec
-        oom_kills = reap.read_oom_kills()
+        oom_kills = read_oom_kills()
         spawned_at = time.monotonic()
         process = WorkerProcess(worker.worker_id, worker_environment(self._base_env, grant, spec.env_vars))
         self._guardian.watch(process.pid)
@@ -89,7 +91,7 @@ class WorkerProcesses:
                 stage=spec.name,
                 worker_id=worker.worker_id,
                 node_id=self._node_id,
-                allocation=asdict(grant.allocation),
+                allocation=grant.allocation.to_dict(),
                 sys_path=[os.fspath(entry) for entry in sys.path],
                 cpu_affinity=list(grant.cpu_affinity),
                 log_level=self._log_level,
@@ -229,7 +231,7 @@ class WorkerProcesses:
         handle.sender.close()
         handle.receiver.close()
         process.close()
-        after, before = reap.read_oom_kills(), handle.oom_kills_before
+        after, before = read_oom_kills(), handle.oom_kills_before
         kills = after - before if after is not None and before is not None else None
         cause = reap.describe_exit(code, oom_kills=kills, rss_peak_bytes=worker.rss_peak_bytes)
         return Exit(code, cause, current[0] if current is not None else None, tuple(process.last_lines))

@@ -33,6 +33,7 @@ _WITHOUT_EFFECT = {
     "setup_timeout_s",
     "max_batches_per_worker",
     "worker_memory_limit_bytes",
+    "capsules",
     "capsule_dir",
 }
 

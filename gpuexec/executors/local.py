@@ -142,7 +142,9 @@ class LocalExecutor(BaseExecutor):
             observers=[report_builder, *progress],
             gauge_every_s=gauge_period_s,
             gpu_used=_gpu_memory_used,
-            capsules=CapsuleKeeper(self.options.capsule_dir, node_id=node_id, base_env=os.environ),
+            capsules=CapsuleKeeper(
+                self.options.capsule_dir, enabled=self.options.capsules, node_id=node_id, base_env=os.environ
+            ),
             checkpoint=checkpoint,
         )
 
@@ -151,7 +153,7 @@ class LocalExecutor(BaseExecutor):
     ) -> Checkpoint | NoCheckpoint:
         if folder is None:
             return NoCheckpoint()
-        return Checkpoint.open(folder, stages, accept_changed=self.options.checkpoint_changed == "accept")
+        return Checkpoint.open(folder, stages, accept_changed=self.options.accept_changed_pipeline)
 
     def _spec(self, index: int, prepared: Prepared) -> StageSpec:
         stage, demand = prepared.stages[index], prepared.demands[index]

@@ -11,14 +11,15 @@ from typing import Any
 
 from gpuexec.config import ExecutorConfig
 from gpuexec.curator import stage_facts
+from gpuexec.errors import GpusBusy
 from gpuexec.executors.checks import check_stages, refuse_run_during_import
-from gpuexec.hardware import host, inventory
+from gpuexec.hardware import host, inventory, visible_devices
 from gpuexec.hardware.model import Node
 from gpuexec.hardware.visible_devices import VARIABLE, VisibleDevices
 from gpuexec.plan.allocator import Allocator
-from gpuexec.plan.busy import GpusBusy
-from gpuexec.plan.model import BusyGpuPolicy, Plan, PlanOptions, StageDemand
+from gpuexec.plan.model import Plan, PlanOptions, StageDemand
 from gpuexec.plan.planner import make_allocator, plan_phases
+from gpuexec.policies import BusyGpuPolicy
 
 _BUSY_POLL_S = 2.0  # NVML has no event for freed memory
 
@@ -75,7 +76,7 @@ def _plan(
     if options.cpus is not None:
         node = dataclasses.replace(node, host=dataclasses.replace(node.host, granted_cpus=options.cpus))
     reads_gpus = _reads_gpus(demands, options)
-    visible = inventory.visible(node, environ or {}) if reads_gpus else VisibleDevices(())
+    visible = visible_devices.select(node.gpus, environ or {}) if reads_gpus else VisibleDevices(())
     allocator, notes = make_allocator(
         demands,
         visible.devices,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpuexec.capsules.read import Capsule, CapsuleError, load_capsule
+from gpuexec.capsules.read import Capsule, load_capsule
 from gpuexec.capsules.write import CapsuleContents
 from gpuexec.channel import codec
 from gpuexec.contract.adapter import StageAdapter
@@ -22,14 +22,15 @@ from gpuexec.contract.allocation import Allocation, GpuShare
 from gpuexec.contract.executor import NodeInfo, WorkerMetadata
 from gpuexec.contract.phases import StagePhase
 from gpuexec.curator import adapters, registration
+from gpuexec.errors import CapsuleError
 from gpuexec.hardware.model import Device
-from gpuexec.hardware.visible_devices import ORDER_VARIABLE, VARIABLE
+from gpuexec.hardware.visible_devices import ORDER_VARIABLE, VARIABLE, select
 from gpuexec.processes.spawn import THREAD_CAPS
 from gpuexec.stage.environment import temporary_environment
 from gpuexec.stage.loading import loading_stage
 from gpuexec.stage.session import StageSession
 
-__all__ = ["Capsule", "CapsuleError", "load_capsule", "replay"]
+__all__ = ["Capsule", "load_capsule", "replay"]
 
 OnError = Callable[[BaseException], object]
 _UNPICKLING_PHASES = {StagePhase.START_UP, StagePhase.IMPORT, StagePhase.RECEIVE}
@@ -146,7 +147,7 @@ def _same_gpus(allocation: Allocation) -> ReplayTarget:
     from gpuexec.hardware import inventory
 
     node = inventory.read_node()
-    visible = {device.uuid for device in inventory.visible(node, os.environ).devices}
+    visible = {device.uuid for device in select(node.gpus, os.environ).devices}
     absent = [uuid for uuid in wanted if uuid not in visible]
     if not absent:
         return ReplayTarget(allocation, pinning)

@@ -1,4 +1,4 @@
-"""The machine, read once and turned into frozen values (``model``).
+"""The machine, read and turned into frozen values (``model``).
 
 nvml ──┐
 host ──┼─► inventory ─► Node ─► visible_devices ─► Devices for the planner

@@ -9,21 +9,20 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any, TypeVar
 
-from gpuexec.errors import ConfigurationError
-from gpuexec.hardware import nvml, visible_devices
+from gpuexec.errors import ConfigurationError, NvmlUnavailable
+from gpuexec.hardware import nvml
 from gpuexec.hardware.host import read_host
 from gpuexec.hardware.model import Gpu, Host, Node
-from gpuexec.hardware.visible_devices import VisibleDevices
 
 T = TypeVar("T")
 
 
 def read_node() -> Node:
-    """Read this machine. Without a usable driver ``gpus`` is empty and ``no_gpus_reason`` says why."""
+    """Read this machine. Without a usable driver, ``gpus`` is empty and ``no_gpus_reason`` says why."""
     host = read_host()
     try:
         listing = nvml.list_gpus()
-    except nvml.NvmlUnavailable as error:
+    except NvmlUnavailable as error:
         return Node(host=host, no_gpus_reason=str(error))
     return Node(
         host=host,
@@ -35,20 +34,15 @@ def read_node() -> Node:
     )
 
 
-def visible(node: Node, environ: Mapping[str, str]) -> VisibleDevices:
-    """Return the devices that an environment lets CUDA see on this node."""
-    return visible_devices.select(node.gpus, environ)
-
-
 def node_to_json(node: Node) -> dict[str, Any]:
     """Return the node as JSON values; `node_from_json` reads it back."""
     return typing.cast(dict[str, Any], _plain(node))
 
 
 def node_from_json(document: Any) -> Node:
-    """Read a node that `node_to_json` wrote. Raises ``ConfigurationError`` naming the place at fault.
+    """Build a node from what `node_to_json` returned. Raises ``ConfigurationError`` that names the faulty entry.
 
-    A bare list of GPUs is taken for a node with this machine's host.
+    A bare list of GPUs is read as a node with this machine's host.
     """
     if isinstance(document, list):
         return Node(host=read_host(), gpus=tuple(_build(Gpu, gpu, f"[{i}]") for i, gpu in enumerate(document)))
@@ -56,13 +50,13 @@ def node_from_json(document: Any) -> Node:
 
 
 def _with_host_memory(gpu: Gpu, host: Host) -> Gpu:
-    """A GPU that shares the system's memory can use what the system has."""
-    shared = {"memory_total_bytes": host.memory_total_bytes, "memory_free_bytes": host.memory_available_bytes}
+    """Give a GPU that shares the system's memory the sizes of that memory."""
+    sizes = {"memory_total_bytes": host.memory_total_bytes, "memory_free_bytes": host.memory_available_bytes}
     return dataclasses.replace(
         gpu,
         memory_total_bytes=host.memory_total_bytes,
         memory_free_bytes=host.memory_available_bytes,
-        unknown={field: why for field, why in gpu.unknown.items() if shared.get(field) is None},
+        unknown={field: reason for field, reason in gpu.unknown.items() if sizes.get(field) is None},
     )
 
 
@@ -76,54 +70,54 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
-def _build(cls: type[T], document: Any, place: str) -> T:
+def _build(cls: type[T], document: Any, path: str) -> T:
     if not isinstance(document, Mapping):
-        raise ConfigurationError(f"node file: {place} must be an object, got {document!r}")
+        raise ConfigurationError(f"node file: {path} must be an object, got {document!r}")
     hints = typing.get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     unknown = sorted(set(document) - set(fields))
     if unknown:
-        raise ConfigurationError(f"node file: {place} has unknown key(s) {', '.join(unknown)}")
+        raise ConfigurationError(f"node file: {path} has unknown key(s) {', '.join(unknown)}")
     missing = [
         name
         for name, f in fields.items()
         if name not in document and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
     ]
     if missing:
-        raise ConfigurationError(f"node file: {place} lacks {', '.join(missing)}")
-    return cls(**{name: _value(hints[name], item, f"{place}.{name}") for name, item in document.items()})
+        raise ConfigurationError(f"node file: {path} lacks {', '.join(missing)}")
+    return cls(**{name: _value(hints[name], item, f"{path}.{name}") for name, item in document.items()})
 
 
-def _value(hint: Any, value: Any, place: str) -> Any:
-    """Turn one JSON value into what the field's type says."""
+def _value(hint: Any, value: Any, path: str) -> Any:
+    """Convert one JSON value to the type that the field declares."""
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if value is None and types.NoneType in options:
         return None
-    (wanted,) = [option for option in options if option is not types.NoneType]
-    origin = typing.get_origin(wanted) or wanted
+    (declared,) = [option for option in options if option is not types.NoneType]
+    origin = typing.get_origin(declared) or declared
     if origin is tuple:
-        return _tuple(typing.get_args(wanted), value, place)
+        return _tuple(typing.get_args(declared), value, path)
     if dataclasses.is_dataclass(origin):
-        return _build(typing.cast(type, origin), value, place)
+        return _build(typing.cast(type, origin), value, path)
     if isinstance(origin, type) and issubclass(origin, Enum):
-        return _enum_member(origin, value, place)
+        return _enum_member(origin, value, path)
     accepted = (int, float) if origin is float else origin
     if not isinstance(value, accepted) or (isinstance(value, bool) and origin is not bool):
-        raise ConfigurationError(f"node file: {place} must be a {origin.__name__}, got {value!r}")
+        raise ConfigurationError(f"node file: {path} must be a {origin.__name__}, got {value!r}")
     return value
 
 
-def _tuple(items: tuple[Any, ...], value: Any, place: str) -> tuple[Any, ...]:
+def _tuple(items: tuple[Any, ...], value: Any, path: str) -> tuple[Any, ...]:
     if not isinstance(value, list):
-        raise ConfigurationError(f"node file: {place} must be a list, got {value!r}")
+        raise ConfigurationError(f"node file: {path} must be a list, got {value!r}")
     hints = [items[0]] * len(value) if items[-1] is ... else list(items)
     if len(hints) != len(value):
-        raise ConfigurationError(f"node file: {place} must have {len(hints)} values, got {len(value)}")
-    return tuple(_value(hint, item, f"{place}[{i}]") for i, (hint, item) in enumerate(zip(hints, value, strict=True)))
+        raise ConfigurationError(f"node file: {path} must have {len(hints)} values, got {len(value)}")
+    return tuple(_value(hint, item, f"{path}[{i}]") for i, (hint, item) in enumerate(zip(hints, value, strict=True)))
 
 
-def _enum_member(cls: type[Enum], value: Any, place: str) -> Enum:
+def _enum_member(cls: type[Enum], value: Any, path: str) -> Enum:
     members = {member.name.lower(): member for member in cls}
     if value not in members:
-        raise ConfigurationError(f"node file: {place} must be one of {', '.join(members)}, got {value!r}")
+        raise ConfigurationError(f"node file: {path} must be one of {', '.join(members)}, got {value!r}")
     return members[value]

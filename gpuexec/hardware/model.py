@@ -1,7 +1,7 @@
 """Frozen values that describe a node. Everything above ``hardware/`` works on these, never on NVML.
 
-A reading that could not be taken is ``None`` and its reason stands in the owner's ``unknown`` mapping
-under the field's name; it is never 0 and never a guess.
+A reading that could not be taken is ``None``, and the owner's ``unknown`` mapping has the reason under the field's
+name. It is never 0 and never a guess.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class GpuProcess:
-    """A process that holds memory on a GPU, under the pid NVML reports (maybe a foreign namespace's)."""
+    """A process that holds memory on a GPU. Its pid is the one NVML reports, possibly of another pid namespace."""
 
     pid: int
     used_bytes: int | None
@@ -54,7 +54,7 @@ class GpuProcess:
 
 @dataclass(frozen=True, slots=True)
 class MigSlice:
-    """One MIG device: what CUDA sees as a GPU of its own."""
+    """One MIG device, which CUDA sees as a GPU of its own."""
 
     index: int  # among its parent's slices
     uuid: str
@@ -70,14 +70,14 @@ class MigSlice:
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One physical GPU as NVML describes it. ``lost`` GPUs keep their index and whatever is still readable."""
+    """One physical GPU as NVML describes it. A ``lost`` GPU keeps its index and whatever is still readable."""
 
     index: int
     uuid: str | None
     name: str | None = None
     pci_bus_id: str | None = None
     memory_total_bytes: int | None = None
-    memory_used_bytes: int | None = None  # without the driver's reserve where NVML tells it apart
+    memory_used_bytes: int | None = None  # without the driver's own reserve, where NVML reports it separately
     memory_free_bytes: int | None = None
     unified_memory: bool = False
     compute_capability: tuple[int, int] | None = None
@@ -94,16 +94,16 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """One thing CUDA can select, a whole GPU or one MIG slice, as the planner sees it."""
+    """A whole GPU or one MIG slice, whichever CUDA can select, as the planner sees it."""
 
     index: int  # NVML index of the GPU; of the parent GPU for a slice
-    uuid: str  # what CUDA_VISIBLE_DEVICES is given
+    uuid: str  # what CUDA_VISIBLE_DEVICES contains
     name: str
     memory_total_bytes: int | None
     memory_free_bytes: int | None
     compute_mode: ComputeMode | None = None
     numa_node: int | None = None
-    cpus: tuple[int, ...] = ()  # CPUs near it; () when unknown
+    cpus: tuple[int, ...] = ()  # CPUs close to it; () when unknown
     is_mig: bool = False
     unified_memory: bool = False
     process_count: int | None = None  # processes that hold memory on it now
@@ -118,17 +118,17 @@ class Host:
     cpu_quota: float | None  # cgroup CPU bandwidth in CPUs; None: unlimited
     memory_total_bytes: int | None  # the smaller of RAM and the cgroup limit
     memory_available_bytes: int | None
-    granted_cpus: float | None = None  # what the user says instead
+    granted_cpus: float | None = None  # the user's own number, instead of all that
 
     @property
     def usable_cpus(self) -> float:
-        """CPUs this process can keep busy: the user's word, or the affinity mask, capped by the cgroup quota."""
+        """CPUs this process can keep busy: the user's number, or the affinity mask's, capped by the cgroup quota."""
         return self.granted_cpus or min(float(len(self.cpus)), self.cpu_quota or float("inf"))
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One machine: host, GPUs and how they are linked. ``no_gpus_reason`` says why ``gpus`` is empty."""
+    """One machine: host, GPUs and the links between them. ``no_gpus_reason`` says why ``gpus`` is empty."""
 
     host: Host
     gpus: tuple[Gpu, ...] = ()

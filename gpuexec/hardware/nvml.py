@@ -1,7 +1,7 @@
-"""Reads GPUs through NVML: the only module that imports pynvml (package nvidia-ml-py).
+"""Reads GPUs through NVML. The only module that imports pynvml (package nvidia-ml-py).
 
-Every reading is a value or a reason: a GPU that does not support a field, or is lost, never keeps the
-others from being listed.
+Every reading is a value or a reason. So a GPU that is lost, or does not support a field, never prevents the others
+from being listed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from gpuexec.errors import NvmlError
+from gpuexec.contract.metrics import MemoryAbsence
+from gpuexec.errors import NvmlUnavailable
 from gpuexec.hardware.model import ComputeMode, Gpu, GpuProcess, Link, MigSlice
 from gpuexec.hardware.topology import PairReading, links_between
 
@@ -24,13 +25,9 @@ _MASK_WORDS = 64  # 64-bit words of a CPU mask: 4096 CPUs
 _MAX_LINKS = 36  # NVML_NVLINK_MAX_LINKS
 
 
-class NvmlUnavailable(NvmlError):
-    """There is no usable driver; the message is the reason, in one line."""
-
-
 @dataclass(frozen=True, slots=True)
 class NvmlListing:
-    """Everything NVML says about the node."""
+    """Everything that NVML reports about the node."""
 
     gpus: tuple[Gpu, ...]
     links: tuple[Link, ...]
@@ -40,7 +37,7 @@ class NvmlListing:
 
 @contextlib.contextmanager
 def session() -> Iterator[ModuleType]:
-    """Initialise NVML for the block. Raises ``NvmlUnavailable``."""
+    """Initialise NVML for the duration of the block. Raises ``NvmlUnavailable``."""
     try:
         import pynvml
     except ImportError as error:
@@ -48,7 +45,7 @@ def session() -> Iterator[ModuleType]:
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
-        raise NvmlUnavailable(_why_unavailable(pynvml, error)) from error
+        raise NvmlUnavailable(_unavailable_reason(pynvml, error)) from error
     try:
         yield pynvml
     finally:
@@ -62,7 +59,7 @@ def list_gpus() -> NvmlListing:
         reader = Reader(nvml)
         count = reader.ask(nvml.nvmlDeviceGetCount)[0] or 0
         handles = [reader.ask(nvml.nvmlDeviceGetHandleByIndex, index) for index in range(count)]
-        gpus = tuple(_read_gpu(reader, i, handle, why) for i, (handle, why) in enumerate(handles))
+        gpus = tuple(_read_gpu(reader, i, handle, reason) for i, (handle, reason) in enumerate(handles))
         return NvmlListing(
             gpus=gpus,
             links=_read_links(reader, [handle for handle, _ in handles], gpus),
@@ -72,7 +69,7 @@ def list_gpus() -> NvmlListing:
 
 
 def memory_used(uuids: Sequence[str]) -> dict[str, int]:
-    """Return the bytes in use on each device (GPU or MIG slice); those that cannot be read are left out."""
+    """Return the bytes in use by UUID of the device (GPU or MIG slice). Devices that cannot be read are left out."""
     used = {}
     with contextlib.suppress(NvmlUnavailable), session() as nvml:
         reader = Reader(nvml)
@@ -85,31 +82,31 @@ def memory_used(uuids: Sequence[str]) -> dict[str, int]:
 
 
 class ProcessMemory:
-    """NVML's entry of one process on one device, read again and again within one ``session``."""
+    """NVML's entry for one process on one device, to be read repeatedly within one ``session``."""
 
     def __init__(self, nvml: ModuleType, uuid: str, pid: int) -> None:
         self._reader = Reader(nvml)
         self._pid = pid
-        self._handle, self._why = self._reader.ask(nvml.nvmlDeviceGetHandleByUUID, uuid)
+        self._handle, _ = self._reader.ask(nvml.nvmlDeviceGetHandleByUUID, uuid)
 
-    def read(self) -> tuple[int | None, str]:
-        """Return the bytes the process holds, or ``None`` and the reason."""
+    def read(self) -> int | MemoryAbsence:
+        """Return the bytes that the process holds, or why they are unknown."""
         if self._handle is None:
-            return None, self._why
-        processes, why = read_processes(self._reader, self._handle, names=False)
+            return MemoryAbsence.DEVICE_NOT_FOUND
+        processes, _ = read_processes(self._reader, self._handle, names=False)
         if processes is None:
-            return None, why
+            return MemoryAbsence.LIST_UNREADABLE
         for process in processes:
             if process.pid == self._pid:
-                return process.used_bytes, "NVML lists the process without its memory"
-        return None, "NVML does not list this process (it has no CUDA context, or pids are hidden)"
+                return MemoryAbsence.LISTED_WITHOUT_SIZE if process.used_bytes is None else process.used_bytes
+        return MemoryAbsence.NOT_LISTED
 
 
 @dataclass(frozen=True, slots=True)
 class OpenGpu:
-    """A physical GPU and those of the devices asked for that are on it.
+    """A physical GPU, and which of the requested devices are on it.
 
-    ``devices``: UUIDs, the GPU's own or of MIG slices, each with its GPU instance (``None``: the whole GPU).
+    ``devices`` maps a UUID, the GPU's own or that of a MIG slice, to its GPU instance (``None``: the whole GPU).
     """
 
     index: int
@@ -119,29 +116,29 @@ class OpenGpu:
 
 
 def open_gpus(reader: Reader, uuids: Sequence[str]) -> tuple[tuple[OpenGpu, ...], dict[str, str]]:
-    """Find the physical GPUs of devices; returns them and, by UUID, why a device was not found.
+    """Find the physical GPUs of devices. Return them and, by UUID, why a device was not found.
 
-    By index, because a look-up by UUID may answer "lost" on account of any other GPU.
+    GPUs are opened by index, since opening one by UUID fails with "lost" if any other GPU is lost.
     """
     nvml = reader.nvml
-    found, unread, missing = [], [], list(uuids)
+    gpus, unreadable, missing = [], [], list(uuids)
     for index in range(reader.ask(nvml.nvmlDeviceGetCount)[0] or 0):
-        handle, why = reader.ask(nvml.nvmlDeviceGetHandleByIndex, index)
-        uuid, why = reader.ask(nvml.nvmlDeviceGetUUID, handle) if handle is not None else (None, why)
+        handle, reason = reader.ask(nvml.nvmlDeviceGetHandleByIndex, index)
+        uuid, reason = reader.ask(nvml.nvmlDeviceGetUUID, handle) if handle is not None else (None, reason)
         if uuid is None:
-            unread.append(f"GPU {index}: {why}")
+            unreadable.append(f"GPU {index}: {reason}")
             continue
-        here = {uuid: None, **_instances(reader, handle)}
-        devices = {device: here[device] for device in missing if device in here}
-        missing = [device for device in missing if device not in here]
+        instances = {uuid: None, **_instances(reader, handle)}
+        devices = {device: instances[device] for device in missing if device in instances}
+        missing = [device for device in missing if device not in instances]
         if devices:
-            found.append(OpenGpu(index, uuid, handle, devices))
-    reason = "; ".join(["no GPU that answers has this UUID", *unread])
-    return tuple(found), dict.fromkeys(missing, reason)
+            gpus.append(OpenGpu(index, uuid, handle, devices))
+    reason = "; ".join(["no GPU that answers has this UUID", *unreadable])
+    return tuple(gpus), dict.fromkeys(missing, reason)
 
 
 def _instances(reader: Reader, handle: Any) -> dict[str, int | None]:
-    """Return the MIG slices of a GPU by UUID, each with its GPU instance."""
+    """Return the GPU instance of each of a GPU's MIG slices, by UUID."""
     nvml = reader.nvml
     instances = {}
     for number in range(reader.ask(nvml.nvmlDeviceGetMaxMigDeviceCount, handle)[0] or 0):
@@ -153,7 +150,7 @@ def _instances(reader: Reader, handle: Any) -> dict[str, int | None]:
 
 
 class Reader:
-    """Calls NVML functions so that an error is an answer."""
+    """Calls NVML functions, and returns errors as reasons instead of raising them."""
 
     def __init__(self, nvml: ModuleType) -> None:
         self.nvml = nvml
@@ -176,7 +173,7 @@ class Reader:
         return value.decode(errors="replace") if isinstance(value, bytes) else value, ""
 
     def is_lost(self, handle: Any) -> bool:
-        """Whether the GPU does not answer any more."""
+        """Return whether the GPU no longer answers."""
         try:
             self.nvml.nvmlDeviceGetUUID(handle)
             self.nvml.nvmlDeviceGetMemoryInfo(handle)
@@ -187,23 +184,23 @@ class Reader:
         return False
 
 
-def _why_unavailable(nvml: ModuleType, error: Exception) -> str:
+def _unavailable_reason(nvml: ModuleType, error: Exception) -> str:
     if isinstance(error, nvml.NVMLError_LibraryNotFound):
-        return _why_not_loaded()
+        return _load_failure_reason()
     if isinstance(error, nvml.NVMLError_DriverNotLoaded):
         return "the NVIDIA driver is installed but its kernel module is not loaded (try nvidia-smi, or reboot)"
     if isinstance(error, nvml.NVMLError_LibRmVersionMismatch):
         return (
             "driver/library version mismatch: the loaded NVIDIA kernel module and libnvidia-ml are of different "
-            "versions (after an update: reload the module or reboot)"
+            "versions (after an update, reload the module or reboot)"
         )
     if isinstance(error, nvml.NVMLError_NoPermission):
-        return "this user may not talk to the NVIDIA driver (check the permissions of /dev/nvidia*)"
-    return f"NVML does not start: {error}"
+        return "this user may not use the NVIDIA driver (check the permissions of /dev/nvidia*)"
+    return f"NVML cannot be initialised: {error}"
 
 
-def _why_not_loaded() -> str:
-    """pynvml reports every load failure as "not found"; the loader itself knows better."""
+def _load_failure_reason() -> str:
+    """Ask the dynamic loader: pynvml reports every failure to load the library as "not found"."""
     try:
         ctypes.CDLL(_LIBRARY)
     except OSError as error:
@@ -213,10 +210,10 @@ def _why_not_loaded() -> str:
     return f"{_LIBRARY} does not load in this process"
 
 
-def _read_gpu(reader: Reader, index: int, handle: Any, why: str) -> Gpu:
+def _read_gpu(reader: Reader, index: int, handle: Any, reason: str) -> Gpu:
     nvml = reader.nvml
     if handle is None:
-        return Gpu(index=index, uuid=None, lost="lost" in why, unknown={"handle": why})
+        return Gpu(index=index, uuid=None, lost="lost" in reason, unknown={"handle": reason})
     unknown: dict[str, str] = {}
 
     def read(field: str, function: Callable[..., Any], *args: Any) -> Any:
@@ -226,9 +223,9 @@ def _read_gpu(reader: Reader, index: int, handle: Any, why: str) -> Gpu:
         return value
 
     lost = reader.is_lost(handle)
-    memory, memory_why = _memory(reader, handle)
+    memory, memory_reason = _memory(reader, handle)
     if memory is None:
-        unknown.update(dict.fromkeys(("memory_total_bytes", "memory_used_bytes", "memory_free_bytes"), memory_why))
+        unknown.update(dict.fromkeys(("memory_total_bytes", "memory_used_bytes", "memory_free_bytes"), memory_reason))
     total, used, free = memory or (None, None, None)
     mode = read("compute_mode", nvml.nvmlDeviceGetComputeMode, handle)
     utilization = read("utilization_percent", nvml.nvmlDeviceGetUtilizationRates, handle)
@@ -236,9 +233,9 @@ def _read_gpu(reader: Reader, index: int, handle: Any, why: str) -> Gpu:
     bus_id = _text(pci.busId) if pci is not None else None
     mask = read("cpu_affinity", nvml.nvmlDeviceGetCpuAffinity, handle, _MASK_WORDS)
     mig = read("mig_enabled", nvml.nvmlDeviceGetMigMode, handle)
-    processes, processes_why = read_processes(reader, handle)
+    processes, processes_reason = read_processes(reader, handle)
     if processes is None:
-        unknown["processes"] = processes_why
+        unknown["processes"] = processes_reason
     numa = _sysfs_numa_node(bus_id)
     return Gpu(
         index=index,
@@ -248,8 +245,8 @@ def _read_gpu(reader: Reader, index: int, handle: Any, why: str) -> Gpu:
         memory_total_bytes=total,
         memory_used_bytes=used,
         memory_free_bytes=free,
-        # nvml.h on nvmlDeviceGetMemoryInfo: "not supported" where a GPU shares the system's memory
-        unified_memory=memory_why.startswith("not supported"),
+        # nvml.h on nvmlDeviceGetMemoryInfo: it is "not supported" if the GPU shares the system's memory
+        unified_memory=memory_reason.startswith("not supported"),
         compute_capability=read("compute_capability", nvml.nvmlDeviceGetCudaComputeCapability, handle),
         compute_mode=_compute_mode(nvml, mode),
         utilization_percent=None if utilization is None else int(utilization.gpu),
@@ -264,32 +261,32 @@ def _read_gpu(reader: Reader, index: int, handle: Any, why: str) -> Gpu:
 
 
 def _memory(reader: Reader, handle: Any) -> tuple[tuple[int, int, int] | None, str]:
-    """Total, used and free bytes. Version 2 keeps the driver's own reserve apart from what is used."""
+    """Return total, used and free bytes, or the reason. Version 2 does not count the driver's reserve as used."""
     nvml = reader.nvml
     memory, _ = reader.ask(nvml.nvmlDeviceGetMemoryInfo, handle, nvml.nvmlMemory_v2)
     if memory is None:
-        memory, why = reader.ask(nvml.nvmlDeviceGetMemoryInfo, handle)
+        memory, reason = reader.ask(nvml.nvmlDeviceGetMemoryInfo, handle)
         if memory is None:
-            return None, why
+            return None, reason
     return (int(memory.total), int(memory.used), int(memory.free)), ""
 
 
 def read_processes(reader: Reader, handle: Any, *, names: bool = True) -> tuple[tuple[GpuProcess, ...] | None, str]:
     """Return the processes that hold memory on a device, or ``None`` and the reason."""
     nvml = reader.nvml
-    found: list[GpuProcess] = []
+    processes: list[GpuProcess] = []
     answered, reason = False, ""
     for kind, function in (
         ("compute", nvml.nvmlDeviceGetComputeRunningProcesses),
         ("graphics", nvml.nvmlDeviceGetGraphicsRunningProcesses),
     ):
-        entries, why = reader.ask(function, handle)
+        entries, failure = reader.ask(function, handle)
         answered = answered or entries is not None
-        reason = reason or why
+        reason = reason or failure
         for entry in entries or ():
             name = _process_name(entry.pid) if names else None
-            found.append(GpuProcess(entry.pid, entry.usedGpuMemory, kind, name))
-    return (tuple(found), "") if answered else (None, reason)
+            processes.append(GpuProcess(entry.pid, entry.usedGpuMemory, kind, name))
+    return (tuple(processes), "") if answered else (None, reason)
 
 
 def _process_name(pid: int) -> str | None:
@@ -305,12 +302,12 @@ def _read_slices(reader: Reader, handle: Any) -> tuple[MigSlice, ...]:
         mig, _ = reader.ask(nvml.nvmlDeviceGetMigDeviceHandleByIndex, handle, index)
         uuid = reader.ask(nvml.nvmlDeviceGetUUID, mig)[0] if mig is not None else None
         if uuid is None:
-            continue  # places for slices that do not exist
-        memory, memory_why = _memory(reader, mig)
-        processes, processes_why = read_processes(reader, mig)
+            continue  # the maximum counts slices that do not exist
+        memory, memory_reason = _memory(reader, mig)
+        processes, processes_reason = read_processes(reader, mig)
         total, used, free = memory or (None, None, None)
         name = reader.ask(nvml.nvmlDeviceGetName, mig)[0] or ""
-        reasons = {"memory_total_bytes": memory_why, "processes": processes_why}
+        reasons = {"memory_total_bytes": memory_reason, "processes": processes_reason}
         slices.append(
             MigSlice(
                 index=index,
@@ -322,7 +319,7 @@ def _read_slices(reader: Reader, handle: Any) -> tuple[MigSlice, ...]:
                 gpu_instance_id=reader.ask(nvml.nvmlDeviceGetGpuInstanceId, mig)[0],
                 compute_instance_id=reader.ask(nvml.nvmlDeviceGetComputeInstanceId, mig)[0],
                 processes=processes,
-                unknown={field: why for field, why in reasons.items() if why},
+                unknown={field: reason for field, reason in reasons.items() if reason},
             )
         )
     return tuple(slices)
@@ -351,12 +348,12 @@ def _far_ends(reader: Reader, handle: Any) -> list[str]:
             if remote is not None:
                 ends.append(_text(remote.busId))
         elif state is None:
-            break  # no such link: the GPU has no more
+            break  # the GPU has no more links
     return ends
 
 
 def _sysfs_numa_node(bus_id: str | None) -> int | None:
-    """The kernel's answer; NVML has one only for GPUs whose memory is itself a NUMA node."""
+    """Return the kernel's NUMA node of a GPU. NVML reports one only if the GPU's memory is itself a NUMA node."""
     if bus_id is None:
         return None
     domain, _, rest = bus_id.lower().partition(":")
@@ -381,7 +378,7 @@ def _cpus(mask: Sequence[int]) -> tuple[int, ...]:
 
 
 def cuda_version(number: int | None) -> str | None:
-    """Write NVML's number of a CUDA version (13000) as users know it ("13.0")."""
+    """Convert NVML's number of a CUDA version (13000) to the usual notation ("13.0")."""
     return None if number is None else f"{number // 1000}.{number % 1000 // 10}"
 
 

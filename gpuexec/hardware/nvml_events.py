@@ -1,13 +1,14 @@
-"""What NVML reports of GPUs that go wrong while they are used: XID events and lost GPUs.
+"""Faults of GPUs that NVML reports while the GPUs are used: XID events and lost GPUs.
 
-XIDs are the driver's error numbers, listed in the NVIDIA XID catalogue ("XID Errors", docs.nvidia.com). Its
-immediate action decides here: where it says to reset the GPU or to have it serviced, the GPU is condemned;
-where it says to restart the application, or nothing, it is not: a bad pointer in a kernel (13, 31), a process
-that was killed (43, 45) or a contained memory error (94) leave the GPU fit for the next process. 109 counts as
-the application's, as in NVIDIA's device plugin for Kubernetes, although the catalogue advises a reset.
+XIDs are the driver's error numbers, listed in the NVIDIA XID catalogue ("XID Errors", docs.nvidia.com). Whether an
+XID condemns the GPU follows from the catalogue's immediate action. It does if the action is to reset the GPU or to
+have it serviced. It does not if the action is to restart the application, or if there is none: after a bad pointer
+in a kernel (13, 31), a killed process (43, 45) or a contained memory error (94), the next process can use the GPU.
+109 counts as the application's fault, as in NVIDIA's device plugin for Kubernetes, although the catalogue advises
+a reset.
 
-An XID that is not listed is reported and does not condemn. Both mistakes are possible; but a GPU that is
-really broken soon fails its workers or is lost, while one that is cordoned wrongly may be the run's only one.
+An XID that is not listed is reported and does not condemn the GPU. That may be wrong either way. But a GPU that is
+really broken soon fails its workers or is lost, whereas one that is cordoned by mistake may be the run's only one.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from typing import Any
 
 from gpuexec.hardware.nvml import OpenGpu, Reader, open_gpus
 
-_WHOLE_GPU = 0xFFFFFFFF  # gpuInstanceId of an event that concerns no one MIG slice
-_MAX_DRAINED = 256  # events taken at once
+_WHOLE_GPU = 0xFFFFFFFF  # gpuInstanceId of an event that does not concern a single MIG slice
+_MAX_DRAINED = 256  # events read at once
 
 CONDEMNING_XIDS = {
     46: "GPU stopped processing",
@@ -68,28 +69,33 @@ class FaultKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class GpuFault:
-    """Something that happened to a physical GPU. ``fatal``: nothing more should run on ``devices``.
+    """A fault of a physical GPU. ``fatal``: nothing more should run on ``devices``.
 
-    ``uuid`` and ``index`` are the physical GPU's, ``None`` where the event could not be traced to one;
-    ``devices`` are the UUIDs among those watched that it concerns (of MIG slices in MIG mode); ``times``
-    counts equal faults.
+    ``uuid`` and ``index`` are the physical GPU's; they are ``None`` where the event could not be traced to one.
+    ``devices`` are the UUIDs of the watched devices that it concerns (of MIG slices in MIG mode). ``times``: how
+    many equal faults this one stands for; one bad kernel raises hundreds.
     """
 
     uuid: str | None
     index: int | None
     kind: FaultKind
     devices: tuple[str, ...]
-    text: str
+    description: str
     fatal: bool
     xid: int | None = None
     times: int = 1
 
+    @property
+    def text(self) -> str:
+        """What happened and what it means for the GPU, in one line."""
+        return self.description if self.times == 1 else f"{self.description} (reported {self.times} times)"
+
 
 class GpuEvents:
-    """Waits for faults of some devices within one NVML session. For one thread; ``close`` frees the event set.
+    """Waits for faults of some devices, within one NVML session and in one thread. ``close`` frees the event set.
 
-    ``unwatched`` says by UUID of the device why its XIDs, or the device itself, are not watched. In MIG mode an
-    unprivileged process hears of what concerns the whole GPU only (nvml.h, nvmlEventSetWait_v2).
+    ``unwatched`` says, by the device's UUID, why its XIDs or the device itself are not watched. In MIG mode, an
+    unprivileged process receives only events that concern the whole GPU (nvml.h, nvmlEventSetWait_v2).
     """
 
     def __init__(self, nvml: ModuleType, uuids: Sequence[str]) -> None:
@@ -98,23 +104,23 @@ class GpuEvents:
         self._opened, self.unwatched = open_gpus(self._reader, uuids)
         self._gpus = self._opened
         self._set: Any = None
-        self._listening: tuple[OpenGpu, ...] = ()
-        self._listen(self._gpus)
+        self._registered: tuple[OpenGpu, ...] = ()
+        self._open_event_set(self._gpus)
 
     @property
     def gpus(self) -> tuple[OpenGpu, ...]:
-        """The physical GPUs that are watched, without those already reported as lost."""
+        """The watched physical GPUs, without those already reported as lost."""
         return self._gpus
 
     @property
     def can_wait(self) -> bool:
-        """Whether any GPU reports events; if not, only ``look_for_lost`` finds anything."""
-        return bool(self._listening)
+        """Whether any GPU reports events. If not, only ``look_for_lost`` finds faults."""
+        return bool(self._registered)
 
     def wait(self, timeout_ms: int) -> list[GpuFault]:
-        """Block until an event arrives, at most ``timeout_ms``, without holding the interpreter's lock.
+        """Wait at most ``timeout_ms`` for an event, without holding the interpreter's lock.
 
-        Returns it with those that came along: one bad kernel raises hundreds of events at once.
+        Return its fault, and those of all events that arrived with it: one bad kernel raises hundreds at once.
         """
         try:
             first = self._nvml.nvmlEventSetWait_v2(self._set, timeout_ms)
@@ -123,64 +129,65 @@ class GpuEvents:
             return []
         except self._nvml.NVMLError as error:
             lost = self.look_for_lost()  # the error does not say which GPU
-            if not lost:  # it would be answered again at once, for ever
-                self._give_up(f"NVML stopped reporting events ({error}); only a lost GPU would be noticed")
+            if not lost:  # every further wait would fail at once
+                self._give_up(f"NVML stopped reporting events ({error}); from now on only a lost GPU is noticed")
             return lost
 
     def look_for_lost(self) -> list[GpuFault]:
-        """Ask every GPU for a sign of life; one that is lost is reported once and watched no more."""
+        """Return the GPUs that no longer answer. Each is reported once and no longer watched."""
         lost = [gpu for gpu in self._gpus if self._reader.is_lost(gpu.handle)]
         if not lost:
             return []
         self._gpus = tuple(gpu for gpu in self._gpus if gpu not in lost)
-        return [_lost(gpu) for gpu in lost] + self._leave_out_lost()
+        return [_lost(gpu) for gpu in lost] + self._drop_lost()
 
     def close(self) -> None:
         """Free the event set; idempotent."""
-        given_up, self._set, self._listening = self._set, None, ()
-        self._free(given_up)
+        event_set, self._set, self._registered = self._set, None, ()
+        self._free(event_set)
 
-    def _listen(self, gpus: Sequence[OpenGpu]) -> None:
+    def _open_event_set(self, gpus: Sequence[OpenGpu]) -> None:
         nvml = self._nvml
         self._set, why = self._reader.ask(nvml.nvmlEventSetCreate)
-        listening = []
+        registered = []
         for gpu in gpus:
             if self._set is not None:
                 why = self._register(gpu)
             if why:
                 self.unwatched.update(dict.fromkeys(gpu.devices, f"XID events: {why}"))
             else:
-                listening.append(gpu)
-        self._listening = tuple(listening)
+                registered.append(gpu)
+        self._registered = tuple(registered)
 
     def _register(self, gpu: OpenGpu) -> str:
-        """Ask for a GPU's XID events; returns why that failed."""
+        """Register for a GPU's XID events. Return why that failed, or ""."""
         nvml = self._nvml
         return self._reader.ask(
             nvml.nvmlDeviceRegisterEvents, gpu.handle, nvml.nvmlEventTypeXidCriticalError, self._set
         )[1]
 
-    def _leave_out_lost(self) -> list[GpuFault]:
-        """Move to an event set without the lost GPUs: with one in it, every wait may end in an error at once.
+    def _drop_lost(self) -> list[GpuFault]:
+        """Replace the event set by one without the lost GPUs: with them in it, every wait may fail at once.
 
-        The new set listens before the old one is emptied, so that no event falls between; one may come twice.
+        The new set is registered before the old one is emptied, so that no event is missed; one may come twice.
+        Return the faults left in the old set.
         """
         old = self._set
-        self._listen([gpu for gpu in self._listening if gpu in self._gpus])
-        left = self._drain(old) if old is not None else []
+        self._open_event_set([gpu for gpu in self._registered if gpu in self._gpus])
+        remaining = self._drain(old) if old is not None else []
         self._free(old)
-        return left
+        return remaining
 
     def _drain(self, event_set: Any) -> list[GpuFault]:
-        """Take what is there already; an error is left to the next wait, which is answered the same."""
-        found: list[GpuFault] = []
+        """Read the events that are already there. An error is ignored: the next wait returns it again."""
+        faults: list[GpuFault] = []
         with contextlib.suppress(self._nvml.NVMLError):
             for _ in range(_MAX_DRAINED):
-                found += self._fault_of(self._nvml.nvmlEventSetWait_v2(event_set, 0))
-        return found
+                faults += self._fault_of(self._nvml.nvmlEventSetWait_v2(event_set, 0))
+        return faults
 
     def _give_up(self, reason: str) -> None:
-        for gpu in self._listening:
+        for gpu in self._registered:
             self.unwatched.update(dict.fromkeys(gpu.devices, reason))
         self.close()
 
@@ -189,21 +196,40 @@ class GpuEvents:
             self._reader.ask(self._nvml.nvmlEventSetFree, event_set)
 
     def _fault_of(self, event: Any) -> list[GpuFault]:
-        """Turn an event into a fault; none if it concerns a MIG slice of somebody else."""
+        """Return an event's fault; nothing if it concerns a MIG slice that is not watched."""
         xid = int(event.eventData)
         gpu = self._source_of(event)
         if gpu is None:
-            return [GpuFault(None, None, FaultKind.XID, (), f"a GPU: {_words(xid)}", fatal=False, xid=xid)]
+            return [
+                GpuFault(
+                    uuid=None,
+                    index=None,
+                    kind=FaultKind.XID,
+                    devices=(),
+                    description=f"a GPU: {_explanation(xid)}",
+                    fatal=False,
+                    xid=xid,
+                )
+            ]
         devices = tuple(gpu.devices)
         if event.gpuInstanceId != _WHOLE_GPU:
             devices = tuple(d for d, instance in gpu.devices.items() if instance in (event.gpuInstanceId, None))
             if not devices:
                 return []
-        text = f"GPU {gpu.index}: {_words(xid)}"
-        return [GpuFault(gpu.uuid, gpu.index, FaultKind.XID, devices, text, xid in CONDEMNING_XIDS, xid)]
+        return [
+            GpuFault(
+                uuid=gpu.uuid,
+                index=gpu.index,
+                kind=FaultKind.XID,
+                devices=devices,
+                description=f"GPU {gpu.index}: {_explanation(xid)}",
+                fatal=xid in CONDEMNING_XIDS,
+                xid=xid,
+            )
+        ]
 
     def _source_of(self, event: Any) -> OpenGpu | None:
-        """By the handle first: a GPU that was just lost does not tell its UUID any more."""
+        """Find an event's GPU by its handle first, since a GPU that was just lost no longer reports its UUID."""
         for gpu in self._opened:
             if _address(gpu.handle) == _address(event.device):
                 return gpu
@@ -211,17 +237,23 @@ class GpuEvents:
         return next((gpu for gpu in self._opened if gpu.uuid == uuid), None)
 
 
-def _words(xid: int) -> str:
+def _explanation(xid: int) -> str:
     if xid in CONDEMNING_XIDS:
         return f"XID {xid} ({CONDEMNING_XIDS[xid]}): it must be reset or serviced before it is used again"
     if xid in SURVIVABLE_XIDS:
         return f"XID {xid} ({SURVIVABLE_XIDS[xid]}): the GPU itself can still be used"
-    return f"XID {xid} (see the NVIDIA XID catalogue): taken for harmless to the GPU itself"
+    return f"XID {xid} (see the NVIDIA XID catalogue): assumed to be harmless to the GPU itself"
 
 
 def _lost(gpu: OpenGpu) -> GpuFault:
-    text = f"GPU {gpu.index} is lost (it has fallen off the bus; see dmesg): it needs a reset or a reboot"
-    return GpuFault(gpu.uuid, gpu.index, FaultKind.LOST, tuple(gpu.devices), text, fatal=True)
+    return GpuFault(
+        uuid=gpu.uuid,
+        index=gpu.index,
+        kind=FaultKind.LOST,
+        devices=tuple(gpu.devices),
+        description=f"GPU {gpu.index} is lost (it has fallen off the bus; see dmesg): it needs a reset or a reboot",
+        fatal=True,
+    )
 
 
 def _address(handle: Any) -> int | None:

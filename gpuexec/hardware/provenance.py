@@ -1,25 +1,22 @@
-"""In what state the GPUs of a run were, so that its figures can be judged later.
+"""The state of the GPUs before and after a run, so that the run's stats can be judged later.
 
-Read before and after a run; ``contamination`` says what in between makes its figures doubtful. What came and
-went in between is only seen where the driver counts it (throttling). User names, command lines and environments
-are not recorded.
+``contamination`` compares the two states and says what makes the stats doubtful. What came and went in between is
+visible only if the driver counts it (throttling). User names, command lines and environments are not recorded.
 """
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
+from gpuexec.errors import NvmlUnavailable
 from gpuexec.hardware import nvml
+from gpuexec.hardware.host import in_initial_pid_namespace
 from gpuexec.hardware.model import GpuProcess
+from gpuexec.units import GIB
 
-_GIB = 1024**3
-_INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO in the kernel's include/linux/proc_ns.h
-
-# nvmlClocksEventReasons. The power cap is not a fault: a GPU under full load runs at its power limit.
+# nvmlClocksEventReasons. A power cap is no slowdown: a GPU under full load runs at its power limit.
 _CLOCK_REASONS = {
     0x1: "idle",
     0x2: "application clocks",
@@ -45,10 +42,10 @@ _SLOWDOWNS = ("HW slowdown", "SW thermal slowdown", "HW thermal slowdown", "HW p
 
 @dataclass(frozen=True, slots=True)
 class GpuState:
-    """One physical GPU at one moment. ``None``: not readable, the reason is in ``unknown`` by field.
+    """One physical GPU at one moment. ``None``: not readable; ``unknown`` has the reason under the field's name.
 
-    ``clock_reasons``: what held the clocks down at that moment. ``throttled_ns``: how long they have been held
-    down so far, by reason, in nanoseconds.
+    ``clock_reasons``: what limited the clocks at that moment. ``throttled_ns``: for how long the clocks have been
+    limited so far, by reason, in nanoseconds.
     """
 
     index: int
@@ -64,9 +61,9 @@ class GpuState:
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Driver and GPUs at one moment. ``missing``: why a device asked for is not in ``gpus``, by UUID.
+    """Driver and GPUs at one moment. ``missing``: why a requested device is not in ``gpus``, by UUID.
 
-    ``foreign_pids``: NVML's pids may be of another pid namespace than ours, as in containers.
+    ``foreign_pids``: the pids that NVML reports may be of another pid namespace than ours, as in containers.
     """
 
     driver_version: str | None = None
@@ -77,12 +74,12 @@ class Provenance:
 
 
 def read_provenance(uuids: Sequence[str]) -> Provenance:
-    """Read the GPUs that the given devices (GPUs or MIG slices) are on. Never raises for want of a driver."""
+    """Read the GPUs that the given devices (GPUs or MIG slices) are on. Without a driver, all of them are missing."""
     try:
         with nvml.session() as library:
             reader = nvml.Reader(library)
             opened, missing = nvml.open_gpus(reader, uuids)
-            foreign = _pid_namespace() != _INITIAL_PID_NAMESPACE
+            foreign = not in_initial_pid_namespace()
             return Provenance(
                 driver_version=reader.ask(library.nvmlSystemGetDriverVersion)[0],
                 cuda_version=nvml.cuda_version(reader.ask(library.nvmlSystemGetCudaDriverVersion)[0]),
@@ -90,24 +87,24 @@ def read_provenance(uuids: Sequence[str]) -> Provenance:
                 foreign_pids=foreign,
                 missing=missing,
             )
-    except nvml.NvmlUnavailable as error:
+    except NvmlUnavailable as error:
         return Provenance(missing=dict.fromkeys(uuids, str(error)))
 
 
 def contamination(before: Provenance, after: Provenance, own_pids: Collection[int]) -> list[str]:
-    """Say what makes the figures of a run doubtful, a sentence each. Pure.
+    """Return what makes the stats of a run doubtful, one sentence for each finding. Pure.
 
-    ``own_pids``: of this process and of every process the run started. Where pids are foreign they tell
-    nothing, so only processes that were there before the run are called others'.
+    ``own_pids``: the pids of this process and of every process that the run started. They cannot be compared with
+    foreign pids; then only processes that were there before the run are known to be others'.
     """
     later = {gpu.uuid: gpu for gpu in after.gpus}
     notes: list[str] = []
     for gpu in before.gpus:
         now = later.get(gpu.uuid)
         name = f"GPU {gpu.index}"
-        notes += _tenants(name, gpu, now, own_pids, foreign=before.foreign_pids or after.foreign_pids)
+        notes += _other_processes(name, gpu, now, own_pids, foreign=before.foreign_pids or after.foreign_pids)
         if now is None:
-            notes.append(f"{name} could not be read after the run: {_why_missing(gpu, after)}")
+            notes.append(f"{name} could not be read after the run: {_missing_reason(gpu, after)}")
             continue
         notes += _slowdowns(name, gpu, now)
         if None not in (gpu.power_limit_mw, now.power_limit_mw) and gpu.power_limit_mw != now.power_limit_mw:
@@ -116,7 +113,7 @@ def contamination(before: Provenance, after: Provenance, own_pids: Collection[in
     return notes
 
 
-def _tenants(
+def _other_processes(
     name: str, before: GpuState, after: GpuState | None, own_pids: Collection[int], *, foreign: bool
 ) -> Iterator[str]:
     earlier = _by_pid(before)
@@ -125,41 +122,41 @@ def _tenants(
         if pid in own_pids and not foreign:
             continue
         entries = [readings[pid] for readings in (earlier, later) if pid in readings]
-        known = [entry.used_bytes for entry in entries if entry.used_bytes is not None]
-        held = f"{max(known) / _GIB:.1f} GiB" if known else "memory (how much is unknown)"
-        who = ", ".join([f"pid {pid}", *{entry.name: 0 for entry in entries if entry.name}])
+        sizes = [entry.used_bytes for entry in entries if entry.used_bytes is not None]
+        held = f"{max(sizes) / GIB:.1f} GiB" if sizes else "an unknown amount of memory"
+        process = ", ".join([f"pid {pid}", *{entry.name: 0 for entry in entries if entry.name}])
         if foreign:
-            yield f"{name}: a process that was there before the run ({who}, of another pid namespace) held {held}"
+            yield f"{name}: a process that was there before the run ({process}, in another pid namespace) held {held}"
         else:
             when = "during the run" if pid in earlier else "when the run ended"
-            yield f"{name}: another process ({who}) held {held} {when}"
+            yield f"{name}: another process ({process}) held {held} {when}"
 
 
 def _slowdowns(name: str, before: GpuState, after: GpuState) -> Iterator[str]:
-    """Prefer the driver's counters to what two moments show: after the run the GPU cools down."""
+    """Use the driver's counters where there are any: at the end of the run the GPU is already cooling down."""
     counted = set()
     if before.throttled_ns is not None and after.throttled_ns is not None:
         for reason, total in after.throttled_ns.items():
-            grown = total - before.throttled_ns.get(reason, total)
+            increase = total - before.throttled_ns.get(reason, total)
             counted.add(reason)
-            if reason in _SLOWDOWNS and grown > 0:
-                yield f"{name} was throttled for {grown / 1e9:.3g} s of the run: {reason}"
+            if reason in _SLOWDOWNS and increase > 0:
+                yield f"{name} was throttled for {increase / 1e9:.3g} s of the run: {reason}"
     for reason in _SLOWDOWNS:
-        seen = [
-            when
-            for when, state in (("when the run began", before), ("when it ended", after))
+        moments = [
+            moment
+            for moment, state in (("when the run began", before), ("when it ended", after))
             if reason in (state.clock_reasons or ())
         ]
-        if seen and reason not in counted:
-            yield f"{name} was throttled {' and '.join(seen)}: {reason}"
+        if moments and reason not in counted:
+            yield f"{name} was throttled {' and '.join(moments)}: {reason}"
 
 
-def _why_missing(gpu: GpuState, after: Provenance) -> str:
-    return after.missing.get(gpu.uuid) or next(iter(after.missing.values()), "it was not asked for")
+def _missing_reason(gpu: GpuState, after: Provenance) -> str:
+    return after.missing.get(gpu.uuid) or next(iter(after.missing.values()), "it was not requested")
 
 
 def _by_pid(state: GpuState) -> dict[int, GpuProcess]:
-    """One entry a process: one that computes and draws is listed twice, with the same memory."""
+    """Return one entry per process: one that both computes and draws is listed twice, with the same memory."""
     return {process.pid: process for process in state.processes or ()}
 
 
@@ -168,12 +165,12 @@ def _read_state(reader: nvml.Reader, gpu: nvml.OpenGpu, *, names: bool) -> GpuSt
     unknown: dict[str, str] = {}
 
     def read(field_name: str, function: Callable[..., Any], *args: Any) -> Any:
-        value, why = reader.ask(function, gpu.handle, *args)
+        value, reason = reader.ask(function, gpu.handle, *args)
         if value is None:
-            unknown[field_name] = why
+            unknown[field_name] = reason
         return value
 
-    reasons = read("clock_reasons", library.nvmlDeviceGetCurrentClocksEventReasons)
+    clock_mask = read("clock_reasons", library.nvmlDeviceGetCurrentClocksEventReasons)
     counters = read("throttled_ns", library.nvmlDeviceGetFieldValues, list(_THROTTLE_COUNTERS))
     throttled = {
         _THROTTLE_COUNTERS[int(value.fieldId)]: int(value.value.ullVal)
@@ -182,27 +179,21 @@ def _read_state(reader: nvml.Reader, gpu: nvml.OpenGpu, *, names: bool) -> GpuSt
     }
     if counters is not None and not throttled:
         unknown["throttled_ns"] = "not counted by this GPU or driver version"
-    processes, why = nvml.read_processes(reader, gpu.handle, names=names)
+    processes, reason = nvml.read_processes(reader, gpu.handle, names=names)
     if processes is None:
-        unknown["processes"] = why
+        unknown["processes"] = reason
     return GpuState(
         index=gpu.index,
         uuid=gpu.uuid,
         sm_clock_mhz=read("sm_clock_mhz", library.nvmlDeviceGetClockInfo, library.NVML_CLOCK_SM),
         memory_clock_mhz=read("memory_clock_mhz", library.nvmlDeviceGetClockInfo, library.NVML_CLOCK_MEM),
         power_limit_mw=read("power_limit_mw", library.nvmlDeviceGetEnforcedPowerLimit),
-        clock_reasons=None if reasons is None else _words(int(reasons)),
+        clock_reasons=None if clock_mask is None else _clock_reasons(int(clock_mask)),
         throttled_ns=throttled or None,
         processes=processes,
         unknown=unknown,
     )
 
 
-def _words(mask: int) -> tuple[str, ...]:
+def _clock_reasons(mask: int) -> tuple[str, ...]:
     return tuple(_CLOCK_REASONS.get(1 << bit, f"reason {1 << bit:#x}") for bit in range(64) if mask >> bit & 1)
-
-
-def _pid_namespace() -> int | None:
-    with contextlib.suppress(OSError):
-        return Path("/proc/self/ns/pid").stat().st_ino
-    return None

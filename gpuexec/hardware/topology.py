@@ -1,4 +1,4 @@
-"""How the GPUs of a node are joined. Pure: readings in, links out."""
+"""How the GPUs of a node are linked. Pure: takes readings, returns links."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ANCESTORS = {
 
 @dataclass(frozen=True, slots=True)
 class PairReading:
-    """What NVML says of two GPUs. ``ancestor``: nvmlGpuTopologyLevel_t; ``None``: not readable."""
+    """What NVML reports for two GPUs. ``ancestor``: nvmlGpuTopologyLevel_t; ``None``: not readable."""
 
     ancestor: int | None
     nvlink_p2p: bool | None
@@ -35,10 +35,10 @@ def links_between(
     far_ends: Sequence[Sequence[str]],
     pairs: Mapping[tuple[int, int], PairReading],
 ) -> tuple[Link, ...]:
-    """Join the readings. ``far_ends[i]``: bus ids at the other ends of GPU i's active NVLinks.
+    """Return the link between every two GPUs. ``far_ends[i]``: bus ids at the other ends of GPU i's active NVLinks.
 
-    Links that end in an NVSwitch say nothing about the peer; then the peer-to-peer status decides, and as
-    many links count as the GPU with fewer of them has.
+    A link that ends in an NVSwitch says nothing about the peer. There the peer-to-peer status decides whether the
+    GPUs are linked, and the number of links is that of the GPU with fewer of them.
     """
     links = []
     for a, b in itertools.combinations(range(len(bus_ids)), 2):
@@ -53,7 +53,7 @@ def links_between(
 
 
 def closest_to(node: Node, gpu: Gpu) -> list[tuple[int, Link]]:
-    """Return (index, link) of the GPUs that no other is closer to ``gpu`` than; [] where nothing is known."""
+    """Return (index, link) of the GPUs closest to ``gpu``, several if equally close; [] if no link is known."""
     others = [(other.index, node.link_between(gpu.index, other.index)) for other in node.gpus if other is not gpu]
     known = [(index, link) for index, link in others if link.kind is not LinkKind.UNKNOWN]
     if not known:
@@ -63,5 +63,5 @@ def closest_to(node: Node, gpu: Gpu) -> list[tuple[int, Link]]:
 
 
 def distance(link: Link) -> tuple[int, int]:
-    """Order links: closer kinds first, then more NVLinks."""
+    """Return a sort key for links: closer kinds first, then more NVLinks."""
     return int(link.kind), -link.nvlinks

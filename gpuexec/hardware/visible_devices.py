@@ -1,13 +1,13 @@
 """CUDA_VISIBLE_DEVICES as CUDA reads it. Pure.
 
-The rules (CUDA C++ Programming Guide, "CUDA Environment Variables", and what the runtime does where the
-guide is silent; distributed#8419, pytorch#92315):
+The rules are those of the CUDA C++ Programming Guide, "CUDA Environment Variables", and where the guide is silent,
+what the runtime does (distributed#8419, pytorch#92315):
 
 * unset: every device; empty: none.
 * Entries are separated by commas: indices, ``GPU-`` UUIDs, ``MIG-`` UUIDs, or unique prefixes of UUIDs.
 * The list ends at the first entry that is invalid, negative, ambiguous or of another kind than the first.
 * A device named twice: no device at all.
-* Indices follow CUDA_DEVICE_ORDER. Its default, FASTEST_FIRST, cannot be read from NVML: PCI order is
+* Indices follow CUDA_DEVICE_ORDER. Its default order, FASTEST_FIRST, cannot be read from NVML, so PCI order is
   assumed, and a note says so.
 * A GPU in MIG mode, named by index or by its own UUID, stands for its first slice.
 """
@@ -23,20 +23,20 @@ from gpuexec.hardware.model import Device, Gpu
 VARIABLE = "CUDA_VISIBLE_DEVICES"
 ORDER_VARIABLE = "CUDA_DEVICE_ORDER"
 
-_NUMBER = re.compile(r"\s*[+-]?\d+")  # like strtol: what follows the digits is ignored
+_NUMBER = re.compile(r"\s*[+-]?\d+")  # as strtol reads it: anything after the digits is ignored
 _LEGACY_MIG = re.compile(r"MIG-(GPU-[^/]+)/(\d+)/(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
 class VisibleDevices:
-    """Devices in CUDA's order, and what the user should know about the choice."""
+    """Devices in CUDA's order, and notes for the user on how they were selected."""
 
     devices: tuple[Device, ...]
     notes: tuple[str, ...] = ()
 
 
 def select(gpus: Sequence[Gpu], environ: Mapping[str, str]) -> VisibleDevices:
-    """Return the devices that an environment lets CUDA see, out of the node's GPUs in PCI order."""
+    """Return the devices that CUDA sees in an environment. ``gpus``: the node's GPUs in PCI order."""
     notes = [f"GPU {gpu.index} is lost and cannot be used" for gpu in gpus if gpu.lost]
     value = environ.get(VARIABLE)
     if value is None:
@@ -59,7 +59,7 @@ def select(gpus: Sequence[Gpu], environ: Mapping[str, str]) -> VisibleDevices:
 
 
 def devices_of(gpu: Gpu) -> list[Device]:
-    """Return what CUDA can select of one GPU: its MIG slices in MIG mode, else itself; none if lost."""
+    """Return what CUDA can select of one GPU: its slices in MIG mode, else the GPU itself; nothing if it is lost."""
     if gpu.lost or gpu.uuid is None:
         return []
     if gpu.mig_enabled:
@@ -97,7 +97,7 @@ def _slice_device(gpu: Gpu, number: int) -> Device:
 
 
 class _Selection:
-    """Entries taken one after the other; ``add`` says why it cannot take one."""
+    """The devices selected so far; ``add`` reads the next entry of the list."""
 
     def __init__(self, gpus: Sequence[Gpu]) -> None:
         self._gpus = gpus
@@ -106,18 +106,20 @@ class _Selection:
         self.duplicate: str | None = None
 
     def add(self, entry: str) -> str | None:
+        """Select the device that an entry names. Return why the list ends there, or ``None``."""
         kind = _kind(entry)
         if kind is None:
             return "it is neither an index nor a UUID"
         if self.kind not in (None, kind):
             return f"indices, GPU and MIG UUIDs cannot be mixed (the list began with {self.kind})"
         self.kind = kind
-        found = {"index": self._by_index, "GPU UUID": self._by_gpu_uuid, "MIG UUID": self._by_mig_uuid}[kind](entry)
-        if isinstance(found, str):
-            return found
-        if any(device.uuid == found.uuid for device in self.devices):
-            self.duplicate = found.uuid
-        self.devices.append(found)
+        look_up = {"index": self._by_index, "GPU UUID": self._by_gpu_uuid, "MIG UUID": self._by_mig_uuid}[kind]
+        device = look_up(entry)
+        if isinstance(device, str):
+            return device
+        if any(device.uuid == other.uuid for other in self.devices):
+            self.duplicate = device.uuid
+        self.devices.append(device)
         return None
 
     def _by_index(self, entry: str) -> Device | str:
@@ -130,14 +132,14 @@ class _Selection:
         return self._first_of(self._gpus[index])
 
     def _by_gpu_uuid(self, entry: str) -> Device | str:
-        named = [gpu for gpu in self._gpus if gpu.uuid and gpu.uuid.startswith(entry.strip())]
-        if len(named) != 1:
-            return "several GPUs' UUIDs begin like this" if named else "no GPU has such a UUID"
-        return self._first_of(named[0])
+        matches = [gpu for gpu in self._gpus if gpu.uuid and gpu.uuid.startswith(entry.strip())]
+        if len(matches) != 1:
+            return "several GPUs' UUIDs begin with it" if matches else "no GPU has this UUID"
+        return self._first_of(matches[0])
 
     def _by_mig_uuid(self, entry: str) -> Device | str:
         legacy = _LEGACY_MIG.fullmatch(entry.strip())
-        named = [
+        matches = [
             device
             for gpu in self._gpus
             for device, mig in zip(devices_of(gpu), gpu.mig_slices, strict=False)
@@ -147,9 +149,9 @@ class _Selection:
                 else mig.uuid.startswith(entry.strip())
             )
         ]
-        if len(named) != 1:
-            return "several MIG slices' UUIDs begin like this" if named else "no MIG slice has such a UUID"
-        return named[0]
+        if len(matches) != 1:
+            return "several MIG slices' UUIDs begin with it" if matches else "no MIG slice has this UUID"
+        return matches[0]
 
     @staticmethod
     def _first_of(gpu: Gpu) -> Device | str:

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from gpuexec import events
-
-_SHOWN_IDS = 8
+from gpuexec.naming import abbreviated
+from gpuexec.units import MIB
 
 
 class LogRelay:
@@ -40,18 +40,16 @@ class LogRelay:
                 self._log_prints(event)
 
     def _describe_failure(self, event: events.BatchFailed) -> str:
-        task_ids = ", ".join(event.task_ids[:_SHOWN_IDS]) + (" …" if len(event.task_ids) > _SHOWN_IDS else "")
-        replay = f"; to reproduce it: gpuexec replay {event.capsule}" if event.capsule else ""
         last_line = (event.error.splitlines() or ["no reason given"])[-1]
-        return (
-            f"{event.worker_id}: a batch failed ({last_line}); {event.action}: {event.reason}; tasks {task_ids}{replay}"
-        )
+        verdict = f"{event.action}: {event.reason}; tasks {abbreviated(event.task_ids)}"
+        replay = f"; to reproduce it: gpuexec replay {event.capsule}" if event.capsule else ""
+        return f"{event.worker_id}: a batch failed ({last_line}); {verdict}{replay}"
 
     def _describe_gpu_growth(self, event: events.NodeSetUp) -> list[str]:
         """Describe GPU memory that stayed in use after the process that ran ``setup_on_node`` (Curator#1905)."""
         stage = self._stage_names[event.stage_index]
         return [
-            f"setup_on_node() of stage {stage!r} left {growth / 2**20:,.0f} MiB more in use on {uuid}: "
+            f"setup_on_node() of stage {stage!r} left {growth / MIB:,.0f} MiB more in use on {uuid}: "
             "a process that it started still holds this memory, or another program has started to use the GPU"
             for uuid, growth in event.gpu_growth_bytes
         ]

@@ -7,8 +7,7 @@ from rich.table import Table
 
 from gpuexec.contract.metrics import OOM_SPLITS, gpu_peaks
 from gpuexec.observe.report import RunReport, StageReport
-
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+from gpuexec.units import format_bytes
 
 
 def stage_table(report: RunReport) -> Table:
@@ -43,7 +42,7 @@ def _cells(report: RunReport, stage: StageReport) -> list[str]:
         f"{stage.process_s:.1f}",
         f"{stage.idle_s:.1f}",
         f"{stage.queued_s / stage.tasks_in:.2f}" if stage.tasks_in else "–",
-        show_bytes(stage.output_bytes),
+        format_bytes(stage.output_bytes),
     ]
 
 
@@ -57,16 +56,8 @@ def _trouble_lines(report: RunReport, stage: StageReport) -> list[str]:
     return [f"{count} {label}" for label, count in counts.items() if count]
 
 
-def show_bytes(size: float) -> str:
-    """Write a size with a binary unit."""
-    for unit in _UNITS:
-        if abs(size) < 1024 or unit == _UNITS[-1]:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    raise AssertionError("unreachable")
-
-
 def _peaks(stage: StageReport) -> str:
     return (
-        "\n".join(f"{index}: {show_bytes(size)} ({metric})" for index, metric, size in gpu_peaks(stage.metrics)) or "–"
+        "\n".join(f"{index}: {format_bytes(size)} ({figure})" for index, figure, size in gpu_peaks(stage.metrics))
+        or "–"
     )

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gpuexec.errors import ResourcesError
+from gpuexec.errors import GpusBusy, ResourcesError
 from gpuexec.hardware.model import ComputeMode, Device
 from gpuexec.plan.explain import describe
-from gpuexec.plan.model import BusyGpuPolicy, PlanOptions
-
-
-class GpusBusy(ResourcesError):
-    """Other processes hold GPUs, and the policy is to wait for them."""
+from gpuexec.plan.model import PlanOptions
+from gpuexec.policies import BusyGpuPolicy
 
 
 def usable_devices(devices: Sequence[Device], options: PlanOptions) -> tuple[list[Device], list[str]]:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from gpuexec.errors import ResourcesError
 from gpuexec.hardware.model import ComputeMode, Device
 from gpuexec.plan.ledger import Ledger
-from gpuexec.plan.request import GIB, WHOLE_GPU, Request
+from gpuexec.plan.request import WHOLE_GPU, Request
+from gpuexec.units import GIB
 
 
 def refuse_cpus(request: Request, usable_cpus: float, total_cpus: float, reserved: float) -> ResourcesError:

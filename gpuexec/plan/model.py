@@ -3,17 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import StrEnum
 
 from gpuexec.contract.allocation import Allocation
-
-
-class BusyGpuPolicy(StrEnum):
-    """What to do with a GPU that other processes use."""
-
-    ERROR = "error"
-    SKIP = "skip"
-    WAIT = "wait"
+from gpuexec.policies import BusyGpuPolicy
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 from gpuexec.errors import ConfigurationError
 from gpuexec.plan.model import StageDemand
+from gpuexec.units import GIB
 
 WHOLE_GPU = 1000  # thousandths
-GIB = 1024**3
 _MIN_CPUS = 0.25  # a process that asks for (almost) nothing still needs some
 _CPU_ROUNDING = 1e-9  # sums of floats: ten workers of 0.1 CPUs fit one CPU
 

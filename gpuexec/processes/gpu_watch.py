@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 
+from gpuexec.errors import NvmlUnavailable
 from gpuexec.hardware import nvml
 from gpuexec.hardware.nvml_events import GpuEvents, GpuFault
 
@@ -34,7 +35,7 @@ class GpuWatch:
         with contextlib.ExitStack() as session:
             try:
                 library = session.enter_context(nvml.session())
-            except nvml.NvmlUnavailable as error:
+            except NvmlUnavailable as error:
                 self._unwatched = dict.fromkeys(uuids, str(error))
                 return
             events = GpuEvents(library, uuids)

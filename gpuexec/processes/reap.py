@@ -9,6 +9,7 @@ from pathlib import Path
 
 from gpuexec.processes.guardian import Guardian
 from gpuexec.processes.spawn import WorkerProcess
+from gpuexec.units import MIB
 
 
 def kill_group(worker: WorkerProcess, signal_number: signal.Signals) -> None:
@@ -65,37 +66,5 @@ def describe_exit(exit_code: int, *, oom_kills: int | None, rss_peak_bytes: int 
     elif oom_kills == 0:
         text += "; the cgroup counted no out-of-memory kill, so another process sent the signal"
     if rss_peak_bytes is not None:
-        text += f"; its memory peaked at {rss_peak_bytes / 2**20:,.0f} MiB up to its last finished batch"
+        text += f"; its memory peaked at {rss_peak_bytes / MIB:,.0f} MiB up to its last finished batch"
     return text
-
-
-def read_oom_kills() -> int | None:
-    """Return the cgroup's count of out-of-memory kills, or ``None`` if it cannot be read.
-
-    It stands in ``memory.events`` (cgroup v2) or ``memory.oom_control`` (v1).
-    """
-    for path in _oom_counter_paths():
-        with contextlib.suppress(OSError, ValueError):
-            for line in path.read_text().splitlines():
-                key, _, value = line.partition(" ")
-                if key == "oom_kill":
-                    return int(value)
-    return None
-
-
-def _oom_counter_paths() -> list[Path]:
-    """Return where the counter may be. In a container, our cgroup is often mounted at the root of the tree."""
-    paths = []
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
-            _, controllers, cgroup = line.split(":", 2)
-            relative = cgroup.lstrip("/")
-            if not controllers:
-                paths += [
-                    Path("/sys/fs/cgroup", relative, "memory.events"),
-                    Path("/sys/fs/cgroup/memory.events"),
-                ]
-            elif "memory" in controllers.split(","):
-                root = Path("/sys/fs/cgroup/memory")
-                paths += [root / relative / "memory.oom_control", root / "memory.oom_control"]
-    return paths

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from gpuexec.channel.recorder import FlightRecorder
 from gpuexec.plan.model import WorkerGrant
+from gpuexec.units import KIB
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
@@ -31,8 +32,8 @@ THREAD_CAPS = (
     "VECLIB_MAXIMUM_THREADS",
 )
 _MAX_LAST_LINES = 40
-_OUTPUT_CHUNK_BYTES = 64 * 1024
-_MAX_LINE_BYTES = 16 * 1024
+_OUTPUT_CHUNK_BYTES = 64 * KIB
+_MAX_LINE_BYTES = 16 * KIB
 
 
 def worker_environment(base: Mapping[str, str], grant: WorkerGrant, env_vars: Mapping[str, str]) -> dict[str, str]:

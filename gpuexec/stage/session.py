@@ -28,7 +28,7 @@ from typing import Any, Self
 from gpuexec.contract.adapter import StageAdapter
 from gpuexec.contract.executor import NodeInfo, WorkerMetadata
 from gpuexec.contract.phases import StagePhase
-from gpuexec.curator.origin import class_name_of
+from gpuexec.naming import full_name
 from gpuexec.stage.pinning import check_pinning
 
 _PROCESS = StagePhase.PROCESS  # on the hot path: looking up a member costs 0.1 µs in Python 3.11
@@ -56,7 +56,7 @@ class StageSession:
         from gpuexec.stage.node_lock import node_lock  # few workers need it
 
         self.phase = StagePhase.SETUP_ON_NODE
-        with node_lock(class_name_of(self.adapter.stage)):
+        with node_lock(full_name(type(self.adapter.stage))):
             self.adapter.setup_on_node(self._node, self._worker)
         self.phase = StagePhase.IDLE
 

@@ -13,17 +13,17 @@ import socket
 import sys
 import time
 from types import FrameType
-from typing import Any
 
 from gpuexec.channel import codec
 from gpuexec.channel.messages import Booted, ErrorHandling, Start
 from gpuexec.channel.payload import Inline
 from gpuexec.channel.recorder import FlightRecorder
-from gpuexec.channel.wire import BlockingConnection, ConnectionLost
-from gpuexec.contract.allocation import Allocation, GpuShare
+from gpuexec.channel.wire import BlockingConnection
+from gpuexec.contract.allocation import Allocation
 from gpuexec.contract.executor import NodeInfo, WorkerMetadata
 from gpuexec.contract.phases import StagePhase
 from gpuexec.curator import adapters, registration
+from gpuexec.errors import ConnectionLost
 from gpuexec.stage.loading import loading_stage
 from gpuexec.stage.session import StageSession
 from gpuexec.stage.stacks import write_stacks_on_signal
@@ -60,7 +60,7 @@ def _serve(connection: BlockingConnection, recorder: FlightRecorder) -> None:
             os.sched_setaffinity(0, start.cpu_affinity)
     log = LogSink(connection, start.log_level)
     registration.install()
-    allocation = _allocation(start.allocation)
+    allocation = Allocation.from_dict(start.allocation)
     (payload,) = start.payloads
     assert isinstance(payload, Inline)
     try:
@@ -86,8 +86,3 @@ def _serve(connection: BlockingConnection, recorder: FlightRecorder) -> None:
 
     signal.signal(signal.SIGTERM, terminate_once)
     loop.run()
-
-
-def _allocation(fields: dict[str, Any]) -> Allocation:
-    shares = tuple(GpuShare(**share) for share in fields["gpus"])
-    return Allocation(**{**fields, "gpus": shares})

@@ -11,7 +11,8 @@ import sys
 from typing import Any
 
 from gpuexec.channel.messages import LogLine
-from gpuexec.channel.wire import BlockingConnection, ConnectionLost
+from gpuexec.channel.wire import BlockingConnection
+from gpuexec.errors import ConnectionLost
 
 _DEFAULT_HANDLER = 0  # the handler that loguru installs itself, on stderr
 

@@ -17,11 +17,11 @@ from typing import Any
 from gpuexec.channel.messages import ErrorHandling, NodeReady, Ready, SetUp, SetUpOnNode, Stop, Stopped, Work
 from gpuexec.channel.recorder import FlightRecorder
 from gpuexec.channel.segments import SegmentPool
-from gpuexec.channel.wire import BlockingConnection, ConnectionLost
+from gpuexec.channel.wire import BlockingConnection
 from gpuexec.contract.lineage import parents_of
 from gpuexec.contract.metrics import INPUT_BYTES, OOM_SPLITS, merge_metrics
 from gpuexec.contract.phases import StagePhase
-from gpuexec.errors import error_names_match, names_of
+from gpuexec.errors import ConnectionLost, error_names_match, names_of
 from gpuexec.stage.session import StageSession
 from gpuexec.worker.failures import describe_failure
 from gpuexec.worker.gpu_memory_errors import free_gpu_cache, is_out_of_gpu_memory

@@ -19,9 +19,11 @@ from typing import Any, Protocol
 
 from gpuexec.contract import metrics
 from gpuexec.contract.allocation import Allocation, GpuShare
+from gpuexec.contract.metrics import MemoryAbsence
+from gpuexec.errors import NvmlUnavailable
 from gpuexec.stage.pinning import torch_with_cuda
+from gpuexec.units import KIB
 
-_INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO in the kernel's include/linux/proc_ns.h
 _SAMPLE_S = 0.05
 _RSS_PERIOD_S = 0.1
 
@@ -37,7 +39,7 @@ class PeakRss:
         """Return the peak in bytes as of the last reading; ``now``: the time of the monotonic clock, in seconds."""
         if now - self._read_at > _RSS_PERIOD_S:
             self._read_at = now
-            self._bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
+            self._bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB  # the unit on Linux
         return self._bytes
 
 
@@ -75,7 +77,7 @@ class GpuProbe:
         self._shares = shares
         self._session: Any = None
         self._sampler: _Sampler | None = None
-        self._nvml_absent_reason: str | None = None
+        self._nvml_absence: MemoryAbsence | None = None
         self._torch: Any = None
 
     def before_batch(self) -> None:
@@ -84,7 +86,7 @@ class GpuProbe:
         if self._torch is not None:
             for ordinal in range(self._device_count(self._torch)):
                 self._torch.cuda.reset_peak_memory_stats(ordinal)
-        if self._session is None and self._nvml_absent_reason is None:
+        if self._session is None and self._nvml_absence is None:
             self._open_nvml()
         if self._sampler is not None:
             self._sampler.start_batch()
@@ -109,8 +111,8 @@ class GpuProbe:
 
     def _readings(self, ordinal: int, share: GpuShare, torch: Any, sampled: dict[str, Any]) -> dict[str, float]:
         readings: dict[str, float] = {}
-        used, peak, reason = sampled.get(share.uuid, (None, None, self._nvml_absent_reason or "not_sampled"))
-        if used is not None:
+        used, peak = sampled.get(share.uuid, (self._nvml_absence or MemoryAbsence.NOT_SAMPLED, None))
+        if not isinstance(used, MemoryAbsence):
             readings = {metrics.PROCESS_USED: used, metrics.PROCESS_PEAK: max(used, peak or 0)}
         source = "nvml_process" if readings else "absent"
         if torch is not None and ordinal < self._device_count(torch):
@@ -120,7 +122,7 @@ class GpuProbe:
             readings[metrics.TORCH_PEAK] = torch.cuda.max_memory_allocated(ordinal)
         readings[f"memory_source.{source}"] = 1.0
         if source == "absent":
-            readings[f"memory_absent.{reason}"] = 1.0
+            readings[f"memory_absent.{used}"] = 1.0
         return {metrics.gpu_key(share.index, name): float(value) for name, value in readings.items()}
 
     @staticmethod
@@ -128,19 +130,21 @@ class GpuProbe:
         return int(torch.cuda.device_count())
 
     def _open_nvml(self) -> None:
-        if _pid_namespace() != _INITIAL_PID_NAMESPACE:
-            self._nvml_absent_reason = "pid_namespace"
+        from gpuexec.hardware.host import in_initial_pid_namespace
+
+        if not in_initial_pid_namespace():
+            self._nvml_absence = MemoryAbsence.PID_NAMESPACE
         elif all(share.uuid.startswith("MIG-") for share in self._shares):
-            self._nvml_absent_reason = "mig"
+            self._nvml_absence = MemoryAbsence.MIG
         else:
             from gpuexec.hardware import nvml
 
             self._session = contextlib.ExitStack()
             try:
                 library = self._session.enter_context(nvml.session())
-            except nvml.NvmlUnavailable:
+            except NvmlUnavailable:
                 self._session = None
-                self._nvml_absent_reason = "nvml_unavailable"
+                self._nvml_absence = MemoryAbsence.NVML_UNAVAILABLE
                 return
             readers = {share.uuid: nvml.ProcessMemory(library, share.uuid, os.getpid()) for share in self._shares}
             self._sampler = _Sampler(readers)
@@ -163,15 +167,11 @@ class _Sampler:
             self._peaks = {}
         self._running.set()
 
-    def end_batch(self) -> dict[str, tuple[int | None, int | None, str]]:
-        """Return (bytes now, peak bytes, why there are none) by UUID."""
+    def end_batch(self) -> dict[str, tuple[int | MemoryAbsence, int | None]]:
+        """Return (bytes now or why they are unknown, peak bytes) by UUID."""
         self._running.clear()
-        sampled: dict[str, tuple[int | None, int | None, str]] = {}
         with self._lock:
-            for uuid, reader in self._readers.items():
-                used, _ = reader.read()
-                sampled[uuid] = (used, self._peaks.get(uuid), "not_listed_by_nvml")
-        return sampled
+            return {uuid: (reader.read(), self._peaks.get(uuid)) for uuid, reader in self._readers.items()}
 
     def stop(self) -> None:
         self._stopping.set()
@@ -182,13 +182,7 @@ class _Sampler:
         while self._running.wait() and not self._stopping.is_set():
             with self._lock:
                 for uuid, reader in self._readers.items():
-                    used, _ = reader.read()
-                    if used is not None:
+                    used = reader.read()
+                    if not isinstance(used, MemoryAbsence):
                         self._peaks[uuid] = max(used, self._peaks.get(uuid, 0))
             self._stopping.wait(_SAMPLE_S)
-
-
-def _pid_namespace() -> int | None:
-    with contextlib.suppress(OSError):
-        return os.stat("/proc/self/ns/pid").st_ino  # noqa: PTH116
-    return None

@@ -19,11 +19,12 @@ from gpuexec.channel.payloads import needs_segment, store
 from gpuexec.channel.segments import Segment, SegmentPool
 from gpuexec.channel.wire import BlockingConnection
 from gpuexec.contract.metrics import add_metrics
+from gpuexec.units import KIB, MIB
 
-_FLUSH_BYTES = 256 * 1024
+_FLUSH_BYTES = 256 * KIB
 _FLUSH_SECONDS = 0.005
 _SEGMENT_REF_BYTES = 64  # what a reference to a segment adds to a message, roughly
-_ARENA_BYTES = 16 * 1024 * 1024  # large payloads of one batch share segments of this size
+_ARENA_BYTES = 16 * MIB  # large payloads of one batch share segments of this size
 
 
 class Outbox:

@@ -28,7 +28,7 @@ def main() -> None:
     from loguru import logger
 
     logger.remove()  # every kill logs a warning
-    executor = LocalExecutor(show_progress=False, capsule_dir="", max_attempts=options.max_attempts)
+    executor = LocalExecutor(show_progress=False, capsules=False, max_attempts=options.max_attempts)
     stages: list[Any] = [Shards(), Rows(), Sift(), Score(), Store(str(options.folder))]
     tasks = Pipeline("chaos", stages=stages).run(
         executor,

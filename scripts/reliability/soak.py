@@ -160,7 +160,7 @@ def soak(minutes: float, seed: int, out: Path) -> bool:
             max_batches_per_worker=5000,
             queue_tasks=256,
             checkpoint=checkpoint,
-            capsule_dir="",
+            capsules=False,
             log_level="ERROR",
         )
         watcher.start()

@@ -131,10 +131,16 @@ def outcome(adapter: Any, stage: Any, batches: list[list[str]], toy: type, *, so
         try:
             outputs = made.process_batch(tasks)
         except Exception as error:
-            told.append((type(error).__name__, str(error)))
+            told.append((kind(error), str(error)))
         else:
             told.append([(masked(task.task_id), task.data, stats(task)) for task in outputs])
     return told
+
+
+def kind(error: Exception) -> str:
+    """The built-in class that Curator raises: our errors are subclasses of it (docs/adr/0003)."""
+    builtin = [cls.__name__ for cls in type(error).__mro__ if cls.__module__ == "builtins"]
+    return builtin[: builtin.index("Exception")][-1]
 
 
 def masked(task_id: str) -> str:
@@ -214,7 +220,7 @@ def test_with_agrees(changes):
         try:
             made = library.Double().with_(**changes)
         except Exception as error:
-            told.append(type(error).__name__)
+            told.append(kind(error))
         else:
             told.append(
                 (made.name, made.batch_size, made.num_workers(), made.num_workers_per_node(), own_spec(made, changes))

@@ -1,9 +1,9 @@
-/* Figures of one device: identity, memory, load, processes, MIG. */
+/* Readings of one device: identity, memory, utilisation, processes, MIG. */
 #include "node.h"
 
 #include <unistd.h>
 
-/* Answer a number of the file, "not supported" where it has none. */
+/* Return a number from the file, or "not supported" if the file does not have it. */
 static nvmlReturn_t number(nvmlDevice_t device, const char *field, unsigned long long *value) {
   Sim sim;
   nvmlReturn_t result = sim_find_field(device, field, &sim);
@@ -150,7 +150,7 @@ nvmlReturn_t nvmlDeviceGetGraphicsRunningProcesses_v3(nvmlDevice_t device, unsig
   LOCKED(processes(device, "graphics", count, infos));
 }
 
-/* ---- load and abilities ---- */
+/* ---- utilisation and capabilities ---- */
 
 static nvmlReturn_t utilization(nvmlDevice_t device, nvmlUtilization_t *rates) {
   Sim sim;
@@ -222,7 +222,7 @@ nvmlReturn_t nvmlDeviceGetClockInfo(nvmlDevice_t device, nvmlClockType_t type, u
   LOCKED(small_number(device, type == NVML_CLOCK_MEM ? "memory_clock_mhz" : "sm_clock_mhz", mhz));
 }
 
-/* "throttled_ns" of a GPU: {field id: nanoseconds}. As with the real library, each field has its own answer. */
+/* "throttled_ns" of a GPU: {field id: nanoseconds}. As in the real library, each field has its own return code. */
 static nvmlReturn_t field_values(nvmlDevice_t device, int count, nvmlFieldValue_t *values) {
   Sim sim;
   nvmlReturn_t result = sim_find_field(device, "throttled_ns", &sim);
@@ -242,7 +242,7 @@ nvmlReturn_t nvmlDeviceGetFieldValues(nvmlDevice_t device, int count, nvmlFieldV
 }
 
 static nvmlReturn_t affinity(nvmlDevice_t device, unsigned int words, unsigned long *mask) {
-  Sim sim; /* asked of the kernel, so a lost GPU answers too */
+  Sim sim; /* the kernel answers this, so it works for a lost GPU too */
   nvmlReturn_t result = sim_find(device, &sim);
   const char *cpus = result == NVML_SUCCESS ? json_member(sim.gpu, "cpu_affinity") : NULL, *cpu;
   if (result == NVML_SUCCESS && !cpus) return NVML_ERROR_NOT_SUPPORTED;
@@ -280,7 +280,7 @@ nvmlReturn_t nvmlDeviceGetMigMode(nvmlDevice_t device, unsigned int *current, un
 static nvmlReturn_t most_slices(nvmlDevice_t device, unsigned int *count) {
   Sim sim;
   nvmlReturn_t result = sim_find_field(device, "mig", &sim);
-  *count = result == NVML_SUCCESS && json_member(sim.gpu, "mig") ? MOST_SLICES : 0;
+  *count = result == NVML_SUCCESS && json_member(sim.gpu, "mig") ? MAX_SLICES : 0;
   return result;
 }
 
@@ -292,7 +292,7 @@ static nvmlReturn_t slice_handle(nvmlDevice_t device, unsigned int index, nvmlDe
   Sim sim, found;
   nvmlReturn_t result = sim_find_field(device, "mig", &sim);
   if (result != NVML_SUCCESS) return result;
-  if (sim.slice >= 0 || index >= MOST_SLICES) return NVML_ERROR_INVALID_ARGUMENT;
+  if (sim.slice >= 0 || index >= MAX_SLICES) return NVML_ERROR_INVALID_ARGUMENT;
   *slice = &sim_handles[sim.index][1 + index];
   return sim_find(*slice, &found) == NVML_SUCCESS ? NVML_SUCCESS : NVML_ERROR_NOT_FOUND;
 }

@@ -1,6 +1,6 @@
-/* Reads values out of a JSON text in place: a "cursor" points at a value, NULL means "not there".
+/* Reads values from a JSON text in place. A "cursor" points at a value; NULL means that there is none.
  *
- * The text comes from Python's json module, so it is well formed; nothing here validates it.
+ * The text comes from Python's json module, so it is well formed and is not validated here.
  */
 #ifndef GPUEXEC_NVML_SIM_JSON_H
 #define GPUEXEC_NVML_SIM_JSON_H
@@ -19,7 +19,7 @@ static const char *json_skip_string(const char *p) {
   return *p ? p + 1 : p;
 }
 
-/* Return what follows the value at p. */
+/* Return a pointer to the text after the value at p. */
 static const char *json_skip(const char *p) {
   if (*p == '"') return json_skip_string(p);
   if (*p != '{' && *p != '[') return p + strcspn(p, ",]} \t\r\n");
@@ -71,7 +71,7 @@ static int json_equals(const char *value, const char *text) {
   return value && *value == '"' && !strncmp(value + 1, text, length) && value[length + 1] == '"';
 }
 
-/* Copy a string value, cut to size. */
+/* Copy a string value, truncated to size. */
 static void json_copy(const char *value, char *target, size_t size) {
   size_t length = 0;
   if (value && *value == '"') {

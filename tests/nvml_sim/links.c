@@ -1,4 +1,4 @@
-/* How GPUs are joined, and the events they report. */
+/* How GPUs are linked, and the events they report. */
 #include "node.h"
 
 #include <time.h>
@@ -42,7 +42,7 @@ nvmlReturn_t nvmlDeviceGetTopologyCommonAncestor(nvmlDevice_t first, nvmlDevice_
   LOCKED(ancestor(first, second, level));
 }
 
-/* Unlike the process queries, a query for the count alone answers success. */
+/* Unlike the process queries, a query for the count alone succeeds. */
 static nvmlReturn_t nearest(nvmlDevice_t device, nvmlGpuTopologyLevel_t level, unsigned int *count,
                             nvmlDevice_t *devices) {
   Sim sim;
@@ -50,7 +50,7 @@ static nvmlReturn_t nearest(nvmlDevice_t device, nvmlGpuTopologyLevel_t level, u
   if (result != NVML_SUCCESS) return result;
   int gpus = json_length(json_member(sim_node(), "gpus"));
   unsigned int found = 0, room = *count;
-  for (int i = 0; i < gpus && i < MOST_GPUS; i++) {
+  for (int i = 0; i < gpus && i < MAX_GPUS; i++) {
     if (i == sim.index || level_between(sim.index, i) > level) continue;
     if (devices && found < room) devices[found] = &sim_handles[i][0];
     found++;
@@ -64,7 +64,7 @@ nvmlReturn_t nvmlDeviceGetTopologyNearestGpus(nvmlDevice_t device, nvmlGpuTopolo
   LOCKED(nearest(device, level, count, devices));
 }
 
-/* "nvlinks" of a GPU: its links in order, each the index of the peer or "switch". */
+/* "nvlinks" of a GPU: for each link, in order, the index of the peer or "switch". */
 static const char *nvlink(const Sim *sim, int link) { return json_element(json_member(sim->gpu, "nvlinks"), link); }
 
 static int reaches(const Sim *from, const Sim *to) {
@@ -124,15 +124,15 @@ nvmlReturn_t nvmlDeviceGetNvLinkRemotePciInfo_v2(nvmlDevice_t device, unsigned i
   LOCKED(link_remote(device, link, pci));
 }
 
-/* ---- events: the file's "xids" of a GPU; those that were there at registration are old news ----
+/* ---- events: the "xids" of a GPU in the file, except those that were there at registration ----
  *
- * An XID is a number, or [number, GPU instance] where it concerns one MIG slice. While a registered GPU is lost,
- * every wait ends at once, after the events that are left. "event_wait_error" makes every wait fail.
+ * An XID is a number, or [number, GPU instance] if it concerns one MIG slice. While a registered GPU is lost,
+ * every wait returns the remaining events and then fails at once. "event_wait_error" makes every wait fail.
  */
 
 struct nvmlEventSet_st {
-  int registered[MOST_GPUS];
-  int seen[MOST_GPUS];
+  int registered[MAX_GPUS];
+  int seen[MAX_GPUS];
 };
 
 static int count_xids(int gpu) {
@@ -175,7 +175,7 @@ nvmlReturn_t nvmlDeviceRegisterEvents(nvmlDevice_t device, unsigned long long ty
 }
 
 static nvmlReturn_t next_event(nvmlEventSet_t set, nvmlEventData_t *data) {
-  for (int gpu = 0; gpu < MOST_GPUS; gpu++) {
+  for (int gpu = 0; gpu < MAX_GPUS; gpu++) {
     if (!set->registered[gpu] || set->seen[gpu] >= count_xids(gpu)) continue;
     const char *xids = json_member(json_element(json_member(sim_node(), "gpus"), gpu), "xids");
     const char *xid = json_element(xids, set->seen[gpu]++), *pair = *xid == '[' ? xid : NULL;
@@ -187,7 +187,7 @@ static nvmlReturn_t next_event(nvmlEventSet_t set, nvmlEventData_t *data) {
     data->computeInstanceId = pair ? 0 : 0xFFFFFFFF;
     return NVML_SUCCESS;
   }
-  for (int gpu = 0; gpu < MOST_GPUS; gpu++)
+  for (int gpu = 0; gpu < MAX_GPUS; gpu++)
     if (set->registered[gpu] && json_true(json_member(json_element(json_member(sim_node(), "gpus"), gpu), "lost")))
       return NVML_ERROR_GPU_IS_LOST;
   return (nvmlReturn_t)json_number(json_member(sim_node(), "event_wait_error"), NVML_ERROR_TIMEOUT);

@@ -1,6 +1,6 @@
 /* The simulated node: the JSON file named by $GPUEXEC_NVML_SIM, read again whenever it is replaced.
  *
- * Every exported function is written inside LOCKED(…), so the text cannot change under a reader. A handle is
+ * Every exported function is written inside LOCKED(…), so the text does not change while it is read. A handle is
  * the address of an element of `handles`: [gpu][0] is the GPU itself, [gpu][1 + i] its MIG slice i.
  */
 #ifndef GPUEXEC_NVML_SIM_NODE_H
@@ -17,13 +17,13 @@
 
 #include "json.h"
 
-enum { MOST_GPUS = 16, MOST_SLICES = 7, BUFFER_NVML_UUID = 96 };
+enum { MAX_GPUS = 16, MAX_SLICES = 7, BUFFER_NVML_UUID = 96 };
 
 struct nvmlDevice_st {
   int unused;
 };
 
-extern struct nvmlDevice_st sim_handles[MOST_GPUS][1 + MOST_SLICES];
+extern struct nvmlDevice_st sim_handles[MAX_GPUS][1 + MAX_SLICES];
 extern pthread_mutex_t sim_lock;
 extern int sim_initialised;
 
@@ -45,13 +45,13 @@ typedef struct {
   const char *value; /* cursor at the slice, or the GPU */
 } Sim;
 
-/* Look a handle up. Answers what NVML would: uninitialised, unknown handle. */
+/* Look up a handle. Returns the errors of NVML: uninitialised, invalid argument. */
 nvmlReturn_t sim_find(nvmlDevice_t device, Sim *found);
 
-/* The same, and refuse a lost GPU and whatever the file lists as "unsupported". */
+/* Look up a handle; fail for a lost GPU, and for what the file lists as "unsupported". */
 nvmlReturn_t sim_find_field(nvmlDevice_t device, const char *field, Sim *found);
 
 nvmlReturn_t sim_text(const char *value, char *target, unsigned int size);
-unsigned long long sim_used(const Sim *sim); /* bytes the listed processes and the file's own figure make */
+unsigned long long sim_used(const Sim *sim); /* bytes used by the listed processes, plus the number in the file */
 
 #endif

@@ -9,7 +9,7 @@ MIB = 1024**2
 
 
 def gpu(number: int, memory_gib: float = 80, name: str = "NVIDIA H100 80GB HBM3", **fields: Any) -> dict[str, Any]:
-    """One GPU; ``fields`` add to it or replace what is here."""
+    """One GPU; ``fields`` add to or replace the values given here."""
     return {
         "uuid": uuid(number),
         "name": name,
@@ -29,7 +29,7 @@ def gpu(number: int, memory_gib: float = 80, name: str = "NVIDIA H100 80GB HBM3"
 
 
 def uuid(number: int, kind: str = "GPU") -> str:
-    """A UUID whose first eight digits tell the number apart."""
+    """A UUID whose first eight digits are the GPU's number."""
     return f"{kind}-{number:08x}-1111-2222-3333-4444444444{number:02x}"
 
 
@@ -44,7 +44,7 @@ def no_gpu() -> dict[str, Any]:
 
 
 def small() -> dict[str, Any]:
-    """A workstation: one small GPU that also draws the desktop."""
+    """A workstation: one small GPU that also renders the desktop."""
     desktop = {"pid": 1, "used_bytes": 300 * MIB, "kind": "graphics"}
     return node(
         gpu(0, 8, "NVIDIA GeForce RTX 4060", compute_capability=[8, 9], processes=[desktop], utilization_percent=3)
@@ -52,7 +52,7 @@ def small() -> dict[str, Any]:
 
 
 def eight_nvlink() -> dict[str, Any]:
-    """A server: eight equal GPUs on an NVSwitch, four at each of two sockets of 32 CPUs."""
+    """A server: eight equal GPUs on an NVSwitch, four on each of two sockets with 32 CPUs."""
     gpus = []
     for number in range(8):
         first = 0 if number < 4 else 32
@@ -63,7 +63,7 @@ def eight_nvlink() -> dict[str, Any]:
 
 
 def two_islands() -> dict[str, Any]:
-    """Four GPUs without NVLink but for the pairs 0-2 and 1-3: the closest are not neighbours by number."""
+    """Four GPUs of which only the pairs 0-2 and 1-3 have NVLink: the closest GPUs do not have adjacent numbers."""
     links = {0: [2, 2], 1: [3], 2: [0, 0], 3: [1]}
     gpus = [gpu(number, 24, "NVIDIA A10", nvlinks=links[number]) for number in range(4)]
     return node(*gpus, topology={"default": "host_bridge", "pairs": [[0, 1, "single_switch"]]})
@@ -80,7 +80,7 @@ def unequal() -> dict[str, Any]:
 
 
 def mig() -> dict[str, Any]:
-    """One GPU cut into a large and two small slices."""
+    """One GPU divided into one large and two small slices."""
     sizes = [("3g.40gb", 40), ("1g.10gb", 10), ("1g.10gb", 10)]
     slices = [
         {
@@ -97,7 +97,7 @@ def mig() -> dict[str, Any]:
 
 
 def lost() -> dict[str, Any]:
-    """Three GPUs: one well, one that cannot be opened any more, one lost after it was opened."""
+    """Three GPUs: one healthy, one that can no longer be opened, one lost after it was opened."""
     return node(
         gpu(0),
         gpu(1, lost=True),
@@ -112,7 +112,7 @@ def held() -> dict[str, Any]:
 
 
 def unified() -> dict[str, Any]:
-    """A board whose GPU shares the system's memory and reports none of its own."""
+    """A board whose GPU shares the system's memory and reports no memory of its own."""
     return node(gpu(0, name="NVIDIA GB10", compute_capability=[12, 1], unsupported=["memory"]))
 
 

@@ -1,4 +1,4 @@
-"""Fixtures: the simulator library, built once, and a node described by it for one test."""
+"""Fixtures: the simulator library, built once per session, and a simulated node for one test."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.nvml_sim.simulator import SimulatedNode
 
 @pytest.fixture(scope="session")
 def nvml_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The simulator, built and loaded into this process: pynvml then finds it under the driver's name."""
+    """Build the simulator and load it into this process, so that pynvml finds it under the driver's name."""
     library = simulator.build(tmp_path_factory.mktemp("nvml"))
     simulator.preload(library)
     return library
@@ -25,7 +25,7 @@ def nvml_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def nvml_node(
     nvml_library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[dict[str, Any]], SimulatedNode]:
-    """Make this process, and those it starts, see the given node and all of its GPUs."""
+    """Return a function that makes this process, and those it starts, see a given node with all of its GPUs."""
 
     def use(description: dict[str, Any]) -> SimulatedNode:
         path = tmp_path / "node.json"

@@ -1,7 +1,7 @@
-"""Builds the simulator of ``libnvidia-ml.so.1`` and puts it in front of the real ``pynvml``.
+"""Builds the simulator of ``libnvidia-ml.so.1``, which the real ``pynvml`` then loads.
 
-The C files implement what `pynvml` and the tools built on it ask for; every other function of the true
-header is exported as "not supported", because a missing symbol is not the same as that answer. The compiler
+The C files implement the functions that `pynvml` and the tools built on it call. Every other function of the real
+header is exported and returns "not supported", since pynvml treats a missing symbol differently. The compiler
 checks each signature against the header (PyPI package ``nvidia-nvml-dev``, never copied into this repository).
 """
 
@@ -51,7 +51,7 @@ def preload(library: Path) -> None:
 
 
 class SimulatedNode:
-    """The JSON file that describes the node, of which every process sees each change at once."""
+    """The JSON file that describes the node. Every process sees a change at once."""
 
     def __init__(self, path: Path, description: dict[str, Any]) -> None:
         self.path = path
@@ -62,7 +62,7 @@ class SimulatedNode:
         return json.loads(self.path.read_text())
 
     def write(self, description: dict[str, Any]) -> None:
-        """Replace the description, in one step."""
+        """Replace the description atomically."""
         fresh = self.path.with_suffix(f".{os.getpid()}")
         fresh.write_text(json.dumps(description))
         fresh.replace(self.path)
@@ -75,7 +75,7 @@ class SimulatedNode:
 
 
 def hold_memory(gpu: int, used_bytes: int | None) -> None:
-    """List the calling process as one that holds memory on a GPU (in a worker: by the inherited variable)."""
+    """List the calling process as holding memory on a GPU. Works in a worker too, since it inherits the variable."""
     path = Path(os.environ[VARIABLE])
     description = json.loads(path.read_text())
     others = [p for p in description["gpus"][gpu].get("processes", []) if p["pid"] != os.getpid()]
@@ -91,7 +91,7 @@ def _compiler() -> str:
 
 
 def declared_functions() -> list[tuple[str, str]]:
-    """Names and parameter lists of the header's functions."""
+    """Return names and parameter lists of the header's functions."""
     plain = re.sub(r"//[^\n]*|/\*.*?\*/", "", _header().read_text(encoding="utf-8", errors="replace"), flags=re.DOTALL)
     return [(name, " ".join(parameters.split())) for name, parameters in _DECLARATION.findall(plain)]
 
@@ -104,7 +104,7 @@ def _header() -> Path:
 
 
 def _stubs() -> str:
-    """Definitions of every function that the C files do not define."""
+    """Return definitions of all functions that the C files do not define."""
     written = set(re.findall(r"^nvmlReturn_t (nvml\w+)\(", "\n".join(s.read_text() for s in _SOURCES), re.MULTILINE))
     stubs = [
         f"nvmlReturn_t {name}({parameters}) {{ return NVML_ERROR_NOT_SUPPORTED; }}"

@@ -1,9 +1,9 @@
-/* Life of the library, the node's own figures, and how handles are found. */
+/* Initialisation and shutdown, readings of the node itself, and look-up of handles. */
 #include "node.h"
 
 #include <sys/types.h>
 
-struct nvmlDevice_st sim_handles[MOST_GPUS][1 + MOST_SLICES];
+struct nvmlDevice_st sim_handles[MAX_GPUS][1 + MAX_SLICES];
 pthread_mutex_t sim_lock = PTHREAD_MUTEX_INITIALIZER;
 int sim_initialised;
 
@@ -41,9 +41,9 @@ const char *sim_node(void) {
 nvmlReturn_t sim_find(nvmlDevice_t device, Sim *found) {
   if (!sim_initialised) return NVML_ERROR_UNINITIALIZED;
   long offset = device ? (long)(device - &sim_handles[0][0]) : -1;
-  if (offset < 0 || offset >= MOST_GPUS * (1 + MOST_SLICES)) return NVML_ERROR_INVALID_ARGUMENT;
-  found->index = (int)(offset / (1 + MOST_SLICES));
-  found->slice = (int)(offset % (1 + MOST_SLICES)) - 1;
+  if (offset < 0 || offset >= MAX_GPUS * (1 + MAX_SLICES)) return NVML_ERROR_INVALID_ARGUMENT;
+  found->index = (int)(offset / (1 + MAX_SLICES));
+  found->slice = (int)(offset % (1 + MAX_SLICES)) - 1;
   found->gpu = json_element(json_member(sim_node(), "gpus"), found->index);
   found->value = found->slice < 0 ? found->gpu
                                   : json_element(json_member(json_member(found->gpu, "mig"), "slices"), found->slice);
@@ -126,7 +126,7 @@ nvmlReturn_t nvmlSystemGetCudaDriverVersion_v2(int *version) { LOCKED(cuda_versi
 
 static int count_gpus(void) {
   int count = json_length(json_member(sim_node(), "gpus"));
-  return count < MOST_GPUS ? count : MOST_GPUS;
+  return count < MAX_GPUS ? count : MAX_GPUS;
 }
 
 static nvmlReturn_t get_count(unsigned int *count) {
@@ -137,8 +137,8 @@ static nvmlReturn_t get_count(unsigned int *count) {
 
 nvmlReturn_t nvmlDeviceGetCount_v2(unsigned int *count) { LOCKED(get_count(count)); }
 
-/* The handle of a GPU or slice. As with the real library, that of a lost GPU cannot be had: "lost_late" is a
- * GPU that is lost after its handle was given out. */
+/* Return the handle of a GPU or slice. As in the real library, a lost GPU cannot be opened: "lost_late" is a
+ * GPU that is lost after it was opened. */
 static nvmlReturn_t hand_out(int gpu, int slice, nvmlDevice_t *device) {
   Sim sim;
   nvmlReturn_t result = sim_find(&sim_handles[gpu][1 + slice], &sim);
@@ -161,7 +161,7 @@ nvmlReturn_t nvmlDeviceGetHandleByIndex_v2(unsigned int index, nvmlDevice_t *dev
 static nvmlReturn_t by_text(const char *key, const char *wanted, int slices, nvmlDevice_t *device) {
   if (!sim_initialised) return NVML_ERROR_UNINITIALIZED;
   for (int i = 0; i < count_gpus(); i++) {
-    for (int j = -1; j < (slices ? MOST_SLICES : 0); j++) {
+    for (int j = -1; j < (slices ? MAX_SLICES : 0); j++) {
       Sim sim;
       if (sim_find(&sim_handles[i][1 + j], &sim) == NVML_SUCCESS && json_equals(json_member(sim.value, key), wanted))
         return hand_out(i, j, device);

@@ -285,7 +285,7 @@ def test_a_changed_pipeline_is_refused_or_accepted(folder: Path):
     with pytest.raises(CheckpointMismatch, match=r"stage 'pair' \(2 of 4\): dropped was 3, is 5") as caught:
         run(folder, changed)
     assert "accept_changed_pipeline=True" in str(caught.value)
-    again = run(folder, changed, checkpoint_changed="accept")
+    again = run(folder, changed, accept_changed_pipeline=True)
     assert [task.data for task in again] == ["p4-0", "p4-1"], "what was done with the old settings stays"
     assert outputs(folder) == due()
 

@@ -22,8 +22,7 @@ from gpuexec import (
     StageNotPicklable,
     WorkerDied,
 )
-from gpuexec.driver.exceptions import RemoteTraceback
-from gpuexec.errors import RemoteStageError
+from gpuexec.errors import RemoteStageError, RemoteTraceback
 from gpuexec.stage.node_lock import node_lock
 from tests.process import stages
 from tests.process.stages import Apply, Journal, items
@@ -140,7 +139,7 @@ class ReturnsText(ProcessingStage):
 
 
 def test_a_stage_that_returns_the_wrong_type():
-    with pytest.raises(StageContractError, match=r"stage 'text' returned a str where a Task was due"):
+    with pytest.raises(StageContractError, match=r"stage 'text' returned a str instead of a Task"):
         run(ReturnsText())
 
 

@@ -189,7 +189,7 @@ def test_an_end(end: Any, phase: str, outcome: Outcome, tmp_path: Path, imported
         stop_timeout_s=0.5 if takes_too_long else 60.0,
         batch_timeout_s=0.5 if takes_too_long else None,
         setup_timeout_s=1.5 if takes_too_long else None,
-        capsule_dir="",
+        capsules=False,
     )
     pipeline = Pipeline("p", stages=[stage])
     if isinstance(outcome, Raises | Dies):

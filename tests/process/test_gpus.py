@@ -13,7 +13,7 @@ from loguru import logger
 
 from gpuexec import LocalExecutor, Pipeline, ProcessingStage, Resources, ResourcesError, StageContractError
 from gpuexec.contract.metrics import gpu_peaks
-from gpuexec.plan.busy import GpusBusy
+from gpuexec.errors import GpusBusy
 from tests.nvml_sim import nodes, simulator
 from tests.nvml_sim.nodes import GIB
 from tests.process.stages import Item, Range, items

@@ -55,13 +55,13 @@ def take_a_moment(value: int) -> int:
 
 
 def run(function: Any, *values: Any, **options: Any) -> tuple[list[Any], LocalExecutor]:
-    executor = LocalExecutor(show_progress=False, capsule_dir="", **options)
+    executor = LocalExecutor(show_progress=False, capsules=False, **options)
     stage = Apply(function).with_(num_workers=1)
     return Pipeline("p", stages=[stage]).run(executor, initial_tasks=items(*values)), executor
 
 
 def last_report_of(function: Any, *values: Any, **options: Any) -> Any:
-    executor = LocalExecutor(show_progress=False, capsule_dir="", max_attempts=1, **options)
+    executor = LocalExecutor(show_progress=False, capsules=False, max_attempts=1, **options)
     with pytest.raises(WorkerDied, match="was killed"):
         Pipeline("p", stages=[Apply(function).with_(num_workers=1)]).run(executor, initial_tasks=items(*values))
     return executor.last_report
@@ -111,7 +111,7 @@ class HangsInSetup(Journal):
 
 @pytest.mark.parametrize("phase", ["setup_on_node", "setup"])
 def test_set_up_has_a_limit_of_its_own(tmp_path: Path, phase: str):
-    executor = LocalExecutor(show_progress=False, capsule_dir="", max_attempts=1, setup_timeout_s=2.0)
+    executor = LocalExecutor(show_progress=False, capsules=False, max_attempts=1, setup_timeout_s=2.0)
     stage = HangsInSetup(tmp_path / "log", fail_in=phase)
     with pytest.raises(WorkerDied, match=f"died during {phase}: it took longer than setup_timeout_s = 2 s"):
         Pipeline("p", stages=[stage]).run(executor, initial_tasks=items(1))

@@ -59,7 +59,7 @@ class Fragile(ProcessingStage[Item, Item]):
 
 
 def executor(**options: Any) -> LocalExecutor:
-    return LocalExecutor(show_progress=False, **{"capsule_dir": "", **options})
+    return LocalExecutor(show_progress=False, **{"capsules": "capsule_dir" in options, **options})
 
 
 def run(stage: ProcessingStage, count: int, using: Any) -> list[tuple[str, Any]]:

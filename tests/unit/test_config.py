@@ -8,13 +8,34 @@ import pytest
 
 from gpuexec import ConfigurationError, InlineExecutor, LocalExecutor
 from gpuexec.config import ExecutorConfig
+from gpuexec.policies import BusyGpuPolicy, TaskFailurePolicy
 
 
 def test_defaults_are_valid_and_documented():
     config = ExecutorConfig.create()
     again = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
     assert ExecutorConfig.create(again) == config
-    assert all(f.metadata["about"] for f in dataclasses.fields(ExecutorConfig))
+
+
+@pytest.mark.parametrize("option", dataclasses.fields(ExecutorConfig), ids=lambda option: option.name)
+def test_every_option_is_documented_by_a_phrase(option):
+    about = option.metadata["about"]
+    assert about
+    assert not about.endswith(".")
+    assert "  " not in about
+
+
+def test_members_of_the_policies_are_accepted_as_values():
+    config = ExecutorConfig.create(busy_gpus=BusyGpuPolicy.WAIT, on_task_failure=TaskFailurePolicy.QUARANTINE)
+    assert (config.busy_gpus, config.on_task_failure) == ("wait", "quarantine")
+
+
+def test_exceptions_are_given_as_classes_or_names():
+    config = ExecutorConfig.create(retry_on=ConnectionError, retire_on=["torch.AcceleratorError", OSError])
+    assert (config.retry_on, config.retire_on) == (
+        ("builtins.ConnectionError",),
+        ("torch.AcceleratorError", "builtins.OSError"),
+    )
 
 
 def test_keywords_win_over_the_mapping():
@@ -23,7 +44,7 @@ def test_keywords_win_over_the_mapping():
 
 @pytest.mark.parametrize("executor", [LocalExecutor, InlineExecutor])
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"show_progres": True}, "unknown executor option 'show_progres'; did you mean 'show_progress'?"),
         ({"reserve_cpus": 1}, "did you mean 'reserved_cpus'?"),
@@ -37,13 +58,20 @@ def test_keywords_win_over_the_mapping():
         ({"stop_timeout_s": float("nan")}, "must be a finite number"),
         ({"busy_gpus": "ignore"}, "must be one of 'error', 'skip', 'wait', got 'ignore'"),
         ({"busy_gpu_memory_fraction": 1.1}, "must lie between 0 and 1"),
+        ({"on_task_failure": "ignore"}, "must be one of 'raise', 'quarantine', got 'ignore'"),
         ({"runtime_env": "A=1"}, "option 'runtime_env' must be a mapping, got str"),
+        (
+            {"capsule_dir": ""},
+            "option 'capsule_dir' must name a folder (use capsules=False to store no failed batches)",
+        ),
+        ({"checkpoint": ""}, "option 'checkpoint' must name a folder (leave it out for no checkpoint), got ''"),
+        ({"retry_on": [3]}, "option 'retry_on' takes exception classes or their names"),
     ],
 )
-def test_a_bad_option_is_named(executor, options, said):
+def test_a_bad_option_is_named(executor, options, message):
     with pytest.raises(ConfigurationError) as caught:
         executor(options)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     with pytest.raises(ValueError, match=r"."):
         executor(**options)
 

@@ -2,9 +2,62 @@
 
 from __future__ import annotations
 
+import importlib
 import pickle
+import pkgutil
+import re
 
-from gpuexec.errors import GpuexecError, WorkerDied
+import pytest
+
+import gpuexec
+from gpuexec import errors
+from gpuexec.errors import ConfigurationError, GpuexecError, InvalidTask, WorkerDied
+
+_LINE = re.compile(r"    (?P<branches>[│├└─ ]*)(?P<name>\w+)(?: \((?P<builtin>\w+)\))?(?: |$)")
+_INTERNAL = {"ConnectionLost"}
+
+
+def classes() -> dict[str, type[GpuexecError]]:
+    found = {name: value for name, value in vars(errors).items() if isinstance(value, type)}
+    return {name: cls for name, cls in found.items() if issubclass(cls, GpuexecError)}
+
+
+def drawn() -> dict[str, set[str]]:
+    """The names of each class's bases, as the docstring draws them."""
+    above: list[str] = []
+    bases: dict[str, set[str]] = {}
+    for line in errors.__doc__.partition("::")[2].splitlines():
+        if match := _LINE.match(line):
+            depth = len(match["branches"]) // 4
+            above[depth:] = [match["name"]]
+            bases[match["name"]] = {*above[depth - 1 : depth], *filter(None, [match["builtin"]])}
+    return bases
+
+
+def test_the_drawing_shows_every_class_in_its_place():
+    assert drawn() == {
+        name: {base.__name__ for base in cls.__bases__ if base is not Exception} for name, cls in classes().items()
+    }
+
+
+def test_every_error_of_the_package_is_here_and_public():
+    for module in pkgutil.walk_packages(gpuexec.__path__, "gpuexec."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+
+    def below(cls: type) -> set[type]:
+        return {cls}.union(*(below(child) for child in cls.__subclasses__()))
+
+    ours = {cls for cls in below(GpuexecError) if cls.__module__.startswith("gpuexec.")}
+    assert ours == set(classes().values())
+    assert set(classes()) - _INTERNAL <= set(gpuexec.__all__)
+
+
+@pytest.mark.parametrize(
+    ("error", "builtin"), [(ConfigurationError, ValueError), (InvalidTask, (TypeError, ValueError))]
+)
+def test_callers_may_catch_the_builtin_classes(error, builtin):
+    assert all(issubclass(error, base) for base in (builtin if isinstance(builtin, tuple) else (builtin,)))
 
 
 def died(**changes) -> WorkerDied:
@@ -25,7 +78,7 @@ def test_a_death_tells_who_when_how_and_with_what():
     assert text.splitlines()[0] == (
         "worker 'embed-1' of stage 'embed' died during process: killed by SIGKILL (signal 9)"
     )
-    assert "tasks in hand: 0_0, 0_1, 0_2, 0_3, 0_4, 0_5, 0_6, 0_7 …" in text
+    assert "tasks in flight: 0_0, 0_1, 0_2, 0_3, 0_4, 0_5, 0_6, 0_7 and 2 more" in text
     assert text.endswith("    | loading\n    | allocating")
     assert isinstance(died(), GpuexecError)
 

@@ -45,13 +45,13 @@ def test_they_are_frozen_and_slotted():
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
-        (Point, "lacks 'x'"),
+        (Point, "is missing 'x'"),
         (lambda: Point(1, 2, (), 4), "takes x, y, tail"),
         (lambda: Point(1, z=3), r"\['z'\]"),
     ],
 )
-def test_wrong_fields_are_told(make, said):
-    with pytest.raises(TypeError, match=said):
+def test_wrong_fields_are_named(make, message):
+    with pytest.raises(TypeError, match=message):
         make()

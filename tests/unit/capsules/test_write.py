@@ -14,11 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpuexec.capsules import write
-from gpuexec.capsules.read import CapsuleError, load_capsule
-from gpuexec.capsules.write import CapsuleContents, CapsuleNotWritten, default_folder, prune, write_capsule
+from gpuexec.capsules.read import load_capsule
+from gpuexec.capsules.write import CapsuleContents, default_folder, prune, write_capsule
 from gpuexec.channel import codec
 from gpuexec.contract.allocation import Allocation, GpuShare
 from gpuexec.contract.phases import StagePhase
+from gpuexec.errors import CapsuleError, CapsuleNotWritten
 
 ROOT = Path(__file__).parents[3]
 SECRET = "xY7" + "-not-to-be-seen"
@@ -157,7 +158,8 @@ def test_tasks_that_are_too_large_are_left_out_and_the_summary_says_so(tmp_path:
 WRITE_WITH_SMALL_DISK = """
 import resource, signal, sys
 from pathlib import Path
-from gpuexec.capsules.write import CapsuleNotWritten, write_capsule
+from gpuexec.capsules.write import write_capsule
+from gpuexec.errors import CapsuleNotWritten
 from tests.unit.capsules.test_write import contents
 
 signal.signal(signal.SIGXFSZ, getattr(signal, sys.argv[2]))

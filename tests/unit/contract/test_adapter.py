@@ -1,4 +1,4 @@
-"""What the adapter does around a stage's batch: ids, markers, figures, errors."""
+"""What the adapter does around a stage's batch: ids, markers, stats, errors."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_source_uses_deterministic_ids():
     assert ids(stage, EmptyTask()) == ["0_k", "0_1"]
 
 
-def test_markers_are_dropped_and_failures_said():
+def test_markers_are_dropped_and_failures_logged():
     lines: list[str] = []
     handler = logger.add(lines.append, level="WARNING")
     try:
@@ -54,7 +54,7 @@ def test_markers_are_dropped_and_failures_said():
     finally:
         logger.remove(handler)
     assert made == ["0_0_0"]
-    assert any("gave up 1 task(s)" in line for line in lines)
+    assert any("returned 1 task(s) of a batch as FailedTask" in line for line in lines)
 
 
 def test_a_source_must_not_fail_a_task():
@@ -64,7 +64,7 @@ def test_a_source_must_not_fail_a_task():
         ids(stage, words("bad"))
 
 
-def test_every_output_carries_the_batchs_figures():
+def test_every_output_carries_the_batchs_stats():
     class Counts(Upper):
         def process(self, task):
             self._log_metric("letters", sum(map(len, task.data)))
@@ -85,7 +85,7 @@ def test_every_output_carries_the_batchs_figures():
     assert adapter.last_stats.actor_idle_time >= 0
 
 
-def test_a_batch_that_fails_leaves_no_figures():
+def test_a_batch_that_fails_leaves_no_stats():
     adapter = BaseStageAdapter(Upper())
     adapter.process_batch([words("a")])
     with pytest.raises(AttributeError):
@@ -94,22 +94,22 @@ def test_a_batch_that_fails_leaves_no_figures():
 
 
 @pytest.mark.parametrize(
-    ("returned", "said"),
+    ("returned", "message"),
     [
         (None, "got NoneType; return [] if all tasks are dropped"),
         ("text", "got str"),
         ({}, "got dict"),
         (words("a"), "got Words; wrap the one task in a list"),
-        ([3], "returned a int where a Task was due"),
+        ([3], "returned a int instead of a Task"),
         ([Words], "(the class, not an instance)"),
-        ([[words("a")]], "returned a list where a Task was due"),
+        ([[words("a")]], "returned a list instead of a Task"),
     ],
 )
-def test_a_wrong_return_says_what_was_found_and_what_is_due(returned, said):
+def test_a_wrong_return_says_what_was_found_and_what_was_expected(returned, message):
     with pytest.raises(StageContractError) as caught:
         ids(Returns(returned), words("a"))
     assert "'returns'" in str(caught.value)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_any_iterable_of_tasks_will_do():

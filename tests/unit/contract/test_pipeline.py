@@ -92,7 +92,7 @@ def test_describe_names_every_stage_and_survives_a_broken_one():
             return {Upper: (["data"], ["text"])}
 
     text = Pipeline("p", "about", stages=[Rich(), Typed(), Broken()]).describe()
-    for said in (
+    for line in (
         "Pipeline: p",
         "Description: about",
         "Stage 1: rich",
@@ -103,7 +103,7 @@ def test_describe_names_every_stage_and_survives_a_broken_one():
         "Upper:",
         "Error getting stage info: no inputs",
     ):
-        assert said in text
+        assert line in text
 
 
 def test_repr():

@@ -44,7 +44,7 @@ def test_with_merges_the_specs_of_other_executors():
 
 
 @pytest.mark.parametrize(
-    ("changes", "error", "said"),
+    ("changes", "error", "message"),
     [
         ({"num_workers": 1, "num_workers_per_node": 1}, ValueError, "multiple worker-sizing options"),
         ({"num_workers": 1, "ray_stage_spec": {"max_workers": 2}}, ValueError, "multiple worker-sizing options"),
@@ -55,13 +55,13 @@ def test_with_merges_the_specs_of_other_executors():
         ({"xenna_stage_spec": {"num_workers": 1}}, ValueError, "use with_"),
     ],
 )
-def test_worker_counts_that_contradict(changes, error, said):
-    with pytest.raises(error, match=said):
+def test_worker_counts_that_contradict(changes, error, message):
+    with pytest.raises(error, match=message):
         Upper().with_(**changes)
 
 
 @pytest.mark.parametrize(
-    ("members", "said"),
+    ("members", "message"),
     [
         ({"_name": "x"}, "must not override '_name'"),
         ({"num_workers": 3}, "override the method num_workers"),
@@ -69,8 +69,8 @@ def test_worker_counts_that_contradict(changes, error, said):
         ({"name": property(lambda self: "x")}, "must not define 'name' as a @property"),
     ],
 )
-def test_members_that_would_break_later_are_refused_at_once(members, said):
-    with pytest.raises(TypeError, match=said):
+def test_members_that_would_break_later_are_refused_at_once(members, message):
+    with pytest.raises(TypeError, match=message):
         type("Bad", (ProcessingStage,), {**members, "process": lambda self, task: task})
 
 
@@ -115,18 +115,18 @@ def validated(stage, task):
 
 
 def test_what_is_missing_is_named():
-    ok, said = validated(NeedsText(), SimpleNamespace(data=Table(), task_id="0_1"))
+    ok, message = validated(NeedsText(), SimpleNamespace(data=Table(), task_id="0_1"))
     assert not ok
-    assert "Task 0_1 lacks" in said
-    assert "columns ['lang']" in said
+    assert "Task 0_1 lacks" in message
+    assert "columns ['lang']" in message
     assert validated(NeedsText(), SimpleNamespace(data=Table(lang="en"), task_id="0_1"))[0]
 
 
 def test_inputs_may_depend_on_the_tasks_type():
     assert validated(ByType(), words("a"))[0]
-    ok, said = validated(ByType(), SimpleNamespace(data=[]))
+    ok, message = validated(ByType(), SimpleNamespace(data=[]))
     assert not ok
-    assert "does not support input task type SimpleNamespace (supported: Words)" in said
+    assert "does not support input task type SimpleNamespace (supported: Words)" in message
     assert "must return (attributes, columns)" in validated(Malformed(), words("a"))[1]
 
 

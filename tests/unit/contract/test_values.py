@@ -1,4 +1,4 @@
-"""Tasks, figures, resources and the executor's base: the small values of the contract."""
+"""Tasks, stats, resources and the executor's base: the small values of the contract."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ numbers = st.floats(0, 1e6)
 
 
 @given(numbers, numbers, numbers, numbers)
-def test_figures_add_up_but_peaks_do_not(a, b, peak_a, peak_b):
+def test_stats_add_up_but_peaks_do_not(a, b, peak_a, peak_b):
     key = metrics.gpu_key(0, metrics.TORCH_PEAK)
     first = StagePerfStats("s", a, b, 1.0, 3, {"n": a, key: peak_a})
     second = StagePerfStats("s", b, a, 2.0, 4, {"n": b, key: peak_b, "only": 1.0})
@@ -60,7 +60,7 @@ def test_figures_add_up_but_peaks_do_not(a, b, peak_a, peak_b):
     assert total.custom_metrics == {"n": a + b, key: max(peak_a, peak_b), "only": 1.0}
 
 
-def test_figures_as_values():
+def test_stats_as_values():
     stats = StagePerfStats("s", 1.0, 2.0, 3.0, 4, {"x": 5.0})
     assert dict(stats.items()) == {
         "process_time": 1.0,

@@ -53,7 +53,7 @@ class Short(ProcessingStage[Words, Words]):
 
 
 class Returns(ProcessingStage[Words, Words]):
-    """Returns what it is told, from ``process_batch``."""
+    """Returns the given value from ``process_batch``."""
 
     name = "returns"
 

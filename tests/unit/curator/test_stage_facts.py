@@ -48,7 +48,7 @@ def test_resources_that_mean_nothing(fields):
         Resources(**fields)
 
 
-def test_setup_on_node_is_run_only_where_it_is_somebodys_own():
+def test_setup_on_node_is_run_only_if_it_is_the_stages_own():
     class Own(Upper):
         def setup_on_node(self, node_info=None, worker_metadata=None):
             pass

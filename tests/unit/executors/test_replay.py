@@ -14,7 +14,8 @@ from loguru import logger
 from gpuexec.capsules.write import CapsuleContents, write_capsule
 from gpuexec.channel import codec
 from gpuexec.contract.allocation import Allocation, GpuShare
-from gpuexec.executors.replay import CapsuleError, load_capsule, replay
+from gpuexec.errors import CapsuleError
+from gpuexec.executors.replay import load_capsule, replay
 from gpuexec.hardware.visible_devices import VARIABLE
 from tests.nvml_sim import nodes
 from tests.process import stages

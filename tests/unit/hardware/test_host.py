@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gpuexec.hardware.host import read_host
+from gpuexec.hardware.host import in_initial_pid_namespace, read_host, read_oom_kills
 
 MIB = 1024**2
 
@@ -77,3 +77,22 @@ def test_unlimited_v1_quota(tmp_path: Path):
 def test_nothing_readable_is_unknown(tmp_path: Path):
     host = read_host(tmp_path)
     assert (host.cpu_quota, host.memory_total_bytes, host.memory_available_bytes) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "files", "kills"),
+    [
+        ("0::/job\n", {"job/memory.events": "max 9\noom_kill 2\n", "memory.events": "oom_kill 5\n"}, 2),
+        ("0::/of/the/host\n", {"memory.events": "oom 4\noom_kill 3\n"}, 3),
+        ("4:memory:/docker/x\n", {"memory/memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 1\n"}, 1),
+        ("0::/\n", {"memory.events": "oom 4\n"}, None),
+        ("3:cpu:/\n", {}, None),
+    ],
+)
+def test_oom_kills_of_the_nearest_group_that_counts_them(tmp_path: Path, cgroup: str, files: dict[str, str], kills):
+    assert read_oom_kills(machine(tmp_path, cgroup, files)) == kills
+
+
+def test_this_machines_counter_and_namespace_can_be_read():
+    assert read_oom_kills() is None or read_oom_kills() >= 0
+    assert in_initial_pid_namespace() in (True, False)

@@ -7,7 +7,8 @@ import json
 import pytest
 
 from gpuexec.errors import ConfigurationError
-from gpuexec.hardware.inventory import node_from_json, node_to_json, read_node, visible
+from gpuexec.hardware.inventory import node_from_json, node_to_json, read_node
+from gpuexec.hardware.visible_devices import select
 from tests.nvml_sim import nodes
 
 
@@ -27,7 +28,7 @@ def test_a_bare_list_of_gpus_is_a_node_with_this_host(nvml_node):
 
 
 @pytest.mark.parametrize(
-    ("document", "said"),
+    ("document", "message"),
     [
         (3, "must be an object"),
         ([{"index": 0}], "[0] lacks uuid"),
@@ -41,15 +42,15 @@ def test_a_bare_list_of_gpus_is_a_node_with_this_host(nvml_node):
         ({"gpus": []}, "lacks host"),
     ],
 )
-def test_a_bad_document_names_the_place(document, said):
+def test_a_bad_document_names_the_entry(document, message):
     with pytest.raises(ConfigurationError) as caught:
         node_from_json(document)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_visible_devices_of_a_read_node(nvml_node):
     nvml_node(nodes.eight_nvlink())
     node = read_node()
-    chosen = visible(node, {"CUDA_VISIBLE_DEVICES": "3,1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"})
+    chosen = select(node.gpus, {"CUDA_VISIBLE_DEVICES": "3,1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"})
     assert [device.index for device in chosen.devices] == [3, 1]
     assert chosen.devices[0].cpus == tuple(range(32))

@@ -10,6 +10,7 @@ from pathlib import Path
 import pynvml
 import pytest
 
+from gpuexec.contract.metrics import MemoryAbsence
 from gpuexec.hardware import nvml
 from gpuexec.hardware.inventory import read_node
 from gpuexec.hardware.model import ComputeMode, LinkKind
@@ -40,7 +41,7 @@ def test_processes_and_desktop(nvml_node):
     assert process.name == Path("/proc/1/comm").read_text().strip()
 
 
-def test_a_process_without_a_figure_is_listed_without_one(nvml_node):
+def test_a_process_without_a_size_is_listed_without_one(nvml_node):
     nvml_node(nodes.small())
     simulator.hold_memory(0, None)  # as WSL reports it
     (gpu,) = nvml.list_gpus().gpus
@@ -128,19 +129,19 @@ def test_a_driver_without_gpus(nvml_node):
 
 
 @pytest.mark.parametrize(
-    ("code", "said"),
+    ("code", "message"),
     [
         (pynvml.NVML_ERROR_DRIVER_NOT_LOADED, "kernel module is not loaded"),
         (pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH, "version mismatch"),
-        (pynvml.NVML_ERROR_NO_PERMISSION, "may not talk"),
-        (pynvml.NVML_ERROR_UNKNOWN, "does not start"),
+        (pynvml.NVML_ERROR_NO_PERMISSION, "may not use"),
+        (pynvml.NVML_ERROR_UNKNOWN, "cannot be initialised"),
     ],
 )
-def test_a_driver_that_refuses(nvml_node, code, said):
+def test_a_driver_that_refuses(nvml_node, code, message):
     nvml_node({**nodes.small(), "init_error": code})
     node = read_node()
     assert node.gpus == ()
-    assert said in node.no_gpus_reason
+    assert message in node.no_gpus_reason
 
 
 def reason_with(folder: Path) -> str:
@@ -166,8 +167,9 @@ def test_memory_of_one_process(nvml_node):
     nvml_node(nodes.held())
     with nvml.session() as library:
         own = nvml.ProcessMemory(library, nodes.uuid(1), os.getpid())
-        assert own.read()[0] is None
-        assert "does not list" in own.read()[1]
+        assert own.read() is MemoryAbsence.NOT_LISTED
         simulator.hold_memory(1, 3 * GIB)
-        assert own.read()[0] == 3 * GIB
-        assert nvml.ProcessMemory(library, nodes.uuid(7), os.getpid()).read()[0] is None
+        assert own.read() == 3 * GIB
+        simulator.hold_memory(1, None)  # as WSL lists a process
+        assert own.read() is MemoryAbsence.LISTED_WITHOUT_SIZE
+        assert nvml.ProcessMemory(library, nodes.uuid(7), os.getpid()).read() is MemoryAbsence.DEVICE_NOT_FOUND

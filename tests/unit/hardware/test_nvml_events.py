@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 
 import pynvml
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpuexec.hardware import nvml
-from gpuexec.hardware.nvml_events import CONDEMNING_XIDS, SURVIVABLE_XIDS, FaultKind, GpuEvents
+from gpuexec.hardware.nvml_events import CONDEMNING_XIDS, SURVIVABLE_XIDS, FaultKind, GpuEvents, GpuFault
 from tests.nvml_sim import nodes, simulator
 
 LONG_MS = 20_000
@@ -44,22 +45,30 @@ def test_the_tables_do_not_contradict_each_other():
 
 
 @pytest.mark.parametrize(
-    ("xid", "fatal", "said"),
+    ("xid", "fatal", "message"),
     [
         (79, True, "GPU 1: XID 79 (GPU has fallen off the bus): it must be reset"),
         (31, False, "GPU 1: XID 31 (memory page fault): the GPU itself can still be used"),
         (999, False, "GPU 1: XID 999 (see the NVIDIA XID catalogue)"),
     ],
 )
-def test_an_xid(watching, xid, fatal, said):
+def test_an_xid(watching, xid, fatal, message):
     node, events = watching(nodes.unequal(), nodes.uuid(1), nodes.uuid(2))
     raise_xid(node, 1, xid)
     (fault,) = events.wait(LONG_MS)
     assert (fault.kind, fault.xid, fault.fatal) == (FaultKind.XID, xid, fatal)
     assert (fault.uuid, fault.index, fault.devices) == (nodes.uuid(1), 1, (nodes.uuid(1),))
-    assert fault.text.startswith(said)
+    assert fault.text.startswith(message)
     assert events.wait(0) == []
     assert events.unwatched == {}
+
+
+def test_the_text_says_how_often_it_was_reported():
+    fault = GpuFault(
+        uuid="GPU-0", index=0, kind=FaultKind.XID, devices=(), description="GPU 0: XID 13", fatal=False, xid=13
+    )
+    assert fault.text == "GPU 0: XID 13"
+    assert dataclasses.replace(fault, times=500).text == "GPU 0: XID 13 (reported 500 times)"
 
 
 def test_gpus_that_are_not_used_are_not_watched(watching):
@@ -115,7 +124,7 @@ def test_when_all_are_lost_nothing_is_left_to_wait_for(watching):
     assert (events.gpus, events.can_wait) == ((), False)
 
 
-def test_a_gpu_without_events_is_still_looked_at(watching):
+def test_a_gpu_without_events_is_still_checked(watching):
     description = nodes.unequal()
     description["gpus"][1]["unsupported"] = ["events"]
     node, events = watching(description, nodes.uuid(0), nodes.uuid(1))
@@ -152,7 +161,9 @@ step = st.one_of(
 
 
 @given(steps=st.lists(step, max_size=12))
-def test_whatever_happens_each_loss_is_told_once_and_each_event_of_a_living_gpu(nvml_library, tmp_path_factory, steps):
+def test_whatever_happens_each_loss_is_reported_once_and_each_event_of_a_living_gpu(
+    nvml_library, tmp_path_factory, steps
+):
     with pytest.MonkeyPatch.context() as patch:
         path = tmp_path_factory.mktemp("node") / "node.json"
         patch.setenv(simulator.VARIABLE, str(path))

@@ -113,7 +113,7 @@ def test_other_tenants():
     after = state(process(42, 3, "python"), process(50, 2), process(70, 0.5))
     assert contamination(before, after, own_pids={50}) == [
         "GPU 3: another process (pid 42, python) held 12.0 GiB during the run",
-        "GPU 3: another process (pid 60, Xorg) held memory (how much is unknown) during the run",
+        "GPU 3: another process (pid 60, Xorg) held an unknown amount of memory during the run",
         "GPU 3: another process (pid 70) held 0.5 GiB when the run ended",
     ]
 
@@ -122,7 +122,7 @@ def test_foreign_pids_accuse_only_who_was_there_before():
     before = dataclasses.replace(state(process(42, 12)), foreign_pids=True)
     after = dataclasses.replace(state(process(42, 12), process(1234, 40)), foreign_pids=True)
     assert contamination(before, after, own_pids={42}) == [
-        "GPU 3: a process that was there before the run (pid 42, of another pid namespace) held 12.0 GiB"
+        "GPU 3: a process that was there before the run (pid 42, in another pid namespace) held 12.0 GiB"
     ]
 
 

@@ -105,7 +105,7 @@ def test_every_cut_is_explained():
     assert any("twice" in note for note in select(GPUS, {"CUDA_VISIBLE_DEVICES": "0,0"}).notes)
 
 
-def test_the_order_that_nvml_does_not_know_is_said():
+def test_the_order_that_nvml_does_not_know_is_noted():
     assert any("FASTEST_FIRST" in note for note in select(GPUS, {"CUDA_VISIBLE_DEVICES": "1"}).notes)
     assert not select(GPUS[:1], {"CUDA_VISIBLE_DEVICES": "0"}).notes
     assert not select(GPUS, {"CUDA_VISIBLE_DEVICES": A}).notes
@@ -113,7 +113,7 @@ def test_the_order_that_nvml_does_not_know_is_said():
 
 
 def reference(entries: list[int], count: int) -> list[int]:
-    """The rules for indices, said again: cut at the first that is not there; twice the same: nothing."""
+    """The rules for indices, stated a second time: stop at the first that does not exist; a duplicate gives nothing."""
     kept: list[int] = []
     for entry in entries:
         if not 0 <= entry < count:
@@ -123,7 +123,7 @@ def reference(entries: list[int], count: int) -> list[int]:
 
 
 @given(st.lists(st.integers(-2, 5), max_size=6))
-def test_indices_agree_with_the_rules_said_again(entries):
+def test_indices_agree_with_a_second_statement_of_the_rules(entries):
     expected = [GPUS[i].uuid for i in reference(entries, len(GPUS))]
     assert seen(",".join(map(str, entries))) == expected
 

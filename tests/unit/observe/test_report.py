@@ -12,8 +12,9 @@ from gpuexec.contract.metrics import TORCH_PEAK, gpu_key
 from gpuexec.core.retries import Action, DecisionReason
 from gpuexec.hardware.provenance import Provenance
 from gpuexec.observe.report import ReportBuilder, RunReport
-from gpuexec.observe.report_table import show_bytes, stage_table
+from gpuexec.observe.report_table import stage_table
 from gpuexec.plan.model import Phase, Plan, StagePlan
+from gpuexec.units import format_bytes
 
 PLAN = Plan((Phase((StagePlan(0, "read", (), False, "because"), StagePlan(1, "embed", (), True, "two"))),), ("note",))
 
@@ -137,7 +138,7 @@ def test_the_table_of_a_run_that_has_just_begun():
 
 
 def test_sizes_have_binary_units():
-    assert [show_bytes(size) for size in (0, 1023, 1024, 1.5 * 2**30, 2**60)] == [
+    assert [format_bytes(size) for size in (0, 1023, 1024, 1.5 * 2**30, 2**60)] == [
         "0 B",
         "1023 B",
         "1.0 KiB",

@@ -7,10 +7,9 @@ import itertools
 
 import pytest
 
-from gpuexec.errors import ConfigurationError, ResourcesError
+from gpuexec.errors import ConfigurationError, GpusBusy, ResourcesError
 from gpuexec.hardware.model import ComputeMode, Link, LinkKind
-from gpuexec.plan.busy import GpusBusy
-from gpuexec.plan.model import BusyGpuPolicy
+from gpuexec.policies import BusyGpuPolicy
 from tests.unit.plan.builders import GIB, demand, device, node, nvlink, plan, workers
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from gpuexec.processes.reap import describe_exit, read_oom_kills
+from gpuexec.hardware.host import read_oom_kills
+from gpuexec.processes.reap import describe_exit
 
 
 @pytest.mark.parametrize(

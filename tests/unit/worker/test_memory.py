@@ -51,9 +51,10 @@ def absent(reason: str) -> dict[str, float]:
 def test_hidden_pids_and_missing_readings(nvml_node):
     node = nvml_node(nodes.small())
     simulator.hold_memory(0, None)  # as WSL lists a process
-    assert one_batch(nodes.uuid(0)) == absent("not_listed_by_nvml")
+    assert one_batch(nodes.uuid(0)) == absent("listed_without_size")
     node.change(lambda d: d.update(hide_pids=True))
     assert one_batch(nodes.uuid(0)) == absent("not_listed_by_nvml")
+    assert one_batch(nodes.uuid(7)) == absent("device_not_found")
 
 
 def test_a_driver_that_went_away(nvml_node):
