@@ -96,10 +96,10 @@ def run(case: str, count: int, counts: Counts) -> dict[str, Any]:
 
 def _workers(report: Any) -> str:
     """Return how many workers each stage had in all, and how many of them were stopped before the end."""
-    started = [[w.why for w in report.workers if w.stage == stage.index] for stage in report.stages]
+    started = [[w.start_reason for w in report.workers if w.stage_index == stage.index] for stage in report.stages]
     stopping = [note.partition(":")[0] for note in report.notes if note.startswith("stopping workers")]
     stopped = sum(names.count(",") + 1 for names in stopping)
-    text = "/".join(str(len(whys)) for whys in started)
+    text = "/".join(str(len(reasons)) for whys in started)
     return f"{text} started" + (f", {stopped} of them stopped before the end" if stopped else "")
 
 

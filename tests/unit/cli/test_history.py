@@ -25,12 +25,12 @@ app.command()(show_history)
 def folder(tmp_path: Path) -> Path:
     for outcome in ("done", None, "ValueError: [bold]no[/bold] " + "x" * 100):
         journal = Journal.open(tmp_path)
-        journal.begin(digest="d", pipeline=PIPELINE)
+        journal.start_run(digest="d", pipeline=PIPELINE)
         if outcome == "done":
             failed = tuple((f"0_f{n:02}", f"[red]reason {n}") for n in range(12))
             journal.record(Settled(opened=("0_p",), done=("0_a", "0_b"), failed=failed))
         if outcome:
-            journal.end(outcome)
+            journal.finish_run(outcome)
         journal.close()
     return tmp_path
 
@@ -65,7 +65,7 @@ def test_json_has_everything(folder):
 
 def test_a_finished_checkpoint_mentions_no_next_run(tmp_path):
     journal = Journal.open(tmp_path)
-    journal.begin(digest="d", pipeline=PIPELINE)
+    journal.start_run(digest="d", pipeline=PIPELINE)
     journal.record(Settled(done=("0_a",)))
     assert summary_lines(read_history(tmp_path)) == ["sources: 1 done, 0 failed, 0 pending"]
     assert runs_table(read_history(tmp_path)).row_count == 1

@@ -181,27 +181,20 @@ class Run(RuleBasedStateMachine):
                 self._check_breaker(culprit)
 
     def _hang(self, worker, batch_id):
-        """Time passes until the worker has been interrupted; the others begin their batches just then."""
-        world = self.world
-        later = world.now + BATCH_TIMEOUT_S + 0.1
-        for other in world.workers:
-            world.inside(other).processing = (-1, later)
-        world.inside(worker).processing = (batch_id, world.now)
-        draining = worker.state is WorkerState.DRAINING
-        world.now = later
+        """Time passes until the worker has been interrupted; the timeouts of the others restart then."""
+        world, inside = self.world, self.world.inside(worker)
+        inside.processing = (batch_id, world.now)
+        began = world.now
+        world.now += BATCH_TIMEOUT_S + 0.1
         world.terminator.check([worker], world.now)
         assert worker.state is WorkerState.HUNG
-        assert worker.timeout is not None
-        assert not draining or worker.end_reason is not None
         world.state.on_output(worker, ["Thread 1"])
         world.now += 0.6
         world.terminator.check([worker], world.now)
         assert worker.state is WorkerState.STOPPING
-        assert world.inside(worker).interrupted
+        assert inside.interrupted
         assert worker.timeout.stacks == ["Thread 1"]
-        for other in world.workers:
-            if other is not worker:
-                world.inside(other).processing = None
+        world.terminator.restart_timeouts(began, world.now)
 
     def _die(self, worker, culprit, reported):
         self._report(worker, reported)

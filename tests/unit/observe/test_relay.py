@@ -77,7 +77,7 @@ def test_a_failed_batch_is_a_warning_with_the_action_and_a_few_task_ids(records)
     assert record["level"].name == "WARNING"
     assert record["message"] == (
         "read-0: a batch failed (LookupError: x); retry: it has attempts left; "
-        "tasks 0_0, 0_1, 0_2, 0_3, 0_4, 0_5, 0_6, 0_7 …; to reproduce it: gpuexec replay /tmp/capsule"
+        "tasks 0_0, 0_1, 0_2, 0_3, 0_4, 0_5, 0_6, 0_7 and 1 more; to reproduce it: gpuexec replay /tmp/capsule"
     )
 
 
