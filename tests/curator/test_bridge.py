@@ -17,7 +17,7 @@ from nemo_curator.tasks import Task as CuratorTask
 import gpuexec
 from gpuexec import ConfigurationError, LocalExecutor, Pipeline
 from gpuexec.curator import stage_facts
-from tests.process.stages import Apply, SegmentRef, double
+from tests.process.stages import Apply, Range, double
 
 IMPORTS = ("from gpuexec import LocalExecutor", "from nemo_curator.backends.base import BaseExecutor")
 
@@ -38,7 +38,7 @@ def test_either_import_order(imports: tuple[str, str]):
 @pytest.mark.parametrize("pipeline", [Pipeline, CuratorPipeline])
 def test_stages_of_both_libraries_in_one_pipeline(pipeline):
     stages = pipeline("p")
-    for stage in (SegmentRef(6), Keep(), Apply(double)):
+    for stage in (Range(6), Keep(), Apply(double)):
         stages.add_stage(stage)
     results = stages.run(LocalExecutor(show_progress=False))
     assert [task.data for task in results] == [0, 2, 4, 6, 8, 10]

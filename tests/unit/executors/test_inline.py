@@ -60,7 +60,7 @@ def test_an_empty_list_of_tasks_is_curators_empty_task_and_said():
     lines: list[str] = []
     handler = logger.add(lines.append, level="WARNING")
     try:
-        out = Pipeline("p", stages=[stages.SegmentRef(2)]).run(InlineExecutor(), initial_tasks=[])
+        out = Pipeline("p", stages=[stages.Range(2)]).run(InlineExecutor(), initial_tasks=[])
     finally:
         logger.remove(handler)
     assert [task.data for task in out] == [0, 1]
