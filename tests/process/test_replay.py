@@ -17,19 +17,9 @@ from gpuexec.capsules.write import CapsuleContents, write_capsule
 from gpuexec.channel import codec
 from gpuexec.contract.allocation import Allocation
 from tests.process import stages
+from tests.process.running import ROOT, run_command, run_python
 from tests.process.stages import Apply, Item, Journal, items
-
-ROOT = Path(__file__).parents[2]
-# The command by itself, with the handling of our errors that `gpuexec` gives every command.
-COMMAND = """
-import typer
-from gpuexec import cli
-from gpuexec.cli.replay import replay
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-app.command()(replay)
-cli.app = app
-cli.main()
-"""
+from tests.process.waiting import wait_until
 
 
 def written(folder: Path, stage: Any, *tasks: Item, **fields: Any) -> Path:
@@ -53,16 +43,7 @@ def written(folder: Path, stage: Any, *tasks: Item, **fields: Any) -> Path:
 
 
 def replay(*arguments: object, typed: str = "") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-B", "-c", COMMAND, *map(str, arguments)],
-        check=False,
-        input=typed,
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, "COLUMNS": "120"},
-        timeout=60,
-    )
+    return run_command("replay", *arguments, typed=typed)
 
 
 def test_a_batch_that_passes_now(tmp_path: Path):
@@ -84,7 +65,7 @@ def test_a_batch_that_fails_again(tmp_path: Path):
     done = replay(written(tmp_path, Journal(tmp_path / "log", fail_on=2), *items(1, 2)))
     assert done.returncode == 1
     assert "LookupError: no 2\n" in done.stderr
-    assert "stages.py" in done.stderr
+    assert "tests/process/stages/__init__.py" in done.stderr
     assert "executors/replay.py" not in done.stderr
     assert done.stderr.endswith("replay: the batch fails again\n")
     assert (tmp_path / "log").read_text().rstrip().endswith("teardown")
@@ -144,14 +125,8 @@ def test_a_breakpoint_in_the_stage(tmp_path: Path):
         print(written(Path({str(tmp_path)!r}), Local(abs), *items(2)), end="")
         """)
     )
-    wrote = subprocess.run(
-        [sys.executable, "-B", str(script)],
-        check=True,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        timeout=60,
-    )
+    wrote = run_python(script, PYTHONPATH=str(ROOT))
+    assert wrote.returncode == 0, wrote.stderr
     done = replay(wrote.stdout, typed="p there\ncontinue\n")
     assert "(Pdb) 42\n" in done.stdout
     assert done.returncode == 0, done.stderr
@@ -163,18 +138,16 @@ def test_a_breakpoint_in_the_stage(tmp_path: Path):
 def test_ctrl_c_ends_a_batch_that_hangs(tmp_path: Path):
     path = written(tmp_path, Apply(stages.announce_and_wait), *items(str(tmp_path / "pid")))
     process = subprocess.Popen(
-        [sys.executable, "-B", "-c", COMMAND, str(path), "--pdb"],
+        [sys.executable, "-m", "gpuexec", "replay", str(path), "--pdb"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         cwd=ROOT,
     )
-    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
-        assert process.poll() is None
-        os.sched_yield()
-    os.kill(process.pid, signal.SIGINT)
-    out, err = process.communicate("where\nquit\n", timeout=30)
+    wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text(), running=process)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate("where\nquit\n")
     assert "announce_and_wait" in out
     assert process.returncode == 130, err
 

@@ -14,7 +14,7 @@ from gpuexec.plan.forecast import Forecast
 from gpuexec.plan.grants import Allocator
 from gpuexec.plan.model import PlanOptions, StageDemand
 from gpuexec.plan.planner import make_allocator, plan_in
-from tests.unit.plan.builders import device, node
+from tests.unit.plan.nodes import device, node
 
 LOOK = Forecast(tasks=1.0, remaining=10.0)
 

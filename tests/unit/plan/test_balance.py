@@ -15,7 +15,7 @@ from gpuexec.plan.balance import Limit, StageLoad, balance, slowest_of
 from gpuexec.plan.ledger import Ledger
 from gpuexec.plan.packing import Bins
 from gpuexec.plan.request import request_of
-from tests.unit.plan.builders import GIB, demand, device
+from tests.unit.plan.nodes import GIB, demand, device
 
 
 def load(stage=0, seconds=1.0, workers=1, tasks=1.0, most=None, **ask) -> StageLoad:

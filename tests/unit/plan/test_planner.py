@@ -11,7 +11,7 @@ from gpuexec.errors import ConfigurationError, ResourcesError
 from gpuexec.hardware.model import ComputeMode, Link, LinkKind
 from gpuexec.plan.model import BusyGpuPolicy
 from gpuexec.plan.planner import GpusBusy
-from tests.unit.plan.builders import GIB, demand, device, node, nvlink, plan, workers
+from tests.unit.plan.nodes import GIB, demand, device, node, nvlink, plan, workers
 
 
 def gpus_of(made, stage=0):

@@ -18,7 +18,7 @@ from gpuexec.plan.model import PlanOptions
 from gpuexec.plan.planner import make_allocator, plan_in
 from gpuexec.plan.rebalance import Proposal, Reason, StageSnapshot, Start, Stop, rebalance
 from gpuexec.plan.repack import repack
-from tests.unit.plan.builders import demand, device, node
+from tests.unit.plan.nodes import demand, device, node
 
 
 def room_for(demands, devices=(), cpus=64) -> Allocator:
