@@ -257,11 +257,12 @@ def test_a_pipeline_of_its_source_alone(folder: Path):
 
 def test_stages_without_a_source_begin_with_the_callers_tasks(folder: Path):
     (folder / FAULT).write_text("give-up")
-    first = run_local([Faulty(folder)], items(AT_FAULT, 1, 2), checkpoint=folder / "checkpoint")
-    assert first.data == [1, 2]
+    executor = local_executor(checkpoint=folder / "checkpoint")  # a Pipeline would make the first stage a source
+    first = executor.execute([Faulty(folder)], items(AT_FAULT, 1, 2))
+    assert [task.data for task in first] == [1, 2]
     (folder / FAULT).unlink()
-    again = run_local([Faulty(folder)], items(AT_FAULT, 1, 2), checkpoint=folder / "checkpoint")
-    assert again.data == [AT_FAULT]
+    again = executor.execute([Faulty(folder)], items(AT_FAULT, 1, 2))
+    assert [task.data for task in again] == [AT_FAULT]
 
 
 def test_a_source_that_is_also_the_last_stage_is_done_once(tmp_path: Path):
@@ -296,8 +297,8 @@ def test_a_caller_who_closes_a_stream_gets_the_rest_from_the_next_run(tmp_path: 
 
 
 def test_a_file_name_that_is_not_utf8_can_be_the_reason_of_a_failed_source(tmp_path: Path):
-    ran = run_local([Apply(refuse)], items("bad\udcff.txt"), on_task_failure="quarantine", checkpoint=tmp_path)
-    assert ran.tasks == []
+    executor = local_executor(on_task_failure="quarantine", checkpoint=tmp_path)
+    assert executor.execute([Apply(refuse)], items("bad\udcff.txt")) == []
     (failure,) = read_history(tmp_path).failures
     assert "cannot read bad" in failure.reason
 

@@ -23,7 +23,7 @@ steps = st.builds(
 bounds = st.fixed_dictionaries({"queue_tasks": st.integers(1, 50), "queue_bytes": st.sampled_from([1, 100_000, 2**28])})
 
 
-@settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(steps, min_size=1, max_size=4), st.integers(1, 40), bounds)
 def test_the_executors_agree(stages: list[Step], count: int, options: dict[str, int]):
     def given_tasks() -> list[Item]:

@@ -141,7 +141,7 @@ def test_stages_of_a_script_travel_by_value():
 
 
 SCRIPT = """
-from gpuexec import Pipeline, ProcessingStage
+from gpuexec import LocalExecutor, Pipeline, ProcessingStage
 from tests.process.stages import items
 
 class Mine(ProcessingStage):

@@ -165,14 +165,16 @@ class Sums(ProcessingStage[Item, Item]):
 
 
 class Huge(ProcessingStage[Item, Item]):
-    """Makes a task of 3 GB: more than 2**31 bytes, which some transports cannot carry."""
+    """Makes a task of 2.2 GB: more than 2**31 bytes, which some transports cannot carry."""
+
+    size = 2_200_000_000
 
     name = "huge"
 
     def process(self, task: Item) -> Item:
         import numpy as np
 
-        task.data = np.zeros(3_000_000_000, np.uint8)
+        task.data = np.zeros(self.size, np.uint8)
         task.data[-1] = 7
         return task
 
