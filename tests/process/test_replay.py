@@ -50,8 +50,8 @@ def test_a_batch_that_passes_now(tmp_path: Path):
     done = replay(written(tmp_path, Journal(tmp_path / "log"), *items(1, 2)))
     assert done.returncode == 0, done.stderr
     summary, warning, end = (
-        done.stderr.index(said)
-        for said in (
+        done.stderr.index(message)
+        for message in (
             "stage 'journal' failed in process",
             "opening the capsule's pickles",
             "the batch passes now; 2 tasks",
@@ -72,17 +72,17 @@ def test_a_batch_that_fails_again(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("function", "said"),
+    ("function", "message"),
     [
         (stages.raise_choosy, "in another way: builtins.LookupError then, tests.process.stages.Choosy now"),
         (stages.raise_mute, "in another way: builtins.LookupError then, tests.process.stages.Mute now"),
         (stages.call_exit, "in another way: builtins.LookupError then, builtins.SystemExit now"),
     ],
 )
-def test_a_batch_that_fails_in_another_way(tmp_path: Path, function: Any, said: str):
+def test_a_batch_that_fails_in_another_way(tmp_path: Path, function: Any, message: str):
     done = replay(written(tmp_path, Apply(function), *items(1)))
     assert done.returncode == 1
-    assert said in done.stderr
+    assert message in done.stderr
 
 
 def test_a_batch_that_crashes_shows_where(tmp_path: Path):
@@ -153,18 +153,18 @@ def test_ctrl_c_ends_a_batch_that_hangs(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (lambda folder: folder / "missing", "there is no such folder"),
         (lambda folder: folder, "there is no capsule.json in it"),
         (lambda folder: written(folder, Apply(abs), stage_payload=b"garbage"), "cannot be unpickled here"),
     ],
 )
-def test_what_cannot_be_replayed_is_told_in_a_line(tmp_path: Path, make: Any, said: str):
+def test_what_cannot_be_replayed_is_explained_in_one_line(tmp_path: Path, make: Any, message: str):
     done = replay(make(tmp_path))
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("error: ")
-    assert said in done.stderr.splitlines()[-1]
+    assert message in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
 
 
