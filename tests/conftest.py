@@ -1,4 +1,4 @@
-"""Every test leaves the machine as it found it: no process, descriptor, mapping or file of its own."""
+"""What holds for every test: it leaves nothing behind, keeps out of the user's folders, and is free of deadlines."""
 
 from __future__ import annotations
 
@@ -8,24 +8,57 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import psutil
 import pytest
+from hypothesis.database import DirectoryBasedExampleDatabase
 
 pytest_plugins = ["tests.nvml_sim.plugin"]
 
-_WATCHED_FOLDERS = (Path("/dev/shm"), Path(__file__).parent.parent)
-# multiprocessing's semaphores, which gpuexec never makes: tests that run beside this one may.
+ROOT = Path(__file__).parent.parent
+
+_WATCHED_FOLDERS = (Path("/dev/shm"), ROOT)
+# Tests that run beside this one may make semaphores of multiprocessing; gpuexec never does.
 _OTHERS = ("sem.mp-",) if "PYTEST_XDIST_WORKER" in os.environ else ()
 _MADE_BY_TOOLS = {".coverage", ".hypothesis", ".pytest_cache", ".ruff_cache", "__pycache__", ".mypy_cache"}
 
+# Where the variable CI is set, Hypothesis would take the same examples in every run and store none.
+hypothesis.settings.register_profile(
+    "gpuexec",
+    parent=hypothesis.settings.get_profile("default"),
+    derandomize=False,
+    print_blob=True,
+    database=DirectoryBasedExampleDatabase(ROOT / ".hypothesis" / "examples"),
+    deadline=None,  # a slow machine is no failure
+)
+hypothesis.settings.load_profile("gpuexec")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Multiply the number of examples of every property test by GPUEXEC_EXAMPLES, explicit settings included."""
+    factor = int(os.environ.get("GPUEXEC_EXAMPLES", "1"))
+    scaled = set()
+    for item in items if factor != 1 else ():
+        function, case = getattr(item, "obj", None), getattr(item, "cls", None)
+        # A state machine's test case has its settings in a public attribute, a function only in a private one.
+        owner, name = (
+            (case, "settings")
+            if isinstance(getattr(case, "settings", None), hypothesis.settings)
+            else (function, "_hypothesis_internal_use_settings")
+        )
+        present = getattr(owner, name, None)
+        if present is not None and id(owner) not in scaled:  # a parametrized test is several items of one function
+            setattr(owner, name, hypothesis.settings(present, max_examples=factor * present.max_examples))
+            scaled.add(id(owner))
+
 
 @pytest.fixture(autouse=True)
-def leaves_nothing_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+def leaves_nothing_behind() -> Iterator[None]:
     """Compare this process's children, descriptors and mappings, and our folders, before and after."""
-    gc.collect()
     before = _holdings()
     yield
     gc.collect()
+    gc.freeze()  # what outlives this test is not searched again after the next: that took 0.1 s a test
     leaked = {kind: now - before[kind] for kind, now in _holdings().items()}
     # Other processes of the machine use /dev/shm too, for moments.
     leaked["files"] = Counter(name for name in leaked["files"] if Path(name).exists())
@@ -34,7 +67,7 @@ def leaves_nothing_behind(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def own_state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Failed batches are kept in the user's folder by default: not those of tests."""
+    """Keep the capsules of failed batches out of the user's state folder, where they go by default."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         yield

@@ -99,7 +99,7 @@ def _workers(report: Any) -> str:
     started = [[w.start_reason for w in report.workers if w.stage_index == stage.index] for stage in report.stages]
     stopping = [note.partition(":")[0] for note in report.notes if note.startswith("stopping workers")]
     stopped = sum(names.count(",") + 1 for names in stopping)
-    text = "/".join(str(len(reasons)) for whys in started)
+    text = "/".join(str(len(reasons)) for reasons in started)
     return f"{text} started" + (f", {stopped} of them stopped before the end" if stopped else "")
 
 

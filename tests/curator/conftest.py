@@ -1,4 +1,4 @@
-"""The suite against NeMo Curator: skipped, loudly, where it is not installed. Ray must never start."""
+"""The suite against NeMo Curator. It is skipped with a message where Curator is not installed. Ray must never start."""
 
 from __future__ import annotations
 

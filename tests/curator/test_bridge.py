@@ -1,4 +1,4 @@
-"""Our classes count as Curator's, in either import order; its stages are read right."""
+"""Our classes count as subclasses of Curator's in either import order, and its stages are read correctly."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_stages_that_need_rays_shuffle_are_refused(key: str):
         stage_facts.demand_of(stage)
 
 
-def test_figures_have_the_same_fields_in_the_same_order():
+def test_stats_have_the_same_fields_in_the_same_order():
     """Their pickled form names none: see gpuexec.channel.perf_identity."""
     ours, theirs = (
         list(inspect.signature(cls).parameters) for cls in (gpuexec.StagePerfStats, curator_perf.StagePerfStats)

@@ -1,4 +1,4 @@
-"""Curator's own reader, filter and writer: a run that failed is taken up where it was, file by file."""
+"""Curator's own reader, filter and writer: a run that failed is continued where it stopped, file by file."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ FILES = 5
 AT_FAULT = "poison"
 
 
-class Troubled(ProcessingStage[DocumentBatch, DocumentBatch]):
-    """Meets a word that it cannot do with, as long as the file is there that says what happens then."""
+class Faulty(ProcessingStage[DocumentBatch, DocumentBatch]):
+    """Fails at the word at fault, in the way that the file ``fault`` says, while that file exists."""
 
-    name = "troubled"
+    name = "faulty"
 
-    def __init__(self, trouble: Path) -> None:
-        self.trouble = trouble
+    def __init__(self, fault: Path) -> None:
+        self.fault = fault
 
     def process(self, task: DocumentBatch) -> DocumentBatch | FailedTask:
-        if self.trouble.exists() and task.to_pandas()["text"].str.contains(AT_FAULT).any():
-            if self.trouble.read_text() == "raise":
-                raise LookupError("a word that cannot be")
+        if self.fault.exists() and task.to_pandas()["text"].str.contains(AT_FAULT).any():
+            if self.fault.read_text() == "raise":
+                raise LookupError("the word at fault")
             return FailedTask()
         return task
 
@@ -49,11 +49,11 @@ def texts(tmp_path: Path) -> Path:
     return folder
 
 
-def run(texts: Path, target: Path, trouble: Path, checkpoint: Path | None, **options) -> int:
+def run(texts: Path, target: Path, fault: Path, checkpoint: Path | None, **options) -> int:
     pipeline = Pipeline(name="text")
     pipeline.add_stage(JsonlReader(file_paths=str(texts), files_per_partition=1))
     pipeline.add_stage(ScoreFilter(filter_obj=WordCountFilter(min_words=50), text_field="text", score_field="words"))
-    pipeline.add_stage(Troubled(trouble))
+    pipeline.add_stage(Faulty(fault))
     pipeline.add_stage(JsonlWriter(path=str(target)))
     return len(pipeline.run(LocalExecutor(show_progress=False, checkpoint=checkpoint, **options)))
 
@@ -62,13 +62,13 @@ def contents(folder: Path) -> dict[str, str]:
     return {path.name: path.read_text() for path in folder.glob("*.jsonl")}
 
 
-@pytest.mark.parametrize("trouble", ["raise", "give-up"])
-def test_a_run_is_taken_up_where_it_was(texts: Path, tmp_path: Path, trouble: str):
-    note, target, checkpoint = tmp_path / "trouble", tmp_path / "out", tmp_path / "checkpoint"
+@pytest.mark.parametrize("fault", ["raise", "give-up"])
+def test_a_run_is_continued_where_it_stopped(texts: Path, tmp_path: Path, fault: str):
+    note, target, checkpoint = tmp_path / "fault", tmp_path / "out", tmp_path / "checkpoint"
     assert run(texts, tmp_path / "undisturbed", note, None) == FILES
 
-    note.write_text(trouble)
-    if trouble == "raise":
+    note.write_text(fault)
+    if fault == "raise":
         with pytest.raises(LookupError):
             run(texts, target, note, checkpoint)
     else:

@@ -21,7 +21,7 @@ from gpuexec import InlineExecutor, LocalExecutor
 from gpuexec.curator import adapters
 
 
-def toys(base: SimpleNamespace) -> SimpleNamespace:  # noqa: C901 - a list of small classes
+def define_stages(base: SimpleNamespace) -> SimpleNamespace:  # noqa: C901 - a list of small classes
     """Define the toy task and stages with one library's classes."""
 
     @dataclass
@@ -39,7 +39,7 @@ def toys(base: SimpleNamespace) -> SimpleNamespace:  # noqa: C901 - a list of sm
             return f"key{len(self.data)}"
 
     class Acts(base.Stage):
-        """Does with each task what its data says."""
+        """Treats each task as its data says."""
 
         name = "acts"
         batch_size = 8
@@ -94,7 +94,7 @@ def toys(base: SimpleNamespace) -> SimpleNamespace:  # noqa: C901 - a list of sm
     )
 
 
-OURS = toys(
+OURS = define_stages(
     SimpleNamespace(
         Task=gpuexec.Task,
         Stage=gpuexec.ProcessingStage,
@@ -104,7 +104,7 @@ OURS = toys(
         Pipeline=gpuexec.Pipeline,
     )
 )
-THEIRS = toys(
+THEIRS = define_stages(
     SimpleNamespace(
         Task=curator_tasks.Task,
         Stage=curator_stages.ProcessingStage,
@@ -121,7 +121,7 @@ def outcome(adapter: Any, stage: Any, batches: list[list[str]], toy: type, *, so
     """What came of each batch, as values that both libraries can be compared by."""
     stage.is_source_stage = source
     made = adapter(stage)
-    told: list[Any] = []
+    answers: list[Any] = []
     for number, words in enumerate(batches):
         tasks = []
         for position, word in enumerate(words):
@@ -131,10 +131,10 @@ def outcome(adapter: Any, stage: Any, batches: list[list[str]], toy: type, *, so
         try:
             outputs = made.process_batch(tasks)
         except Exception as error:
-            told.append((kind(error), str(error)))
+            answers.append((kind(error), str(error)))
         else:
-            told.append([(masked(task.task_id), task.data, stats(task)) for task in outputs])
-    return told
+            answers.append([(masked(task.task_id), task.data, stats(task)) for task in outputs])
+    return answers
 
 
 def kind(error: Exception) -> str:
@@ -156,12 +156,12 @@ def stats(task: Any) -> list[tuple[Any, ...]]:
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.lists(st.sampled_from(WORDS), min_size=1, max_size=4), min_size=1, max_size=3), st.booleans())
-def test_any_batches_get_the_same_ids_figures_and_errors(batches, source):
+def test_any_batches_get_the_same_ids_stats_and_errors(batches, source):
     ours = outcome(gpuexec.BaseStageAdapter, OURS.Acts(), batches, OURS.Toy, source=source)
     theirs = outcome(curator_backend.BaseStageAdapter, THEIRS.Acts(), batches, THEIRS.Toy, source=source)
     for words, our, their in zip(batches, ours, theirs, strict=True):
         if is_shifted(words) and isinstance(our, list):
-            assert [told[1:] for told in our] == [told[1:] for told in their]
+            assert [answer[1:] for answer in our] == [answer[1:] for answer in their]
         else:
             assert our == their
 
@@ -181,8 +181,8 @@ def test_ids_are_read_before_any_is_changed():
     batches = [["empty_list", "same", "two"]]
     (ours,) = outcome(gpuexec.BaseStageAdapter, OURS.Acts(), batches, OURS.Toy, source=False)
     (theirs,) = outcome(curator_backend.BaseStageAdapter, THEIRS.Acts(), batches, THEIRS.Toy, source=False)
-    assert [told[0] for told in ours] == ["0_0_0_0", "0_0_1_0", "0_0_2_0"]
-    assert [told[0] for told in theirs] == ["0_0_0_0", "0_0_0_0_0", "0_0_2_0"]
+    assert [answer[0] for answer in ours] == ["0_0_0_0", "0_0_1_0", "0_0_2_0"]
+    assert [answer[0] for answer in theirs] == ["0_0_0_0", "0_0_0_0_0", "0_0_2_0"]
 
 
 @given(st.lists(st.lists(st.sampled_from(WORDS), min_size=1, max_size=4), min_size=1, max_size=3))
@@ -192,12 +192,12 @@ def test_our_wrapping_of_curators_adapter_changes_nothing(batches):
 
 
 def test_an_input_that_lacks_what_is_declared():
-    told = [
+    answers = [
         outcome(adapter, library.Checks(), [["same"]], library.Toy, source=False)
         for adapter, library in ((gpuexec.BaseStageAdapter, OURS), (curator_backend.BaseStageAdapter, THEIRS))
     ]
-    assert [kind for kind, _ in told[0]] == [kind for kind, _ in told[1]] == ["ValueError"]
-    assert all("failed validation for stage" in text for ((_, text),) in told)
+    assert [kind for kind, _ in answers[0]] == [kind for kind, _ in answers[1]] == ["ValueError"]
+    assert all("failed validation for stage" in text for ((_, text),) in answers)
 
 
 @pytest.mark.parametrize(
@@ -215,17 +215,17 @@ def test_an_input_that_lacks_what_is_declared():
     ],
 )
 def test_with_agrees(changes):
-    told = []
+    answers = []
     for library in (OURS, THEIRS):
         try:
             made = library.Double().with_(**changes)
         except Exception as error:
-            told.append(kind(error))
+            answers.append(kind(error))
         else:
-            told.append(
+            answers.append(
                 (made.name, made.batch_size, made.num_workers(), made.num_workers_per_node(), own_spec(made, changes))
             )
-    assert told[0] == told[1]
+    assert answers[0] == answers[1]
 
 
 def own_spec(stage: Any, changes: dict[str, Any]) -> dict[str, Any]:
@@ -249,11 +249,11 @@ def test_members_that_cannot_work_are_refused_by_both(members):
 
 
 def test_pipelines_are_built_and_described_alike():
-    told = []
+    answers = []
     for library in (OURS, THEIRS):
         pipeline = library.Pipeline(name="p", description="d", stages=[library.Both(), library.Acts()])
         pipeline.build()
-        told.append(
+        answers.append(
             (
                 [s.name for s in pipeline.stages],
                 [s.is_source_stage for s in pipeline.stages],
@@ -262,19 +262,19 @@ def test_pipelines_are_built_and_described_alike():
                 pipeline.describe(),
             )
         )
-    assert told[0] == told[1]
+    assert answers[0] == answers[1]
 
 
 @pytest.mark.parametrize("executor", [InlineExecutor, LocalExecutor])
 def test_whole_runs_agree(executor):
-    """The same pipeline of each library on our executors: ids, data and figures."""
-    told = []
+    """The same pipeline of each library on our executors: ids, data and stats."""
+    answers = []
     for library in (OURS, THEIRS):
         pipeline = library.Pipeline(name="p", stages=[library.Both()])
         tasks = [library.Toy("d", ["x"] * count) for count in (1, 2, 3)]
         out = pipeline.run(executor(show_progress=False), initial_tasks=tasks)
-        told.append(
+        answers.append(
             [(masked(t.task_id), t.data, [(p.stage_name, p.num_items_processed) for p in t._stage_perf]) for t in out]
         )
-    for ours, theirs in zip(*told, strict=True):
+    for ours, theirs in zip(*answers, strict=True):
         assert ours == theirs

@@ -55,7 +55,7 @@ def test_readers_filters_and_writers(texts: Path, tmp_path: Path):
     assert len(rows_in(tmp_path / "local")) == FILES * 5
 
 
-def test_figures_are_curators_own_and_counted_once(texts: Path, tmp_path: Path):
+def test_stats_are_of_curators_class_and_counted_once(texts: Path, tmp_path: Path):
     results = text_pipeline(texts, tmp_path / "out").run(LocalExecutor(show_progress=False))
     expected = text_pipeline(texts, tmp_path / "inline").run(InlineExecutor())
     names = [[perf.stage_name for perf in task._stage_perf] for task in results]

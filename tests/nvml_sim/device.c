@@ -118,6 +118,16 @@ static nvmlReturn_t memory_v1(nvmlDevice_t device, nvmlMemory_t *answer) {
 
 nvmlReturn_t nvmlDeviceGetMemoryInfo(nvmlDevice_t device, nvmlMemory_t *answer) { LOCKED(memory_v1(device, answer)); }
 
+/* Append the caller's pid to the file that the node names as "listing_log", if it does. */
+static void log_listing(void) {
+  char path[4096];
+  json_copy(json_member(sim_node(), "listing_log"), path, sizeof path);
+  FILE *file = *path ? fopen(path, "ae") : NULL;
+  if (!file) return;
+  fprintf(file, "%d\n", (int)getpid());
+  fclose(file);
+}
+
 static nvmlReturn_t processes(nvmlDevice_t device, const char *kind, unsigned int *count, nvmlProcessInfo_t *infos) {
   Sim sim;
   nvmlReturn_t result = sim_find_field(device, "processes", &sim);
@@ -137,6 +147,7 @@ static nvmlReturn_t processes(nvmlDevice_t device, const char *kind, unsigned in
     found++;
   }
   *count = found;
+  if (found && found <= room) log_listing();
   return found > room ? NVML_ERROR_INSUFFICIENT_SIZE : NVML_SUCCESS;
 }
 

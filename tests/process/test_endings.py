@@ -1,174 +1,143 @@
-"""Every way a run can end other than well: which error, and nothing left behind."""
+"""Every way a run can end other than well: which error it raises, and that nothing is left behind."""
 
 from __future__ import annotations
 
-import os
+import errno
 import signal
 import subprocess
 import sys
-import textwrap
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
-from gpuexec import (
-    LocalExecutor,
-    Pipeline,
-    ProcessingStage,
-    ResultNotPicklable,
-    StageContractError,
-    StageNotPicklable,
-    WorkerDied,
-)
+from gpuexec import ResultNotPicklable, StageContractError, StageNotPicklable, WorkerDied
+from gpuexec.contract.phases import StagePhase
 from gpuexec.errors import RemoteStageError, RemoteTraceback
 from gpuexec.stage.node_lock import node_lock
 from tests.process import stages
-from tests.process.stages import Apply, Journal, items
+from tests.process.running import ROOT, run_local, run_python
+from tests.process.stages import Apply, Journal, hang, items, segfault
+from tests.process.stages.endings import EndsInTeardown
+from tests.process.stages.transforms import CannotImport, ReturnsText
+from tests.process.waiting import wait_until
 
 
-def run(*given: ProcessingStage, tasks=None, **options):
-    executor = LocalExecutor(show_progress=False, **options)
-    return Pipeline("p", stages=list(given)).run(executor, initial_tasks=tasks or items(1, 2, 3))
-
-
-def test_a_stages_exception_keeps_its_type_and_tells_where(tmp_path: Path):
-    with pytest.raises(LookupError, match="no 2") as caught:
-        run(Apply(abs, "first"), Journal(tmp_path / "log", fail_on=2))
-    (note,) = caught.value.__notes__
+def test_a_stages_exception_keeps_its_type_and_says_where(tmp_path: Path):
+    ran = run_local([Apply(abs, "first"), Journal(tmp_path / "log", fail_on=2)], items(1, 2, 3), raises=LookupError)
+    assert str(ran.error) == "no 2"
+    (note,) = ran.error.__notes__
     assert "stage 'journal'" in note
     assert "worker 'journal-0'" in note
     assert "0_1_0" in note
-    cause = caught.value.__cause__
+    cause = ran.error.__cause__
     assert isinstance(cause, RemoteTraceback)
     assert cause.task_ids == ("0_1_0",)
-    assert "stages.py" in cause.text
+    assert "tests/process/stages/__init__.py" in cause.text
     assert "gpuexec/worker/loop.py" not in cause.text.replace("\\", "/").splitlines()[1]
 
 
 @pytest.mark.parametrize("phase", ["setup_on_node", "setup"])
 def test_life_cycle_methods_that_raise(tmp_path: Path, phase: str):
-    with pytest.raises(LookupError, match=f"in {phase}") as caught:
-        run(Journal(tmp_path / "log", fail_in=phase))
-    assert f"in {phase}() of stage 'journal'" in caught.value.__notes__[0]
+    ran = run_local([Journal(tmp_path / "log", fail_in=phase)], items(1), raises=LookupError)
+    assert str(ran.error) == f"in {phase}"
+    assert f"in {phase}() of stage 'journal'" in ran.error.__notes__[0]
 
 
-def test_an_exception_that_cannot_travel_comes_as_text():
-    with pytest.raises(RemoteStageError, match=r"Choosy: .*5: because"):
-        run(Apply(stages.raise_choosy))
+def test_an_exception_that_cannot_be_pickled_arrives_as_text():
+    ran = run_local([Apply(stages.raise_choosy)], items(1), raises=RemoteStageError)
+    assert "Choosy" in str(ran.error)
+    assert "5: because" in str(ran.error)
 
 
-def test_an_exception_that_cannot_say_what_it_is():
-    with pytest.raises(stages.Mute) as caught:
-        run(Apply(stages.raise_mute))
-    assert "stage 'apply'" in caught.value.__notes__[0]
+def test_an_exception_without_a_text():
+    ran = run_local([Apply(stages.raise_mute)], items(1), raises=stages.Mute)
+    assert "stage 'apply'" in ran.error.__notes__[0]
 
 
 def test_sys_exit_in_a_stage_does_not_end_the_driver():
-    with pytest.raises(RemoteStageError, match="tried to end its process"):
-        run(Apply(stages.call_exit))
+    ran = run_local([Apply(stages.call_exit)], items(1), raises=RemoteStageError)
+    assert "tried to end its process" in str(ran.error)
 
 
 @pytest.mark.parametrize(
-    ("function", "code", "words"),
+    ("function", "code", "words", "last_line"),
     [
-        (stages.kill_self, -signal.SIGKILL, "SIGKILL"),
-        (stages.segfault, -signal.SIGSEGV, "SIGSEGV"),
-        (stages.leave, 7, "code 7"),
-        (stages.terminate_self, 143, "another process sent it SIGTERM"),
+        (stages.kill_self, -signal.SIGKILL, "SIGKILL", "about to die"),
+        (stages.segfault, -signal.SIGSEGV, "SIGSEGV", "Segmentation fault"),  # faulthandler's dump
+        (stages.leave, 7, "code 7", ""),
+        (stages.terminate_self, 143, "another process sent it SIGTERM", ""),
     ],
 )
-def test_a_dead_worker_is_named_with_its_cause(function, code: int, words: str):
-    with pytest.raises(WorkerDied, match=words) as caught:
-        run(Apply(function))
-    died = caught.value
-    assert (died.stage, died.exit_code, died.phase) == ("apply", code, "process")
+def test_a_dead_worker_is_reported_with_its_cause(
+    function: Callable[[Any], Any], code: int, words: str, last_line: str
+):
+    died = run_local([Apply(function)], items(1, 2, 3), raises=WorkerDied).error
+    assert (died.stage, died.exit_code, died.phase) == ("apply", code, StagePhase.PROCESS)
+    assert words in died.cause
     assert died.worker_id.startswith("apply-")
     assert "0_0" in died.task_ids
+    assert not last_line or any(last_line in line for line in died.last_lines)
 
 
-def test_a_killed_worker_tells_its_memory_and_what_the_kernel_counted():
-    with pytest.raises(WorkerDied) as caught:
-        run(Apply(stages.kill_self_at_two).with_(num_workers=1), max_attempts=1)
-    assert "its memory peaked at" in caught.value.cause
-
-
-def test_a_dead_worker_leaves_its_last_lines():
-    with pytest.raises(WorkerDied) as caught:
-        run(Apply(stages.kill_self))
-    assert "about to die" in caught.value.last_lines
-    with pytest.raises(WorkerDied) as caught:
-        run(Apply(stages.segfault))
-    assert any("Segmentation fault" in line for line in caught.value.last_lines), "faulthandler's dump"
+def test_the_error_tells_how_much_memory_a_killed_worker_used():
+    stage = Apply(stages.kill_self_at_two).with_(num_workers=1)
+    ran = run_local([stage], items(1, 2, 3), raises=WorkerDied, max_attempts=1)
+    assert "its memory peaked at" in ran.error.cause
 
 
 def test_a_result_that_cannot_be_pickled():
-    with pytest.raises(ResultNotPicklable, match=r"stage 'apply' returned a task that cannot be sent on.*lock"):
-        run(Apply(stages.return_lock))
+    ran = run_local([Apply(stages.return_lock)], items(1), raises=ResultNotPicklable)
+    assert "stage 'apply'" in str(ran.error)
+    assert "lock" in str(ran.error)
 
 
-def test_a_result_that_pickles_but_does_not_unpickle():
-    with pytest.raises(ResultNotPicklable, match="made by stage 'first' was pickled but cannot be unpickled"):
-        run(Apply(stages.return_pickles_only, "first"), Apply(id, "second"))
-    with pytest.raises(ResultNotPicklable, match="returned by stage 'last' was pickled but cannot be unpickled here"):
-        run(Apply(stages.return_pickles_only, "last"))
+@pytest.mark.parametrize("stages_after", [[], [Apply(id, "second")]])
+def test_a_result_that_can_be_pickled_but_not_unpickled(stages_after: list[Apply]):
+    """Whoever is the first to unpickle it, the driver or the next stage, the error names the stage that made it."""
+    given = [Apply(stages.return_pickles_only, "first"), *stages_after]
+    ran = run_local(given, items(1), raises=ResultNotPicklable)
+    assert "stage 'first'" in str(ran.error)
+    assert "cannot be unpickled" in str(ran.error)
 
 
-def test_an_unpicklable_stage_is_refused_before_anything_starts():
+def test_a_stage_that_cannot_be_pickled_is_refused_before_anything_starts():
     stage = Apply(abs)
     stage.handle = threading.Lock()
     with pytest.raises(StageNotPicklable, match=r"stage 'apply'.*attribute handle.*setup\(\)"):
-        run(stage)
+        run_local([stage], items(1))
 
 
-def test_an_unpicklable_initial_task():
+def test_an_initial_task_that_cannot_be_pickled():
     with pytest.raises(StageNotPicklable, match="initial task 0"):
-        run(Apply(abs), tasks=items(open_generator()))
+        run_local([Apply(abs)], items(open_generator()))
 
 
-def open_generator():
+def open_generator() -> Iterator[int]:
     return (i for i in range(3))
 
 
-class ReturnsText(ProcessingStage):
-    name = "text"
-
-    def process(self, task):
-        return "done"
-
-
 def test_a_stage_that_returns_the_wrong_type():
-    with pytest.raises(StageContractError, match=r"stage 'text' returned a str instead of a Task"):
-        run(ReturnsText())
-
-
-class CannotImport(ProcessingStage):
-    name = "cannot_import"
-
-    def __reduce__(self):
-        return (__import__, ("a_module_that_is_not_there",))
-
-    def process(self, task):
-        return task
+    with pytest.raises(StageContractError, match="stage 'text' returned a str"):
+        run_local([ReturnsText()], items(1))
 
 
 def test_a_stage_whose_module_the_worker_lacks():
     with pytest.raises(ModuleNotFoundError, match="a_module_that_is_not_there"):
-        run(CannotImport())
+        run_local([CannotImport()], items(1))
 
 
 DRIVER = """
 import sys
-from pathlib import Path
 from gpuexec import LocalExecutor, Pipeline
 from tests.process import stages
-from tests.process.stages import Apply, items
 function = getattr(stages, sys.argv[1])
-tasks = items(*sys.argv[2:])
 try:
     executor = LocalExecutor(show_progress=False, stop_timeout_s=60)
-    Pipeline("p", stages=[Apply(function)]).run(executor, initial_tasks=tasks)
+    Pipeline("p", stages=[stages.Apply(function)]).run(executor, initial_tasks=stages.items(*sys.argv[2:]))
 except KeyboardInterrupt:
     print("interrupted", flush=True)
     raise SystemExit(130)
@@ -176,14 +145,14 @@ except KeyboardInterrupt:
 
 
 @pytest.fixture
-def driver():
+def driver() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Start a driver in a session of its own; whatever is left of it is killed."""
     started = []
 
-    def start(*args: str) -> subprocess.Popen:
+    def start(*args: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(DRIVER), *args],
-            cwd=Path(__file__).parents[2],
+            [sys.executable, "-c", DRIVER, *args],
+            cwd=ROOT,
             stdout=subprocess.PIPE,
             text=True,
             start_new_session=True,
@@ -197,44 +166,52 @@ def driver():
         process.communicate()
 
 
-def wait_for_text(path: Path, driver: subprocess.Popen) -> str:
-    while not (path.exists() and path.read_text()):
-        assert driver.poll() is None, "the driver ended early"
-        os.sched_yield()
+def text_of(path: Path, driver: subprocess.Popen[str]) -> str:
+    """Wait until the file has content."""
+    wait_until(lambda: path.exists() and path.read_text(), running=driver)
     return path.read_text()
 
 
-def wait_until_gone(pids: list[int], seconds: float) -> list[psutil.Process]:
-    processes = [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
-    _, alive = psutil.wait_procs(processes, timeout=seconds)
-    return [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]
+def wait_until_gone(pids: list[int]) -> None:
+    """Return once no process with one of these pids runs. A zombie that nobody reaps has ended too."""
+
+    def runs(pid: int) -> bool:
+        try:
+            return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+
+    wait_until(lambda: not any(map(runs, pids)))
+
+
+# The time limits below are the promise: a run ends within 5 s of Ctrl-C, and at once at the second.
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_no_worker_nor_its_child_outlives_a_killed_driver(driver, tmp_path: Path, how):
+def test_no_worker_nor_its_child_outlives_a_killed_driver(driver, tmp_path: Path, how: signal.Signals):
     path = tmp_path / "pids"
     process = driver("start_child_and_wait", str(path))
-    pids = [int(word) for word in wait_for_text(path, process).split()]
+    pids = [int(word) for word in text_of(path, process).split()]
     pids += [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
     process.send_signal(how)
-    assert process.wait(5) == (-how if how is signal.SIGKILL else 143), "SIGTERM is heard, as shells report it"
-    assert not wait_until_gone(pids, 2)
+    assert process.wait(5) == (-how if how is signal.SIGKILL else 143), "SIGTERM is heeded, and reported as shells do"
+    wait_until_gone(pids)
 
 
 def test_ctrl_c_ends_a_run_that_is_stuck_in_a_stage(driver, tmp_path: Path):
     path = tmp_path / "pids"
     process = driver("announce_and_wait", str(path))
-    worker = int(wait_for_text(path, process))
+    worker = int(text_of(path, process))
     process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=5)  # the promise: within 5 s
+    out, _ = process.communicate(timeout=5)
     assert (process.returncode, out) == (130, "interrupted\n")
     assert not psutil.pid_exists(worker)
 
 
-def test_a_worker_that_ignores_ctrl_cs_grace_is_killed(driver, tmp_path: Path):
+def test_a_worker_that_ignores_ctrl_c_is_killed(driver, tmp_path: Path):
     path = tmp_path / "pids"
     process = driver("ignore_everything", str(path))
-    worker = int(wait_for_text(path, process))
+    worker = int(text_of(path, process))
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=5)
     assert process.returncode == 130
@@ -244,11 +221,11 @@ def test_a_worker_that_ignores_ctrl_cs_grace_is_killed(driver, tmp_path: Path):
 def test_a_second_ctrl_c_ends_a_run_at_once(driver, tmp_path: Path):
     path = tmp_path / "pids"
     process = driver("note_and_ignore_termination", str(path))
-    worker = int(wait_for_text(path, process))
+    worker = int(text_of(path, process))
     process.send_signal(signal.SIGINT)
-    wait_for_text(tmp_path / "pids.told", process)  # the first has reached the worker, which does not care
+    text_of(tmp_path / "pids.told", process)  # the first has reached the worker, which ignores it
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=2)  # less than the grace of the first
+    process.communicate(timeout=2)  # less than a worker gets after the first
     assert process.returncode == 130
     assert not psutil.pid_exists(worker)
 
@@ -257,7 +234,7 @@ def test_a_signal_that_arrives_inside_a_finalizer_still_ends_the_worker(driver, 
     """Python drops what a finalizer raises; the worker must notice afterwards."""
     path = tmp_path / "pids"
     process = driver("wait_in_a_finalizer", str(path))
-    worker = int(wait_for_text(path, process))
+    worker = int(text_of(path, process))
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=5)
     assert process.returncode == 130
@@ -266,73 +243,55 @@ def test_a_signal_that_arrives_inside_a_finalizer_still_ends_the_worker(driver, 
 
 
 def test_a_stage_may_start_processes_of_its_own():
-    out = run(Apply(stages.sum_in_a_pool), tasks=items(4))
-    assert [task.data for task in out] == [0 + 1 + 4 + 9]
+    assert run_local([Apply(stages.sum_in_a_pool)], items(4)).data == [0 + 1 + 4 + 9]
 
 
 def test_a_forked_child_that_leaves_the_stage_does_not_speak_for_the_worker():
-    assert [task.data for task in run(Apply(stages.fork_and_exit), tasks=items(1, 2))] == [3, 3]
-    assert [task.data for task in run(Apply(stages.fork_and_return), tasks=items(1, 2))] == [1, 2]
+    assert run_local([Apply(stages.fork_and_exit)], items(1, 2)).data == [3, 3]
+    assert run_local([Apply(stages.fork_and_return)], items(1, 2)).data == [1, 2]
 
 
 def test_what_a_stage_leaves_running_ends_with_its_worker(tmp_path: Path):
     path = tmp_path / "pid"
-    run(Apply(stages.leave_a_child), tasks=items(str(path)))
-    assert not wait_until_gone([int(path.read_text())], 2)
+    run_local([Apply(stages.leave_a_child)], items(str(path)))
+    wait_until_gone([int(path.read_text())])
 
 
-def test_a_process_that_prints_for_ever_does_not_hold_the_run():
-    assert [task.data for task in run(Apply(stages.leave_a_chatterer), tasks=items(1))] == [1]
+def test_a_process_that_prints_indefinitely_does_not_hold_the_run():
+    assert run_local([Apply(stages.leave_a_chatterer)], items(1)).data == [1]
 
 
 def test_a_full_disk_is_the_stages_own_error():
-    with pytest.raises(OSError, match="No space left on device") as caught:
-        run(Apply(stages.write_to_a_full_disk))
-    assert "stage 'apply'" in caught.value.__notes__[0]
+    ran = run_local([Apply(stages.write_to_a_full_disk)], items(1), raises=OSError)
+    assert ran.error.errno == errno.ENOSPC
+    assert "stage 'apply'" in ran.error.__notes__[0]
 
 
 def test_setup_on_node_waits_for_another_runs(tmp_path: Path, monkeypatch):
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     log = tmp_path / "log"
     ended: list[object] = []
-    other_run = threading.Thread(target=lambda: ended.append(run(Journal(log))))
+    other_run = threading.Thread(target=lambda: ended.append(run_local([Journal(log)], items(1))))
     with node_lock(f"{Journal.__module__}.{Journal.__qualname__}"):
         other_run.start()
-        while not any("->" in line and "FLOCK" in line for line in Path("/proc/locks").read_text().splitlines()):
-            os.sched_yield()
+        locks = Path("/proc/locks")
+        wait_until(lambda: any("->" in line and "FLOCK" in line for line in locks.read_text().splitlines()))
         assert not log.exists()
     other_run.join()
     assert len(ended) == 1
     assert log.read_text().count("setup_on_node") == 1
 
 
-@pytest.mark.parametrize(("how", "said"), [("hang", "did not stop within stop_timeout_s"), ("segfault", "SIGSEGV")])
-def test_a_broken_end_does_not_lose_a_finished_run(how: str, said: str):
-    executor = LocalExecutor(show_progress=False, stop_timeout_s=0.2)
-    out = Pipeline("p", stages=[EndsBadly(how)]).run(executor, initial_tasks=items(1, 2, 3))
-    assert [task.data for task in out] == [1, 2, 3]
-    (note,) = executor.last_report.notes
-    assert said in note
+@pytest.mark.parametrize(("end", "words"), [(hang, "stop_timeout_s"), (segfault, "SIGSEGV")])
+def test_a_bad_end_does_not_lose_a_finished_run(end: Callable[[], None], words: str):
+    ran = run_local([EndsInTeardown(end)], items(1, 2, 3), stop_timeout_s=0.2)
+    assert ran.data == [1, 2, 3]
+    (note,) = ran.report.notes
+    assert words in note
     assert "during teardown" in note
 
 
-class EndsBadly(ProcessingStage):
-    name = "ends_badly"
-
-    def __init__(self, how: str) -> None:
-        self.how = how
-
-    def process(self, task):
-        return task
-
-    def teardown(self):
-        if self.how == "segfault":
-            stages.segfault(None)
-        while True:
-            signal.pause()
-
-
-def test_a_module_that_runs_its_pipeline_when_imported_is_told_so(tmp_path: Path):
+def test_a_module_that_runs_its_pipeline_when_imported_is_refused(tmp_path: Path):
     (tmp_path / "careless.py").write_text(
         "from gpuexec import LocalExecutor, Pipeline\n"
         "from tests.process.stages import Apply, items\n"
@@ -340,15 +299,6 @@ def test_a_module_that_runs_its_pipeline_when_imported_is_told_so(tmp_path: Path
         "stage = Mine(abs)\n"
         "Pipeline('p', stages=[stage]).run(LocalExecutor(show_progress=False), initial_tasks=items(1))\n"
     )
-    root = Path(__file__).parents[2]
-    done = subprocess.run(
-        [sys.executable, "-c", "import careless"],
-        check=False,
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{root}"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    done = run_python("-c", "import careless", PYTHONPATH=f"{tmp_path}:{ROOT}")
     assert done.returncode == 1
     assert "starts a run when it is imported" in done.stderr.splitlines()[-2]

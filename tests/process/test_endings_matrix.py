@@ -1,7 +1,7 @@
-"""Every kind of bad end in every phase of a stage's life: what comes of it, and that nothing is left.
+"""Every kind of bad end in every phase of a stage's life: how the run ends, and that nothing is left.
 
-The table below says what is expected where. ``conftest.leaves_nothing_behind`` looks after each cell for
-processes, descriptors, mappings and files.
+The table below says what is expected. After each of its cells, ``conftest.leaves_nothing_behind`` looks for processes,
+descriptors, mappings and files.
 """
 
 from __future__ import annotations
@@ -10,25 +10,32 @@ import os
 import select
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gpuexec import LocalExecutor, Pipeline, ResultNotPicklable, WorkerDied
+from gpuexec import ResultNotPicklable, WorkerDied
+from gpuexec.contract.phases import StagePhase
 from gpuexec.errors import RemoteStageError
-from tests.process import matrix_stages as ends
-from tests.process.matrix_stages import Ends, EndsOnNode, EndsWhenUnpickled, Item, Returns
+from tests.process.running import Ran, local_executor, run_local
+from tests.process.stages import be_stopped, die, endings, hang, items, segfault
+from tests.process.stages.endings import Ends, EndsOnNode, EndsWhenUnpickled, Returns
 
 LOADING = ("import", "unpickle")
 SETTING_UP = ("setup_on_node", "setup")
 PHASES = (*LOADING, *SETTING_UP, "process", "return", "teardown", "idle")
-PHASE_OF_DEATH = {"import": "start-up", "unpickle": "start-up", "return": "process"}  # as the driver sees it
+# What the driver reports of a death, where it has another name for the phase.
+PHASE_OF_DEATH = {
+    "import": StagePhase.START_UP,
+    "unpickle": StagePhase.START_UP,
+    "return": StagePhase.PROCESS,
+}
 
 
-# ---- what may come of it -----------------------------------------------------------------------------------
+# ---- how a run may end ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -48,7 +55,7 @@ class Dies:
 
 @dataclass(frozen=True)
 class GoesOn:
-    """The run returns all results. ``noted``: what the report says; ``replaced``: by a second worker."""
+    """The run returns all results. ``noted``: text in the report; ``replaced``: a second worker was started."""
 
     noted: str | None = None
     replaced: bool = False
@@ -74,7 +81,7 @@ def row(
     idle: Outcome | None = None,
     before: Outcome | None = None,
 ) -> dict[str, Outcome]:
-    """One kind of end. ``before`` work and while ``returning``, as while ``at_work`` unless something else is said."""
+    """Return the row of one kind of end. The default ``before`` work and while ``returning`` is that of ``at_work``."""
     cells = dict.fromkeys(PHASES, at_work) | dict.fromkeys((*LOADING, *SETTING_UP), before or at_work)
     return cells | {"return": returning or at_work, "teardown": teardown or at_work, "idle": idle or at_work}
 
@@ -84,12 +91,12 @@ def cannot_be_sent(words: str) -> Raises:
 
 
 def death(words: str) -> dict[str, Outcome]:
-    """A worker that dies at work ends the run; in idle time and in teardown it has nothing that could be lost."""
+    """Return the row of a death: it ends the run, except while idle or in teardown, when no work could be lost."""
     return row(Dies(words), teardown=GoesOn(noted=words), idle=GoesOn(noted=words, replaced=True))
 
 
 def exception(error: type[BaseException], words: str) -> dict[str, Outcome]:
-    """In idle time only a signal handler of the stage's can raise, and no code is there to catch it."""
+    """Return the row of an exception. While idle, only the stage's signal handlers can raise; nothing catches it."""
     return row(
         Raises(error, words),
         returning=cannot_be_sent(error.__name__),
@@ -99,39 +106,39 @@ def exception(error: type[BaseException], words: str) -> dict[str, Outcome]:
 
 
 def overdue() -> dict[str, Outcome]:
-    """Whoever waits for ever is killed by the time limit of the phase."""
+    """Return the row of an endless wait: the time limit of the phase ends it."""
     return row(
-        Dies("longer than batch_timeout_s = 0.5 s and was killed"),
-        before=Dies("longer than setup_timeout_s = 1.5 s and was killed"),
-        teardown=GoesOn(noted="did not stop within stop_timeout_s = 0.5 s and was killed"),
-        idle=GoesOn(noted="longer than batch_timeout_s = 0.5 s and was killed", replaced=True),
+        Dies("batch_timeout_s"),
+        before=Dies("setup_timeout_s"),
+        teardown=GoesOn(noted="stop_timeout_s"),
+        idle=GoesOn(noted="batch_timeout_s", replaced=True),
     )
 
 
 _by_exit = RemoteStageError, "tried to end its process"
 
 TABLE: dict[Any, dict[str, Outcome]] = {
-    ends.raise_error: exception(LookupError, "as planned"),
-    ends.use_up_memory: exception(MemoryError, ""),
-    ends.recurse: exception(RecursionError, "maximum recursion depth exceeded")
+    endings.raise_error: exception(LookupError, "as planned"),
+    endings.use_up_memory: exception(MemoryError, ""),
+    endings.recurse: exception(RecursionError, "maximum recursion depth exceeded")
     | {"return": cannot_be_sent("_pickle.PicklingError: Could not pickle object as excessively deep recursion")},
-    ends.leave_by_sys_exit: row(
+    endings.leave_by_sys_exit: row(
         Raises(*_by_exit),
         returning=cannot_be_sent("SystemExit: enough"),
         teardown=GoesOn(noted="SystemExit: enough"),
         idle=GoesOn(noted="code 1", replaced=True),
     ),
-    ends.leave_by_os_exit: death("code 7"),
-    ends.die_of_sigsegv: death("SIGSEGV"),
-    ends.die_of_sigkill: death("SIGKILL"),
-    ends.close_descriptors: death("code 1"),
-    ends.be_stopped: overdue(),
-    ends.hang: overdue(),
-    ends.fork: row(GoesOn(), idle=Impossible("both would come back into the wait for messages; see the next row")),
-    ends.fork_in_a_thread: row(GoesOn()),
-    ends.print_much: row(GoesOn()),
-    ends.unpicklable: row(NO_RESULT) | {"process": SEEN_LATER, "return": cannot_be_sent("TypeError: cannot pickle")},
-    ends.huge: row(NO_RESULT) | {"process": SEEN_LATER, "return": GoesOn()},
+    endings.leave_by_os_exit: death("code 7"),
+    segfault: death("SIGSEGV"),
+    die: death("SIGKILL"),
+    endings.close_descriptors: death("code 1"),
+    be_stopped: overdue(),
+    hang: overdue(),
+    endings.fork: row(GoesOn(), idle=Impossible("both would come back into the wait for messages; see the next row")),
+    endings.fork_in_a_thread: row(GoesOn()),
+    endings.print_much: row(GoesOn()),
+    endings.unpicklable: row(NO_RESULT) | {"process": SEEN_LATER, "return": cannot_be_sent("TypeError: cannot pickle")},
+    endings.huge: row(NO_RESULT) | {"process": SEEN_LATER, "return": GoesOn()},
 }
 
 CELLS = [
@@ -140,7 +147,7 @@ CELLS = [
     for phase, outcome in outcomes.items()
     if not isinstance(outcome, Impossible)
 ]
-ENDLESS = {ends.be_stopped, ends.hang}
+ENDLESS = {be_stopped, hang}
 
 
 def test_the_table_is_complete():
@@ -154,18 +161,19 @@ def test_the_table_is_complete():
 
 
 @pytest.fixture
-def imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A function that makes a stage of a module that does an end when a worker imports it."""
+def imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Any], Ends]]:
+    """Make a stage whose module calls ``end`` when a worker imports it."""
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("MATRIX_DRIVER", str(os.getpid()))
 
     def make(end: Any) -> Ends:
         (tmp_path / "matrix_module.py").write_text(
             "import os\n"
-            "from tests.process import matrix_stages\n"
+            "from tests.process.stages.endings import Ends\n"
+            f"from {end.__module__} import {end.__name__}\n"
             "if os.environ['MATRIX_DRIVER'] != str(os.getpid()):\n"
-            f"    matrix_stages.{end.__name__}()\n"
-            "class Imported(matrix_stages.Ends): pass\n"
+            f"    {end.__name__}()\n"
+            "class Imported(Ends): pass\n"
         )
         import matrix_module
 
@@ -176,44 +184,36 @@ def imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 @pytest.mark.parametrize(("end", "phase", "outcome"), CELLS)
-def test_an_end(end: Any, phase: str, outcome: Outcome, tmp_path: Path, imported: Any):
+def test_an_end(end: Any, phase: str, outcome: Outcome, tmp_path: Path, imported: Callable[[Any], Ends]):
     if phase == "import":
         stage = imported(end)
     else:
         kind = {"unpickle": EndsWhenUnpickled, "setup_on_node": EndsOnNode}.get(phase, Ends)
-        stage = (Returns if end in (ends.unpicklable, ends.huge) else kind)(phase, end, tmp_path)
+        stage = (Returns if end in (endings.unpicklable, endings.huge) else kind)(phase, end, tmp_path)
     takes_too_long = end in ENDLESS
-    executor = LocalExecutor(
-        show_progress=False,
-        max_attempts=1,
-        stop_timeout_s=0.5 if takes_too_long else 60.0,
-        batch_timeout_s=0.5 if takes_too_long else None,
-        setup_timeout_s=1.5 if takes_too_long else None,
-        capsules=False,
-    )
-    pipeline = Pipeline("p", stages=[stage])
+    options = {
+        "max_attempts": 1,
+        "stop_timeout_s": 0.5 if takes_too_long else 60.0,
+        "batch_timeout_s": 0.5 if takes_too_long else None,
+        "setup_timeout_s": 1.5 if takes_too_long else None,
+    }
     if isinstance(outcome, Raises | Dies):
-        with pytest.raises(outcome.error if isinstance(outcome, Raises) else WorkerDied) as caught:
-            pipeline.run(executor, initial_tasks=tasks())
-        check_error(caught.value, phase, outcome)
-        assert executor.last_report.error is not None
+        expected = outcome.error if isinstance(outcome, Raises) else WorkerDied
+        ran = run_local([stage], items(1, 2), raises=expected, **options)
+        check_error(ran.error, phase, outcome)
+        assert ran.report.error is not None
         return
-    run = run_and_strike if phase == "idle" else Pipeline.run
-    check_results(run(pipeline, executor, initial_tasks=tasks()), executor, outcome)
+    ran = run_and_strike(stage, **options) if phase == "idle" else run_local([stage], items(1, 2), **options)
+    check_results(ran, outcome)
 
 
-def tasks() -> list[Item]:
-    return [Item("test", 1), Item("test", 2)]
-
-
-def run_and_strike(pipeline: Pipeline, executor: LocalExecutor, initial_tasks: list[Item]) -> list[Item]:
-    """Let the end happen between the two tasks, while the driver waits and the worker is idle."""
-    found = []
-    for task in executor.execute_iter(pipeline.stages, initial_tasks):
-        found.append(task)
-        if len(found) == 1:
-            strike(pipeline.stages[0])
-    return found
+def run_and_strike(stage: Ends, **options: Any) -> Ran:
+    """Make the end happen between the two tasks, while the driver waits and the worker is idle."""
+    executor = local_executor(**options)
+    finished = executor.execute_iter([stage], items(1, 2))
+    first = next(finished)
+    strike(stage)
+    return Ran([first, *finished], executor.last_report)
 
 
 def strike(stage: Ends) -> None:
@@ -234,16 +234,14 @@ def check_error(error: BaseException, phase: str, outcome: Raises | Dies) -> Non
         (note,) = error.__notes__
         assert "stage 'ends'" in note
         return
-    assert isinstance(error, WorkerDied)
     assert outcome.words in error.cause
     assert error.phase == PHASE_OF_DEATH.get(phase, phase)
     assert error.stage == "ends"
 
 
-def check_results(found: list[Item], executor: LocalExecutor, outcome: GoesOn) -> None:
-    values = [int(task.data[-1:]) if isinstance(task.data, bytes) else task.data for task in found]
-    assert values == [2, 3]
-    report = executor.last_report
+def check_results(ran: Ran, outcome: GoesOn) -> None:
+    assert [int(data[-1:]) if isinstance(data, bytes) else data for data in ran.data] == [2, 3]
+    report = ran.report
     assert report.error is None
     notes = [note for note in report.notes if outcome.noted is not None and outcome.noted in note]
     assert len(notes) == (outcome.noted is not None), report.notes

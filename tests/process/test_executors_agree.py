@@ -2,42 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gpuexec import InlineExecutor, LocalExecutor, Pipeline, ProcessingStage, Resources
+from tests.process.running import run_inline, run_local
 from tests.process.stages import Item, items
-
-
-class Step(ProcessingStage):
-    """Repeats, drops or changes tasks, depending on their data, with payloads of some size."""
-
-    resources = Resources(cpus=0.25)
-
-    def __init__(self, what: str, number: int, size: int, batch_size: int, workers: int | None) -> None:
-        self.name = what
-        self.number = number
-        self.size = size
-        self.batch_size = 1 if what == "repeat" else batch_size  # a fan-out from several inputs has random ids
-        self.workers = workers
-
-    def num_workers(self) -> int | None:
-        return self.workers
-
-    def process(self, task: Item) -> Item | list[Item] | None:
-        value = int(task.data[0])
-        match self.name:
-            case "drop":
-                return None if value % (self.number + 1) == 0 else task
-            case "repeat":
-                return [self.item(value + i) for i in range(value % (self.number + 2))]
-            case _:
-                return self.item(value * 3 + 1)
-
-    def item(self, value: int) -> Item:
-        return Item("oracle", np.full(self.size, value, np.int64))
-
+from tests.process.stages.transforms import Step
 
 steps = st.builds(
     Step,
@@ -50,12 +23,14 @@ steps = st.builds(
 bounds = st.fixed_dictionaries({"queue_tasks": st.integers(1, 50), "queue_bytes": st.sampled_from([1, 100_000, 2**28])})
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(steps, min_size=1, max_size=4), st.integers(1, 40), bounds)
-def test_the_executors_agree(stages, count, options):
-    def run(executor):
-        tasks = items(*(np.full(1, i, np.int64) for i in range(count)))
-        out = Pipeline("p", stages=list(stages)).run(executor, initial_tasks=tasks)
-        return [(task.task_id, task.data.tolist(), [p.stage_name for p in task._stage_perf]) for task in out]
+def test_the_executors_agree(stages: list[Step], count: int, options: dict[str, int]):
+    def given_tasks() -> list[Item]:
+        return items(*(np.full(1, i, np.int64) for i in range(count)))
 
-    assert run(LocalExecutor(show_progress=False, **options)) == run(InlineExecutor())
+    def visible(tasks: list[Item]) -> list[tuple[Any, ...]]:
+        return [(task.task_id, task.data.tolist(), [p.stage_name for p in task._stage_perf]) for task in tasks]
+
+    ran = run_local(list(stages), given_tasks(), **options)
+    assert visible(ran.tasks) == visible(run_inline(list(stages), given_tasks()))

@@ -1,7 +1,7 @@
 """Worker counts that follow the measured service times.
 
-There is far more to do than a test has time for, but only until the workers are there that the test waits for: so the
-planner has every reason to start them, whatever a start costs on this machine, and the run is short.
+The stages have far more to do than a test has time for, but only until the workers that the test waits for are there.
+So the autoscaler has every reason to start them, whatever a start costs on this machine, and the run is short.
 """
 
 from __future__ import annotations
@@ -9,77 +9,58 @@ from __future__ import annotations
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from gpuexec import LocalExecutor, Pipeline, ProcessingStage, Resources
+from gpuexec.observe.report import RunReport
 from gpuexec.plan.rebalance import ActionReason
 from tests.nvml_sim import nodes
-from tests.process.stages import Item, items
+from tests.process.running import local_executor, run_local
+from tests.process.stages import items
+from tests.process.stages.workloads import Paced, PacedByOne
 
 
-class Slow(ProcessingStage):
-    """Takes ``seconds`` for a task (``then`` from task 100 on) until ``enough`` workers of a stage are ready."""
-
-    batch_size = 1
-
-    def __init__(self, name: str, seconds: float, folder: Path, awaited: str, enough: int, then=None, **resources):
-        self.name = name
-        self.seconds = (seconds, seconds if then is None else then)
-        self.folder = folder
-        self.awaited = (awaited, enough)
-        self.resources = Resources(**{"cpus": 1.0, **resources})
-
-    def setup(self, worker_metadata=None) -> None:
-        (self.folder / worker_metadata.worker_id).touch()
-
-    def process(self, task: Item) -> Item:
-        name, enough = self.awaited
-        if len(list(self.folder.glob(f"{name}-*"))) < enough:
-            time.sleep(self.seconds[task.data >= 100])
-        return task
-
-
-def run(stages, count: int, **options):
-    executor = LocalExecutor(show_progress=False, **options)
-    out = Pipeline("p", stages=stages).run(executor, initial_tasks=items(*range(count)))
-    assert [task.data for task in out] == list(range(count))
-    report = executor.last_report
+def run(stages: list[Paced], count: int, **options: Any) -> tuple[RunReport, Counter[str]]:
+    """Return the report, and how many workers were started for each stage."""
+    ran = run_local(stages, items(*range(count)), **options)
+    assert ran.data == list(range(count))
+    report = ran.report
     assert len({w.worker_id for w in report.workers}) == len(report.workers)
     assert all(w.exit_code == 0 for w in report.workers)
     return report, Counter(w.stage_name for w in report.workers)
 
 
-def test_a_slow_stage_gets_the_cpus_that_are_free(tmp_path):
-    stages = [Slow("quick", 0.001, tmp_path, "slow", 3), Slow("slow", 0.05, tmp_path, "slow", 3)]
+def test_a_slow_stage_gets_the_cpus_that_are_free(tmp_path: Path):
+    stages = [Paced("quick", 0.001, tmp_path, "slow", 3), Paced("slow", 0.05, tmp_path, "slow", 3)]
     report, started = run(stages, 1000, cpus=4)
     assert started["quick"] == 1
     assert started["slow"] >= 3
     assert {w.start_reason for w in report.workers if w.worker_id in ("slow-1", "slow-2")} == {ActionReason.SLOWEST}
 
 
-def test_a_pipeline_of_more_light_stages_than_cpus_leaves_room_for_the_heavy_one(tmp_path):
-    light = [Slow(f"light{i}", 0.001, tmp_path, "heavy", 2) for i in range(4)]
-    _, started = run([*light, Slow("heavy", 0.05, tmp_path, "heavy", 2)], 1000, cpus=2)
+def test_a_pipeline_of_more_light_stages_than_cpus_leaves_room_for_the_heavy_one(tmp_path: Path):
+    light = [Paced(f"light{i}", 0.001, tmp_path, "heavy", 2) for i in range(4)]
+    _, started = run([*light, Paced("heavy", 0.05, tmp_path, "heavy", 2)], 1000, cpus=2)
     assert started["heavy"] == 2
 
 
-def test_workers_move_when_the_work_does(tmp_path):
+def test_workers_move_when_the_work_does(tmp_path: Path):
     """The CPUs are all taken by the first bottleneck when the second one appears."""
-    first = Slow("first", 0.05, tmp_path, "second", 3, then=0.01)
-    second = Slow("second", 0.001, tmp_path, "second", 3, then=0.05)
+    first = Paced("first", 0.05, tmp_path, "second", 3, then=0.01)
+    second = Paced("second", 0.001, tmp_path, "second", 3, then=0.05)
     report, started = run([first, second], 2000, cpus=5)
     assert started["first"] >= 3
     assert started["second"] >= 3
     assert any(note.startswith("stopping workers") for note in report.notes)
 
 
-def test_gpus_go_to_the_stage_that_needs_them(tmp_path, nvml_node):
+def test_gpus_go_to_the_stage_that_needs_them(tmp_path: Path, nvml_node):
     """The starting plan shares the GPUs evenly; the second stage needs more than its part."""
     nvml_node(nodes.eight_nvlink())
     stages = [
-        Slow("embed", 0.005, tmp_path, "caption", 7, gpus=0.5, cpus=0.25),
-        Slow("caption", 0.2, tmp_path, "caption", 7, gpus=1.0, cpus=0.25),
+        Paced("embed", 0.005, tmp_path, "caption", 7, gpus=0.5, cpus=0.25),
+        Paced("caption", 0.2, tmp_path, "caption", 7, gpus=1.0, cpus=0.25),
     ]
     report, started = run(stages, 2000, cpus=32)
     assert started["caption"] >= 7
@@ -87,23 +68,16 @@ def test_gpus_go_to_the_stage_that_needs_them(tmp_path, nvml_node):
 
 
 @pytest.mark.parametrize("options", [{}, {"max_batches_per_worker": 40}])
-def test_a_fixed_stage_keeps_its_number(tmp_path, options):
-    executor = LocalExecutor(show_progress=False, cpus=6, **options)
-    stages = [Fixed("one", 0.005, tmp_path, "two", 9), Slow("two", 0.0, tmp_path, "two", 9)]
-    assert len(Pipeline("p", stages=stages).run(executor, initial_tasks=items(*range(120)))) == 120
-    assert {w.worker_id for w in executor.last_report.workers if w.stage_index == 0} == {"one-0"}
+def test_a_fixed_stage_keeps_its_number(tmp_path: Path, options: dict[str, int]):
+    stages = [PacedByOne("one", 0.005, tmp_path, "two", 9), Paced("two", 0.0, tmp_path, "two", 9)]
+    ran = run_local(stages, items(*range(120)), cpus=6, **options)
+    assert len(ran.tasks) == 120
+    assert {w.worker_id for w in ran.report.workers if w.stage_index == 0} == {"one-0"}
 
 
-class Fixed(Slow):
-    """Insists on one worker."""
-
-    def num_workers(self) -> int:
-        return 1
-
-
-def test_a_stage_whose_workers_wait_for_work_gets_no_more(tmp_path):
+def test_a_stage_whose_workers_wait_for_work_gets_no_more(tmp_path: Path):
     """What is slow here is the caller, who hands out one task after the other."""
-    executor = LocalExecutor(show_progress=False, cpus=6)
+    executor = local_executor(cpus=6)
     tasks = (task for task in items(*range(60)) if time.sleep(0.02) is None)
-    assert sum(1 for _ in executor.execute_iter([Slow("s", 0.005, tmp_path, "s", 9)], tasks)) == 60
+    assert sum(1 for _ in executor.execute_iter([Paced("s", 0.005, tmp_path, "s", 9)], tasks)) == 60
     assert [w.worker_id for w in executor.last_report.workers] == ["s-0"]

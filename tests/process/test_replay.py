@@ -17,19 +17,9 @@ from gpuexec.capsules.write import CapsuleContents, write_capsule
 from gpuexec.channel import codec
 from gpuexec.contract.allocation import Allocation
 from tests.process import stages
+from tests.process.running import ROOT, run_command, run_python
 from tests.process.stages import Apply, Item, Journal, items
-
-ROOT = Path(__file__).parents[2]
-# The command by itself, with the handling of our errors that `gpuexec` gives every command.
-COMMAND = """
-import typer
-from gpuexec import cli
-from gpuexec.cli.replay import replay
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-app.command()(replay)
-cli.app = app
-cli.main()
-"""
+from tests.process.waiting import wait_until
 
 
 def written(folder: Path, stage: Any, *tasks: Item, **fields: Any) -> Path:
@@ -53,24 +43,15 @@ def written(folder: Path, stage: Any, *tasks: Item, **fields: Any) -> Path:
 
 
 def replay(*arguments: object, typed: str = "") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-B", "-c", COMMAND, *map(str, arguments)],
-        check=False,
-        input=typed,
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, "COLUMNS": "120"},
-        timeout=60,
-    )
+    return run_command("replay", *arguments, typed=typed)
 
 
 def test_a_batch_that_passes_now(tmp_path: Path):
     done = replay(written(tmp_path, Journal(tmp_path / "log"), *items(1, 2)))
     assert done.returncode == 0, done.stderr
     summary, warning, end = (
-        done.stderr.index(said)
-        for said in (
+        done.stderr.index(message)
+        for message in (
             "stage 'journal' failed in process",
             "opening the capsule's pickles",
             "the batch passes now; 2 tasks",
@@ -84,24 +65,24 @@ def test_a_batch_that_fails_again(tmp_path: Path):
     done = replay(written(tmp_path, Journal(tmp_path / "log", fail_on=2), *items(1, 2)))
     assert done.returncode == 1
     assert "LookupError: no 2\n" in done.stderr
-    assert "stages.py" in done.stderr
+    assert "tests/process/stages/__init__.py" in done.stderr
     assert "executors/replay.py" not in done.stderr
     assert done.stderr.endswith("replay: the batch fails again\n")
     assert (tmp_path / "log").read_text().rstrip().endswith("teardown")
 
 
 @pytest.mark.parametrize(
-    ("function", "said"),
+    ("function", "message"),
     [
         (stages.raise_choosy, "in another way: builtins.LookupError then, tests.process.stages.Choosy now"),
         (stages.raise_mute, "in another way: builtins.LookupError then, tests.process.stages.Mute now"),
         (stages.call_exit, "in another way: builtins.LookupError then, builtins.SystemExit now"),
     ],
 )
-def test_a_batch_that_fails_in_another_way(tmp_path: Path, function: Any, said: str):
+def test_a_batch_that_fails_in_another_way(tmp_path: Path, function: Any, message: str):
     done = replay(written(tmp_path, Apply(function), *items(1)))
     assert done.returncode == 1
-    assert said in done.stderr
+    assert message in done.stderr
 
 
 def test_a_batch_that_crashes_shows_where(tmp_path: Path):
@@ -144,14 +125,8 @@ def test_a_breakpoint_in_the_stage(tmp_path: Path):
         print(written(Path({str(tmp_path)!r}), Local(abs), *items(2)), end="")
         """)
     )
-    wrote = subprocess.run(
-        [sys.executable, "-B", str(script)],
-        check=True,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        timeout=60,
-    )
+    wrote = run_python(script, PYTHONPATH=str(ROOT))
+    assert wrote.returncode == 0, wrote.stderr
     done = replay(wrote.stdout, typed="p there\ncontinue\n")
     assert "(Pdb) 42\n" in done.stdout
     assert done.returncode == 0, done.stderr
@@ -163,35 +138,33 @@ def test_a_breakpoint_in_the_stage(tmp_path: Path):
 def test_ctrl_c_ends_a_batch_that_hangs(tmp_path: Path):
     path = written(tmp_path, Apply(stages.announce_and_wait), *items(str(tmp_path / "pid")))
     process = subprocess.Popen(
-        [sys.executable, "-B", "-c", COMMAND, str(path), "--pdb"],
+        [sys.executable, "-m", "gpuexec", "replay", str(path), "--pdb"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         cwd=ROOT,
     )
-    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
-        assert process.poll() is None
-        os.sched_yield()
-    os.kill(process.pid, signal.SIGINT)
-    out, err = process.communicate("where\nquit\n", timeout=30)
+    wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text(), running=process)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate("where\nquit\n")
     assert "announce_and_wait" in out
     assert process.returncode == 130, err
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (lambda folder: folder / "missing", "there is no such folder"),
         (lambda folder: folder, "there is no capsule.json in it"),
         (lambda folder: written(folder, Apply(abs), stage_payload=b"garbage"), "cannot be unpickled here"),
     ],
 )
-def test_what_cannot_be_replayed_is_told_in_a_line(tmp_path: Path, make: Any, said: str):
+def test_what_cannot_be_replayed_is_explained_in_one_line(tmp_path: Path, make: Any, message: str):
     done = replay(make(tmp_path))
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("error: ")
-    assert said in done.stderr.splitlines()[-1]
+    assert message in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
 
 

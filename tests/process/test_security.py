@@ -5,41 +5,32 @@ from __future__ import annotations
 import json
 import os
 import stat
+from pathlib import Path
 
 import psutil
-import pytest
 
-from gpuexec import LocalExecutor, Pipeline
 from gpuexec.channel.messages import BY_KIND
 from gpuexec.channel.wire import encode_frame
-from tests.process.stages import Apply, items
+from tests.process.running import run_local
+from tests.process.stages import Apply, fail, items
 
 
-def connections_of_both(_):
-    """Internet sockets of this worker and its driver, and the names of their local sockets."""
-    found = []
+def connections_of_both(_: object) -> list[str]:
+    """Return the Internet sockets of this worker and its driver, and the names of their local sockets."""
+    connections = []
     for pid in (os.getpid(), os.getppid()):
-        found += [str(c) for c in psutil.Process(pid).net_connections(kind="inet")]
-        found += [c.laddr for c in psutil.Process(pid).net_connections(kind="unix") if c.laddr]
-    return found
+        connections += [str(c) for c in psutil.Process(pid).net_connections(kind="inet")]
+        connections += [c.laddr for c in psutil.Process(pid).net_connections(kind="unix") if c.laddr]
+    return connections
 
 
 def test_nothing_listens_and_no_socket_has_a_name():
-    (task,) = Pipeline("p", stages=[Apply(connections_of_both)]).run(
-        LocalExecutor(show_progress=False), initial_tasks=items(1)
-    )
-    assert task.data == []
+    assert run_local([Apply(connections_of_both)], items(1)).data == [[]]
 
 
-def fail(_):
-    raise ValueError("no")
-
-
-def test_folders_of_runs_are_the_users_own(tmp_path):
+def test_folders_of_runs_are_the_users_own(tmp_path: Path):
     capsules, checkpoint = tmp_path / "capsules", tmp_path / "checkpoint"
-    executor = LocalExecutor(show_progress=False, capsule_dir=capsules, checkpoint=checkpoint)
-    with pytest.raises(ValueError, match="no"):
-        Pipeline("p", stages=[Apply(fail)]).run(executor, initial_tasks=items(1))
+    run_local([Apply(fail)], items(1), raises=ConnectionError, capsule_dir=capsules, checkpoint=checkpoint)
     (capsule,) = capsules.iterdir()
     for folder in (capsule, checkpoint / ".gpuexec"):
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700

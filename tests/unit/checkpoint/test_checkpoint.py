@@ -15,12 +15,12 @@ from gpuexec import ConfigurationError
 from gpuexec.checkpoint.checkpoint import Checkpoint, NoCheckpoint
 from gpuexec.checkpoint.history import Counts, read_history
 from gpuexec.errors import CheckpointMismatch, StageContractError
-from tests.unit.checkpoint.sample_stages import ALL_OUTPUTS, SOURCES, Filter, Reader, Shuffle
+from tests.unit.checkpoint.stages import ALL_OUTPUTS, SOURCES, Filter, Reader, Shuffle
 
 STAGES = [Reader(), Filter()]
 PIPELINE = """
 import pathlib, sys
-from tests.unit.checkpoint.sample_stages import run_once
+from tests.unit.checkpoint.stages import run_once
 run_once(sys.argv[1], pathlib.Path(sys.argv[2]))
 """
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from gpuexec import Resources
 from gpuexec.checkpoint.fingerprint import Fingerprint, differences, fingerprint_of
-from tests.unit.checkpoint.sample_stages import Filter, Reader, WordCount
+from tests.unit.checkpoint.stages import Filter, Reader, WordCount
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +150,7 @@ def test_any_plain_value_survives_the_journal(value):
 def test_it_is_the_same_in_every_process():
     code = (
         "from gpuexec.checkpoint.fingerprint import fingerprint_of\n"
-        "from tests.unit.checkpoint.sample_stages import Filter\n"
+        "from tests.unit.checkpoint.stages import Filter\n"
         "print(fingerprint_of([Filter(rule={'z', 'a', 'k', frozenset({'b', 'c'})})]).digest)"
     )
     digests = {

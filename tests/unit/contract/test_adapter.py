@@ -6,7 +6,7 @@ import pytest
 from loguru import logger
 
 from gpuexec import BaseStageAdapter, EmptyTask, NodeInfo, ProcessingStage, StageContractError, WorkerMetadata
-from tests.unit.contract.toys import GivesUp, Keyed, Returns, Short, Split, Upper, Words, words
+from tests.unit.contract.stages import GivesUp, Keyed, Returns, Short, Split, Upper, Words, words
 
 
 def ids(stage, *tasks):

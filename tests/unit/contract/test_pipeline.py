@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from gpuexec import CompositeStage, ConfigurationError, InlineExecutor, Pipeline, Resources
+from tests.unit.contract.stages import Short, Split, Upper, words
 from tests.unit.contract.test_stage import Both
-from tests.unit.contract.toys import Short, Split, Upper, words
 
 
 def test_build_takes_composites_apart_and_settles_source_and_sink():

@@ -10,7 +10,7 @@ from loguru import logger
 
 from gpuexec import CompositeStage, ProcessingStage, Resources
 from gpuexec.contract.stage import get_stage_class, is_stage
-from tests.unit.contract.toys import Short, Split, Upper, Words, words
+from tests.unit.contract.stages import Short, Split, Upper, Words, words
 
 
 def test_defaults():

@@ -25,7 +25,7 @@ from gpuexec import (
 )
 from gpuexec.contract import metrics
 from gpuexec.contract.lineage import parents_of
-from tests.unit.contract.toys import Upper, words
+from tests.unit.contract.stages import Upper, words
 
 
 def test_task_paths():

@@ -6,7 +6,7 @@ import pytest
 
 from gpuexec import ConfigurationError, InlineExecutor, Resources
 from gpuexec.curator import stage_facts
-from tests.unit.contract.toys import Upper
+from tests.unit.contract.stages import Upper
 
 
 def test_what_a_stage_asks_for():

@@ -19,7 +19,7 @@ from gpuexec.plan.model import PlanOptions, StageDemand
 from gpuexec.plan.planner import make_allocator, plan_phases
 from gpuexec.plan.rebalance import ActionReason, Proposal, StopWorker
 from gpuexec.plan.workload import Forecast, by_remaining
-from tests.unit.plan.builders import device, node
+from tests.unit.plan.nodes import device, node
 
 FORECAST = Forecast(tasks=1.0, remaining=10.0)
 
@@ -173,14 +173,14 @@ def test_a_new_phase_reports_its_first_outcome(monkeypatch):
     assert [event.reason for event in cycles.run()] == [ActionReason.BALANCED]
 
 
-def test_spare_grants_are_given_up_only_when_a_proposal_is_applied(monkeypatch):
+def test_pending_grants_are_given_up_only_when_a_proposal_is_applied(monkeypatch):
     cycles = Cycles(monkeypatch, tasks_left=4)
-    spare = cycles.allocator.grant(0, 1, ())
-    cycles.stage.pending_grants.append(spare)
+    pending = cycles.allocator.grant(0, 1, ())
+    cycles.stage.pending_grants.append(pending)
     [event] = cycles.run()
     assert event.started == (), "one worker is enough for one batch"
     assert event.stages[0].workers == 1
-    assert list(cycles.stage.pending_grants) == [spare]
+    assert list(cycles.stage.pending_grants) == [pending]
     cycles = Cycles(monkeypatch)
     cycles.stage.pending_grants.append(cycles.allocator.grant(0, 1, ()))
     assert cycles.run()[0].started

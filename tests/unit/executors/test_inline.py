@@ -10,7 +10,7 @@ from loguru import logger
 from gpuexec import ConfigurationError, InlineExecutor, LocalExecutor, Pipeline
 from tests.process import stages
 from tests.process.stages import Apply, Journal, items
-from tests.unit.contract.toys import Split, Upper, Words
+from tests.unit.contract.stages import Split, Upper, Words
 
 
 class Reads(Upper):

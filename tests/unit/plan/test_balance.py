@@ -16,7 +16,7 @@ from gpuexec.plan.ledger import Ledger
 from gpuexec.plan.packing import Bins
 from gpuexec.plan.request import request_of
 from gpuexec.plan.workload import StageLoad
-from tests.unit.plan.builders import GIB, demand, device
+from tests.unit.plan.nodes import GIB, demand, device
 
 
 def load(stage_index=0, task_s=1.0, workers=1, tasks=1.0, max_workers=None, **ask) -> StageLoad:

@@ -17,7 +17,7 @@ from gpuexec.plan.moves import Candidate, repack
 from gpuexec.plan.planner import make_allocator, plan_phases
 from gpuexec.plan.rebalance import ActionReason, Proposal, rebalance
 from gpuexec.plan.workload import Forecast, StageProgress, StageSnapshot, forecast
-from tests.unit.plan.builders import demand, device, node
+from tests.unit.plan.nodes import demand, device, node
 
 
 def allocator_for(demands, devices=(), cpus=64) -> Allocator:

@@ -10,7 +10,7 @@ from loguru import logger
 
 from gpuexec.config import ExecutorConfig
 from gpuexec.stage.environment import env_vars_for, temporary_environment
-from tests.unit.contract.toys import Upper
+from tests.unit.contract.stages import Upper
 
 EXECUTORS = ExecutorConfig.create(runtime_env={"env_vars": {"MODE": "fast", "LEVEL": 1}})
 

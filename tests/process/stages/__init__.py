@@ -1,20 +1,23 @@
-"""Small stages with which the process tests provoke every ending. Importable, so they pickle by reference."""
+"""Stages, and functions for them, that many tests use; the modules beside this one hold those of one subject.
+
+Every worker imports the module of its stage. So these modules import little: a stage that is defined in a test's own
+module makes each of its workers import pytest, which costs 0.3 s of CPU time.
+"""
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
-import subprocess
 import sys
-import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from gpuexec import ProcessingStage, Resources, Task
+from tests.process.waiting import wait_until
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(repr=False)
@@ -64,7 +67,7 @@ class Apply(ProcessingStage[Item, Item]):
 
 
 class Journal(ProcessingStage[Item, Item]):
-    """Writes a line for every call of its life cycle to a file."""
+    """Writes a line to a file for every call of its life cycle. ``fail_in``: the method that raises."""
 
     name = "journal"
 
@@ -95,8 +98,7 @@ class Journal(ProcessingStage[Item, Item]):
 
     def process(self, task: Item) -> Item:
         self.note("process", task.data)
-        while self.path.read_text().count(" setup ") < self.await_setups:
-            os.sched_yield()
+        wait_until(lambda: self.path.read_text().count(" setup ") >= self.await_setups)
         if self.fail_in == "process" and task.data == self.fail_on:
             raise LookupError(f"no {task.data}")
         return task
@@ -118,7 +120,7 @@ class Choosy(Exception):
 
 
 class Mute(Exception):
-    """Cannot say what it is."""
+    """Has no text: ``str()`` of it raises."""
 
     def __str__(self) -> str:
         raise RuntimeError("no text")
@@ -131,6 +133,13 @@ class PicklesOnly:
         return (int, ("not a number",))
 
 
+# ---- functions for Apply: with a result --------------------------------------------------------------------
+
+
+def same(value: Any) -> Any:
+    return value
+
+
 def double(value: int) -> int:
     return 2 * value
 
@@ -139,56 +148,38 @@ def drop(value: Any) -> None:
     return None
 
 
-def kill_self(value: Any) -> None:
-    print("about to die", flush=True)
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def kill_self_at_two(value: int) -> int:
-    if value == 2:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return value
-
-
-def terminate_self(value: Any) -> None:
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
-def segfault(value: Any) -> None:
-    ctypes.string_at(0)
-
-
-def leave(value: Any) -> None:
-    os._exit(7)
-
-
-def call_exit(value: Any) -> None:
-    sys.exit("enough")
-
-
-def raise_choosy(value: Any) -> None:
-    raise Choosy(5, "because")
-
-
-def raise_mute(value: Any) -> None:
-    raise Mute
-
-
-def return_lock(value: Any) -> Any:
-    return threading.Lock()
-
-
-def return_pickles_only(value: Any) -> Any:
-    return PicklesOnly()
-
-
 def big_array(value: int) -> np.ndarray:
+    import numpy as np
+
     return np.full(1_000_000, value, np.uint8)
 
 
 def write_into(array: np.ndarray) -> int:
     array += 1
     return int(array.sum())
+
+
+def spin(array: np.ndarray) -> int:
+    """Take some milliseconds of CPU time and return the first element."""
+    return int(array[0]) + 0 * sum(i % 7 for i in range(50_000))
+
+
+def environment(value: Any) -> dict[str, str]:
+    return dict(os.environ)
+
+
+def loaded_modules(value: Any) -> list[str]:
+    return sorted(sys.modules)
+
+
+def return_lock(value: Any) -> Any:
+    import threading
+
+    return threading.Lock()
+
+
+def return_pickles_only(value: Any) -> Any:
+    return PicklesOnly()
 
 
 def close_stdin_and_print(value: int) -> int:
@@ -200,33 +191,93 @@ def close_stdin_and_print(value: int) -> int:
     return value
 
 
-def environment(value: Any) -> dict[str, str]:
-    return dict(os.environ)
+# ---- with an exception -------------------------------------------------------------------------------------
 
 
-def threads_and_affinity(value: Any) -> tuple[str | None, int, int]:
-    return os.environ.get("OMP_NUM_THREADS"), len(os.sched_getaffinity(0)), os.getpid()
+def fail(value: Any = None) -> None:
+    raise ConnectionError("refused")
+
+
+def raise_choosy(value: Any) -> None:
+    raise Choosy(5, "because")
+
+
+def raise_mute(value: Any) -> None:
+    raise Mute
+
+
+def call_exit(value: Any) -> None:
+    sys.exit("enough")
+
+
+def write_to_a_full_disk(value: Any) -> Any:
+    with Path("/dev/full").open("w") as out:
+        out.write("x" * 100_000)
+    return value
+
+
+# ---- with the end of the worker ----------------------------------------------------------------------------
+
+
+def die(value: Any = None) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def kill_self(value: Any) -> None:
+    print("about to die", flush=True)
+    die()
+
+
+def kill_self_at_two(value: int) -> int:
+    if value == 2:
+        die()
+    return value
+
+
+def terminate_self(value: Any) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def segfault(value: Any = None) -> None:
+    import ctypes
+
+    ctypes.string_at(0)
+
+
+def leave(value: Any) -> None:
+    os._exit(7)
+
+
+# ---- with no end -------------------------------------------------------------------------------------------
+
+
+def be_stopped(value: Any = None) -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def hang(value: Any = None) -> None:
+    """Wait indefinitely; signal handlers run meanwhile."""
+    while True:
+        signal.pause()
+
+
+def announce_and_wait(path: str) -> None:
+    """Write this process's pid to a file, then wait indefinitely."""
+    Path(path).write_text(str(os.getpid()))
+    hang()
 
 
 def start_child_and_wait(path: str) -> None:
-    """Start a process of its own, tell its pid, and wait for ever."""
+    """Start a process, write its pid after this one's to a file, then wait for a signal."""
+    import subprocess
+
     child = subprocess.Popen(["sleep", "1000"])
     Path(path).write_text(f"{os.getpid()} {child.pid}")
     signal.pause()
 
 
-def announce_and_wait(path: str) -> None:
-    Path(path).write_text(str(os.getpid()))
-    while True:
-        signal.pause()
-
-
-def loaded_modules(value: Any) -> list[str]:
-    return sorted(sys.modules)
-
-
 def ignore_everything(path: str) -> None:
-    """Wait for ever, deaf to signals and exceptions."""
+    """Wait indefinitely, whatever signals and exceptions arrive."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     announce_and_wait(path)
 
@@ -237,7 +288,7 @@ def note_and_ignore_termination(path: str) -> None:
 
 
 class WaitsInFinalizer:
-    """Is waiting for a signal while it is finalized."""
+    """Waits for a signal while it is finalized."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -254,6 +305,9 @@ def wait_in_a_finalizer(path: str) -> str:
     return path
 
 
+# ---- with processes of their own ---------------------------------------------------------------------------
+
+
 def square(value: int) -> int:
     return value * value
 
@@ -267,19 +321,23 @@ def sum_in_a_pool(count: int) -> int:
 
 
 def leave_a_child(path: str) -> str:
+    import subprocess
+
     child = subprocess.Popen(["sleep", "1000"])
     Path(path).write_text(str(child.pid))
     return path
 
 
-def write_to_a_full_disk(value: Any) -> Any:
-    with Path("/dev/full").open("w") as out:
-        out.write("x" * 100_000)
+def leave_a_chatterer(value: int) -> int:
+    """Start a process that prints indefinitely into the worker's output."""
+    import subprocess
+
+    subprocess.Popen(["yes"])
     return value
 
 
 def fork_and_exit(value: int) -> int:
-    """The child leaves by sys.exit, through the worker's own frames."""
+    """Return the exit code of a child that leaves by ``sys.exit``, through the worker's own frames."""
     pid = os.fork()
     if pid == 0:
         sys.exit(3)
@@ -287,20 +345,9 @@ def fork_and_exit(value: int) -> int:
 
 
 def fork_and_return(value: int) -> int:
-    """Child and parent both return: only the parent's result may count."""
+    """Return from both the child and the parent: only the parent's result may count."""
     pid = os.fork()
     if pid == 0:
         return -1
     os.waitpid(pid, 0)
-    return value
-
-
-def spin(array: np.ndarray) -> int:
-    """Take some milliseconds of CPU; return the first element."""
-    return int(array[0]) + 0 * sum(i % 7 for i in range(50_000))
-
-
-def leave_a_chatterer(value: int) -> int:
-    """Start a process that prints for ever, into the worker's output."""
-    subprocess.Popen(["yes"])
     return value

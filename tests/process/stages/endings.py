@@ -1,33 +1,20 @@
-"""Every kind of bad end, to be met with in any phase of a stage's life. Light to import: the matrix does it often."""
+"""Every kind of bad end, for every phase of a stage's life."""
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
-from gpuexec import ProcessingStage, Resources, Task
+from gpuexec import ProcessingStage, Resources
+from tests.process.stages import Item
 
 PRINTED = 100_000_000  # bytes
 _LINE = b"x" * 999_999 + b"\n"
 
-
-class Item(Task[Any]):
-    """A task that holds anything."""
-
-    @property
-    def num_items(self) -> int:
-        return 1
-
-    def validate(self) -> bool:
-        return True
-
-
-# ---- kinds of end: what is done where the stage's own code should be ---------------------------------------
+# ---- kinds of end: what happens instead of the stage's own code ---------------------------------------------
 
 
 def raise_error() -> None:
@@ -42,23 +29,6 @@ def leave_by_os_exit() -> None:
     os._exit(7)
 
 
-def die_of_sigsegv() -> None:
-    ctypes.string_at(0)
-
-
-def die_of_sigkill() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def be_stopped() -> None:
-    os.kill(os.getpid(), signal.SIGSTOP)
-
-
-def hang() -> None:
-    while True:
-        signal.pause()
-
-
 def use_up_memory() -> None:
     bytearray(1 << 62)
 
@@ -68,7 +38,7 @@ def recurse() -> None:
 
 
 def fork() -> None:
-    """Parent and child both come back, the child first."""
+    """Return from the child, then from the parent."""
     pid = os.fork()
     if pid == 0:
         return
@@ -76,7 +46,9 @@ def fork() -> None:
 
 
 def fork_in_a_thread() -> None:
-    """The child has no other thread than this one, which ends."""
+    """Fork in a thread: the child has that thread alone, and it ends."""
+    import threading
+
     thread = threading.Thread(target=lambda: os._exit(0) if os.fork() == 0 else os.wait())
     thread.start()
     thread.join()
@@ -95,7 +67,7 @@ def print_much() -> None:
 
 
 class Ends(ProcessingStage[Item, Item]):
-    """One worker, which does ``end`` in ``phase``: in ``idle``, whenever SIGUSR1 comes."""
+    """One worker, which calls ``end`` in ``phase``; for ``idle``, whenever SIGUSR1 arrives."""
 
     name = "ends"
     resources = Resources(cpus=0.25)
@@ -103,40 +75,55 @@ class Ends(ProcessingStage[Item, Item]):
     def __init__(self, phase: str, end: Any, folder: Path) -> None:
         self.phase = phase
         self.end = end
-        self.folder = folder  # where it leaves its pid
+        self.folder = folder  # its process writes its pid to the file `pid` there
 
     def num_workers(self) -> int:
         return 1
 
     def setup(self, worker_metadata: Any = None) -> None:
-        self.come_to("setup")
+        self.end_in("setup")
         if self.phase == "idle":
             signal.signal(signal.SIGUSR1, lambda *_: self.end())
 
     def process(self, task: Item) -> Item:
         (self.folder / "pid").write_text(str(os.getpid()))
-        self.come_to("process")
+        self.end_in("process")
         if self.phase == "return":
             return Item(task.dataset_name, EndsWhenPickled(self.end, task.data))
         return Item(task.dataset_name, task.data + 1)
 
     def teardown(self) -> None:
-        self.come_to("teardown")
+        self.end_in("teardown")
 
-    def come_to(self, phase: str) -> None:
+    def end_in(self, phase: str) -> None:
         if phase == self.phase:
             self.end()
 
 
 class EndsOnNode(Ends):
-    """With a ``setup_on_node``, which costs a process."""
+    """Has a ``setup_on_node`` too, which costs a process."""
 
     def setup_on_node(self, node_info: Any = None, worker_metadata: Any = None) -> None:
-        self.come_to("setup_on_node")
+        self.end_in("setup_on_node")
+
+
+class EndsInTeardown(ProcessingStage[Item, Item]):
+    """Calls ``end`` in ``teardown``, in each of its workers."""
+
+    name = "ends_in_teardown"
+
+    def __init__(self, end: Any) -> None:
+        self.end = end
+
+    def process(self, task: Item) -> Item:
+        return task
+
+    def teardown(self) -> None:
+        self.end()
 
 
 class EndsWhenUnpickled(Ends):
-    """Does its end whenever it is unpickled."""
+    """Calls ``end`` whenever it is unpickled."""
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -144,7 +131,7 @@ class EndsWhenUnpickled(Ends):
 
 
 class EndsWhenPickled:
-    """A result that does ``end`` when it is pickled, and arrives as ``value + 1`` if that goes well."""
+    """A result that calls ``end`` when it is pickled, and arrives as ``value + 1`` if that returns."""
 
     def __init__(self, end: Any, value: int) -> None:
         self.end = end
@@ -156,13 +143,15 @@ class EndsWhenPickled:
 
 
 class Returns(Ends):
-    """Returns whatever ``end`` makes of an item's data."""
+    """Returns what ``end`` makes of an item's data."""
 
     def process(self, task: Item) -> Item:
         return Item(task.dataset_name, self.end(task.data))
 
 
 def unpicklable(value: int) -> Any:
+    import threading
+
     return threading.Lock()
 
 

@@ -1,0 +1,130 @@
+"""Stages that use GPUs of the simulated driver library, and report what their process sees of them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from gpuexec import Pipeline, ProcessingStage, Resources
+from tests.process.stages import Item, Range, hang
+from tests.process.waiting import wait_until
+
+GIB = 1024**3
+
+
+class OnGpu(ProcessingStage[Item, Item]):
+    """Reports what its process was given."""
+
+    name = "on_gpu"
+
+    def __init__(self, workers: int | None = None, name: str = "on_gpu", **resources: float) -> None:
+        self.workers = workers
+        self.name = name
+        self.resources = Resources(**{"cpus": 0.1, **resources})
+
+    def num_workers(self) -> int | None:
+        return self.workers
+
+    def setup(self, worker_metadata: Any = None) -> None:
+        self.metadata = worker_metadata
+
+    def process(self, task: Item) -> Item:
+        allocation = self.metadata.allocation
+        task.data = {
+            "visible": os.environ["CUDA_VISIBLE_DEVICES"],
+            "order": os.environ["CUDA_DEVICE_ORDER"],
+            "device_ids": list(allocation.device_ids),
+            "uuids": [share.uuid for share in allocation.gpus],
+            "memory": [share.memory_bytes for share in allocation.gpus],
+            "expected": allocation.cuda_visible_devices,
+            "affinity": sorted(os.sched_getaffinity(0)),
+            "worker": self.metadata.worker_id,
+        }
+        return task
+
+
+class Holds(OnGpu):
+    """Holds 3 GiB until its worker has read that from NVML, and 1 GiB afterwards.
+
+    ``listing_log``: the file of that name in the description of the simulated node.
+    """
+
+    def __init__(self, listing_log: Path, **resources: float) -> None:
+        super().__init__(workers=1, **resources)
+        self.listing_log = listing_log
+
+    def process(self, task: Item) -> Item:
+        from tests.nvml_sim import simulator
+
+        gpu = self.metadata.allocation.device_ids[0]
+        simulator.hold_memory(gpu, 3 * GIB)
+        seen = self.listings()
+        wait_until(lambda: self.listings() >= seen + 2)  # the first may have begun before the change
+        simulator.hold_memory(gpu, 1 * GIB)
+        return task
+
+    def listings(self) -> int:
+        """Return how often this process has asked NVML for the processes on a GPU, and got some."""
+        return self.listing_log.read_text().split().count(str(os.getpid())) if self.listing_log.exists() else 0
+
+
+class GrowsOnNode(OnGpu):
+    """Leaves memory in use after ``setup_on_node``, as a daemon that it starts would."""
+
+    def setup_on_node(self, node_info: Any = None, worker_metadata: Any = None) -> None:
+        from tests.nvml_sim import simulator
+
+        simulator.hold_memory(worker_metadata.allocation.device_ids[0], 2 * GIB)
+
+
+class Loads(OnGpu):
+    """Writes to a log when each ``setup`` begins and ends."""
+
+    def __init__(self, log: Path, **resources: float) -> None:
+        super().__init__(workers=4, **resources)
+        self.log = log
+
+    def setup(self, worker_metadata: Any = None) -> None:
+        super().setup(worker_metadata)
+        gpu = worker_metadata.allocation.device_ids[0]
+        for word in ("begin", "end"):
+            with self.log.open("a") as out:
+                out.write(f"{gpu} {word}\n")
+
+
+class ImportsTorch(OnGpu):
+    def setup(self, worker_metadata: Any = None) -> None:
+        super().setup(worker_metadata)
+        import torch  # noqa: F401
+
+
+class Breaks(OnGpu):
+    """Makes the GPU ``victim`` fail at its first task there, and never returns from that; other workers wait for it."""
+
+    def __init__(self, flag: Path, victim: int, workers: int = 1, **edit: Any) -> None:
+        super().__init__(workers, gpus=1)
+        self.flag, self.victim, self.edit = flag, victim, edit
+
+    def process(self, task: Item) -> Item:
+        gpu = self.metadata.allocation.device_ids[0]
+        if gpu == self.victim and not self.flag.exists():
+            self.flag.touch()
+            self.fail(gpu)
+            hang()  # as a call into a driver does whose GPU is dead
+        wait_until(self.flag.exists)
+        task.data = (task.data, gpu)
+        return task
+
+    def fail(self, gpu: int) -> None:
+        import json
+
+        from tests.nvml_sim.simulator import VARIABLE, SimulatedNode
+
+        path = Path(os.environ[VARIABLE])
+        node = SimulatedNode(path, json.loads(path.read_text()))
+        node.change(lambda description: description["gpus"][gpu].update(self.edit))
+
+
+def planned() -> Pipeline:
+    return Pipeline("planned", stages=[Range(3), OnGpu(gpu_memory_gb=20)])
