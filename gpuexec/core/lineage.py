@@ -51,7 +51,7 @@ class NoLineage:
 
 
 class Lineage:
-    """Tells the checkpoint what becomes of every task.
+    """Reports to the checkpoint what becomes of every task.
 
     Sources are the outputs of the stage marked as a source; without one, the caller's tasks.
     """

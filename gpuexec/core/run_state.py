@@ -1,4 +1,4 @@
-"""One run: its stages, tasks and workers, and the calls by which the driver tells what happened.
+"""One run: its stages, tasks and workers, and the calls by which the driver reports what happened.
 
 Invariants
 1. Every task is in exactly one place: a queue, a requeued batch, a batch in flight, its outputs, or the results.
@@ -180,20 +180,20 @@ class RunState:
     def on_exit(self, worker: Worker, exit_: Exit, now: float) -> None:
         """Take note of a worker that was reaped. Raises the error that ends the run, if it is to end.
 
-        What follows is decided by ``EXIT_RULES``. A worker that said goodbye has done nothing wrong.
+        What follows is decided by ``EXIT_RULES``. An exit after `Stopped` is always as expected.
         """
         rule, phase, killed = worker.exit_rule(), worker.phase, worker.state is WorkerState.KILLED
-        said_goodbye = worker.teardown_s is not None and worker.end_reason is not None
+        stopped_cleanly = worker.teardown_s is not None and worker.end_reason is not None
         self.pool.remove(worker, exit_, now)
         if self._ending:
             return
-        if rule.report is ExitReport.WORKER_DIED and not said_goodbye:
+        if rule.report is ExitReport.WORKER_DIED and not stopped_cleanly:
             phase = worker.timeout.phase if worker.timeout is not None else phase
             self._recovery.worker_died(worker, exit_, phase, now)
             return
         if rule.requeues:
             self._recovery.requeue_batches(worker)
-        if rule.report is ExitReport.NOTICE and not said_goodbye:
+        if rule.report is ExitReport.NOTICE and not stopped_cleanly:
             # It was to stop and had nothing in flight: no reason to lose what the run has made.
             if killed:
                 limit = self.terminator.stop_timeout_s

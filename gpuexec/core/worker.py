@@ -102,10 +102,10 @@ TRANSITIONS: dict[tuple[WorkerState, WorkerEvent], WorkerState] = {
 
 
 class ExitReport(StrEnum):
-    """What the user hears of an exit."""
+    """How an exit is reported to the user."""
 
     NOTHING = "nothing"
-    NOTICE = "a notice, unless the worker said goodbye"
+    NOTICE = "a notice, unless the worker reported Stopped"
     WORKER_DIED = "WorkerDied, which is judged by the retry policy"
 
 
@@ -186,7 +186,7 @@ class Worker:
     setup_sent_at: float | None = None
     ready_at: float | None = None
     heard_at: float = 0.0  # its last message
-    teardown_s: float | None = None  # it said goodbye; ``None``: it has not
+    teardown_s: float | None = None  # of its `Stopped` message; ``None``: it has not reported it
     rss_peak_bytes: int | None = None  # as of its last batch
     timeout: Timeout | None = None
     termination: Termination | None = None

@@ -8,7 +8,7 @@
     ┌───► the core: queue 0 ──► workers of stage 0 ──► queue 1 ──► workers of stage 1 ──► …
     │                    (payloads pass through unread)
     │
-    │   run.py               waits for what becomes ready, and tells the core what happened and the time
+    │   run.py               waits for what becomes ready, and reports to the core what happened and when
     └── worker_processes.py  starts, sends, signals, reads and reaps, as the core asks
 
 ====================  =================================================================================================
@@ -17,6 +17,7 @@
 ``blocks``            `InitialBlocks` packs the caller's tasks, `ResultPayloads` unpacks results
 ``initial_tasks``     `ListedTasks`, `StreamedTasks`: where the caller's tasks come from
 ``autoscaler``        `Autoscaler`: asks the planner, now and then, whether other worker counts would be better
+``evaluation``        one evaluation of the stages by the planner, for the autoscaler
 ``limits``            `MemoryLimits`: the host's and the workers' memory
 ``gpus``              `RunGpus`: faults of the run's GPUs, and what they were like before and after
 ``capsules``          `CapsuleKeeper`: stores failed batches for ``gpuexec replay``

@@ -20,13 +20,13 @@ def stage_exception(
     ``producer`` names whoever made the batch's inputs.
     """
     error = _own_exception(failed, stage, producer)
-    place = _PLACES.get(failed.phase, f"in {failed.phase}() of") + f" stage {stage!r}"
-    error.add_note(f"raised {place} (worker {worker_id!r})" + (f", tasks {abbreviated(task_ids)}" if task_ids else ""))
+    where = _WHERE.get(failed.phase, f"in {failed.phase}() of") + f" stage {stage!r}"
+    error.add_note(f"raised {where} (worker {worker_id!r})" + (f", tasks {abbreviated(task_ids)}" if task_ids else ""))
     error.__cause__ = RemoteTraceback(failed.traceback, stage, worker_id, failed.phase, task_ids)
     return error
 
 
-_PLACES = {"import": "while a worker imported and unpickled", "receive": "in", "return": "in"}
+_WHERE = {"import": "while a worker imported and unpickled", "receive": "in", "return": "in"}
 
 
 def _own_exception(failed: Failed, stage: str, producer: str) -> BaseException:

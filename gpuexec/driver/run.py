@@ -1,4 +1,4 @@
-"""One run: the loop that waits, tells the core what happened, and lets it advance."""
+"""One run: the loop that waits, reports to the core what happened, and lets it advance."""
 
 from __future__ import annotations
 

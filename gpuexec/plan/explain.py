@@ -63,9 +63,9 @@ def _arithmetic(request: Request, ledger: Ledger) -> str:
         if workers == 1 or not fitting:
             needed = f"{request.memory / GIB:.2f} GiB on one device is needed"
             return f"{needed}, the most that is free on one is {max_free / GIB:.2f} GiB"
-        return f"the devices have room for {fitting} such worker(s)"
+        return f"{fitting} such worker(s) fit on the devices"
     fitting = sum(slot.free // (slot.units(request) or 1) for slot in slots)
-    return f"the devices have room for {fitting} worker(s) of {request.share / WHOLE_GPU:g} GPU"
+    return f"{fitting} worker(s) of {request.share / WHOLE_GPU:g} GPU fit on the devices"
 
 
 def _reserve(free: int, capacity: int) -> str:

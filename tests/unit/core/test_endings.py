@@ -263,7 +263,7 @@ def test_a_worker_that_dies_in_teardown_is_a_notice():
     world.works(worker)
     world.reports(worker)
     world.step()
-    world.exits(worker, -11, goodbye=False)
+    world.exits(worker, -11, stopped=False)
     assert world.error is None
     assert "died during teardown: exit -11" in world.notices()
 
@@ -297,7 +297,7 @@ def test_a_batch_that_takes_too_long_is_retried_with_the_stacks_of_its_worker_in
     world.step(0.5)
     assert world.inside(worker).interrupted
     world.state.on_output(worker, ["printed later"])
-    world.exits(worker, 143, goodbye=False)
+    world.exits(worker, 143, stopped=False)
     (failed,) = world.of_type(events.BatchFailed)
     assert (failed.action, failed.stacks) == (Action.RETRY, "Thread 1:\n  in process")
     assert failed.error == "it took longer than batch_timeout_s = 5 s and was killed"
@@ -448,7 +448,7 @@ def test_a_cordoned_gpus_workers_are_killed_and_their_batches_go_elsewhere():
     world.state.cordon(["GPU-0"], "XID 79")
     assert (lost.state, healthy.state) == (WorkerState.KILLED, WorkerState.READY)
     world.says(lost, Failed(StagePhase.PROCESS, next(iter(lost.in_flight)), ["torch.AcceleratorError"], "bad", ""))
-    world.exits(lost, -9, goodbye=False)
+    world.exits(lost, -9, stopped=False)
     assert not world.of_type(events.BatchFailed), "the batch is not to blame"
     assert world.state.pool.cordoned == {"GPU-0"}
     world.runs_to_its_end()
@@ -461,7 +461,7 @@ def test_the_last_gpu_lost_ends_the_run():
     with pytest.raises(GpusLost, match="stage 's0' has no GPU left to run on: XID 79"):
         world.state.cordon(["GPU-0"], "XID 79")
     world.state.interrupt_all(world.now, within_s=1.0)
-    world.exits(world.worker(), -9, goodbye=False)
+    world.exits(world.worker(), -9, stopped=False)
     assert world.error is None, "the end of the run reports nothing twice"
 
 
@@ -520,7 +520,7 @@ def test_stopping_all_lets_batches_finish_and_then_interrupts_those_that_do_not(
     world.state.interrupt_all(world.now, within_s=1.5)
     assert world.inside(slow).interrupted
     assert not world.inside(world.worker(1)).interrupted, "it has nothing in flight"
-    world.exits(slow, 143, goodbye=False)
+    world.exits(slow, 143, stopped=False)
     world.exits(world.worker(1))
     assert not world.workers
     assert not world.of_type(events.BatchFailed)

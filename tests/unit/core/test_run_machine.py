@@ -199,7 +199,7 @@ class Run(RuleBasedStateMachine):
     def _die(self, worker, culprit, reported):
         self._report(worker, reported)
         self._expect_loss(worker, culprit)
-        self.world.exits(worker, -9, goodbye=False)
+        self.world.exits(worker, -9, stopped=False)
         self._check_breaker(culprit)
 
     def _expect_loss(self, worker, culprit):
@@ -234,7 +234,7 @@ class Run(RuleBasedStateMachine):
             return
         self.failed_setups += 1
         if outcome == "died":
-            world.exits(worker, -9, goodbye=False)
+            world.exits(worker, -9, stopped=False)
         else:
             world.raises(worker, MemoryError() if outcome == "retried" else ValueError(), StagePhase.SETUP)
         if world.error is not None and outcome != "raised":
@@ -328,7 +328,7 @@ class Run(RuleBasedStateMachine):
         world.terminator.check(world.workers, world.now)
         for worker in world.workers:
             assert worker.state is WorkerState.KILLED
-            world.exits(worker, -9, goodbye=False)
+            world.exits(worker, -9, stopped=False)
         assert not world.workers
         assert world.error is error
 

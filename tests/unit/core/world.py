@@ -2,7 +2,7 @@
 
 A task's payload is its id, so blocks and batches can be read by eye. A simulated worker answers with the messages that
 a real one sends. It keeps to the protocol: it consumes blocks as ``Work`` says, reports finished batches in order, and
-says goodbye after ``Stop``.
+reports `Stopped` after ``Stop``.
 """
 
 from __future__ import annotations
@@ -334,13 +334,13 @@ class World:
             inside.todo.clear()
         self.says(worker, Failed(phase, batch_id, names, str(error), "traceback", is_exit, halted))
 
-    def exits(self, worker: Worker, code: int = 0, *, goodbye: bool | None = None) -> None:
-        """A process ends. ``goodbye``: it says `Stopped` first, by default if it was told to stop and not killed."""
+    def exits(self, worker: Worker, code: int = 0, *, stopped: bool | None = None) -> None:
+        """A process ends. ``stopped``: it reports `Stopped` first, by default if it was told to stop and not killed."""
         inside = self.inside(worker)
         told = any(isinstance(message, Stop) for message in inside.received)
-        if goodbye is None:
-            goodbye = told and code == 0
-        if goodbye:
+        if stopped is None:
+            stopped = told and code == 0
+        if stopped:
             while inside.todo and not inside.interrupted:
                 self.works(worker)
             self.reports(worker)
