@@ -154,14 +154,17 @@ class ExecutorConfig:
     )
     capsules: bool = _option(True, None, "store each failed batch in a folder, a capsule, for `gpuexec replay`")
     capsule_dir: str | None = _option(
-        None,
-        _folder("use capsules=False to store no failed batches"),
-        "folder for capsules (default: ~/.local/state/gpuexec/capsules)",
+        None, None, "folder for capsules (default: ~/.local/state/gpuexec/capsules; '' stores none, as capsules=False does)"
     )
     log_level: str = _option("DEBUG", None, "lowest loguru level of the log records that workers send to the driver")
     runtime_env: Mapping[str, Any] | None = _option(
         None, None, "runtime environment as for Ray; its env_vars are set in every worker, all else is ignored"
     )
+
+    @property
+    def stores_capsules(self) -> bool:
+        """Whether failed batches are stored."""
+        return self.capsules and self.capsule_dir != ""
 
     @classmethod
     def create(cls, config: Mapping[str, Any] | None = None, **options: Any) -> ExecutorConfig:

@@ -143,7 +143,7 @@ class LocalExecutor(BaseExecutor):
             gauge_every_s=gauge_period_s,
             gpu_used=_gpu_memory_used,
             capsules=CapsuleKeeper(
-                self.options.capsule_dir, enabled=self.options.capsules, node_id=node_id, base_env=os.environ
+                self.options.capsule_dir, enabled=self.options.stores_capsules, node_id=node_id, base_env=os.environ
             ),
             checkpoint=checkpoint,
         )

@@ -60,10 +60,6 @@ def test_keywords_win_over_the_mapping():
         ({"busy_gpu_memory_fraction": 1.1}, "must lie between 0 and 1"),
         ({"on_task_failure": "ignore"}, "must be one of 'raise', 'quarantine', got 'ignore'"),
         ({"runtime_env": "A=1"}, "option 'runtime_env' must be a mapping, got str"),
-        (
-            {"capsule_dir": ""},
-            "option 'capsule_dir' must name a folder (use capsules=False to store no failed batches)",
-        ),
         ({"checkpoint": ""}, "option 'checkpoint' must name a folder (leave it out for no checkpoint), got ''"),
         ({"retry_on": [3]}, "option 'retry_on' takes exception classes or their names"),
     ],
