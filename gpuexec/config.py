@@ -154,7 +154,9 @@ class ExecutorConfig:
     )
     capsules: bool = _option(True, None, "store each failed batch in a folder, a capsule, for `gpuexec replay`")
     capsule_dir: str | None = _option(
-        None, None, "folder for capsules (default: ~/.local/state/gpuexec/capsules; '' stores none, as capsules=False does)"
+        None,
+        None,
+        "folder for capsules (default: ~/.local/state/gpuexec/capsules; '' stores none, as capsules=False does)",
     )
     log_level: str = _option("DEBUG", None, "lowest loguru level of the log records that workers send to the driver")
     runtime_env: Mapping[str, Any] | None = _option(

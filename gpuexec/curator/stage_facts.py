@@ -46,21 +46,6 @@ def batch_size_of(stage: StageLike) -> int:
     return size
 
 
-def env_vars_of(stage: StageLike) -> dict[str, str]:
-    """Return the variables to set in the stage's workers. Other parts of ``runtime_env`` need Ray and are ignored."""
-    runtime_env = stage.runtime_env or {}
-    ignored = sorted(set(runtime_env) - {"env_vars"})
-    if ignored:
-        from loguru import logger
-
-        logger.warning(
-            "stage {}: runtime_env {} is ignored: only env_vars are set here, nothing is installed",
-            stage.name,
-            ignored,
-        )
-    return {str(key): str(value) for key, value in (runtime_env.get("env_vars") or {}).items()}
-
-
 def sets_up_node(stage: StageLike) -> bool:
     """Return whether ``setup_on_node`` is the stage's own. Only then is a process started for it."""
     if "setup_on_node" in vars(stage):

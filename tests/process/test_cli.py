@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import signal
@@ -45,7 +46,7 @@ def test_run_of_a_broken_pipeline_shows_the_table_and_the_error():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("arguments", "code", "message"),
     [
         (("run", f"{__name__}:smal"), 1, "error: tests.process.test_cli has no 'smal'; did you mean 'small'?"),
         (("run", f"{__name__}:small", "-o", "queue_task=3"), 1, "did you mean 'queue_tasks'?"),
@@ -55,13 +56,13 @@ def test_run_of_a_broken_pipeline_shows_the_table_and_the_error():
         (("plan", f"{__name__}:small", "--node", "README.md"), 1, "is not JSON"),
         (("runn",), 2, "No such command"),
         (("gpus", "--yaml"), 2, "No such option"),
-        (("gpus", "--node"), 2, "it needs --json"),
+        (("gpus", "--full"), 2, "it requires --json"),
     ],
 )
-def test_wrong_use_is_told_in_a_line(arguments, code, said):
+def test_wrong_use_is_explained_without_a_traceback(arguments, code, message):
     done = run_command(*arguments)
     assert done.returncode == code, done.stderr
-    assert said in " ".join(done.stderr.replace("│", " ").split())
+    assert message in " ".join(done.stderr.replace("│", " ").split())
     assert "Traceback" not in done.stderr
 
 
@@ -69,13 +70,24 @@ def test_plan_starts_nothing_and_says_why():
     done = run_command("plan", f"{__name__}:small")
     assert done.returncode == 0, done.stderr
     assert "usable CPUs" in done.stdout
-    assert "started as work" in " ".join(done.stdout.split())
+    assert "grows" in done.stdout
+
+
+def test_the_full_json_of_a_node_can_be_planned_for(tmp_path: Path):
+    done = run_command("gpus", "--json", "--full")
+    assert done.returncode == 0, done.stderr
+    assert {"host", "gpus", "links"} <= set(json.loads(done.stdout))
+    path = tmp_path / "node.json"
+    path.write_text(done.stdout)
+    planned = run_command("plan", f"{__name__}:small", "--node", path)
+    assert planned.returncode == 0, planned.stderr
+    assert "usable CPUs" in planned.stdout
 
 
 def test_version_and_help():
     assert run_command("--version").stdout.strip() == f"gpuexec {gpuexec.__version__}"
     done = run_command("--help")
-    assert all(name in done.stdout for name in ("gpus", "plan", "run"))
+    assert all(name in done.stdout for name in ("gpus", "plan", "run", "history", "replay"))
 
 
 LONG_RUN = """
