@@ -13,11 +13,6 @@ PAGE = (ROOT / "docs" / "architecture.md").read_text()
 NAMED = re.findall(r"`(\w+)`\s+\(`([\w/]+\.py)`", PAGE)
 FILES = sorted(set(re.findall(r"`(\w+/\w+\.py)`", PAGE)))
 
-# The page describes the package ``core`` as it is to be; until it is complete, its names cannot be looked up.
-pytestmark = pytest.mark.skipif(
-    not (ROOT / "gpuexec" / "core" / "run_state.py").exists(), reason="gpuexec/core is being written"
-)
-
 
 @pytest.mark.parametrize("file", FILES)
 def test_files_exist(file: str):
