@@ -37,7 +37,7 @@ class Ran:
 
 def local_executor(**options: Any) -> LocalExecutor:
     """Return an executor that draws no progress, and writes no capsules unless ``options`` say so."""
-    return LocalExecutor(**{"show_progress": False, "capsules": False, **options})
+    return LocalExecutor(**{"show_progress": False, "capsules": "capsule_dir" in options, **options})
 
 
 def run_local(

@@ -195,8 +195,8 @@ def test_a_changed_pipeline_is_refused_or_accepted(folder: Path):
     changed = [Parts(folder), Pair(dropped=5), Faulty(folder), Store(folder)]
     refused = run(folder, changed, raises=CheckpointMismatch)
     assert "stage 'pair' (2 of 4): dropped was 3, is 5" in str(refused.error)
-    assert "checkpoint_changed='accept'" in str(refused.error)
-    again = run(folder, changed, checkpoint_changed="accept")
+    assert "accept_changed_pipeline=True" in str(refused.error)
+    again = run(folder, changed, accept_changed_pipeline=True)
     assert again.data == ["p4-0", "p4-1"], "what was done with the old settings stays"
     assert outputs(folder) == due()
 

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import select
 import subprocess
+import time
 from collections.abc import Callable
 
 
-def wait_until(happened: Callable[[], object], *, running: subprocess.Popen[str] | None = None) -> None:
+def wait_until(
+    happened: Callable[[], object], *, running: subprocess.Popen[str] | None = None, within_s: float | None = None
+) -> None:
     """Return once ``happened()`` is true, or fail if the process ``running`` ends first.
 
-    It looks every millisecond, so the process it waits for gets the CPU. The test's own time limit bounds the wait.
+    It checks every millisecond, so the process it waits for gets the CPU. The test's own time limit bounds the wait;
+    with ``within_s``, it raises ``TimeoutError`` after so many seconds.
     """
+    deadline = math.inf if within_s is None else time.monotonic() + within_s
     while not happened():
         if running is not None and running.poll() is not None and not happened():
             raise AssertionError(f"the process ended early, with {running.returncode}: {running.args}")
+        if time.monotonic() > deadline:
+            raise TimeoutError
         select.select([], [], [], 0.001)

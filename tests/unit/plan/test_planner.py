@@ -41,7 +41,7 @@ def test_thirds_of_a_gpu_are_exact():
 
 def test_ten_tenths_fit_and_eleven_do_not():
     assert len(workers(plan([demand(gpus=0.1, num_workers=10)], [device(0)]), 0)) == 10
-    with pytest.raises(ResourcesError, match="room for 10 worker"):
+    with pytest.raises(ResourcesError, match="10 worker"):
         plan([demand(gpus=0.1, num_workers=11)], [device(0)])
 
 
