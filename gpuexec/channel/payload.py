@@ -5,8 +5,9 @@ Whoever passes payloads on, as the driver does, needs only this module: it opens
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from gpuexec.records import Record
 
 if TYPE_CHECKING:
     from gpuexec.channel.segments import Segment
@@ -14,8 +15,7 @@ if TYPE_CHECKING:
 Inline = bytes | bytearray | memoryview
 
 
-@dataclass(frozen=True, slots=True)
-class SegmentRef:
+class SegmentRef(Record):
     """Where a payload lies in a segment. ``exclusive``: the segment holds nothing else."""
 
     segment: Segment

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from gpuexec.core.lineage import Lineage, NoLineage
+from gpuexec.core.lineage import Lineage
 from gpuexec.core.sources import SourceTracker
 from gpuexec.core.stage import StageSpec
 from gpuexec.errors import CheckpointError, CheckpointMismatch, ConfigurationError, StageContractError
@@ -18,25 +18,6 @@ if TYPE_CHECKING:
 
 _RANDOM_ID = re.compile("r[0-9a-f]{32}")
 _MAX_SHOWN_DIFFERENCES = 10
-
-
-class NoCheckpoint:
-    """The checkpoint of a run that keeps none."""
-
-    skipped = 0
-
-    def lineage(self, specs: Sequence[StageSpec]) -> NoLineage:  # noqa: ARG002 - the interface of Checkpoint
-        """Return the lineage of a run in which nobody asks for sources."""
-        return NoLineage()
-
-    def commit(self) -> None:
-        """Do nothing."""
-
-    def discard_uncommitted(self) -> None:
-        """Do nothing."""
-
-    def close(self, error: str | None = None) -> None:
-        """Do nothing."""
 
 
 class Checkpoint:

@@ -14,12 +14,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeVar
 
 from gpuexec.core.machine import Machine
 from gpuexec.core.retries import Action, Failure, RetryPolicy, Verdict, judge
+from gpuexec.records import Record
 
 T = TypeVar("T")
 
@@ -70,8 +70,7 @@ _EVENT_OF_ACTION = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(Record):
     """A failed attempt, and the worker it failed at."""
 
     worker_id: str

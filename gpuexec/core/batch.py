@@ -23,9 +23,9 @@ OrderedTask = tuple[bytes, Any]  # a finished task after its place in the order 
 class Block:
     """Tasks in one payload.
 
-    ``paths``: each task's place in the order of results. It is made of its ancestors' positions among their siblings,
-    so that sorting by it gives the order of one process doing everything in turn. ``sources``: the source that each
-    task descends from, where a checkpoint is kept.
+    ``in_segment``: the payload holds a descriptor of shared memory. ``paths``: each task's place in the order of
+    results. It is made of its ancestors' positions among their siblings, so that sorting by it gives the order of one
+    process doing everything in turn. ``sources``: the source that each task descends from, where a checkpoint is kept.
     """
 
     payload: Payload
@@ -33,18 +33,20 @@ class Block:
     paths: list[bytes]
     queued_at: float
     sources: list[int] | None = None
-    bytes: int = 0
+    bytes: int = field(init=False)
+    in_segment: bool = field(init=False)
 
     def __post_init__(self) -> None:
         self.bytes = payload_size(self.payload)
+        self.in_segment = isinstance(self.payload, SegmentRef)
 
     def __len__(self) -> int:
         return len(self.task_ids)
 
-    @property
-    def in_segment(self) -> bool:
-        """Whether it holds a descriptor of shared memory."""
-        return isinstance(self.payload, SegmentRef)
+    def move(self, payload: Payload) -> None:
+        """Replace the payload by the same bytes elsewhere."""
+        self.payload = payload
+        self.in_segment = isinstance(payload, SegmentRef)
 
     def share(self, count: int) -> int:
         """Return the bytes of ``count`` of its tasks, on average."""
@@ -63,7 +65,8 @@ class Batch:
     segments: int  # that its payloads lie in
     queued_s: float  # summed over its tasks
     sent_at: float = 0.0
-    outputs: list[Block] = field(default_factory=list)
+    outputs: list[BlockSlice] = field(default_factory=list)  # whole blocks
+    tasks_out: int = 0  # in the outputs
     parents: list[int] = field(default_factory=list)  # of each output task; kept only for a checkpoint
     lifecycle: BatchLifecycle | None = None
     requeued: bool = False  # it was in flight before, at a worker that failed
@@ -86,11 +89,6 @@ class Batch:
         """Ids of its tasks, in order."""
         return tuple(task_id for block, start, stop in self.slices for task_id in block.task_ids[start:stop])
 
-    @property
-    def tasks_out(self) -> int:
-        """Tasks it has made so far."""
-        return sum(map(len, self.outputs))
-
     def sources(self) -> list[int]:
         """Return the source that each of its tasks descends from; nothing where no checkpoint is kept."""
         return [s for block, start, stop in self.slices for s in (block.sources or ())[start:stop]]
@@ -105,7 +103,7 @@ class Batch:
 
     def discard_progress(self) -> None:
         """Drop what it has made: it left its worker unfinished."""
-        self.outputs = []
+        self.outputs, self.tasks_out = [], 0
         self.parents.clear()
 
 

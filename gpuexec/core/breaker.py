@@ -15,10 +15,10 @@ succeeded. Neither may grow without end. Neither limit may end a run that the re
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 
 from gpuexec.core.retries import RetryPolicy
+from gpuexec.records import Record
 
 
 def max_losses(policy: RetryPolicy, *, batch_size: int, workers: int) -> int:
@@ -40,8 +40,7 @@ class FailedAt(StrEnum):
     LATER_BATCH = "a later batch"
 
 
-@dataclass(frozen=True, slots=True)
-class BreakerTrip:
+class BreakerTrip(Record):
     """Why the run ends: ``count`` workers in a row failed at ``failed_at``, the last one because of ``cause``."""
 
     stage: str

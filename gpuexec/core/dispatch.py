@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from gpuexec import events
 from gpuexec.channel.messages import BatchStats, Results, Work
@@ -26,10 +25,10 @@ from gpuexec.core.lineage import Lineage, NoLineage
 from gpuexec.core.ports import Payloads, Processes
 from gpuexec.core.stage import StageState
 from gpuexec.core.worker import Worker
+from gpuexec.records import Record
 
 
-@dataclass(frozen=True, slots=True)
-class QueueLimits:
+class QueueLimits(Record):
     """How much may wait before one stage: tasks, bytes, and segments (each holds a file descriptor).
 
     ``max_batches_per_worker``: batches after which a worker is replaced, so it is sent no more than that.
@@ -211,18 +210,18 @@ class Dispatcher:
             self._lineage.gave_up_tasks(worker, results.failed)
         for batch_id, blocks, complete in zip(results.batch_ids, results.blocks, results.complete, strict=True):
             batch = worker.in_flight[batch_id]
-            if blocks:
-                made, inputs = batch.tasks_out, batch.paths()
+            inputs = batch.paths() if blocks else []
             for _ in range(blocks):
-                stop = at + next(sizes)
+                size = next(sizes)
+                stop = at + size
                 paths = [
                     (inputs[parent] if parent >= 0 else min(inputs)) + place_among_siblings(number)
-                    for number, parent in enumerate(results.parents[at:stop], made)
+                    for number, parent in enumerate(results.parents[at:stop], batch.tasks_out)
                 ]
-                batch.outputs.append(Block(next(payloads), results.task_ids[at:stop], paths, now))
+                batch.outputs.append((Block(next(payloads), results.task_ids[at:stop], paths, now), 0, size))
+                batch.tasks_out += size
                 if self._lineage.keeps_parents:
                     batch.parents += results.parents[at:stop]
-                made += stop - at
                 at = stop
             if complete:
                 worker.release(batch_id)
@@ -237,7 +236,7 @@ class Dispatcher:
         following = self.following(stage)
         if following is None:
             # Unpacking may raise, so it comes before the batch counts as done.
-            tasks_of = {id(block): self._payloads.unpack(stage, block) for block in batch.outputs}
+            tasks_of = {id(block): self._payloads.unpack(stage, block) for block, _, _ in batch.outputs}
             for block, start, stop in self._lineage.completed(stage, batch):
                 self._finished += zip(block.paths[start:stop], tasks_of[id(block)][start:stop], strict=True)
         else:
@@ -250,7 +249,7 @@ class Dispatcher:
         Blocks for a later phase are copied out of shared memory, since they may outnumber the file descriptors.
         """
         if block.in_segment and stage.queue.segments >= self._limits.segments and stage not in self._active:
-            block.payload = self._payloads.copy_out(block.payload)
+            block.move(self._payloads.copy_out(block.payload))
         stage.queue.push(block, start, stop)
 
     def _account(self, worker: Worker, completed: Sequence[Batch], stats: BatchStats, now: float) -> None:

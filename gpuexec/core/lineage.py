@@ -41,7 +41,7 @@ class NoLineage:
 
     def completed(self, stage: StageState, batch: Batch) -> list[BlockSlice]:  # noqa: ARG002 - the interface of Lineage
         """Return all outputs of the batch."""
-        return [(block, 0, len(block.task_ids)) for block in batch.outputs]
+        return batch.outputs
 
     def gave_up_tasks(self, worker: Worker, failed: Sequence[Sequence[int]]) -> None:
         """Nothing to note."""
@@ -80,19 +80,19 @@ class Lineage:
         """Account for a complete batch and return the outputs that go on."""
         index = stage.spec.index
         if index < self._source_stage:
-            return [(block, 0, len(block)) for block in batch.outputs]
+            return batch.outputs
         ends = index == self._last_stage
         if index == self._source_stage:
-            slices = [part for block in batch.outputs for part in self._admit(block)]
+            slices = [part for block, _, _ in batch.outputs for part in self._admit(block)]
             if ends:
                 admitted = [source for block, start, stop in slices for source in _sources(block)[start:stop]]
                 if admitted:  # an earlier run may have done all of them
                     self._records.complete_batch(admitted, (), ends=True)
             return slices
         sources = iter(self._records.complete_batch(batch.sources(), batch.parents, ends=ends))
-        for block in batch.outputs:
+        for block, _, _ in batch.outputs:
             block.sources = [next(sources) for _ in block.task_ids] if not ends else None
-        return [(block, 0, len(block)) for block in batch.outputs]
+        return batch.outputs
 
     def _admit(self, block: Block) -> list[BlockSlice]:
         """Return the slices of a block's tasks that no earlier run has done."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from gpuexec.contract.phases import StagePhase
+from gpuexec.records import Record
 
 if TYPE_CHECKING:
     from gpuexec.channel.messages import Message
@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from gpuexec.core.worker import Worker
 
 
-@dataclass(frozen=True, slots=True)
-class Started:
+class Started(Record):
     """A new process: its pid, and when it was spawned."""
 
     pid: int
@@ -56,8 +55,7 @@ class Payloads(Protocol):
         """Return the payload outside shared memory, so that it holds no descriptor."""
 
 
-@dataclass(frozen=True, slots=True)
-class FailureRecord:
+class FailureRecord(Record):
     """All that is known of a failed batch, or of a failed set-up (then ``batch`` is ``None``), for its capsule.
 
     ``last_lines``: what a worker that is reaped had printed and logged last; ``None`` while it lives.

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from gpuexec.errors import ConfigurationError, error_names_match
+from gpuexec.records import Record
 
 
 class FailureKind(StrEnum):
@@ -39,8 +40,7 @@ class FailureKind(StrEnum):
         return self in (FailureKind.DIED, FailureKind.TIMED_OUT, FailureKind.RETIRED)
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(Record):
     """A failed attempt. ``error_names``: the exception's `errors.names_of`; empty if there was no exception."""
 
     kind: FailureKind
@@ -69,8 +69,7 @@ class DecisionReason(StrEnum):
     BREAKER = "too many workers in a row failed"
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(Record):
     """An action with its reason. ``inherited``: the number of failures each half of a SPLIT begins with."""
 
     action: Action

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from gpuexec.errors import InternalError
+from gpuexec.records import Record
 
 UNTRACED = -1  # the parent of an output that cannot be traced to one input of its batch
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
+class Settled(Record):
     """What has changed since the last call of ``settle``: keys opened, keys done, and (key, reason) of the failed."""
 
     opened: tuple[str, ...] = ()

@@ -21,7 +21,6 @@ Invariants
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -29,6 +28,7 @@ from typing import TYPE_CHECKING
 from gpuexec.contract.phases import StagePhase
 from gpuexec.core.batch import Batch, Block
 from gpuexec.core.machine import Machine
+from gpuexec.records import Record
 
 if TYPE_CHECKING:
     from gpuexec.core.stage import StageState
@@ -109,8 +109,7 @@ class ExitReport(StrEnum):
     WORKER_DIED = "WorkerDied, which is judged by the retry policy"
 
 
-@dataclass(frozen=True, slots=True)
-class ExitRule:
+class ExitRule(Record):
     """What follows from an exit.
 
     ``blames``: the batch that the worker was processing has failed. ``requeues``: its other batches go to other
@@ -123,9 +122,12 @@ class ExitRule:
     replaced: bool = False
 
 
+UNEXPECTED = ExitRule(ExitReport.WORKER_DIED, blames=True, requeues=True, replaced=True)
+UNEXPECTED_AND_NOT_REPLACED = ExitRule(ExitReport.WORKER_DIED, blames=True, requeues=True)
+
 EXIT_RULES: dict[EndReason | None, ExitRule] = {
-    None: ExitRule(ExitReport.WORKER_DIED, blames=True, requeues=True, replaced=True),
-    EndReason.TIMED_OUT: ExitRule(ExitReport.WORKER_DIED, blames=True, requeues=True, replaced=True),
+    None: UNEXPECTED,
+    EndReason.TIMED_OUT: UNEXPECTED,
     EndReason.STAGE_RAISED: ExitRule(ExitReport.NOTICE, replaced=True),  # its batches were requeued when it raised
     EndReason.RECYCLED: ExitRule(ExitReport.NOTICE, replaced=True),
     EndReason.SURPLUS: ExitRule(ExitReport.NOTICE),
@@ -136,8 +138,7 @@ EXIT_RULES: dict[EndReason | None, ExitRule] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Exit:
+class Exit(Record):
     """How a process ended. ``code``: negative for a signal, as in subprocess. ``cause``: the same in one line.
 
     ``current_batch``: the id of the batch it was processing, of its flight recorder. ``last_lines``: what it printed
@@ -267,5 +268,5 @@ class Worker:
         """
         rule = EXIT_RULES[self.end_reason]
         if self.state is WorkerState.DRAINING:
-            return dataclasses.replace(EXIT_RULES[None], replaced=rule.replaced)
+            return UNEXPECTED if rule.replaced else UNEXPECTED_AND_NOT_REPLACED
         return rule

@@ -32,7 +32,8 @@ from gpuexec.plan.model import Plan
 from gpuexec.processes.watch import Readiness
 
 if TYPE_CHECKING:
-    from gpuexec.checkpoint.checkpoint import Checkpoint, NoCheckpoint
+    from gpuexec.checkpoint.absent import NoCheckpoint
+    from gpuexec.checkpoint.checkpoint import Checkpoint
     from gpuexec.driver.capsules import CapsuleKeeper
     from gpuexec.driver.gpus import RunGpus
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gpuexec.channel import codec
-from gpuexec.checkpoint.checkpoint import Checkpoint, NoCheckpoint
+from gpuexec.checkpoint.absent import NoCheckpoint
 from gpuexec.config import ExecutorConfig
 from gpuexec.contract.executor import BaseExecutor
 from gpuexec.core.stage import StageSpec
@@ -24,6 +24,9 @@ from gpuexec.executors.progress import progress_for
 from gpuexec.observe.report import ReportBuilder, RunReport
 from gpuexec.processes.interrupts import signals_deferred
 from gpuexec.stage.environment import env_vars_for
+
+if TYPE_CHECKING:
+    from gpuexec.checkpoint.checkpoint import Checkpoint
 
 registration.install()
 
@@ -153,6 +156,8 @@ class LocalExecutor(BaseExecutor):
     ) -> Checkpoint | NoCheckpoint:
         if folder is None:
             return NoCheckpoint()
+        from gpuexec.checkpoint.checkpoint import Checkpoint  # only a run with a checkpoint pays for it
+
         return Checkpoint.open(folder, stages, accept_changed=self.options.accept_changed_pipeline)
 
     def _spec(self, index: int, prepared: Prepared) -> StageSpec:

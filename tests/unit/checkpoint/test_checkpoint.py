@@ -12,7 +12,8 @@ import pytest
 from loguru import logger
 
 from gpuexec import ConfigurationError
-from gpuexec.checkpoint.checkpoint import Checkpoint, NoCheckpoint
+from gpuexec.checkpoint.absent import NoCheckpoint
+from gpuexec.checkpoint.checkpoint import Checkpoint
 from gpuexec.checkpoint.history import Counts, read_history
 from gpuexec.errors import CheckpointMismatch, StageContractError
 from tests.unit.checkpoint.stages import ALL_OUTPUTS, SOURCES, Filter, Reader, Shuffle

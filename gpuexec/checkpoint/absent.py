@@ -1,0 +1,27 @@
+"""The checkpoint of a run that keeps none, in a module of its own: such a run imports nothing else of this package."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gpuexec.core.lineage import NoLineage
+from gpuexec.core.stage import StageSpec
+
+
+class NoCheckpoint:
+    """The checkpoint of a run that keeps none."""
+
+    skipped = 0
+
+    def lineage(self, specs: Sequence[StageSpec]) -> NoLineage:  # noqa: ARG002 - the interface of Checkpoint
+        """Return the lineage of a run in which nobody asks for sources."""
+        return NoLineage()
+
+    def commit(self) -> None:
+        """Do nothing."""
+
+    def discard_uncommitted(self) -> None:
+        """Do nothing."""
+
+    def close(self, error: str | None = None) -> None:
+        """Do nothing."""
