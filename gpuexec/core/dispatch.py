@@ -20,7 +20,7 @@ from gpuexec.channel.messages import BatchStats, Results, Work
 from gpuexec.channel.payload import Payload
 from gpuexec.core import decide
 from gpuexec.core.attempts import AttemptEvent, halve
-from gpuexec.core.batch import Batch, Block, OrderedTask, place_among_siblings
+from gpuexec.core.batch import Batch, Block, BlockSlice, OrderedTask, place_among_siblings
 from gpuexec.core.lineage import Lineage, NoLineage
 from gpuexec.core.ports import Payloads, Processes
 from gpuexec.core.stage import StageState
@@ -86,7 +86,7 @@ class Dispatcher:
 
     def add_block(self, block: Block) -> None:
         """Put initial tasks before the first stage."""
-        self._active[0].queue.push(block)
+        self._active[0].queue.push((block, 0, len(block)))
 
     def end_of_initial_tasks(self) -> None:
         """Note that the caller has no more tasks."""
@@ -206,6 +206,7 @@ class Dispatcher:
         payloads, sizes = iter(results.payloads), iter(results.sizes)
         at = 0
         completed: list[Batch] = []
+        keeps_parents = self._lineage.keeps_parents
         if results.failed:
             self._lineage.gave_up_tasks(worker, results.failed)
         for batch_id, blocks, complete in zip(results.batch_ids, results.blocks, results.complete, strict=True):
@@ -220,7 +221,7 @@ class Dispatcher:
                 ]
                 batch.outputs.append((Block(next(payloads), results.task_ids[at:stop], paths, now), 0, size))
                 batch.tasks_out += size
-                if self._lineage.keeps_parents:
+                if keeps_parents:
                     batch.parents += results.parents[at:stop]
                 at = stop
             if complete:
@@ -241,16 +242,17 @@ class Dispatcher:
                 self._finished += zip(block.paths[start:stop], tasks_of[id(block)][start:stop], strict=True)
         else:
             for part in self._lineage.completed(stage, batch):
-                self._enqueue(following, *part)
+                self._enqueue(following, part)
 
-    def _enqueue(self, stage: StageState, block: Block, start: int, stop: int) -> None:
+    def _enqueue(self, stage: StageState, part: BlockSlice) -> None:
         """Put tasks before a stage.
 
         Blocks for a later phase are copied out of shared memory, since they may outnumber the file descriptors.
         """
+        block = part[0]
         if block.in_segment and stage.queue.segments >= self._limits.segments and stage not in self._active:
             block.move(self._payloads.copy_out(block.payload))
-        stage.queue.push(block, start, stop)
+        stage.queue.push(part)
 
     def _account(self, worker: Worker, completed: Sequence[Batch], stats: BatchStats, now: float) -> None:
         stage = worker.stage

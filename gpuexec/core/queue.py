@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from gpuexec.core.batch import Block, BlockSlice
+from gpuexec.core.batch import BlockSlice
 
 
 class TaskQueue:
@@ -21,10 +21,10 @@ class TaskQueue:
     def __len__(self) -> int:
         return self._tasks
 
-    def push(self, block: Block, start: int = 0, stop: int | None = None) -> None:
+    def push(self, part: BlockSlice) -> None:
         """Add (a part of) a block at the end."""
-        stop = len(block.task_ids) if stop is None else stop
-        self._slices.append((block, start, stop))
+        block, start, stop = part
+        self._slices.append(part)
         self._tasks += stop - start
         self.bytes += block.share(stop - start)
         self.segments += block.in_segment

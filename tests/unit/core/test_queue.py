@@ -21,7 +21,7 @@ def test_tasks_leave_in_the_order_they_came(sizes, data):
     queue, total = TaskQueue(), sum(sizes)
     first = 0
     for size in sizes:
-        queue.push(block(first, size))
+        queue.push((block(first, size), 0, size))
         first += size
     taken: list[str] = []
     while len(queue):
@@ -38,8 +38,9 @@ def test_tasks_leave_in_the_order_they_came(sizes, data):
 
 def test_bytes_and_segments_are_counted_by_what_waits():
     queue = TaskQueue()
-    queue.push(block(0, 4))
-    queue.push(block(4, 1, SegmentRef(Segment(-1, 4096), 0, 100, exclusive=True)))  # type: ignore[arg-type]
+    queue.push((block(0, 4), 0, 4))
+    in_segment = block(4, 1, SegmentRef(Segment(-1, 4096), 0, 100, exclusive=True))  # type: ignore[arg-type]
+    queue.push((in_segment, 0, 1))
     assert (queue.bytes, queue.segments) == (108, 1)
     queue.take(3)
     assert queue.bytes == 102
@@ -52,8 +53,8 @@ def test_bytes_and_segments_are_counted_by_what_waits():
 def test_a_part_of_a_parcel_may_be_left_out():
     queue = TaskQueue()
     whole = block(0, 5)
-    queue.push(whole, 0, 2)
-    queue.push(whole, 3)
+    queue.push((whole, 0, 2))
+    queue.push((whole, 3, len(whole)))
     assert queue.take(9) == [(whole, 0, 2), (whole, 3, 5)]
 
 
