@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from gpuexec.channel.payload import Payload, SegmentRef, payload_size
+from gpuexec.channel.payload import Payload, SegmentRef
 
 if TYPE_CHECKING:
     from gpuexec.core.attempts import BatchLifecycle
@@ -37,8 +37,11 @@ class Block:
     in_segment: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        self.bytes = payload_size(self.payload)
-        self.in_segment = isinstance(self.payload, SegmentRef)
+        payload = self.payload
+        if isinstance(payload, SegmentRef):
+            self.bytes, self.in_segment = payload.length, True
+        else:
+            self.bytes, self.in_segment = len(payload), False
 
     def __len__(self) -> int:
         return len(self.task_ids)

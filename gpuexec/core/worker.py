@@ -253,12 +253,14 @@ class Worker:
         """Note that a batch is sent to it."""
         batch.sent_at = now
         self.in_flight[batch.batch_id] = batch
-        self.stage.segments_in_flight += batch.segments
+        if batch.segments:
+            self.stage.segments_in_flight += batch.segments
 
     def release(self, batch_id: int) -> Batch:
         """Take a batch from it, complete or not."""
         batch = self.in_flight.pop(batch_id)
-        self.stage.segments_in_flight -= batch.segments
+        if batch.segments:
+            self.stage.segments_in_flight -= batch.segments
         return batch
 
     def exit_rule(self) -> ExitRule:
