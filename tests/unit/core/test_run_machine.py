@@ -74,7 +74,7 @@ class Run(RuleBasedStateMachine):
         self.struck: Counter[str] = Counter()  # failures by the task that caused them
         self.unlucky: set[str] = set()  # tasks of a batch whose worker was killed from outside
         self.deaths: Counter[str | None] = Counter()  # since a batch of the stage was completed; outside ones: None
-        self.failed_setups = 0
+        self.failed_setups: Counter[int] = Counter()  # by stage, since a setup of the stage succeeded
         self.quiet = quiet  # nothing comes from outside: what the tasks do decides alone
         self.world.feed(ids(len(natures)), block_size=3)
 
@@ -228,17 +228,18 @@ class Run(RuleBasedStateMachine):
             world.step()
         if worker.state is not WorkerState.SETTING_UP:
             return
+        stage_index = worker.stage.spec.index
         if outcome == "ready":
             world.sets_up_done(worker)
-            self.failed_setups = 0
+            self.failed_setups[stage_index] = 0
             return
-        self.failed_setups += 1
+        self.failed_setups[stage_index] += 1
         if outcome == "died":
             world.exits(worker, -9, stopped=False)
         else:
             world.raises(worker, MemoryError() if outcome == "retried" else ValueError(), StagePhase.SETUP)
         if world.error is not None and outcome != "raised":
-            assert self.failed_setups > max_failed_setups(self.policy, workers=1)
+            assert self.failed_setups[stage_index] > max_failed_setups(self.policy, workers=1)
 
     def _fails(self, task):
         return self.natures[task] in INCURABLE or bool(self.curable.get(task))
