@@ -8,7 +8,7 @@
 * ``tensors``        how arrays and tensors are pickled; ``gpu_fields`` names the fields that had to leave a GPU.
 * ``perf_identity``  keeps a batch's perf stats one object, though its tasks are in several payloads.
 * ``block_sizer``    how many tasks to pickle into one block.
-* ``payloads``       store a payload, in the message or in a segment, and load it.
+* ``payload_store``  store a payload, in the message or in a segment, and load it.
 * ``segments``       anonymous shared memory (memfd) and its reuse.
 * ``recorder``       a page that tells the driver what a worker is doing, even if the worker no longer can.
 

@@ -50,7 +50,7 @@ class Recovery:
         self, worker: Worker, failed: Failed, make_error: Callable[[Sequence[str]], BaseException], now: float
     ) -> None:
         """Judge an exception of the stage's code. ``make_error`` makes the caller's exception from the task ids."""
-        phase, names, batch_id = StagePhase(failed.phase), tuple(failed.error_names), failed.batch_id
+        phase, names, batch_id = failed.phase, tuple(failed.error_names), failed.batch_id
         batch = worker.release(batch_id) if batch_id is not None and batch_id in worker.in_flight else None
 
         def error() -> BaseException:

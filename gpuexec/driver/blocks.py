@@ -10,7 +10,7 @@ from typing import Any
 from gpuexec.channel import codec
 from gpuexec.channel.block_sizer import BlockSizer
 from gpuexec.channel.payload import Payload, SegmentRef
-from gpuexec.channel.payloads import load, store
+from gpuexec.channel.payload_store import load, store
 from gpuexec.channel.segments import SegmentPool, read_segment
 from gpuexec.core.batch import Block, place_among_siblings
 from gpuexec.core.dispatch import Dispatcher

@@ -12,7 +12,7 @@ from typing import Any
 
 from gpuexec.channel.messages import Work
 from gpuexec.channel.payload import Payload, SegmentRef, payload_size
-from gpuexec.channel.payloads import load
+from gpuexec.channel.payload_store import load
 from gpuexec.channel.segments import Segment
 
 _BatchPart = tuple[Payload, int, int, bool]  # block, first task, end, whether these are all its tasks

@@ -15,7 +15,7 @@ from gpuexec.channel import codec, segments
 from gpuexec.channel.block_sizer import BlockSizer
 from gpuexec.channel.messages import BatchStats, Results
 from gpuexec.channel.payload import Payload, SegmentRef
-from gpuexec.channel.payloads import needs_segment, store
+from gpuexec.channel.payload_store import needs_segment, store
 from gpuexec.channel.segments import Segment, SegmentPool
 from gpuexec.channel.wire import BlockingConnection
 from gpuexec.contract.metrics import add_metrics

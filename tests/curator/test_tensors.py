@@ -15,7 +15,7 @@ from loguru import logger
 
 from gpuexec.channel import codec, gpu_fields, tensors
 from gpuexec.channel.payload import SegmentRef
-from gpuexec.channel.payloads import load, store
+from gpuexec.channel.payload_store import load, store
 from gpuexec.channel.segments import SegmentPool
 from tests.process.stages import Item
 

@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as np_st
 
 from gpuexec.channel import codec
 from gpuexec.channel.payload import SegmentRef
-from gpuexec.channel.payloads import INLINE_LIMIT, needs_segment, store
+from gpuexec.channel.payload_store import INLINE_LIMIT, needs_segment, store
 from gpuexec.channel.segments import SegmentPool, read_segment
 
 plain = st.recursive(

@@ -21,11 +21,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as np_st
 
-from gpuexec.channel import codec, payloads
+from gpuexec.channel import codec, payload_store
 from gpuexec.channel.block_sizer import BlockSizer
 from gpuexec.channel.messages import Results, Work
 from gpuexec.channel.payload import SegmentRef
-from gpuexec.channel.payloads import load, store
+from gpuexec.channel.payload_store import load, store
 from gpuexec.channel.segments import PAGE, SegmentPool
 from gpuexec.channel.wire import BlockingConnection, ConnectionLost, Receiver, Sender
 from gpuexec.worker import outbox as outbox_module
@@ -236,11 +236,11 @@ def deliveries(draw):
 
 
 @settings(max_examples=60)
-@given(deliveries(), st.sampled_from([0, 600, payloads.INLINE_LIMIT]))
+@given(deliveries(), st.sampled_from([0, 600, payload_store.INLINE_LIMIT]))
 def test_what_arrives_equals_what_was_sent_and_belongs_to_its_receiver(delivery, inline_limit):
     blocks, batches, workers, together = delivery
     pool = SegmentPool()
-    with mock.patch.object(payloads, "INLINE_LIMIT", inline_limit):
+    with mock.patch.object(payload_store, "INLINE_LIMIT", inline_limit):
         stored = [(store(codec.encode(block), pool), len(block)) for block in blocks]
     with Line() as one, Line() as other:
         _deliver(blocks, batches, workers, together, stored, (one, other))
@@ -280,7 +280,7 @@ def memories(value: Any) -> list[np.ndarray]:
 def journey(block: list[Any], inline_limit: int = 0) -> list[Any]:
     """Send one block to one worker as one batch."""
     pool = SegmentPool()
-    with mock.patch.object(payloads, "INLINE_LIMIT", inline_limit):
+    with mock.patch.object(payload_store, "INLINE_LIMIT", inline_limit):
         stored = [(store(codec.encode(block), pool), len(block))]
     with Line() as line:
         line.send([[(0, i) for i in range(len(block))]], stored)
@@ -289,7 +289,7 @@ def journey(block: list[Any], inline_limit: int = 0) -> list[Any]:
     return received
 
 
-@pytest.mark.parametrize("inline_limit", [0, payloads.INLINE_LIMIT])
+@pytest.mark.parametrize("inline_limit", [0, payload_store.INLINE_LIMIT])
 def test_references_and_cycles_within_a_task_stay(inline_limit):
     array = np.arange(9)
     inner = Item("inner", array)
@@ -391,7 +391,7 @@ def runs(draw, max_outputs=12):
 
 limits = st.fixed_dictionaries(
     {
-        "inline": st.sampled_from([0, 500, 5000, payloads.INLINE_LIMIT]),
+        "inline": st.sampled_from([0, 500, 5000, payload_store.INLINE_LIMIT]),
         "flush": st.sampled_from([1, 1000, 256 * 1024]),
         "arena": st.sampled_from([PAGE, 4 * PAGE, 16 * 1024 * 1024]),
         "block": st.sampled_from([1, 1000, 32 * 1024]),
@@ -408,7 +408,7 @@ def test_every_output_leaves_once_in_order_with_its_parent(batches, limit, data)
     pool = SegmentPool()
     with (
         Driver() as driver,
-        mock.patch.object(payloads, "INLINE_LIMIT", limit["inline"]),
+        mock.patch.object(payload_store, "INLINE_LIMIT", limit["inline"]),
         mock.patch.object(outbox_module, "_FLUSH_BYTES", limit["flush"]),
         mock.patch.object(outbox_module, "_ARENA_BYTES", limit["arena"]),
         mock.patch.object(BlockSizer, "_TARGET_BYTES", limit["block"]),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gpuexec.channel import codec
 from gpuexec.channel.messages import Work
 from gpuexec.channel.payload import SegmentRef
-from gpuexec.channel.payloads import store
+from gpuexec.channel.payload_store import store
 from gpuexec.channel.segments import SegmentPool
 from gpuexec.worker.inbox import Inbox
 
