@@ -19,18 +19,20 @@ import pickle
 import struct
 import sys
 from collections import ChainMap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from gpuexec.channel import tensors
 from gpuexec.channel.perf_identity import PERF_IDENTITY
 
 Buffer = bytes | bytearray | memoryview
+ReadInto = Callable[[Sequence[Any], int], None]  # fills buffers with what begins at an offset
 
 _HEAD = struct.Struct("<IIQ")
 _LENGTH = struct.Struct("<Q")
 _ALIGN = 64
 _PADDING = bytes(_ALIGN)
+_FIRST_READ = 4096  # bytes: the lengths of 500 buffers
 
 
 class Encoded(NamedTuple):
@@ -190,6 +192,30 @@ def decode(payload: Buffer, *, in_place: bool) -> Any:
         start = _aligned(stop)
         stop = start + length
         buffers.append(view[start:stop] if in_place else bytearray(view[start:stop]))
+    return pickle.loads(stream, buffers=buffers)
+
+
+def decode_from(size: int, read_into: ReadInto) -> Any:
+    """Unpickle a payload of ``size`` bytes that ``read_into`` reads.
+
+    Every buffer is read into memory of its own, so an object that a stage keeps does not hold what came with it.
+    """
+    head = bytearray(min(size, _FIRST_READ))
+    read_into([head], 0)
+    count, _, stream_length = _HEAD.unpack_from(head)
+    start = _HEAD.size + count * _LENGTH.size
+    if start > len(head):
+        head = bytearray(start)
+        read_into([head], 0)
+    lengths = [stream_length, *(_LENGTH.unpack_from(head, _HEAD.size + i * _LENGTH.size)[0] for i in range(count))]
+    targets: list[memoryview] = []
+    stop = start
+    for number, length in enumerate(lengths):
+        following = stop + length if number == count else _aligned(stop + length)  # reads the padding too
+        targets.append(memoryview(bytearray(following - stop)))
+        stop = following
+    read_into(targets, start)
+    stream, *buffers = [target[:length] for target, length in zip(targets, lengths, strict=True)]
     return pickle.loads(stream, buffers=buffers)
 
 
