@@ -5,9 +5,10 @@ A payload is one range of bytes, in a message or in a segment::
     u32 buffer count | u32 reserved | u64 stream length | u64 length of each buffer
     pickle stream | buffer 0 | buffer 1 | …      (each buffer starts at a multiple of 64)
 
-Plain pickle is tried first, since it is several times faster than cloudpickle. cloudpickle is used if plain pickle
-fails, or if the stream names a module that means something else in another process: ``__main__``, or one that is
-registered for pickling by value.
+Plain pickle is tried first, since it is several times faster than cloudpickle. If it fails, or if the stream contains
+the name of a module that means something else in another process (``__main__``, or one that is registered for pickling
+by value), the classes of such modules are sent by `definitions`, from then on at once: a text may contain such a name
+too. cloudpickle is used for what can be pickled in neither way, such as functions of a script.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from gpuexec.channel import tensors
+from gpuexec.channel.definitions import Definitions, NamingPickler
 from gpuexec.channel.perf_identity import PERF_IDENTITY
 
 Buffer = bytes | bytearray | memoryview
@@ -83,6 +85,7 @@ class _ReusedPickler:
         self._buffers: list[pickle.PickleBuffer] = []
         self._table: dict[type, Any] | None = None
         self._pickler: Any = None
+        self.definitions: Definitions | None = None  # set if classes must be looked at
 
     def dump(self, obj: object) -> tuple[bytes, list[pickle.PickleBuffer]]:
         """Return the pickle stream and its out-of-band buffers."""
@@ -107,8 +110,17 @@ class _ReusedPickler:
     def _renew(self, table: dict[type, Any]) -> None:
         self._table = table
         self._buffers = []
-        self._pickler = pickle.Pickler(self._sink, 5, buffer_callback=self._buffers.append)
+        if self.definitions is None:
+            self._pickler = pickle.Pickler(self._sink, 5, buffer_callback=self._buffers.append)
+        else:
+            self._pickler = NamingPickler(self._sink, 5, buffer_callback=self._buffers.append)
+            self._pickler.definitions = self.definitions
         self._pickler.dispatch_table = table
+
+    def look_at_classes(self, definitions: Definitions) -> None:
+        """From now on, send classes that the receiver cannot import by their definitions."""
+        self.definitions = definitions
+        self._table = None
 
 
 class Encoder:
@@ -117,6 +129,7 @@ class Encoder:
     def __init__(self) -> None:
         self._with_shared_stats = _ReusedPickler(shared_stats=True)
         self._with_unshared_stats = _ReusedPickler(shared_stats=False)
+        self._definitions = Definitions()
 
     def encode(self, obj: object, *, shared_stats: bool = True) -> Encoded:
         """Pickle an object; large buffers (arrays, Arrow tables) are not copied until the payload is written.
@@ -127,14 +140,17 @@ class Encoder:
         Raises whatever cloudpickle raised, if plain pickle failed before it.
         """
         pickler = self._with_shared_stats if shared_stats else self._with_unshared_stats
-        try:
-            stream, buffers = pickler.dump(obj)
-            if not _names_local_module(stream):
-                if tensors.UNREPORTED_MOVES:
-                    _report_moves(obj)
-                return _lay_out(stream, buffers)
-        except Exception:  # noqa: BLE001, S110 - cloudpickle may succeed where plain pickle fails
-            pass
+        for _ in range(2):
+            try:
+                stream, buffers = pickler.dump(obj)
+                if pickler.definitions is not None or not _names_local_module(stream):
+                    if tensors.UNREPORTED_MOVES:
+                        _report_moves(obj)
+                    return _lay_out(stream, buffers)
+            except Exception:  # noqa: BLE001 - another way to pickle may succeed
+                if pickler.definitions is not None:
+                    break
+            pickler.look_at_classes(self._definitions)
         return encode_by_value(obj, shared_stats=shared_stats)
 
 
