@@ -124,12 +124,17 @@ class _ReusedPickler:
 
 
 class Encoder:
-    """Pickles objects one after the other. Only one thread may use it."""
+    """Pickles objects one after the other. Only one thread may use it.
 
-    def __init__(self) -> None:
+    ``looks_at_classes``: do so at once, and not only when an object needs it.
+    """
+
+    def __init__(self, *, looks_at_classes: bool = False) -> None:
         self._with_shared_stats = _ReusedPickler(shared_stats=True)
         self._with_unshared_stats = _ReusedPickler(shared_stats=False)
         self._definitions = Definitions()
+        if looks_at_classes:
+            self._with_shared_stats.look_at_classes(self._definitions)
 
     def encode(self, obj: object, *, shared_stats: bool = True) -> Encoded:
         """Pickle an object; large buffers (arrays, Arrow tables) are not copied until the payload is written.
@@ -168,8 +173,8 @@ def _by_value_pickler(_reduced_classes: tuple[type, ...], *, shared_stats: bool)
 
 
 def encode(obj: object) -> Encoded:
-    """Pickle a single object, as `Encoder.encode` does."""
-    return Encoder().encode(obj)
+    """Pickle a single object, as `Encoder.encode` does. It may be large, so it is not pickled twice to be looked at."""
+    return Encoder(looks_at_classes=True).encode(obj)
 
 
 def encode_by_value(obj: object, *, shared_stats: bool = True) -> Encoded:

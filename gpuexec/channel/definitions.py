@@ -8,6 +8,7 @@ once a receiver. The token is cloudpickle's own, so a class has one identity how
 from __future__ import annotations
 
 import pickle
+import sys
 import weakref
 from types import FunctionType
 from typing import Any
@@ -57,9 +58,24 @@ class NamingPickler(pickle.Pickler):
 
 
 def _is_importable(obj: type | FunctionType) -> bool:
-    from cloudpickle import cloudpickle
+    if obj in _BUILTIN_SINGLETONS:
+        return True
+    cloudpickle = sys.modules.get("cloudpickle")
+    if _is_in_its_module(obj) and (cloudpickle is None or not cloudpickle.list_registry_pickle_by_value()):
+        return True
+    from cloudpickle import cloudpickle as rules
 
-    return bool(obj in _BUILTIN_SINGLETONS or cloudpickle._should_pickle_by_reference(obj))
+    return bool(rules._should_pickle_by_reference(obj))
+
+
+def _is_in_its_module(obj: type | FunctionType) -> bool:
+    """Return whether pickle's own way finds it in another process too. Most objects need no other check."""
+    if obj.__module__ == "__main__":
+        return False
+    found: Any = sys.modules.get(obj.__module__)
+    for name in obj.__qualname__.split("."):
+        found = getattr(found, name, None)
+    return found is obj
 
 
 _BUILTIN_SINGLETONS = (type(None), type(NotImplemented), type(...))  # pickle has opcodes of its own for them
