@@ -145,18 +145,19 @@ class Encoder:
         Raises whatever cloudpickle raised, if plain pickle failed before it.
         """
         pickler = self._with_shared_stats if shared_stats else self._with_unshared_stats
-        for _ in range(2):
-            try:
+        try:
+            stream, buffers = pickler.dump(obj)
+            if pickler.definitions is None and _names_local_module(stream):
+                pickler.look_at_classes(self._definitions)
                 stream, buffers = pickler.dump(obj)
-                if pickler.definitions is not None or not _names_local_module(stream):
-                    if tensors.UNREPORTED_MOVES:
-                        _report_moves(obj)
-                    return _lay_out(stream, buffers)
-            except Exception:  # noqa: BLE001 - another way to pickle may succeed
-                if pickler.definitions is not None:
-                    break
+        except Exception:  # noqa: BLE001 - another way to pickle may succeed
+            if pickler.definitions is not None:
+                return encode_by_value(obj, shared_stats=shared_stats)
             pickler.look_at_classes(self._definitions)
-        return encode_by_value(obj, shared_stats=shared_stats)
+            return self.encode(obj, shared_stats=shared_stats)
+        if tensors.UNREPORTED_MOVES:
+            _report_moves(obj)
+        return _lay_out(stream, buffers)
 
 
 @functools.cache
