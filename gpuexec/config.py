@@ -90,6 +90,12 @@ class ExecutorConfig:
     queue_bytes: int = _option(
         256 * MIB, _at_least(1), "maximum size of the tasks waiting in front of a stage, in bytes"
     )
+    batch_wait_s: float | None = _option(
+        1.0,
+        _at_least(0),
+        "seconds that tasks wait for their batch to become full while a worker is idle; then it goes as it is (None: "
+        "until it is full or no more tasks come)",
+    )
     max_parallel_setups: int = _option(
         8, _at_least(1), "maximum number of workers that run setup() at the same time (and at most one per GPU)"
     )

@@ -5,7 +5,8 @@
 * ``messages``       every message between driver and worker, frozen. Headers are JSON, so control needs no unpickling.
 * ``wire``           frames on a stream socket; descriptors of segments are sent along (SCM_RIGHTS).
 * ``codec``          objects ↔ payloads: pickle protocol 5 with out-of-band buffers.
-* ``tensors``        how arrays and tensors are pickled; ``gpu_fields`` names the fields that had to leave a GPU.
+* ``definitions``    classes that the receiver cannot import.
+* ``tensors``        how arrays, tensors and slices are pickled; ``gpu_fields`` names fields that had to leave a GPU.
 * ``perf_identity``  keeps a batch's perf stats one object, though its tasks are in several payloads.
 * ``block_sizer``    how many tasks to pickle into one block.
 * ``payload_store``  store a payload, in the message or in a segment, and load it.

@@ -5,9 +5,10 @@ A payload is one range of bytes, in a message or in a segment::
     u32 buffer count | u32 reserved | u64 stream length | u64 length of each buffer
     pickle stream | buffer 0 | buffer 1 | …      (each buffer starts at a multiple of 64)
 
-Plain pickle is tried first, since it is several times faster than cloudpickle. cloudpickle is used if plain pickle
-fails, or if the stream names a module that means something else in another process: ``__main__``, or one that is
-registered for pickling by value.
+Plain pickle is tried first, since it is several times faster than cloudpickle. If it fails, or if the stream contains
+the name of a module that means something else in another process (``__main__``, or one that is registered for pickling
+by value), the classes of such modules are sent by `definitions`, from then on at once: a text may contain such a name
+too. cloudpickle is used for what can be pickled in neither way, such as functions of a script.
 """
 
 from __future__ import annotations
@@ -19,18 +20,21 @@ import pickle
 import struct
 import sys
 from collections import ChainMap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from gpuexec.channel import tensors
+from gpuexec.channel.definitions import Definitions, NamingPickler
 from gpuexec.channel.perf_identity import PERF_IDENTITY
 
 Buffer = bytes | bytearray | memoryview
+ReadInto = Callable[[Sequence[Any], int], None]  # fills buffers with what begins at an offset
 
 _HEAD = struct.Struct("<IIQ")
 _LENGTH = struct.Struct("<Q")
 _ALIGN = 64
 _PADDING = bytes(_ALIGN)
+_FIRST_READ = 4096  # bytes: the lengths of 500 buffers
 
 
 class Encoded(NamedTuple):
@@ -81,6 +85,7 @@ class _ReusedPickler:
         self._buffers: list[pickle.PickleBuffer] = []
         self._table: dict[type, Any] | None = None
         self._pickler: Any = None
+        self.definitions: Definitions | None = None  # set if classes must be looked at
 
     def dump(self, obj: object) -> tuple[bytes, list[pickle.PickleBuffer]]:
         """Return the pickle stream and its out-of-band buffers."""
@@ -105,16 +110,31 @@ class _ReusedPickler:
     def _renew(self, table: dict[type, Any]) -> None:
         self._table = table
         self._buffers = []
-        self._pickler = pickle.Pickler(self._sink, 5, buffer_callback=self._buffers.append)
+        if self.definitions is None:
+            self._pickler = pickle.Pickler(self._sink, 5, buffer_callback=self._buffers.append)
+        else:
+            self._pickler = NamingPickler(self._sink, 5, buffer_callback=self._buffers.append)
+            self._pickler.definitions = self.definitions
         self._pickler.dispatch_table = table
+
+    def look_at_classes(self, definitions: Definitions) -> None:
+        """From now on, send classes that the receiver cannot import by their definitions."""
+        self.definitions = definitions
+        self._table = None
 
 
 class Encoder:
-    """Pickles objects one after the other. Only one thread may use it."""
+    """Pickles objects one after the other. Only one thread may use it.
 
-    def __init__(self) -> None:
+    ``looks_at_classes``: do so at once, and not only when an object needs it.
+    """
+
+    def __init__(self, *, looks_at_classes: bool = False) -> None:
         self._with_shared_stats = _ReusedPickler(shared_stats=True)
         self._with_unshared_stats = _ReusedPickler(shared_stats=False)
+        self._definitions = Definitions()
+        if looks_at_classes:
+            self._with_shared_stats.look_at_classes(self._definitions)
 
     def encode(self, obj: object, *, shared_stats: bool = True) -> Encoded:
         """Pickle an object; large buffers (arrays, Arrow tables) are not copied until the payload is written.
@@ -127,13 +147,17 @@ class Encoder:
         pickler = self._with_shared_stats if shared_stats else self._with_unshared_stats
         try:
             stream, buffers = pickler.dump(obj)
-            if not _names_local_module(stream):
-                if tensors.UNREPORTED_MOVES:
-                    _report_moves(obj)
-                return _lay_out(stream, buffers)
-        except Exception:  # noqa: BLE001, S110 - cloudpickle may succeed where plain pickle fails
-            pass
-        return encode_by_value(obj, shared_stats=shared_stats)
+            if pickler.definitions is None and _names_local_module(stream):
+                pickler.look_at_classes(self._definitions)
+                stream, buffers = pickler.dump(obj)
+        except Exception:  # noqa: BLE001 - another way to pickle may succeed
+            if pickler.definitions is not None:
+                return encode_by_value(obj, shared_stats=shared_stats)
+            pickler.look_at_classes(self._definitions)
+            return self.encode(obj, shared_stats=shared_stats)
+        if tensors.UNREPORTED_MOVES:
+            _report_moves(obj)
+        return _lay_out(stream, buffers)
 
 
 @functools.cache
@@ -150,8 +174,8 @@ def _by_value_pickler(_reduced_classes: tuple[type, ...], *, shared_stats: bool)
 
 
 def encode(obj: object) -> Encoded:
-    """Pickle a single object, as `Encoder.encode` does."""
-    return Encoder().encode(obj)
+    """Pickle a single object, as `Encoder.encode` does. It may be large, so it is not pickled twice to be looked at."""
+    return Encoder(looks_at_classes=True).encode(obj)
 
 
 def encode_by_value(obj: object, *, shared_stats: bool = True) -> Encoded:
@@ -190,6 +214,30 @@ def decode(payload: Buffer, *, in_place: bool) -> Any:
         start = _aligned(stop)
         stop = start + length
         buffers.append(view[start:stop] if in_place else bytearray(view[start:stop]))
+    return pickle.loads(stream, buffers=buffers)
+
+
+def decode_from(size: int, read_into: ReadInto) -> Any:
+    """Unpickle a payload of ``size`` bytes that ``read_into`` reads.
+
+    Every buffer is read into memory of its own, so an object that a stage keeps does not hold what came with it.
+    """
+    head = bytearray(min(size, _FIRST_READ))
+    read_into([head], 0)
+    count, _, stream_length = _HEAD.unpack_from(head)
+    start = _HEAD.size + count * _LENGTH.size
+    if start > len(head):
+        head = bytearray(start)
+        read_into([head], 0)
+    lengths = [stream_length, *(_LENGTH.unpack_from(head, _HEAD.size + i * _LENGTH.size)[0] for i in range(count))]
+    targets: list[memoryview] = []
+    stop = start
+    for number, length in enumerate(lengths):
+        following = stop + length if number == count else _aligned(stop + length)  # reads the padding too
+        targets.append(memoryview(bytearray(following - stop)))
+        stop = following
+    read_into(targets, start)
+    stream, *buffers = [target[:length] for target, length in zip(targets, lengths, strict=True)]
     return pickle.loads(stream, buffers=buffers)
 
 

@@ -23,6 +23,10 @@ class SegmentRef(Record):
     length: int
     exclusive: bool
 
+    def shared(self) -> SegmentRef:
+        """Return the same payload for several readers: none of them may reuse its segment."""
+        return SegmentRef(self.segment, self.offset, self.length, exclusive=False)
+
 
 Payload = Inline | SegmentRef
 

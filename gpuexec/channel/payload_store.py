@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from gpuexec.channel import codec
 from gpuexec.channel.codec import Encoded
 from gpuexec.channel.payload import Payload, SegmentRef
-from gpuexec.channel.segments import SegmentPool, read_segment
+from gpuexec.channel.segments import SegmentPool, read_into
 from gpuexec.units import KIB
 
 INLINE_LIMIT = 64 * KIB  # bytes; above it, two copies through the socket cost more than a memfd
@@ -33,5 +34,5 @@ def store(encoded: Encoded, pool: SegmentPool) -> Payload:
 def load(payload: Payload) -> Any:
     """Unpickle an inline payload or one in a segment; the objects are writable and owned by the caller."""
     if isinstance(payload, SegmentRef):
-        return codec.decode(read_segment(payload), in_place=True)
+        return codec.decode_from(payload.length, functools.partial(read_into, payload))
     return codec.decode(payload, in_place=False)

@@ -100,11 +100,21 @@ class SegmentPool:
 def read_segment(ref: SegmentRef) -> bytearray:
     """Return a copy of a payload, in memory of its own."""
     copy = bytearray(ref.length)
-    view, offset = memoryview(copy), ref.offset
-    while view:
-        read = os.preadv(ref.segment.fd, [view], offset)
-        if not read:
-            raise EOFError(f"segment ends at {offset}, {len(view)} bytes short")
-        offset += read
-        view = view[read:]
+    read_into(ref, [copy], 0)
     return copy
+
+
+def read_into(ref: SegmentRef, targets: Sequence[bytearray | memoryview], start: int) -> None:
+    """Fill buffers one after the other with the bytes of a payload from ``start`` on."""
+    pending = [memoryview(target) for target in targets if len(target)]
+    pending.reverse()  # taking from the end costs the same however many are left
+    offset = ref.offset + start
+    while pending:
+        read = os.preadv(ref.segment.fd, pending[: -_IOV_MAX - 1 : -1], offset)
+        if not read:
+            raise EOFError(f"segment ends at {offset}, {sum(map(len, pending))} bytes short")
+        offset += read
+        while pending and read >= len(pending[-1]):
+            read -= len(pending.pop())
+        if read:
+            pending[-1] = pending[-1][read:]

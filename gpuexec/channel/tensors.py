@@ -3,6 +3,8 @@
 * numpy arrays are pickled numpy's way, except that a read-only array arrives writable like any other.
 * A ``torch.Tensor`` on the CPU is sent as an out-of-band buffer. torch's own way copies it twice, and sends all of the
   storage that a slice was cut from. Subclasses, sparse and quantised tensors are pickled torch's way.
+* A slice of an Arrow array (and so of a table or a pandas column) is sent without the rest of the array it was cut
+  from. pyarrow's own way sends all of it.
 * What lies on a GPU is copied to host memory and arrives there, since its consumer may have another GPU or none.
   `gpu_fields` warns about it.
 
@@ -13,11 +15,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pickle import PickleBuffer
 from typing import Any
+
+_ARROW_SLACK_BYTES = 1024  # less than this is not worth a copy
 
 Reduced = str | tuple[Any, ...]
 
@@ -38,6 +43,18 @@ def find_libraries() -> None:
         GPU_TESTS[tensor] = lambda value: bool(value.is_cuda)
     if (storage := _loaded("torch.storage", "TypedStorage")) is not None:
         REDUCERS[storage] = reduce_storage
+    if (array := _loaded("pyarrow", "Array")) is not None and _loaded("pyarrow", "concat_arrays") is not None:
+        for cls in _subclasses(array):
+            REDUCERS.setdefault(cls, reduce_arrow_array)
+    if (index := _loaded("pandas", "MultiIndex")) is not None:
+        REDUCERS[index] = reduce_multi_index
+
+
+def _subclasses(cls: type) -> Iterator[type]:
+    subclass: type
+    for subclass in cls.__subclasses__():
+        yield subclass
+        yield from _subclasses(subclass)
 
 
 def lies_on_gpu(value: Any) -> bool:
@@ -71,6 +88,54 @@ def _writable_view(raw: memoryview) -> ctypes.Array[ctypes.c_char]:
     view = (ctypes.c_char * raw.nbytes).from_address(address)
     view.owner = raw  # type: ignore[attr-defined]  # keeps the memory alive
     return view
+
+
+def reduce_arrow_array(array: Any) -> Reduced:
+    """Pickle a ``pyarrow.Array``; a slice is copied first if its buffers hold much more than it refers to.
+
+    Tables and chunked arrays are made of these. A dictionary is sent whole, since the indices may have a meaning.
+    """
+    with contextlib.suppress(Exception):  # not implemented for this type: it is sent with all its buffers
+        whole = array.get_total_buffer_size()
+        if whole > _ARROW_SLACK_BYTES:
+            part = _view_bytes(array) if array.type in _view_types() else array.nbytes
+            if whole - part > max(_ARROW_SLACK_BYTES, part // 2):
+                array = _compact(array)
+    reduced: tuple[Any, ...] = array.__reduce__()
+    return reduced
+
+
+@functools.cache
+def _view_types() -> dict[Any, Any]:
+    """Return the types whose values are views of shared buffers, and types that hold the same values one by one."""
+    import pyarrow as pa
+
+    types = {"string_view": "large_string", "binary_view": "large_binary"}
+    return {getattr(pa, view)(): getattr(pa, plain)() for view, plain in types.items() if hasattr(pa, view)}
+
+
+def _view_bytes(array: Any) -> int:
+    """Return the bytes of an array of views; pyarrow counts everything that they could refer to."""
+    import numpy as np
+
+    views = np.frombuffer(array.buffers()[1], np.int32)[4 * array.offset :][: 4 * len(array)]
+    lengths = views[::4]
+    return 16 * len(array) + int(lengths[lengths > 12].sum(dtype=np.int64))  # shorter values are in the view itself
+
+
+def _compact(array: Any) -> Any:
+    import pyarrow as pa
+
+    plain = _view_types().get(array.type)
+    return pa.concat_arrays([array]) if plain is None else array.cast(plain).cast(array.type)
+
+
+def reduce_multi_index(index: Any) -> Reduced:
+    """Pickle a ``pandas.MultiIndex`` without the level values that it no longer uses, if they outnumber its entries."""
+    if sum(map(len, index.levels)) > 2 * len(index):
+        index = index.remove_unused_levels()
+    reduced: tuple[Any, ...] = index.__reduce__()
+    return reduced
 
 
 def reduce_gpu_array(array: Any) -> Reduced:

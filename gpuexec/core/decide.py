@@ -42,10 +42,14 @@ class StageView:
     uses_gpu: bool
 
 
-def batches_ready(view: StageView) -> int:
-    """Return how many batches can be formed now: full ones, and the rest once nothing more will come."""
+def batches_ready(view: StageView, *, rest_is_due: bool = False) -> int:
+    """Return how many batches can be formed now: full ones, and the rest once nothing more will come.
+
+    ``rest_is_due``: the first tasks have waited long enough for a batch that is not full.
+    """
     full, rest = divmod(view.queued, view.batch_size)
-    return view.requeued + full + (1 if rest and view.upstream_done else 0)
+    goes = rest and (view.upstream_done or (rest_is_due and not full))
+    return view.requeued + full + (1 if goes else 0)
 
 
 def is_finished(view: StageView) -> bool:

@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 
 from gpuexec import events
@@ -32,12 +33,14 @@ class QueueLimits(Record):
     """How much may wait before one stage: tasks, bytes, and segments (each holds a file descriptor).
 
     ``max_batches_per_worker``: batches after which a worker is replaced, so it is sent no more than that.
+    ``batch_wait_s``: how long tasks wait for a full batch, ``None`` for as long as it takes.
     """
 
     tasks: int
     bytes: int
     segments: int
     max_batches_per_worker: int | None = None
+    batch_wait_s: float | None = None
 
 
 class Dispatcher:
@@ -61,6 +64,7 @@ class Dispatcher:
         self._lineage = lineage
         self._emit = emit
         self._finished: list[OrderedTask] = []
+        self._waits_since = -math.inf  # the earliest time from which a batch's wait counts
         self._batch_ids = itertools.count()
         self.hold_sources = False  # memory is short: the first stage waits while others have work
 
@@ -117,10 +121,32 @@ class Dispatcher:
             ready = self._send_requeued(stage, ready, now)
         limit = decide.prefetch_limit(stage.times.batch_s, stage.times.batch_bytes)
         in_flight = [self._counted(worker, limit) for worker in ready]
-        dealt = decide.share_out(decide.batches_ready(stage.view()) - len(stage.requeued), in_flight, limit)
+        waiting = decide.batches_ready(stage.view(), rest_is_due=self._rest_is_due(stage, ready, now))
+        dealt = decide.share_out(waiting - len(stage.requeued), in_flight, limit)
         for worker, count in zip(ready, dealt, strict=True):
             if count:
                 self._send_work(worker, [self._cut_batch(stage, now) for _ in range(count)], now)
+
+    def restart_waits(self, now: float) -> None:
+        """Count from now how long tasks wait for a full batch: nothing was taken in while the caller was busy."""
+        self._waits_since = now
+
+    def next_due(self, now: float) -> float | None:
+        """Return when the next batch that is not full shall go. Those that are due wait for something else."""
+        dues = [due for due in map(self._rest_due_at, self._active) if due is not None and due > now]
+        return min(dues, default=None)
+
+    def _rest_is_due(self, stage: StageState, ready: Sequence[Worker], now: float) -> bool:
+        """Return whether a batch that is not full goes now. Where every worker is busy, waiting costs nothing."""
+        due = self._rest_due_at(stage)
+        return due is not None and now >= due and any(not worker.in_flight for worker in ready)
+
+    def _rest_due_at(self, stage: StageState) -> float | None:
+        """Return when the tasks before a stage go as a batch that is not full; ``None`` where that is not the case."""
+        queue, wait_s = stage.queue, self._limits.batch_wait_s
+        if wait_s is None or stage.upstream_done or not 0 < len(queue) < stage.spec.batch_size:
+            return None
+        return max(queue.oldest_at, self._waits_since) + wait_s
 
     def _send_requeued(self, stage: StageState, ready: list[Worker], now: float) -> list[Worker]:
         """Send requeued batches, each alone to a worker with nothing in flight; return the workers left for others.

@@ -21,6 +21,11 @@ class TaskQueue:
     def __len__(self) -> int:
         return self._tasks
 
+    @property
+    def oldest_at(self) -> float:
+        """When the first waiting task was queued. There must be one."""
+        return self._slices[0][0].queued_at
+
     def push(self, part: BlockSlice) -> None:
         """Add (a part of) a block at the end."""
         block, start, stop = part

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
+from gpuexec.channel.payload import Payload
 from gpuexec.core.batch import Batch
 from gpuexec.core.decide import StageView
 from gpuexec.core.queue import TaskQueue
@@ -16,12 +17,15 @@ from gpuexec.plan.model import StagePlan, WorkerGrant
 
 @dataclass(frozen=True, slots=True)
 class StageSpec:
-    """A stage as the driver needs it: everything about it is already pickled or decided."""
+    """A stage as the driver needs it: everything about it is already pickled or decided.
+
+    ``payload``: the stage itself. A large one lies in a segment, from which each of its workers reads it.
+    """
 
     index: int
     name: str
     batch_size: int
-    payload: bytes
+    payload: Payload
     env_vars: dict[str, str] = field(default_factory=dict)
     sets_up_node: bool = False
     uses_gpu: bool = False

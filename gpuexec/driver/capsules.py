@@ -71,7 +71,7 @@ class CapsuleKeeper:
             task_ids=batch.task_ids if batch else (),
             allocation=grant.allocation.to_dict(),
             environ=worker_environment(self._base_env, grant, spec.env_vars),
-            stage_payload=spec.payload,
+            stage_payload=_bytes(spec.payload),
             task_payloads=[_bytes(block.payload) for block, _, _ in slices],
             task_slices=[(start, stop) for _, start, stop in slices],
             env_vars=spec.env_vars,
@@ -86,5 +86,5 @@ def _attempt(batch: Batch | None) -> int:
     return len(batch.lifecycle.history) if batch is not None and batch.lifecycle is not None else 1
 
 
-def _bytes(payload: Payload) -> bytes:
-    return bytes(read_segment(payload)) if isinstance(payload, SegmentRef) else bytes(payload)
+def _bytes(payload: Payload) -> memoryview:
+    return memoryview(read_segment(payload) if isinstance(payload, SegmentRef) else payload)

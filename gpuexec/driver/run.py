@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from gpuexec.driver.gpus import RunGpus
 
 _COLLECT_AFTER = 100_000  # objects allocated more than freed
+_BUSY_CALLER_S = 0.01  # a caller that takes longer over its tasks keeps the run waiting
 _SEGMENT_SHARE = 4  # a quarter of the descriptor limit may be tasks in segments, all queues together
 
 
@@ -86,6 +87,7 @@ class Run:
         self._observers = observers
         self._gauge_every_s = gauge_every_s
         self._next_gauge = 0.0
+        self._advanced_at = 0.0
         self._initial_tasks = initial_tasks
         self._processes = WorkerProcesses(
             node_id=node_id,
@@ -201,7 +203,10 @@ class Run:
             if finished:
                 handed_over_at = time.monotonic()
                 yield finished
-                self._state.terminator.restart_timeouts(handed_over_at, time.monotonic())
+                taken_at = time.monotonic()
+                self._state.terminator.restart_timeouts(handed_over_at, taken_at)
+                if taken_at - handed_over_at > _BUSY_CALLER_S:
+                    self._state.dispatcher.restart_waits(taken_at)
             self._checkpoint.commit()  # the caller has the finished tasks
             now = time.monotonic()
             self._state.terminator.check(self._processes.workers, now)
@@ -209,20 +214,22 @@ class Run:
             self._gauge_if_due(now)
 
     def _advance(self) -> None:
-        now = time.monotonic()
         self._blocks.feed(self._state.dispatcher)
+        now = self._advanced_at = time.monotonic()
         self._state.advance(now)
         self._autoscaler.run_cycle_if_due(self._processes.workers)
         self._state.pool.permit_setups(now)
 
     def _seconds_to_wait(self) -> float:
+        now = time.monotonic()
         times = [
+            self._state.dispatcher.next_due(self._advanced_at),
             self._state.terminator.next_due(self._processes.workers),
             self._next_gauge or None,
             self._autoscaler.next_cycle(),
             self._memory.next_check,
         ]
-        return max(0.0, min(t for t in times if t is not None) - time.monotonic())
+        return max(0.0, min(t for t in times if t is not None) - now)
 
     def _handle(self, worker: Worker, what: Readiness) -> None:
         match what:
@@ -283,6 +290,7 @@ def _queue_limits(config: ExecutorConfig, stages: int) -> QueueLimits:
         bytes=config.queue_bytes,
         segments=max(1, descriptors // _SEGMENT_SHARE // stages),
         max_batches_per_worker=config.max_batches_per_worker,
+        batch_wait_s=config.batch_wait_s,
     )
 
 

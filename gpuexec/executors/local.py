@@ -8,6 +8,9 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gpuexec.channel import codec
+from gpuexec.channel.payload import Payload, SegmentRef
+from gpuexec.channel.payload_store import store
+from gpuexec.channel.segments import SegmentPool
 from gpuexec.checkpoint.absent import NoCheckpoint
 from gpuexec.config import ExecutorConfig
 from gpuexec.contract.executor import BaseExecutor
@@ -180,10 +183,10 @@ def _gpu_memory_used(uuids: Sequence[str]) -> dict[str, int]:
     return nvml.memory_used(uuids) if uuids else {}
 
 
-def _pickled(stage: Any, name: str) -> bytes:
-    """Pickle a stage. Raises ``StageNotPicklable``, whose message names the attribute at fault."""
+def _pickled(stage: Any, name: str) -> Payload:
+    """Pickle a stage for all its workers. Raises ``StageNotPicklable``, whose message names the attribute at fault."""
     try:
-        return codec.encode(stage).join()
+        encoded = codec.encode(stage)
     except Exception as error:
         culprit = _unpicklable_attribute(stage)
         subject = f"its attribute {culprit}" if culprit else "it"
@@ -191,6 +194,8 @@ def _pickled(stage: Any, name: str) -> bytes:
             f"stage {name!r} cannot be sent to a worker: {subject} cannot be pickled "
             f"({type(error).__name__}: {error}). Create such objects in setup(), which runs in the worker."
         ) from error
+    payload = store(encoded, SegmentPool())
+    return payload.shared() if isinstance(payload, SegmentRef) else payload
 
 
 def _unpicklable_attribute(owner: Any, depth: int = 3) -> str | None:

@@ -14,9 +14,8 @@ import sys
 import time
 from types import FrameType
 
-from gpuexec.channel import codec
 from gpuexec.channel.messages import Booted, ErrorHandling, Start
-from gpuexec.channel.payload import Inline
+from gpuexec.channel.payload_store import load
 from gpuexec.channel.recorder import FlightRecorder
 from gpuexec.channel.wire import BlockingConnection
 from gpuexec.contract.allocation import Allocation
@@ -62,10 +61,9 @@ def _serve(connection: BlockingConnection, recorder: FlightRecorder) -> None:
     registration.install()
     allocation = Allocation.from_dict(start.allocation)
     (payload,) = start.payloads
-    assert isinstance(payload, Inline)
     try:
         with loading_stage():
-            adapter = adapters.adapter_for(codec.decode(payload, in_place=False))
+            adapter = adapters.adapter_for(load(payload))
     except BaseException as error:  # noqa: BLE001 - an import can raise anything, SystemExit included
         connection.send(describe_failure(error, StagePhase.IMPORT))
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import queue
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,6 +33,22 @@ def test_a_finite_source_is_done_when_it_ends():
     finished = list(Pipeline("p", stages=[Apply(double)]).run_iter(local_executor(), iter(items(*range(50)))))
     assert sorted(task.data for task in finished) == [2 * n for n in range(50)]
     assert len({task.task_id for task in finished}) == 50
+
+
+def test_a_source_that_waits_for_results_gets_them_before_its_batch_is_full():
+    answers: queue.Queue[int] = queue.Queue()
+
+    def source() -> Iterator[Item]:
+        yield Item("test", 1)
+        for _ in range(3):
+            yield Item("test", answers.get(timeout=20))
+
+    values = []
+    stages = [Apply(double).with_(batch_size=4), Apply(same, "again").with_(batch_size=3)]
+    for task in local_executor(batch_wait_s=0.1).execute_iter(stages, source()):
+        values.append(task.data)
+        answers.put(task.data)
+    assert values == [2, 4, 8, 16]
 
 
 def test_a_list_of_tasks_streams_too():

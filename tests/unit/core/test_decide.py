@@ -30,6 +30,11 @@ def test_a_rest_is_a_batch_only_at_the_end(queued, done, batches):
     assert decide.batches_ready(replace(IDLE, queued=queued, upstream_done=done)) == batches
 
 
+@pytest.mark.parametrize(("queued", "batches"), [(0, 0), (3, 1), (4, 1), (9, 2)])
+def test_a_rest_that_is_due_is_a_batch_unless_full_ones_go_first(queued, batches):
+    assert decide.batches_ready(replace(IDLE, queued=queued), rest_is_due=True) == batches
+
+
 def test_a_stage_is_finished_when_nothing_is_left_and_nothing_comes():
     done = replace(IDLE, upstream_done=True)
     assert decide.is_finished(done)

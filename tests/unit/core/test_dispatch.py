@@ -61,6 +61,66 @@ def test_initial_tasks_are_wanted_as_far_as_the_first_queue_has_space():
     assert wanted() == 0
 
 
+def sizes_sent(world, worker):
+    return [count for m in world.inside(worker).received if isinstance(m, Work) for count in m.counts]
+
+
+def test_a_batch_that_is_not_full_goes_after_its_wait():
+    world = World(4, batch_wait_s=1.0)
+    world.all_set_up()
+    world.feed(ids(1), end=False)
+    due = world.now + 1.0
+    world.step(0.5)
+    world.feed(ids(2), end=False, first=1)
+    assert not sizes_sent(world, world.worker())
+    assert world.state.dispatcher.next_due(world.now) == due, "the first task's wait counts"
+    world.step(0.5)
+    assert sizes_sent(world, world.worker()) == [3]
+    assert world.state.dispatcher.next_due(world.now) is None
+
+
+def test_a_batch_fills_up_while_every_worker_is_busy():
+    world = World(4, batch_wait_s=1.0)
+    world.all_set_up()
+    world.feed(ids(5), end=False)
+    world.step(2.0)
+    world.step(2.0)
+    assert sizes_sent(world, world.worker()) == [4]
+    assert world.state.dispatcher.next_due(world.now) is None, "the end of a batch wakes the loop, not the clock"
+    world.feed(ids(3), end=False, first=5)
+    world.works(world.worker())
+    world.reports(world.worker())
+    world.step()
+    assert sizes_sent(world, world.worker()) == [4, 4]
+
+
+def test_full_batches_stay_full_where_the_input_is_fast_and_where_the_caller_was_busy():
+    world = World(4, batch_wait_s=1.0)
+    world.all_set_up()
+    for number in range(6):
+        world.feed(ids(2), end=False, first=2 * number)
+        world.step(0.3)
+        if world.inside(world.worker()).todo:
+            world.works(world.worker())
+            world.reports(world.worker())
+    assert sizes_sent(world, world.worker()) == [4, 4, 4]
+    world.feed(ids(1), end=False, first=12)
+    world.state.dispatcher.restart_waits(world.now + 5.0)
+    world.step(5.5)
+    assert len(sizes_sent(world, world.worker())) == 3
+    world.step(0.5)
+    assert sizes_sent(world, world.worker()) == [4, 4, 4, 1]
+
+
+def test_without_a_limit_a_batch_waits_until_it_is_full():
+    world = World(4, batch_wait_s=None)
+    world.all_set_up()
+    world.feed(ids(3), end=False)
+    world.step(1e6)
+    assert not sizes_sent(world, world.worker())
+    assert world.state.dispatcher.next_due(world.now) is None
+
+
 def test_bytes_and_segments_bound_a_queue_too_but_never_below_a_batch():
     world = World(2, queue_bytes=10)
     world.feed(["a" * 8], end=False)

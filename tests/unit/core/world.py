@@ -98,6 +98,7 @@ class World:
         queue_bytes: int = 2**28,
         segments: int = 1000,
         max_batches: int | None = None,
+        batch_wait_s: float | None = None,
         max_parallel_setups: int = 8,
         batch_timeout_s: float | None = None,
         setup_timeout_s: float | None = None,
@@ -133,7 +134,7 @@ class World:
         )
         self.state = RunState(
             self.stages,
-            queue_limits=QueueLimits(queue_tasks, queue_bytes, segments, max_batches),
+            queue_limits=QueueLimits(queue_tasks, queue_bytes, segments, max_batches, batch_wait_s),
             policy=self.policy,
             terminator=self.terminator,
             max_parallel_setups=max_parallel_setups,
