@@ -19,6 +19,8 @@ from collections.abc import Callable
 from pickle import PickleBuffer
 from typing import Any
 
+from gpuexec.channel.by_value import logger_reducers
+
 Reduced = str | tuple[Any, ...]
 
 REDUCERS: dict[type, Callable[[Any], Reduced]] = {}  # for the libraries that are loaded
@@ -38,6 +40,7 @@ def find_libraries() -> None:
         GPU_TESTS[tensor] = lambda value: bool(value.is_cuda)
     if (storage := _loaded("torch.storage", "TypedStorage")) is not None:
         REDUCERS[storage] = reduce_storage
+    REDUCERS.update(logger_reducers())
 
 
 def lies_on_gpu(value: Any) -> bool:
