@@ -68,3 +68,22 @@ def test_a_very_long_line_is_reported_in_parts_of_whole_characters():
     parts = fed(*(text.encode()[i : i + 65536] for i in range(0, 3 * MIB, 65536)))
     assert len(parts) > 1
     assert "".join(parts) == text
+
+
+def test_of_nested_bars_the_last_states_are_left():
+    outer, inner = "\r outer {}%", "\n\r inner {}%\x1b[A"
+    drawn = "".join(outer.format(n) + inner.format(n + 5) for n in range(0, 100, 10))
+    lines = fed((drawn + "\r outer 100%\n" + "\n" + "done\n").encode())
+    assert [line.strip() for line in lines] == ["outer 0%", "outer 100%", "inner 95%", "done"]
+
+
+def test_a_line_printed_between_nested_bars_is_not_lost():
+    bars = "\r outer {0}%\n\r inner {0}%\x1b[A"
+    lines = fed((bars.format(1) + "hello\n" + bars.format(2) + "\r\x1b[2K\n\x1b[K").encode())
+    assert len([line for line in lines if "hello" in line]) == 1
+    assert not [line for line in lines if "\x1b" in line]
+
+
+@given(st.lists(st.sampled_from(["a", "\n", "\r", "\x1b[A", "\x1b[3A", "\x1b[K", "\x1b[31m"]), max_size=30))
+def test_any_movement_of_the_cursor_is_survived(parts):
+    fed("".join(parts).encode())
