@@ -78,7 +78,7 @@ class OutputLines:
     def _write_in_row(self, text: bytes) -> None:
         if not self._rows:
             self._rows = [b""]
-        self._rows[self._row] = _last_state(self._rows[self._row] + text)
+        self._rows[self._row] = _shortened(self._rows[self._row] + text)
 
     def _move_up(self, count: int) -> None:
         above = min(count, _MAX_ROWS) - self._row
@@ -94,7 +94,7 @@ class OutputLines:
         """Return a part of a line that is too long to wait for its end, cut between two characters."""
         if len(self._partial) <= (_MAX_RECORD_BYTES if MARK in self._partial else _MAX_LINE_BYTES):
             return []
-        kept = _last_state(bytes(self._partial))
+        kept = _shortened(bytes(self._partial))
         self._partial[:] = kept
         if len(kept) <= _MAX_LINE_BYTES:
             return []
@@ -108,6 +108,11 @@ class OutputLines:
 def _text(line: bytes) -> str:
     line = _last_state(line)
     return (_CURSOR_CODES.sub(b"", line) if b"\x1b" in line else line).decode(errors="replace")
+
+
+def _shortened(line: bytes) -> bytes:
+    """Drop earlier states of a line that goes on. Behind a carriage return at its end it begins anew."""
+    return _last_state(line) + (b"\r" if line.endswith(b"\r") else b"")
 
 
 def _last_state(line: bytes) -> bytes:

@@ -53,6 +53,7 @@ def test_what_only_looks_like_a_record_is_text():
         (b" 10%\r 20%\r100%\r", b"\n"),
         (b"100%\r\n",),
         (b"\r 10%" * MIB, b"\r100%"),
+        (b" 10%\r" * MIB, b"100%\r", b"\n"),
     ],
 )
 def test_of_a_progress_bar_the_last_state_is_left(chunks):
@@ -75,6 +76,10 @@ def test_of_nested_bars_the_last_states_are_left():
     drawn = "".join(outer.format(n) + inner.format(n + 5) for n in range(0, 100, 10))
     lines = fed((drawn + "\r outer 100%\n" + "\n" + "done\n").encode())
     assert [line.strip() for line in lines] == ["outer 0%", "outer 100%", "inner 95%", "done"]
+
+
+def test_what_follows_an_erased_bar_stands_at_the_beginning_of_its_line():
+    assert fed(b"outer\n\r inner\x1b[A\n\r      \r\x1b[A\router 2\nwritten\n") == ["outer", "outer 2", "written"]
 
 
 def test_a_line_printed_between_nested_bars_is_not_lost():
