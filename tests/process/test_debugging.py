@@ -58,6 +58,13 @@ def test_tracebacks_of_a_scripts_code_show_file_and_line(tmp_path: Path):
     )
 
 
+def test_a_stages_traceback_begins_in_the_stage():
+    error = run_local([Apply(debugging.divide)], items(0), raises=ZeroDivisionError).error
+    assert error is not None
+    frames = [line for line in str(error.__cause__).splitlines() if line.startswith("  File")]
+    assert [frame.rpartition(" in ")[2] for frame in frames] == ["process", "divide"]
+
+
 def test_tracebacks_of_a_notebooks_code_show_the_cell():
     cell = "<cell 7>"
     source = "def invert(value):\n    return 1 / value  # in the cell\n"

@@ -16,6 +16,10 @@ def call_set_trace(value: Any) -> Any:
     return value
 
 
+def divide(value: int) -> float:
+    return 1 / value
+
+
 def debug(value: str = "debugged") -> None:
     """Stand for a debugger that listens on a port."""
     print(value)
