@@ -21,9 +21,10 @@ import struct
 import sys
 from collections import ChainMap
 from collections.abc import Callable, Sequence
+from types import CodeType
 from typing import Any, ClassVar, NamedTuple
 
-from gpuexec.channel import tensors
+from gpuexec.channel import by_value, tensors
 from gpuexec.channel.definitions import Definitions, NamingPickler
 from gpuexec.channel.perf_identity import PERF_IDENTITY
 
@@ -167,7 +168,9 @@ def _by_value_pickler(_reduced_classes: tuple[type, ...], *, shared_stats: bool)
 
     class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no type information
         dispatch_table: ClassVar[Any] = ChainMap(
-            _own_reducers(shared_stats=shared_stats), cloudpickle.Pickler.dispatch_table
+            {CodeType: by_value.reduce_code},
+            _own_reducers(shared_stats=shared_stats),
+            cloudpickle.Pickler.dispatch_table,
         )
 
     return ByValuePickler

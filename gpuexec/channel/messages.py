@@ -5,7 +5,7 @@ and ``Stop``.
 
 Worker → driver: ``Booted``; then ``NodeReady`` or ``Ready``; any number of ``Results``; and ``Stopped``. ``Failed`` may
 come instead of any of them, any number of times: after one with ``halted`` set the worker takes no more batches and
-waits for ``Stop``, after others it continues with its next batch. ``LogLine`` may come at any time.
+waits for ``Stop``, after others it continues with its next batch.
 """
 
 from __future__ import annotations
@@ -66,6 +66,8 @@ class Start(Message):
     cpu_affinity: list[int]
     log_level: str
     error_handling: list[Any]  # see ``ErrorHandling.to_list``
+    logging_levels: dict[str, int]  # of the driver's loggers of the standard library that have one set
+    logging_disabled: int  # what the driver gave to ``logging.disable``
 
     kind: ClassVar[int] = 1
 
@@ -176,7 +178,11 @@ class Failed(Message):
 
 
 class LogLine(Message):
-    """A loguru record of the worker; ``time`` is a POSIX timestamp."""
+    """A log record of the worker; ``time`` is a POSIX timestamp. It is sent in the output pipe: see `log_frames`.
+
+    ``library``: "loguru", or "logging" for the standard library's. ``name``: of the logger, with loguru of the module.
+    ``path``: the source file.
+    """
 
     level: str
     level_no: int
@@ -185,6 +191,8 @@ class LogLine(Message):
     name: str | None
     function: str
     line: int
+    path: str = ""
+    library: str = "loguru"
 
     kind: ClassVar[int] = 11
 

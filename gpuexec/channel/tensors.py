@@ -22,6 +22,8 @@ from collections.abc import Callable, Iterator
 from pickle import PickleBuffer
 from typing import Any
 
+from gpuexec.channel.by_value import logger_reducers
+
 _ARROW_SLACK_BYTES = 1024  # less than this is not worth a copy
 
 Reduced = str | tuple[Any, ...]
@@ -43,6 +45,7 @@ def find_libraries() -> None:
         GPU_TESTS[tensor] = lambda value: bool(value.is_cuda)
     if (storage := _loaded("torch.storage", "TypedStorage")) is not None:
         REDUCERS[storage] = reduce_storage
+    REDUCERS.update(logger_reducers())
     if (array := _loaded("pyarrow", "Array")) is not None and _loaded("pyarrow", "concat_arrays") is not None:
         for cls in _subclasses(array):
             REDUCERS.setdefault(cls, reduce_arrow_array)

@@ -128,8 +128,6 @@ class RunState:
         match message:
             case Results():
                 self._on_results(worker, message, now)
-            case LogLine():
-                self._emit(events.WorkerLogged(index, worker.worker_id, message))
             case Booted():
                 worker.advance(WorkerEvent.BOOTED)
                 worker.booted_at = now
@@ -210,8 +208,22 @@ class RunState:
         if not self._ending:
             self.pool.check_gpus_left()
 
-    def on_output(self, worker: Worker, lines: Sequence[str]) -> None:
-        """Take note of lines that a worker printed; a hung one prints its stacks."""
+    def on_output(self, worker: Worker, items: Sequence[str | LogLine]) -> None:
+        """Take note of what a worker printed (lines) and logged (records), in order; a hung one prints its stacks."""
+        index, worker_id = worker.stage.spec.index, worker.worker_id
+        lines: list[str] = []
+        for item in items:
+            if isinstance(item, str):
+                lines.append(item)
+                continue
+            self._emit_printed(worker, lines)
+            lines = []
+            self._emit(events.WorkerLogged(index, worker_id, item))
+        self._emit_printed(worker, lines)
+
+    def _emit_printed(self, worker: Worker, lines: list[str]) -> None:
+        if not lines:
+            return
         if worker.timeout is not None and worker.state is WorkerState.HUNG:
             worker.timeout.stacks += lines
         self._emit(events.WorkerPrinted(worker.stage.spec.index, worker.worker_id, tuple(lines)))

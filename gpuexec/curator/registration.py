@@ -33,6 +33,16 @@ def install() -> None:
     sys.meta_path.insert(0, _AfterImport())
 
 
+def after_import(name: str, action: Callable[[Any], None]) -> None:
+    """Call ``action`` with a module: now if it is imported already, else when it is. Calls `install`."""
+    install()
+    module = sys.modules.get(name)
+    if module is not None:
+        action(module)
+    else:
+        _REGISTRATIONS[name] = action
+
+
 def _register_executor(module: Any) -> None:
     module.BaseExecutor.register(executor.BaseExecutor)
 

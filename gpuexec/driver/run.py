@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gpuexec import events
-from gpuexec.channel.messages import ErrorHandling, Failed, LogLine, Message, Results
+from gpuexec.channel.messages import ErrorHandling, Failed, Message, Results
 from gpuexec.config import ExecutorConfig
 from gpuexec.core.batch import OrderedTask
 from gpuexec.core.dispatch import QueueLimits
@@ -245,8 +245,6 @@ class Run:
 
     def _on_messages(self, worker: Worker, messages: Sequence[Message]) -> None:
         for message in messages:
-            if isinstance(message, LogLine):
-                self._processes.note_line(worker, f"{message.level}: {message.text}")
             self._state.on_message(worker, message, time.monotonic())
             if isinstance(message, Results):
                 self._autoscaler.batches_finished()

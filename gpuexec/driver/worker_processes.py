@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from gpuexec.channel.messages import ErrorHandling, Message, Start
@@ -15,15 +15,15 @@ from gpuexec.core.ports import Started
 from gpuexec.core.worker import Exit, Worker
 from gpuexec.errors import ConnectionLost
 from gpuexec.hardware.host import read_oom_kills
+from gpuexec.observe.logging_state import logging_disabled, logging_levels
 from gpuexec.processes import reap
 from gpuexec.processes.guardian import Guardian
+from gpuexec.processes.output_lines import OutputItem
 from gpuexec.processes.spawn import WorkerProcess, worker_environment
 from gpuexec.processes.watch import HasFileno, Readiness, Watch
 from gpuexec.stage.stacks import STACKS_SIGNAL
 
-_READS_OF_A_PIPE = 4  # until a full pipe is empty
-
-OnOutput = Callable[[Worker, list[str]], None]
+OnOutput = Callable[[Worker, Sequence[OutputItem]], None]
 
 
 @dataclass(slots=True, eq=False)
@@ -85,6 +85,8 @@ class WorkerProcesses:
             cpu_affinity=list(grant.cpu_affinity),
             log_level=self._log_level,
             error_handling=self._error_handling.to_list(),
+            logging_levels=logging_levels(),
+            logging_disabled=logging_disabled(),
             payloads=(spec.payload,),
         )
         oom_kills = read_oom_kills()
@@ -190,25 +192,20 @@ class WorkerProcesses:
         if handle is not None:
             self._disconnect(handle)
 
-    def read_output(self, worker: Worker, on_output: OnOutput) -> bool:
-        """Pass on what a worker has printed; return whether there was anything and there may be more."""
+    def read_output(self, worker: Worker, on_output: OnOutput) -> None:
+        """Pass on what a worker has printed and logged."""
         process = self._handles[worker.number].process
-        lines, still_open = process.read_output()
+        items, still_open = process.read_output()
         if not still_open:
             self._watch.ignore_output(process)  # it closed its stdout and stderr
-        if lines:
-            on_output(worker, lines)
-        return bool(lines) and still_open
+        if items:
+            on_output(worker, items)
 
     def drain_output(self, worker: Worker, on_output: OnOutput) -> None:
-        """Pass on at most one pipe buffer of the remaining output: processes it started may never stop printing."""
-        for _ in range(_READS_OF_A_PIPE):
-            if not self.read_output(worker, on_output):
-                return
-
-    def note_line(self, worker: Worker, line: str) -> None:
-        """Remember a line that a worker logged, as one of its last."""
-        self._handles[worker.number].process.last_lines.append(line)
+        """Pass on what a worker that has exited left in its pipe."""
+        items = self._handles[worker.number].process.read_rest()
+        if items:
+            on_output(worker, items)
 
     def _flush(self, handle: Handle) -> None:
         try:

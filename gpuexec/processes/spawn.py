@@ -14,8 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
+from gpuexec.channel.messages import LogLine
 from gpuexec.channel.recorder import FlightRecorder
 from gpuexec.plan.model import WorkerGrant
+from gpuexec.processes.output_lines import OutputItem, OutputLines
 from gpuexec.units import KIB
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ THREAD_CAPS = (
 )
 _MAX_LAST_LINES = 40
 _OUTPUT_CHUNK_BYTES = 64 * KIB
-_MAX_LINE_BYTES = 16 * KIB
+_READS_OF_A_PIPE = 4  # until a full pipe is empty
 
 
 def worker_environment(base: Mapping[str, str], grant: WorkerGrant, env_vars: Mapping[str, str]) -> dict[str, str]:
@@ -100,7 +102,7 @@ class WorkerProcess:
     def __init__(self, worker_id: str, env: Mapping[str, str]) -> None:
         self.worker_id = worker_id
         self.last_lines: deque[str] = deque(maxlen=_MAX_LAST_LINES)
-        self._partial = b""
+        self._lines = OutputLines()
         self.sock, worker_sock = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self.recorder = FlightRecorder.create()
         try:
@@ -134,19 +136,36 @@ class WorkerProcess:
         """The process id, which is also the id of its process group."""
         return self.process.pid
 
-    def read_output(self) -> tuple[list[str], bool]:
-        """Return the lines printed since the last call, and whether the pipe is still open; never blocks."""
-        try:
-            chunk = os.read(self.output_fd, _OUTPUT_CHUNK_BYTES)
-        except BlockingIOError:
+    def read_output(self) -> tuple[list[OutputItem], bool]:
+        """Return what was printed and logged since the last call, and whether the pipe is still open; never blocks."""
+        chunk = self._read_chunk()
+        if chunk is None:
             return [], True
-        *complete, self._partial = (self._partial + chunk).split(b"\n")
-        if len(self._partial) > _MAX_LINE_BYTES or (not chunk and self._partial):
-            complete.append(self._partial)
-            self._partial = b""
-        lines = [line.decode(errors="replace").rstrip("\r") for line in complete]
-        self.last_lines.extend(lines)
-        return lines, bool(chunk)
+        return self._remember(self._lines.feed(chunk) if chunk else self._lines.end()), bool(chunk)
+
+    def read_rest(self) -> list[OutputItem]:
+        """Return what a process that has ended left in the pipe, with a last line that has no end.
+
+        At most one pipe buffer is read: processes that it started may never stop printing.
+        """
+        items: list[OutputItem] = []
+        for _ in range(_READS_OF_A_PIPE):
+            chunk = self._read_chunk()
+            if not chunk:
+                break
+            items += self._lines.feed(chunk)
+        return self._remember(items + self._lines.end())
+
+    def _read_chunk(self) -> bytes | None:
+        try:
+            return os.read(self.output_fd, _OUTPUT_CHUNK_BYTES)
+        except BlockingIOError:
+            return None
+
+    def _remember(self, items: list[OutputItem]) -> list[OutputItem]:
+        for item in items[-_MAX_LAST_LINES:]:
+            self.last_lines.append(f"{item.level}: {item.text}" if isinstance(item, LogLine) else item)
+        return items
 
     def close(self) -> None:
         """Close the socket, the recorder, the pipe and the pidfd. The process must have been reaped."""

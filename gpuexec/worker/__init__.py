@@ -6,7 +6,7 @@
                           ├── memory           peaks of this process, on the host and on its GPUs
     bootstrap ──starts────┤   flight recorder  which batch is being processed, and since when
         │                 └── failures         what the stage raised, as a message
-        └── orphan, log_sink, gpuexec.stage.stacks
+        └── orphan, console and log_sink, debugger, gpuexec.stage.stacks
 
 A worker imports only the standard library, this package's contract, channel, curator and stage, NVML if it has a GPU,
 and what its stage imports. It never creates a CUDA context.

@@ -27,6 +27,7 @@ from gpuexec.stage.loading import loading_stage
 from gpuexec.stage.session import StageSession
 from gpuexec.stage.stacks import write_stacks_on_signal
 from gpuexec.worker import memory
+from gpuexec.worker.debugger import explain_breakpoints
 from gpuexec.worker.failures import describe_failure
 from gpuexec.worker.log_sink import LogSink
 from gpuexec.worker.loop import WorkerLoop
@@ -36,6 +37,8 @@ from gpuexec.worker.orphan import die_with_parent
 def main(socket_fd: int, recorder_fd: int, driver_pid: int) -> int:
     """Serve one driver and return the exit status: 0 after an orderly end, 1 if the driver is gone."""
     die_with_parent(driver_pid)
+    log = LogSink()
+    explain_breakpoints()
     write_stacks_on_signal()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver handles Ctrl-C
     connection = BlockingConnection(socket.socket(fileno=socket_fd))
@@ -43,13 +46,13 @@ def main(socket_fd: int, recorder_fd: int, driver_pid: int) -> int:
         os.set_inheritable(fd, False)
     os.register_at_fork(after_in_child=connection.disown)
     try:
-        _serve(connection, FlightRecorder(recorder_fd))
+        _serve(connection, FlightRecorder(recorder_fd), log)
     except ConnectionLost:
         return 1
     return 0
 
 
-def _serve(connection: BlockingConnection, recorder: FlightRecorder) -> None:
+def _serve(connection: BlockingConnection, recorder: FlightRecorder, log: LogSink) -> None:
     start = connection.receive()
     assert isinstance(start, Start), start
     began = time.monotonic()
@@ -57,7 +60,7 @@ def _serve(connection: BlockingConnection, recorder: FlightRecorder) -> None:
     if start.cpu_affinity:
         with contextlib.suppress(OSError):  # CPUs may have gone offline since the plan
             os.sched_setaffinity(0, start.cpu_affinity)
-    log = LogSink(connection, start.log_level)
+    log.configure(start.log_level, start.logging_levels, start.logging_disabled)
     registration.install()
     allocation = Allocation.from_dict(start.allocation)
     (payload,) = start.payloads
@@ -67,13 +70,13 @@ def _serve(connection: BlockingConnection, recorder: FlightRecorder) -> None:
     except BaseException as error:  # noqa: BLE001 - an import can raise anything, SystemExit included
         connection.send(describe_failure(error, StagePhase.IMPORT))
         return
+    log.apply_levels()
     connection.send(Booted(began, time.monotonic()))
     worker = WorkerMetadata(worker_id=start.worker_id, allocation=allocation)
     loop = WorkerLoop(
         connection,
         StageSession(adapter, NodeInfo(node_id=start.node_id), worker, checks_pinning=True),
         memory.probe_for(allocation),
-        log,
         recorder,
         ErrorHandling.from_list(start.error_handling),
     )

@@ -11,7 +11,14 @@ from gpuexec.channel.payload import Payload
 from gpuexec.contract.phases import StagePhase
 from gpuexec.errors import names_of
 
-_OWN_MODULES = {"gpuexec.worker.loop", "gpuexec.stage.session"}  # frames that say nothing about the failure
+_CALLERS = {  # of a stage's methods: their frames say nothing about the failure
+    "gpuexec.contract.adapter",
+    "gpuexec.contract.stage",
+    "gpuexec.stage.session",
+    "gpuexec.worker.loop",
+    "nemo_curator.backends.base",
+    "nemo_curator.stages.base",
+}
 
 
 def describe_failure(
@@ -44,9 +51,9 @@ def _pickled_if_portable(error: BaseException) -> tuple[Payload, ...]:
 
 
 def _stage_traceback(error: BaseException) -> str:
-    """Format the traceback without our own frames at its top."""
+    """Format the traceback without the frames at its top that only lead to the stage's code."""
     trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None and trace.tb_frame.f_globals.get("__name__") in _OWN_MODULES:
+    while trace is not None and trace.tb_next is not None and trace.tb_frame.f_globals.get("__name__") in _CALLERS:
         trace = trace.tb_next
     try:
         return "".join(traceback.format_exception(type(error), error, trace))

@@ -26,7 +26,6 @@ from gpuexec.stage.session import StageSession
 from gpuexec.worker.failures import describe_failure
 from gpuexec.worker.gpu_memory_errors import free_gpu_cache, is_out_of_gpu_memory
 from gpuexec.worker.inbox import Inbox
-from gpuexec.worker.log_sink import LogSink
 from gpuexec.worker.memory import MemoryProbe, PeakRss
 from gpuexec.worker.outbox import Outbox
 
@@ -50,14 +49,12 @@ class WorkerLoop:
         connection: BlockingConnection,
         session: StageSession,
         probe: MemoryProbe,
-        log: LogSink,
         recorder: FlightRecorder,
         error_handling: ErrorHandling,
     ) -> None:
         self._connection = connection
         self._session = session
         self._probe = probe
-        self._log = log
         self._recorder = recorder
         self._error_handling = error_handling
         self._pool = SegmentPool()
@@ -147,7 +144,6 @@ class WorkerLoop:
     @contextlib.contextmanager
     def _reporting_failures(self) -> Iterator[None]:
         """Send what the block raises to the driver, then raise `WorkerHalted`."""
-        self._log.install_if_imported()
         try:
             yield
         except Terminated:
@@ -164,7 +160,6 @@ class WorkerLoop:
         """Run one batch. Raises `WorkerHalted` if it failed and the worker takes no more."""
         began = time.monotonic()
         self._recorder.note_batch(batch_id, began)
-        self._log.install_if_imported()
         try:
             self._receive_process_return(batch_id, count, began)
         except Terminated:

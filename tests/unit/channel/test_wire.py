@@ -44,6 +44,8 @@ messages = st.one_of(
         st.lists(ids),
         text,
         st.just([True, ["builtins.MemoryError"], False]),
+        st.dictionaries(text, ids),
+        ids,
         payloads=st.tuples(inline),
     ),
     st.builds(

@@ -68,16 +68,3 @@ def test_lines_are_cut_at_line_ends_whatever_the_chunks(worker):
     finally:
         worker.output_fd = before
         os.close(read_end)
-
-
-def test_a_very_long_line_is_reported_in_parts(worker):
-    read_end, write_end = os.pipe()
-    before, worker.output_fd = worker.output_fd, read_end
-    try:
-        os.write(write_end, b"x" * 20_000)
-        lines, _ = worker.read_output()
-        assert lines == ["x" * 20_000]
-    finally:
-        worker.output_fd = before
-        os.close(read_end)
-        os.close(write_end)
