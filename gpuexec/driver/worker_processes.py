@@ -18,6 +18,7 @@ from gpuexec.hardware.host import read_oom_kills
 from gpuexec.processes import reap
 from gpuexec.processes.guardian import Guardian
 from gpuexec.processes.spawn import WorkerProcess, worker_environment
+from gpuexec.processes.variables import PORT_VARIABLE, PortRanges
 from gpuexec.processes.watch import HasFileno, Readiness, Watch
 from gpuexec.stage.stacks import STACKS_SIGNAL
 
@@ -54,6 +55,7 @@ class WorkerProcesses:
         self._error_handling = error_handling
         self._watch = Watch()
         self._guardian = Guardian()
+        self._ports = PortRanges()
         self._handles: dict[int, Handle] = {}  # by the worker's number
         self.pids_so_far: set[int] = set()
 
@@ -78,7 +80,10 @@ class WorkerProcesses:
         grant, spec = worker.grant, worker.stage.spec
         oom_kills = read_oom_kills()
         spawned_at = time.monotonic()
-        process = WorkerProcess(worker.worker_id, worker_environment(self._base_env, grant, spec.env_vars))
+        env = worker_environment(self._base_env, grant, spec.env_vars)
+        if PORT_VARIABLE not in env:
+            env[PORT_VARIABLE] = str(self._ports.take())
+        process = WorkerProcess(worker.worker_id, env)
         self._guardian.watch(process.pid)
         self._handles[worker.number] = Handle(
             worker, process, Sender(process.sock), Receiver(process.sock), oom_kills_before=oom_kills

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from gpuexec.channel.recorder import FlightRecorder
 from gpuexec.plan.model import WorkerGrant
+from gpuexec.processes.variables import gpu_memory_limits, thread_caps
 from gpuexec.units import KIB
 
 if TYPE_CHECKING:
@@ -24,13 +25,6 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 
-THREAD_CAPS = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-)
 _MAX_LAST_LINES = 40
 _OUTPUT_CHUNK_BYTES = 64 * KIB
 _MAX_LINE_BYTES = 16 * KIB
@@ -39,11 +33,12 @@ _MAX_LINE_BYTES = 16 * KIB
 def worker_environment(base: Mapping[str, str], grant: WorkerGrant, env_vars: Mapping[str, str]) -> dict[str, str]:
     """Return a worker's environment: the driver's, plus thread counts, the stage's own variables and GPU pinning.
 
-    Thread counts follow the CPU share, ``max(1, floor(cpus))``, unless the user has set them. Without them, BLAS
-    libraries would start a thread per core in every worker. ``env_vars`` override everything except the GPU pinning.
+    Thread counts follow the CPU share and the GPU memory that a library takes follows the GPU share, unless the user
+    has set them. Without them, libraries would start a thread per core in every worker. ``env_vars`` override
+    everything except the GPU pinning.
     """
-    threads = str(max(1, int(grant.allocation.cpus)))
-    env = {**dict.fromkeys(THREAD_CAPS, threads), **base, **env_vars}
+    given = {**base, **env_vars}
+    env = {**thread_caps(grant.allocation.cpus), **gpu_memory_limits(grant.allocation, given), **given}
     env["CUDA_VISIBLE_DEVICES"] = grant.allocation.cuda_visible_devices
     env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     if not _is_installed():
@@ -79,8 +74,10 @@ def _permanent_thread() -> ThreadPoolExecutor:
 
 def _start_interpreter(fds: Sequence[int], env: Mapping[str, str]) -> subprocess.Popen[bytes]:
     flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    # Without -P, -m would look in the working directory first, where a file may be called like a standard module. The
+    # worker gets the driver's sys.path once it is running, so the stage's own imports are as in the driver.
     return subprocess.Popen(
-        [sys.executable, *flags, "-m", "gpuexec.worker", *map(str, fds), str(os.getpid())],
+        [sys.executable, *flags, "-P", "-m", "gpuexec.worker", *map(str, fds), str(os.getpid())],
         env=dict(env),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -37,6 +37,7 @@ from gpuexec.worker.orphan import die_with_parent
 def main(socket_fd: int, recorder_fd: int, driver_pid: int) -> int:
     """Serve one driver and return the exit status: 0 after an orderly end, 1 if the driver is gone."""
     die_with_parent(driver_pid)
+    memory.be_killed_first()
     write_stacks_on_signal()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver handles Ctrl-C
     connection = BlockingConnection(socket.socket(fileno=socket_fd))

@@ -168,6 +168,28 @@ def environment(value: Any) -> dict[str, str]:
     return dict(os.environ)
 
 
+def hash_of(value: Any) -> int:
+    return hash(value)
+
+
+def raise_hash(value: Any) -> None:
+    raise ValueError(f"hash {hash(value)}")
+
+
+def add_environment(value: Any) -> tuple[Any, dict[str, str]]:
+    return value, dict(os.environ)
+
+
+def import_beside(value: Any) -> int:
+    import found_beside
+
+    return found_beside.VALUE
+
+
+def oom_score(value: Any) -> int:
+    return int(Path("/proc/self/oom_score_adj").read_text())
+
+
 def loaded_modules(value: Any) -> list[str]:
     return sorted(sys.modules)
 
