@@ -13,10 +13,11 @@ from gpuexec.channel.messages import ErrorHandling, Message, Start
 from gpuexec.channel.wire import Receiver, Sender
 from gpuexec.core.ports import Started
 from gpuexec.core.worker import Exit, Worker
-from gpuexec.errors import ConnectionLost
+from gpuexec.errors import ConnectionLost, StartRefused
 from gpuexec.hardware.host import read_oom_kills
 from gpuexec.processes import reap
 from gpuexec.processes.guardian import Guardian
+from gpuexec.processes.refusal import why_refused
 from gpuexec.processes.spawn import WorkerProcess, worker_environment
 from gpuexec.processes.variables import PORT_VARIABLE, PortRanges
 from gpuexec.processes.watch import HasFileno, Readiness, Watch
@@ -54,7 +55,11 @@ class WorkerProcesses:
         self._log_level = log_level
         self._error_handling = error_handling
         self._watch = Watch()
-        self._guardian = Guardian()
+        try:
+            self._guardian = Guardian()
+        except OSError as error:
+            self._watch.close()
+            raise StartRefused(f"the run cannot start: {why_refused(error)}") from error
         self._ports = PortRanges()
         self._handles: dict[int, Handle] = {}  # by the worker's number
         self.pids_so_far: set[int] = set()
@@ -76,14 +81,17 @@ class WorkerProcesses:
     # ---- the core's port -------------------------------------------------------------------------------
 
     def start(self, worker: Worker) -> Started:
-        """Spawn a worker and send it its stage. Raises ``OSError`` if the system refuses."""
+        """Spawn a worker and send it its stage. Raises ``StartRefused`` if the system refuses."""
         grant, spec = worker.grant, worker.stage.spec
         oom_kills = read_oom_kills()
         spawned_at = time.monotonic()
         env = worker_environment(self._base_env, grant, spec.env_vars)
         if PORT_VARIABLE not in env:
             env[PORT_VARIABLE] = str(self._ports.take())
-        process = WorkerProcess(worker.worker_id, env)
+        try:
+            process = WorkerProcess(worker.worker_id, env)
+        except OSError as error:
+            raise StartRefused(why_refused(error)) from error
         self._guardian.watch(process.pid)
         self._handles[worker.number] = Handle(
             worker, process, Sender(process.sock), Receiver(process.sock), oom_kills_before=oom_kills

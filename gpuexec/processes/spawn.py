@@ -99,8 +99,8 @@ class WorkerProcess:
         self.last_lines: deque[str] = deque(maxlen=_MAX_LAST_LINES)
         self._partial = b""
         self.sock, worker_sock = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.recorder = FlightRecorder.create()
         try:
+            self.recorder = FlightRecorder.create()
             self.process = _call_in_permanent_thread(_start_interpreter, [worker_sock.fileno(), self.recorder.fd], env)
             self._open()
         except BaseException:
@@ -118,7 +118,9 @@ class WorkerProcess:
 
     def _clean_up_failed_start(self) -> None:
         self.sock.close()
-        self.recorder.close()
+        recorder: FlightRecorder | None = getattr(self, "recorder", None)
+        if recorder is not None:
+            recorder.close()
         process: subprocess.Popen[bytes] | None = getattr(self, "process", None)
         if process is not None:
             process.kill()

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
+import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from gpuexec import ProcessingStage
 from gpuexec.capsules.read import load_capsule
+from gpuexec.errors import StartRefused
 from tests.process import stages
 from tests.process.running import ROOT, logged, run_command, run_local
 from tests.process.stages import Apply, Item, environment, hash_of, items, oom_score
@@ -134,3 +139,41 @@ def test_workers_side_by_side_look_for_ports_in_ranges_of_their_own(monkeypatch)
     assert abs(int(first["VLLM_PORT"]) - int(second["VLLM_PORT"])) >= 32
     monkeypatch.setenv("VLLM_PORT", "6000")
     assert run_local([Apply(environment)], items(0)).data[0]["VLLM_PORT"] == "6000"
+
+
+# ---- when the system refuses a process -------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def room_for_descriptors(count: int) -> Iterator[None]:
+    """Let this process open at most ``count`` more files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = {int(entry.name) for entry in Path("/proc/self/fd").iterdir()}
+    free = (number for number in itertools.count() if number not in used)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (next(itertools.islice(free, count, None)), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+class Several(Apply):
+    """Wants four workers."""
+
+    def num_workers(self) -> int:
+        return 4
+
+
+def test_a_stage_goes_on_with_the_workers_it_has():
+    with logged("WARNING") as messages, room_for_descriptors(22):
+        ran = run_local([Several(stages.pid_after_a_while)], items(*range(40)))
+    assert len(ran.data) == 40
+    assert 1 <= len(set(ran.data)) < 4
+    assert sum("goes on with the" in message and "ulimit -n" in message for message in messages) == 1
+
+
+def test_a_stage_without_any_worker_ends_the_run_and_names_the_limit():
+    with room_for_descriptors(9):
+        ran = run_local([Several(stages.pid_after_a_while)], items(0), raises=StartRefused)
+    assert "'apply' has no worker" in str(ran.error)
+    assert "ulimit -n" in str(ran.error)

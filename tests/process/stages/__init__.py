@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -184,6 +185,11 @@ def import_beside(value: Any) -> int:
     import found_beside
 
     return found_beside.VALUE
+
+
+def pid_after_a_while(value: Any) -> int:
+    time.sleep(0.05)  # the time of a batch
+    return os.getpid()
 
 
 def oom_score(value: Any) -> int:
