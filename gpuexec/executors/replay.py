@@ -28,6 +28,7 @@ from gpuexec.hardware.visible_devices import ORDER_VARIABLE, VARIABLE, select
 from gpuexec.processes.variables import GPU_MEMORY_LIMITS, HASH_SEED, THREAD_CAPS
 from gpuexec.stage.environment import temporary_environment
 from gpuexec.stage.loading import loading_stage
+from gpuexec.stage.pools import support_pools
 from gpuexec.stage.session import StageSession
 
 __all__ = ["Capsule", "load_capsule", "replay"]
@@ -62,6 +63,7 @@ def replay(capsule: Capsule, *, gpu: int | None = None, on_error: OnError | None
             if on_error is not None:
                 on_error(error)
             raise
+        support_pools()
         return _run(adapters.adapter_for(stage), tasks, failure, target, on_error)
 
 

@@ -25,6 +25,7 @@ from gpuexec.contract.phases import StagePhase
 from gpuexec.curator import adapters, registration
 from gpuexec.errors import ConnectionLost
 from gpuexec.stage.loading import loading_stage
+from gpuexec.stage.pools import support_pools
 from gpuexec.stage.session import StageSession
 from gpuexec.stage.stacks import write_stacks_on_signal
 from gpuexec.worker import memory
@@ -67,6 +68,7 @@ def _serve(connection: BlockingConnection, recorder: FlightRecorder) -> None:
     try:
         with loading_stage():
             adapter = adapters.adapter_for(codec.decode(payload, in_place=False))
+        support_pools()
     except BaseException as error:  # noqa: BLE001 - an import can raise anything, SystemExit included
         connection.send(describe_failure(error, StagePhase.IMPORT))
         return
