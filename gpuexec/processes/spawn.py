@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from gpuexec.channel.recorder import FlightRecorder
 from gpuexec.plan.model import WorkerGrant
+from gpuexec.processes.exit_watch import ExitWatch
 from gpuexec.processes.variables import gpu_memory_limits, thread_caps
 from gpuexec.units import KIB
 
@@ -90,7 +91,7 @@ def _start_interpreter(fds: Sequence[int], env: Mapping[str, str]) -> subprocess
 class WorkerProcess:
     """One child process and the driver's descriptors for it; ``close`` releases them.
 
-    ``sock`` carries messages. ``output_fd`` carries what the process prints, stdout and stderr in order. ``pidfd``
+    ``sock`` carries messages. ``output_fd`` carries what the process prints, stdout and stderr in order. ``exit_fd``
     becomes readable when the process exits. ``recorder`` says which batch the worker is processing.
     """
 
@@ -114,7 +115,8 @@ class WorkerProcess:
         assert self.process.stdout is not None
         self.output_fd = self.process.stdout.fileno()
         os.set_blocking(self.output_fd, False)
-        self.pidfd = os.pidfd_open(self.process.pid)
+        self._exit = ExitWatch(self.process.pid)
+        self.exit_fd = self._exit.fd
 
     def _clean_up_failed_start(self) -> None:
         self.sock.close()
@@ -148,9 +150,9 @@ class WorkerProcess:
         return lines, bool(chunk)
 
     def close(self) -> None:
-        """Close the socket, the recorder, the pipe and the pidfd. The process must have been reaped."""
+        """Close the socket, the recorder, the pipe and the exit watch. The process must have been reaped."""
         self.sock.close()
         self.recorder.close()
         if self.process.stdout is not None:
             self.process.stdout.close()
-        os.close(self.pidfd)
+        self._exit.close()

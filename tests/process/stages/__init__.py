@@ -192,6 +192,10 @@ def pid_after_a_while(value: Any) -> int:
     return os.getpid()
 
 
+def has_memfd(value: Any) -> bool:
+    return hasattr(os, "memfd_create")
+
+
 def oom_score(value: Any) -> int:
     return int(Path("/proc/self/oom_score_adj").read_text())
 
