@@ -2,7 +2,7 @@
 
 The driver (``gpuexec.driver``) is the shell around it. It waits, reads messages, and calls the core with what
 happened and the time; the core changes its tables and asks the shell, through the ports of ``ports.py``, to send,
-start, stop or kill. Nothing else in the program changes these tables.
+start, stop or kill. Everybody else reads these tables, and changes them only through methods of the core.
 
 =================  ==================================================================================================
 ``machine``        a transition table with its state and its story; an illegal step raises

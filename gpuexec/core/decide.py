@@ -82,8 +82,8 @@ def workers_to_start(view: StageView) -> tuple[int, StartReason | None]:
     """Return how many of the pending grants to use now, and why (``None`` for 0).
 
     A stage's own count is started at once, and so is a GPU stage's, because its set-up takes long. A CPU stage begins
-    with one worker. Later on, a grant is pending because a worker ended unexpectedly. Which stages get more workers is
-    the autoscaler's choice.
+    with one worker. Later on, a grant is pending because its worker ended and is to be replaced. Which stages get more
+    workers is the autoscaler's choice.
     """
     if not view.pending or is_finished(view):
         return 0, None

@@ -75,6 +75,10 @@ class Dispatcher:
         index = stage.spec.index + 1
         return self._stages[index] if index < len(self._stages) else None
 
+    def hold_first_stage(self, *, hold: bool) -> None:
+        """Let the first stage wait while others have work, because memory is short; or end that."""
+        self.hold_sources = hold
+
     # ---- from and to the caller ------------------------------------------------------------------------
 
     def initial_tasks_wanted(self) -> int:

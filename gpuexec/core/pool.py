@@ -67,7 +67,10 @@ class WorkerPool:
         if grant is not None:
             used = self._surroundings.gpu_memory_used([share.uuid for share in grant.allocation.gpus])
             self._gpu_memory_before[stage.spec.index] = used
-            self._start(stage, grant, decide.StartReason.NODE, now, node_setup=True)
+            try:
+                self._start(stage, grant, decide.StartReason.NODE, now, node_setup=True)
+            except StartRefused as refusal:
+                raise StartRefused(f"setup_on_node() of stage {stage.spec.name!r} cannot run: {refusal}") from refusal
         while True:
             count, reason = decide.workers_to_start(stage.view())
             if reason is None:
@@ -77,13 +80,12 @@ class WorkerPool:
                     return
                 stage.pending_grants.popleft()
 
-    @staticmethod
-    def _grant_for_node_setup(stage: StageState) -> WorkerGrant | None:
+    def _grant_for_node_setup(self, stage: StageState) -> WorkerGrant | None:
         """Return the grant that ``setup_on_node`` runs with, the first worker's; ``None`` if it is not to run now."""
         if stage.node_ready or any(worker.node_setup for worker in stage.workers.values()):
             return None
         grants = [*stage.pending_grants, *(worker.grant for worker in stage.workers.values())]
-        return grants[0] if grants else None
+        return next((grant for grant in grants if not self._is_cordoned(grant)), None)
 
     def add(self, stage: StageState, grant: WorkerGrant, reason: str, now: float) -> bool:
         """Start one more worker. Return False if the system refuses it a process, or did so a moment ago.
@@ -122,7 +124,7 @@ class WorkerPool:
 
     def permit_setups(self, now: float) -> None:
         """Let workers begin their set-up as their turn comes."""
-        workers = list(self.workers)
+        workers = sorted(self.workers, key=lambda worker: worker.number)
         waiting = [w for w in workers if w.state is WorkerState.LOADED and (w.node_setup or w.stage.node_ready)]
         if not waiting:
             return
@@ -148,21 +150,28 @@ class WorkerPool:
         """Drain a worker and replace it."""
         if worker.is_ready:
             worker.advance(WorkerEvent.DRAIN, EndReason.RECYCLED)
-            self._emit(events.Noticed(f"worker {worker.worker_id!r} is replaced: {why}", "INFO"))
+            self._emit(events.Noticed(f"replacing worker {worker.worker_id!r}: {why}", "INFO"))
 
     def drain(self, stage: StageState, worker_id: str, now: float) -> None:
-        """Drain a worker and do not replace it."""
+        """Drain a worker and do not replace it, however it ends."""
         stage.pending_grants = deque(grant for grant in stage.pending_grants if grant.worker_id != worker_id)
         worker = stage.workers.get(worker_id)
-        if worker is None or not (worker.is_starting or worker.state in (WorkerState.READY, WorkerState.DRAINING)):
+        if worker is None:
             return
-        worker.advance(WorkerEvent.DRAIN, EndReason.SURPLUS)
-        self.stop_drained(stage, now)
+        worker.grant_withdrawn = True
+        if worker.is_starting or worker.state in (WorkerState.READY, WorkerState.DRAINING):
+            worker.advance(WorkerEvent.DRAIN, EndReason.SURPLUS)
+            self.stop_drained(stage, now)
+
+    def withdraw_pending(self, stage: StageState) -> None:
+        """Give up the grants of a stage that have no worker: their share goes to others."""
+        stage.pending_grants.clear()
 
     # ---- after an exit ---------------------------------------------------------------------------------
 
     def remove(self, worker: Worker, exit_: Exit, now: float) -> None:
-        """Take a worker that was reaped off the books, and its grant back if it is to be replaced."""
+        """Remove a worker that was reaped, and use its grant again if it is to be replaced."""
+        replaced = worker.exit_rule().replaced and not worker.grant_withdrawn
         worker.advance(WorkerEvent.EXITED)
         stage = worker.stage
         del stage.workers[worker.worker_id]
@@ -170,7 +179,7 @@ class WorkerPool:
         if worker.node_setup:
             if worker.end_reason is EndReason.NODE_READY:
                 self._note_node_setup(stage, worker, now)
-        elif worker.exit_rule().replaced and not (stage.finished or self._is_cordoned(worker.grant)):
+        elif replaced and not (stage.finished or self._is_cordoned(worker.grant)):
             stage.pending_grants.appendleft(worker.grant)
         self._emit(events.WorkerStopped(now, stage.spec.index, worker.worker_id, exit_.code, worker.teardown_s))
 
@@ -193,17 +202,13 @@ class WorkerPool:
         return self._cordoned.keys()
 
     def cordon(self, devices: Sequence[str], fault: str) -> None:
-        """Take GPUs out of use: their workers are killed, and the batches go elsewhere. Repeating it is harmless.
-
-        Raises ``GpusLost`` if a stage has no GPU left to run on.
-        """
+        """Take GPUs out of use: their workers are killed, and the batches go elsewhere. Repeating it is harmless."""
         self._cordoned.update(dict.fromkeys(devices, fault))
         for worker in list(self.workers):
             if self._is_cordoned(worker.grant) and worker.end_reason is not EndReason.CORDONED:
                 self._terminator.kill(worker, EndReason.CORDONED)
         for stage in self._stages:
             stage.pending_grants = deque(g for g in stage.pending_grants if not self._is_cordoned(g))
-        self.check_gpus_left()
 
     def check_gpus_left(self) -> None:
         """Raise ``GpusLost`` if a stage that has work to do has neither workers nor grants left."""

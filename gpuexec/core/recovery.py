@@ -72,7 +72,8 @@ class Recovery:
     def worker_died(self, worker: Worker, exit_: Exit, phase: StagePhase, now: float) -> None:
         """Judge a worker that exited unexpectedly or was killed by a timeout. Its other batches are requeued."""
         timed_out = worker.timeout is not None
-        died = self.describe_death(worker, exit_, phase)
+        cause = str(worker.timeout) if worker.timeout is not None else exit_.cause
+        died = self.describe_death(worker, exit_, phase=phase, cause=cause)
         failure = Failure(FailureKind.TIMED_OUT if timed_out else FailureKind.DIED, died.cause)
         batch_id = exit_.current_batch
         batch = worker.release(batch_id) if batch_id is not None and batch_id in worker.in_flight else None
@@ -105,13 +106,13 @@ class Recovery:
         self._dispatcher.requeue(worker.stage, batches)
 
     @staticmethod
-    def describe_death(worker: Worker, exit_: Exit, phase: StagePhase) -> WorkerDied:
+    def describe_death(worker: Worker, exit_: Exit, *, phase: StagePhase, cause: str) -> WorkerDied:
         """Return the exception for a process that ended unexpectedly."""
         return WorkerDied(
             stage=worker.stage.spec.name,
             worker_id=worker.worker_id,
             exit_code=exit_.code,
-            cause=str(worker.timeout) if worker.timeout is not None else exit_.cause,
+            cause=cause,
             phase=phase,
             task_ids=[task_id for batch in worker.in_flight.values() for task_id in batch.task_ids],
             last_lines=exit_.last_lines,

@@ -116,10 +116,9 @@ class RunState:
         """End the run: every worker leaves the stage's code at once and tears down within ``within_s`` seconds."""
         self._ending = True
         for worker in list(self.pool.workers):
-            # A FAILED worker is outside the stage's code, waiting for Stop; so is an idle one.
-            busy = worker.is_setting_up or bool(worker.in_flight)
-            interrupt = busy and worker.state is not WorkerState.FAILED
-            self.terminator.stop(worker, EndReason.RUN_ENDED, now, interrupt=interrupt, within_s=within_s)
+            # An idle worker is outside the stage's code, and so is one whose stage has raised.
+            busy = worker.is_setting_up or (bool(worker.in_flight) and worker.failed_at is None)
+            self.terminator.stop(worker, EndReason.RUN_ENDED, now, interrupt=busy, within_s=within_s)
 
     # ---- what workers say ----------------------------------------------------------------------------------
 
@@ -140,14 +139,16 @@ class RunState:
             case Ready():
                 worker.advance(WorkerEvent.SETUP_DONE)
                 worker.ready_at = now
-                worker.stage.times.add_startup(now - worker.spawned_at)
-                self._recovery.setup_done(worker)
-                self._emit(events.WorkerReady(now, index, worker.worker_id, message.seconds))
+                if worker.state in (WorkerState.READY, WorkerState.DRAINING):  # not: after its timeout, or told to stop
+                    worker.stage.times.add_startup(now - worker.spawned_at)
+                    self._recovery.setup_done(worker)
+                    self._emit(events.WorkerReady(now, index, worker.worker_id, message.seconds))
             case NodeReady():
-                worker.advance(WorkerEvent.SETUP_DONE)
+                keeps_reason = self._ending or worker.end_reason is EndReason.CORDONED
+                worker.advance(WorkerEvent.SETUP_DONE, None if keeps_reason else EndReason.NODE_READY)
                 worker.ready_at, worker.teardown_s = now, 0.0  # it has nothing to tear down
                 if not self._ending:
-                    self.terminator.stop(worker, EndReason.NODE_READY, now)
+                    self.terminator.stop(worker, None, now)
             case Stopped():
                 worker.teardown_s = message.seconds
             case Failed():
@@ -164,10 +165,11 @@ class RunState:
     def _on_failed(self, worker: Worker, failed: Failed, now: float) -> None:
         if self._ending or worker.end_reason is EndReason.CORDONED:
             return  # the worker is leaving, and its batches are requeued or dropped
-        if failed.phase == StagePhase.TEARDOWN:  # its batches are done: no reason to lose what the run has made
-            self._emit(
-                events.Noticed(f"teardown() of worker {worker.worker_id!r} failed: {failed.text}\n{failed.traceback}")
-            )
+        worker.failed_at = now if failed.halted else None
+        if failed.phase is StagePhase.TEARDOWN or worker.stage.finished:
+            # The stage's work is done, or this worker's: no reason to lose what the run has made.
+            what = f"{failed.phase} of worker {worker.worker_id!r} failed"
+            self._emit(events.Noticed(f"{what}: {failed.text}\n{failed.traceback}"))
             return
         if failed.halted:
             worker.advance(WorkerEvent.STAGE_RAISED, EndReason.STAGE_RAISED)
@@ -196,17 +198,18 @@ class RunState:
             self._recovery.requeue_batches(worker)
         if rule.report is ExitReport.NOTICE and not stopped_cleanly:
             # It was to stop and had nothing in flight: no reason to lose what the run has made.
-            if killed:
-                limit = self.terminator.stop_timeout_s
-                cause = f"it did not stop within stop_timeout_s = {limit:g} s and was killed"
-                exit_ = Exit(exit_.code, cause, None, exit_.last_lines)
-            self._emit(events.Noticed(str(self._recovery.describe_death(worker, exit_, StagePhase.TEARDOWN))))
+            limit = self.terminator.stop_timeout_s
+            cause = f"it did not stop within stop_timeout_s = {limit:g} s and was killed" if killed else exit_.cause
+            died = self._recovery.describe_death(worker, exit_, phase=StagePhase.TEARDOWN, cause=cause)
+            self._emit(events.Noticed(str(died)))
         if worker.end_reason is EndReason.CORDONED:
             self.pool.check_gpus_left()
 
     def cordon(self, devices: Sequence[str], fault: str) -> None:
-        """Take failed GPUs out of use. Raises ``GpusLost`` if a stage has no GPU left to run on."""
+        """Take failed GPUs out of use. Raises ``GpusLost`` if a stage has no GPU left and the run is not ending."""
         self.pool.cordon(devices, fault)
+        if not self._ending:
+            self.pool.check_gpus_left()
 
     def on_output(self, worker: Worker, lines: Sequence[str]) -> None:
         """Take note of lines that a worker printed; a hung one prints its stacks."""

@@ -13,10 +13,9 @@
 
 Invariants
 1. A worker gets batches only while it is READY.
-2. The step that leads towards the end records an `EndReason`. A later step may record a stronger one: a run that
-   ends, a GPU that fails.
-3. What the exit of a process means depends on that reason alone, see `EXIT_RULES`. An exit without a reason is
-   unexpected.
+2. The step that leads towards the end records an `EndReason`. A later step may record another, which then counts.
+3. What the exit of a process means is in `EXIT_RULES`, by that reason. An exit without a reason is unexpected, and so
+   is the exit of a DRAINING worker, which was not told to stop yet. After `Stopped`, every exit is as expected.
 """
 
 from __future__ import annotations
@@ -91,7 +90,7 @@ TRANSITIONS: dict[tuple[WorkerState, WorkerEvent], WorkerState] = {
     **{(s, _E.TIMED_OUT): _S.HUNG for s in (*STARTING, _S.READY, _S.DRAINING)},
     **{(s, _E.STAGE_RAISED): _S.FAILED for s in WORKING},
     **{(s, _E.STOP_SENT): _S.STOPPING for s in (*WORKING, _S.FAILED)},
-    # These arrive late: the worker reported them before it read what was sent to it.
+    # A worker on its way to the end goes on reporting what it does.
     **{
         (s, e): s for s in (_S.DRAINING, _S.HUNG, _S.FAILED, _S.STOPPING, _S.KILLED) for e in (_E.BOOTED, _E.SETUP_DONE)
     },
@@ -112,18 +111,16 @@ class ExitReport(StrEnum):
 class ExitRule(Record):
     """What follows from an exit.
 
-    ``blames``: the batch that the worker was processing has failed. ``requeues``: its other batches go to other
-    workers. ``replaced``: its grant is used again.
+    ``requeues``: the worker's batches go to other workers; with ``WORKER_DIED``, the one it was processing has failed.
+    ``replaced``: its grant is used again, unless it was withdrawn.
     """
 
     report: ExitReport
-    blames: bool = False
     requeues: bool = False
     replaced: bool = False
 
 
-UNEXPECTED = ExitRule(ExitReport.WORKER_DIED, blames=True, requeues=True, replaced=True)
-UNEXPECTED_AND_NOT_REPLACED = ExitRule(ExitReport.WORKER_DIED, blames=True, requeues=True)
+UNEXPECTED = ExitRule(ExitReport.WORKER_DIED, requeues=True, replaced=True)
 
 EXIT_RULES: dict[EndReason | None, ExitRule] = {
     None: UNEXPECTED,
@@ -169,7 +166,8 @@ class Worker:
     """A worker from spawn to reap. Times are seconds of the monotonic clock.
 
     ``number``: unique in the run, while ``worker_id`` is used again by a replacement. ``node_setup``: the process runs
-    ``setup_on_node`` only.
+    ``setup_on_node`` only. ``grant_withdrawn``: the autoscaler has given its share to others, so it is not replaced,
+    however it ends.
     """
 
     number: int
@@ -180,12 +178,14 @@ class Worker:
     node_setup: bool = False
     machine: Machine[WorkerState, WorkerEvent] = field(init=False)
     end_reason: EndReason | None = None
+    grant_withdrawn: bool = False
     in_flight: dict[int, Batch] = field(default_factory=dict)
     open_block: tuple[Block, int] | None = None  # the block it has partly consumed, and the index of its next task
     batches_done: int = 0
     booted_at: float | None = None
     setup_sent_at: float | None = None
     ready_at: float | None = None
+    failed_at: float | None = None  # its stage raised, so it waits for Stop or tears down
     heard_at: float = 0.0  # its last message
     teardown_s: float | None = None  # of its `Stopped` message; ``None``: it has not reported it
     rss_peak_bytes: int | None = None  # as of its last batch
@@ -212,8 +212,8 @@ class Worker:
 
     @property
     def is_setting_up(self) -> bool:
-        """Whether it runs ``setup`` or ``setup_on_node``."""
-        return self.setup_sent_at is not None and self.ready_at is None and self.state in WORKING
+        """Whether it runs ``setup`` or ``setup_on_node``, told to stop or not."""
+        return self.setup_sent_at is not None and self.ready_at is None and self.failed_at is None
 
     @property
     def is_idle(self) -> bool:
@@ -264,11 +264,5 @@ class Worker:
         return batch
 
     def exit_rule(self) -> ExitRule:
-        """Return what its exit means.
-
-        A DRAINING worker was not told to stop yet, so its exit is unexpected; only its replacement follows the reason.
-        """
-        rule = EXIT_RULES[self.end_reason]
-        if self.state is WorkerState.DRAINING:
-            return UNEXPECTED if rule.replaced else UNEXPECTED_AND_NOT_REPLACED
-        return rule
+        """Return what its exit means, if it exits in its present state."""
+        return UNEXPECTED if self.state is WorkerState.DRAINING else EXIT_RULES[self.end_reason]

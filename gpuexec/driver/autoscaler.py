@@ -148,7 +148,7 @@ class Autoscaler:
         by_index = {stage.spec.index: stage for stage in stages}
         for stage in stages:
             if not stage.has_fixed_count:
-                stage.pending_grants.clear()  # no snapshot counted these grants: their share may go to others now
+                self._pool.withdraw_pending(stage)  # no snapshot counted these grants: their share may go to others now
         for stop in proposal.stops:
             self._pool.drain(by_index[stop.stage_index], stop.worker_id, now)
         for start in proposal.starts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Mapping
@@ -43,12 +44,13 @@ class CapsuleKeeper:
         try:
             folder = Path(self._folder) if self._folder else default_folder()
             path = write_capsule(folder, self._contents(record, last_lines))
-            prune(folder, keep=_MAX_CAPSULES)
         except OSError as error:
             from loguru import logger
 
             logger.warning("the failed batch could not be kept for replay: {}", error)
             return None
+        with contextlib.suppress(OSError):  # the capsule is there, and a later one may prune
+            prune(folder, keep=_MAX_CAPSULES)
         return str(path)
 
     def _contents(self, record: FailureRecord, last_lines: tuple[str, ...]) -> CapsuleContents:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from gpuexec import events
 from gpuexec.core.stage import StageState
-from gpuexec.core.worker import EndReason, Worker
+from gpuexec.core.worker import Worker
 from gpuexec.plan.allocator import Allocator
 from gpuexec.plan.balance import Balance, balance, slowest_of
 from gpuexec.plan.model import WorkerGrant
@@ -115,7 +115,7 @@ def snapshot_of(stage: StageState, request: Request, stage_forecast: Forecast) -
     The grants of workers that are stopping count if they will be started again. Spare grants count only where the
     number of workers is fixed: elsewhere they have no work yet, and their share is free for other stages.
     """
-    grants = [w.grant for w in stage.workers.values() if not (w.node_setup or w.end_reason is EndReason.SURPLUS)]
+    grants = [w.grant for w in stage.workers.values() if not (w.node_setup or w.grant_withdrawn)]
     if stage.has_fixed_count:
         held = {grant.worker_id for grant in grants}
         grants += [grant for grant in stage.pending_grants if grant.worker_id not in held]

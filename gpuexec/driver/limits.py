@@ -52,7 +52,7 @@ class MemoryLimits:
         low = max(0.0, self._high - _HYSTERESIS)
         hold, reason = pressure(read_memory(), self._high, low, dispatcher.hold_sources)
         if hold != dispatcher.hold_sources:
-            dispatcher.hold_sources = hold
+            dispatcher.hold_first_stage(hold=hold)
             what = "pausing intake of new tasks" if hold else "resuming intake of new tasks"
             self._emit(events.Noticed(f"{what}: {reason}"))
 

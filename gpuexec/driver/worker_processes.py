@@ -83,36 +83,42 @@ class WorkerProcesses:
     def start(self, worker: Worker) -> Started:
         """Spawn a worker and send it its stage. Raises ``StartRefused`` if the system refuses."""
         grant, spec = worker.grant, worker.stage.spec
+        message = Start(
+            stage=spec.name,
+            worker_id=worker.worker_id,
+            node_id=self._node_id,
+            allocation=grant.allocation.to_dict(),
+            sys_path=[os.fspath(entry) for entry in sys.path if isinstance(entry, str | os.PathLike)],
+            cpu_affinity=list(grant.cpu_affinity),
+            log_level=self._log_level,
+            error_handling=self._error_handling.to_list(),
+            payloads=(spec.payload,),
+        )
         oom_kills = read_oom_kills()
         spawned_at = time.monotonic()
         env = worker_environment(self._base_env, grant, spec.env_vars)
-        if PORT_VARIABLE not in env:
-            env[PORT_VARIABLE] = str(self._ports.take())
         try:
+            if PORT_VARIABLE not in env:
+                env[PORT_VARIABLE] = str(self._ports.take())
             process = WorkerProcess(worker.worker_id, env)
+            self._introduce(worker, process, message, oom_kills)
         except OSError as error:
             raise StartRefused(why_refused(error)) from error
-        self._guardian.watch(process.pid)
+        return Started(process.pid, spawned_at)
+
+    def _introduce(self, worker: Worker, process: WorkerProcess, message: Start, oom_kills_before: int | None) -> None:
+        """Watch a new process and send it its stage. If that fails, nothing is left of it."""
         self._handles[worker.number] = Handle(
-            worker, process, Sender(process.sock), Receiver(process.sock), oom_kills_before=oom_kills
+            worker, process, Sender(process.sock), Receiver(process.sock), oom_kills_before=oom_kills_before
         )
         self.pids_so_far.add(process.pid)
-        self._watch.add(worker.number, process)
-        self.send(
-            worker,
-            Start(
-                stage=spec.name,
-                worker_id=worker.worker_id,
-                node_id=self._node_id,
-                allocation=grant.allocation.to_dict(),
-                sys_path=[os.fspath(entry) for entry in sys.path],
-                cpu_affinity=list(grant.cpu_affinity),
-                log_level=self._log_level,
-                error_handling=self._error_handling.to_list(),
-                payloads=(spec.payload,),
-            ),
-        )
-        return Started(process.pid, spawned_at)
+        try:
+            self._guardian.watch(process.pid)
+            self._watch.add(worker.number, process)
+            self.send(worker, message)
+        except BaseException:  # nobody else knows of the process yet
+            self.reap(worker)
+            raise
 
     def send(self, worker: Worker, message: Message, /) -> None:
         """Send without waiting; what the socket does not take now is sent when it does."""
@@ -166,7 +172,8 @@ class WorkerProcesses:
             if handle is None:
                 continue
             if what is Readiness.WRITABLE:
-                self._flush(handle)
+                if handle.writable:  # unless it was found dead in this very turn
+                    self._flush(handle)
             else:
                 yield handle.worker, what
 
@@ -195,8 +202,10 @@ class WorkerProcesses:
         return messages
 
     def disconnect(self, worker: Worker) -> None:
-        """Stop reading and writing messages: its exit will follow."""
-        self._disconnect(self._handles[worker.number])
+        """Stop reading and writing messages: its exit will follow. Harmless once it is reaped."""
+        handle = self._handles.get(worker.number)
+        if handle is not None:
+            self._disconnect(handle)
 
     def read_output(self, worker: Worker, on_output: OnOutput) -> bool:
         """Pass on what a worker has printed; return whether there was anything and there may be more."""
@@ -225,7 +234,8 @@ class WorkerProcesses:
             handle.writable = False
             handle.sender.close()
             done = True
-        self._watch.watch_writable(handle.worker.number, handle.process, enabled=not done)
+        if handle.readable:  # else the socket is not watched any more
+            self._watch.watch_writable(handle.worker.number, handle.process, enabled=not done)
 
     def _disconnect(self, handle: Handle) -> None:
         handle.readable = handle.writable = False
@@ -236,7 +246,7 @@ class WorkerProcesses:
 
     def reap(self, worker: Worker) -> Exit:
         """Reap a worker that has exited, or kill it, with whatever it started. Return how it ended."""
-        handle = self._handles.pop(worker.number)
+        handle = self._handles[worker.number]
         process = handle.process
         current = process.recorder.read()
         self._watch.remove(process)
@@ -244,6 +254,7 @@ class WorkerProcesses:
         handle.sender.close()
         handle.receiver.close()
         process.close()
+        del self._handles[worker.number]  # last: until here, an exception leaves it to be reaped again
         after, before = read_oom_kills(), handle.oom_kills_before
         kills = after - before if after is not None and before is not None else None
         cause = reap.describe_exit(code, oom_kills=kills, rss_peak_bytes=worker.rss_peak_bytes)

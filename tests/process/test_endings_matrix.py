@@ -100,7 +100,7 @@ def exception(error: type[BaseException], words: str) -> dict[str, Outcome]:
     return row(
         Raises(error, words),
         returning=cannot_be_sent(error.__name__),
-        teardown=GoesOn(noted="teardown() of worker 'ends-0' failed"),
+        teardown=GoesOn(noted="teardown of worker 'ends-0' failed"),
         idle=GoesOn(noted="code 1", replaced=True),
     )
 

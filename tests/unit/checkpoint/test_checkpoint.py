@@ -146,7 +146,8 @@ def test_no_checkpoint_takes_the_calls_of_a_run_and_needs_no_database():
     none.discard_uncommitted()
     none.close("an error")
     assert none.skipped == 0
-    script = "import sys, gpuexec.checkpoint.checkpoint; assert not {'sqlite3', 'difflib'} & set(sys.modules)"
+    unwanted = {"gpuexec.checkpoint.checkpoint", "gpuexec.checkpoint.journal", "gpuexec.checkpoint.fingerprint"}
+    script = f"import sys, gpuexec.checkpoint.absent; assert not {unwanted} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True)
 
 

@@ -218,7 +218,7 @@ def test_a_teardown_that_raises_loses_nothing():
     world.exits(worker)
     world.step()
     assert world.error is None
-    assert "teardown() of worker 's0-0' failed: bad" in world.notices()
+    assert "teardown of worker 's0-0' failed: bad" in world.notices()
     assert world.results() == ids(1)
 
 
@@ -598,3 +598,145 @@ def test_the_grant_waits_while_the_process_of_setup_on_node_lives():
     world.refuse_starts = False
     world.runs_to_its_end()
     assert world.results() == ids(2)
+
+
+# ---- found by review -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("end", ["timed out", "retire_on", "recycled first", "hung first"])
+def test_a_worker_whose_share_was_given_away_is_not_replaced_however_it_ends(end):
+    world = started(1, tasks=6, workers=2, batch_timeout_s=5.0, policy=RetryPolicy(retire_on=("MemoryError",)))
+    stage, worker = world.stages[0], world.worker(0, 1)
+    world.inside(worker).processing = (next(iter(worker.in_flight)), world.now)
+    if end == "recycled first":
+        world.state.pool.recycle(worker, "it holds too much memory")
+    elif end == "hung first":
+        world.terminator.check([worker], world.now + 5.1)
+    world.state.pool.drain(stage, worker.worker_id, world.now)
+    if end == "timed out":
+        world.terminator.check([worker], world.now + 5.1)
+    if end == "retire_on":
+        world.inside(worker).processing = None
+        world.raises(worker, MemoryError("lost"))
+    world.exits(worker, -9, stopped=False)
+    assert not stage.pending_grants
+    world.runs_to_its_end()
+    assert world.results() == ids(6)
+
+
+def test_setup_on_node_that_returns_after_its_timeout_still_counts():
+    world = World(1, sets_up_node=True, setup_timeout_s=5.0, max_parallel_setups=1)
+    world.feed(ids(1))
+    world.step()
+    node = next(w for w in world.workers if w.node_setup)
+    world.boots(node)
+    world.step()
+    for seconds in (5.1, 0.6, 2.1):
+        world.now += seconds
+        world.terminator.check([node], world.now)
+    assert node.state is WorkerState.KILLED
+    world.sets_up_done(node)
+    world.exits(node, -9, stopped=False)
+    assert world.stages[0].node_ready
+
+
+def test_a_set_up_that_ends_after_its_timeout_is_no_success():
+    world = World(1, setup_timeout_s=5.0, policy=RetryPolicy(max_attempts=2))
+    world.feed(ids(1))
+    for _ in range(10):
+        world.step()
+        if world.error is not None:
+            break
+        worker = world.worker()
+        world.boots(worker)
+        world.step()
+        world.step(5.1)
+        world.sets_up_done(worker)
+        world.step(0.6)
+        world.exits(worker, 143, stopped=False)
+    assert isinstance(world.error, WorkerDied), "the breaker counts it"
+
+
+def test_set_ups_take_turns_in_the_order_of_spawning():
+    world = World(1, 1, workers=2, max_parallel_setups=1)
+    world.feed(ids(8))
+    world.step()
+    first = world.worker(0, 0)
+    for worker in world.workers:
+        world.boots(worker)
+    world.step()
+    world.exits(first, 1)
+    world.step()
+    replacement = world.worker(0, 1)
+    world.boots(replacement)
+    order = []
+    for _ in range(4):
+        world.step()
+        (setting_up,) = [w for w in world.workers if w.state is WorkerState.SETTING_UP]
+        order.append(setting_up.number)
+        world.sets_up_done(setting_up)
+    assert order == sorted(order)
+
+
+def test_an_exception_of_a_worker_that_nobody_needs_any_more_loses_no_results():
+    world = World(1, workers=2, max_parallel_setups=2)
+    world.feed(ids(1))
+    world.step()
+    quick, slow = world.worker(0, 0), world.worker(0, 1)
+    world.sets_up(quick)
+    world.boots(slow)
+    world.step()
+    world.works(quick)
+    world.reports(quick)
+    world.step()
+    world.raises(slow, ValueError("no model"), StagePhase.SETUP)
+    assert world.error is None
+    assert "setup of worker 's0-1' failed: no model" in world.notices()
+    world.exits_as_told()
+    world.step()
+    assert world.results() == ids(1)
+
+
+def test_after_ctrl_c_a_worker_in_setup_is_interrupted():
+    world = World(1)
+    world.feed(ids(1))
+    world.step()
+    worker = world.worker()
+    world.boots(worker)
+    world.step()
+    world.state.stop_all(world.now, within_s=3.5)
+    assert not world.inside(worker).interrupted
+    world.state.interrupt_all(world.now + 2.0, within_s=1.5)
+    assert world.inside(worker).interrupted
+
+
+def test_setup_on_node_does_not_restart_on_a_gpu_that_failed():
+    world = World(1, sets_up_node=True, gpus=True, workers=2)
+    world.feed(ids(1))
+    world.step()
+    world.state.cordon(["GPU-0"], "XID 79")
+    node = next(w for w in world.workers if w.node_setup)
+    world.exits(node, -9, stopped=False)
+    world.step()
+    restarted = next(w for w in world.workers if w.node_setup)
+    assert restarted.gpus == ("GPU-1",)
+
+
+def test_a_gpu_that_fails_while_the_run_ends_does_not_hide_why_it_ends():
+    world = started(1, tasks=6, workers=1, gpus=True)
+    world.state.interrupt_all(world.now, within_s=1.0)
+    world.state.cordon(["GPU-0"], "XID 79")
+    assert world.worker().state is WorkerState.KILLED
+
+
+def test_a_hung_worker_that_raised_and_is_killed_in_teardown_is_described_by_its_last_limit():
+    world = started(1, tasks=2, batch_timeout_s=5.0, policy=RetryPolicy(retire_on=("MemoryError",)))
+    worker = world.worker()
+    world.inside(worker).processing = (next(iter(worker.in_flight)), world.now)
+    world.step(5.1)
+    world.inside(worker).processing = None
+    world.raises(worker, MemoryError("lost"))
+    world.terminator.check([worker], world.now + 11)
+    assert worker.state is WorkerState.KILLED
+    world.exits(worker, -9, stopped=False)
+    assert "it did not stop within stop_timeout_s = 10 s and was killed" in world.notices()

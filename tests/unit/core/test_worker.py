@@ -63,12 +63,11 @@ def test_nothing_leads_back_from_the_end():
     assert all(order.index(after) >= order.index(before) for (before, _), after in TRANSITIONS.items())
 
 
-def test_every_reason_has_a_rule_and_only_an_unexpected_end_is_blamed():
+def test_every_reason_has_a_rule_and_only_an_unexpected_end_is_a_death():
     assert set(EXIT_RULES) == {None, *EndReason}
-    blaming = {reason for reason, rule in EXIT_RULES.items() if rule.blames}
-    assert blaming == {None, EndReason.TIMED_OUT}
-    assert all((rule.report is ExitReport.WORKER_DIED) is rule.blames for rule in EXIT_RULES.values())
-    assert all(rule.requeues for rule in EXIT_RULES.values() if rule.blames), "the other batches are innocent"
+    deaths = {reason for reason, rule in EXIT_RULES.items() if rule.report is ExitReport.WORKER_DIED}
+    assert deaths == {None, EndReason.TIMED_OUT}
+    assert all(EXIT_RULES[reason].requeues for reason in deaths), "the other batches are innocent"
 
 
 @pytest.mark.parametrize(

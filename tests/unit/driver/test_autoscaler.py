@@ -40,6 +40,7 @@ def engage(stage: StageState, *, node_setup: bool = False, end_reason: EndReason
     worker = Worker(len(stage.workers), name, grant, stage, 0.0, node_setup)
     if end_reason is not None:
         worker.advance(WorkerEvent.DRAIN, end_reason)
+        worker.grant_withdrawn = end_reason is EndReason.SURPLUS
     stage.workers[name] = worker
     return worker
 
@@ -125,6 +126,9 @@ class Pool:
 
     def drain(self, stage: StageState, worker_id: str, _now: float) -> None:
         self.drained.append(worker_id)
+
+    def withdraw_pending(self, stage: StageState) -> None:
+        stage.pending_grants.clear()
 
 
 class Cycles:
