@@ -75,6 +75,8 @@ def _permanent_thread() -> ThreadPoolExecutor:
 
 def _start_interpreter(fds: Sequence[int], env: Mapping[str, str]) -> subprocess.Popen[bytes]:
     flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    # -E and -I would hide the hash seed; `variables_of_run` has done their work.
+    flags = ["-s" if flag == "-I" else flag for flag in flags if flag != "-E"]
     # Without -P, -m would look in the working directory first, where a file may be called like a standard module. The
     # worker gets the driver's sys.path once it is running, so the stage's own imports are as in the driver.
     return subprocess.Popen(

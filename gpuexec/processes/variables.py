@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from collections.abc import Mapping
 
 from gpuexec.contract.allocation import Allocation
@@ -66,9 +67,14 @@ def variables_of_run(environ: Mapping[str, str], hash_seed: int | None) -> tuple
 
     The workers share one hash seed, so that ``hash()`` of a text is the same in all of them: the user's own if there is
     one, else ``hash_seed``, else a new one.
+
+    A Python that ignores its environment (``-E``, ``-I``) has workers that do, except for the hash seed: they are
+    started without that flag and without the variables that Python reads.
     """
     left_out = sorted(name for name in environ if _is_of_launcher(name))
     env = {name: value for name, value in environ.items() if name not in left_out}
+    if sys.flags.ignore_environment:
+        env = {name: value for name, value in env.items() if not name.startswith("PYTHON")}
     if not env.get(HASH_SEED):
         env[HASH_SEED] = str(int.from_bytes(os.urandom(4), "little") if hash_seed is None else hash_seed)
     return env, left_out

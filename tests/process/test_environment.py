@@ -18,7 +18,7 @@ from gpuexec import ProcessingStage
 from gpuexec.capsules.read import load_capsule
 from gpuexec.errors import StartRefused
 from tests.process import stages
-from tests.process.running import ROOT, logged, run_command, run_local
+from tests.process.running import ROOT, logged, run_command, run_local, run_python
 from tests.process.stages import Apply, Item, environment, hash_of, items, oom_score
 from tests.process.waiting import wait_until
 
@@ -139,6 +139,25 @@ def test_workers_side_by_side_look_for_ports_in_ranges_of_their_own(monkeypatch)
     assert abs(int(first["VLLM_PORT"]) - int(second["VLLM_PORT"])) >= 32
     monkeypatch.setenv("VLLM_PORT", "6000")
     assert run_local([Apply(environment)], items(0)).data[0]["VLLM_PORT"] == "6000"
+
+
+@pytest.mark.parametrize("flag", ["-E", "-I", "-P", "-s"])
+def test_workers_of_an_interpreter_with_flags(tmp_path, no_seed, flag):
+    script = tmp_path / "script.py"
+    script.write_text(f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+from tests.process.running import run_local
+from tests.process.stages import Apply, environment, hash_of, items
+if __name__ == "__main__":
+    (seen,) = run_local([Apply(environment)], items(0)).data
+    print("PYTHONHASHSEED" in seen, "PYTHONUNBUFFERED" in seen)
+    (again,) = run_local([Apply(hash_of)], items("a text"), runtime_env={{"env_vars": {{"PYTHONHASHSEED": "7"}}}}).data
+    print(again)
+""")
+    done = run_python(flag, script, PYTHONUNBUFFERED="1")
+    hashed = run_python("-c", "print(hash('a text'))", PYTHONHASHSEED="7").stdout
+    assert done.stdout == f"True {flag not in ('-E', '-I')}\n{hashed}", done.stderr
 
 
 # ---- when the system refuses a process -------------------------------------------------------------------
