@@ -160,6 +160,23 @@ if __name__ == "__main__":
     assert done.stdout == f"True {flag not in ('-E', '-I')}\n{hashed}", done.stderr
 
 
+def test_a_driver_that_inherits_orphans_reaps_them(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text("""
+import ctypes
+import psutil
+from tests.process.running import run_local
+from tests.process.stages import Apply, items, leave_children
+PR_SET_CHILD_SUBREAPER = 36
+if __name__ == "__main__":
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    left = run_local([Apply(leave_children)], items(1, 2)).data
+    print(len(left), [child.status() for child in psutil.Process().children(recursive=True)])
+""")
+    done = run_python(script)
+    assert done.stdout == "2 []\n", done.stderr
+
+
 # ---- when the system refuses a process -------------------------------------------------------------------
 
 

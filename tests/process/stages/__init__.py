@@ -196,6 +196,13 @@ def has_memfd(value: Any) -> bool:
     return hasattr(os, "memfd_create")
 
 
+def leave_children(value: Any) -> int:
+    import subprocess
+
+    subprocess.Popen(["true"])
+    return subprocess.Popen(["sh", "-c", "sleep 100 & sleep 100"]).pid
+
+
 def oom_score(value: Any) -> int:
     return int(Path("/proc/self/oom_score_adj").read_text())
 
