@@ -21,6 +21,7 @@ Built-in classes that an error is a subclass of, beside the one above it, stand 
     ├── CapsuleError                            a failure capsule cannot be read or replayed
     │   └── CapsuleNotWritten (OSError)         it cannot be written
     ├── WorkerDied                              a worker process ended unexpectedly
+    ├── StartRefused (OSError)                  the system refuses another process; the message names the limit
     ├── NvmlError                               the driver library answered with an error
     │   └── NvmlUnavailable                     there is no usable driver library
     ├── RemoteTraceback                         never raised: the `__cause__` that shows a worker's traceback
@@ -163,6 +164,10 @@ class WorkerDied(GpuexecError):
             lines.append("  its last lines:")
             lines += [f"    | {line}" for line in self.last_lines]
         return "\n".join(lines)
+
+
+class StartRefused(GpuexecError, OSError):
+    """The system refuses a process (process or descriptor limit, memory), and a stage has no worker at all."""
 
 
 def _rebuild_worker_died(fields: dict[str, object]) -> WorkerDied:

@@ -10,6 +10,7 @@
 * ``perf_identity``  keeps a batch's perf stats one object, though its tasks are in several payloads.
 * ``block_sizer``    how many tasks to pickle into one block.
 * ``payload_store``  store a payload, in the message or in a segment, and load it.
+* ``anonymous``      files without a name, in memory where possible.
 * ``segments``       anonymous shared memory (memfd) and its reuse.
 * ``recorder``       a page that tells the driver what a worker is doing, even if the worker no longer can.
 

@@ -10,6 +10,8 @@ import mmap
 import os
 import struct
 
+from gpuexec.channel.anonymous import anonymous_file
+
 _PAGE = mmap.PAGESIZE
 _ENTRY = struct.Struct("<qd")
 _NO_BATCH = -1
@@ -25,9 +27,7 @@ class FlightRecorder:
     @classmethod
     def create(cls) -> FlightRecorder:
         """Make the page. Its descriptor is passed to the worker when the worker is spawned."""
-        fd = os.memfd_create("gpuexec-recorder", os.MFD_CLOEXEC)
-        os.ftruncate(fd, _PAGE)
-        recorder = cls(fd)
+        recorder = cls(anonymous_file("gpuexec-recorder", _PAGE))
         recorder.note_idle()
         return recorder
 

@@ -1,7 +1,8 @@
 """Anonymous shared memory for large payloads, and its reuse.
 
-A segment is a memfd: it has no name, so nothing can be left behind in ``/dev/shm``, and the 64 MB limit that containers
-put on that mount does not apply. Several payloads may share one segment, each in its own page-aligned range.
+A segment is a memfd, or what `anonymous` has in its stead: it has no name, so nothing can be left behind in
+``/dev/shm``, and the 64 MB limit that containers put on that mount does not apply to a memfd. Several payloads may
+share one segment, each in its own page-aligned range.
 
 A consumer copies its payload into memory of its own. Measured for 16 MiB: copying takes 1.7 ms; mapping takes 2.0 ms of
 page faults, and 9 ms more if a private mapping is written to. So mapping would gain nothing, and without it the segment
@@ -17,6 +18,7 @@ import mmap
 import os
 from collections.abc import Sequence
 
+from gpuexec.channel.anonymous import anonymous_file
 from gpuexec.channel.payload import SegmentRef
 from gpuexec.units import MIB
 
@@ -79,9 +81,7 @@ class SegmentPool:
             self._free.remove(best)
             return best
         capacity = page_aligned(size)
-        segment = Segment(os.memfd_create("gpuexec", os.MFD_CLOEXEC), capacity)
-        os.ftruncate(segment.fd, capacity)
-        return segment
+        return Segment(anonymous_file("gpuexec", capacity), capacity)
 
     def keep(self, segment: Segment) -> None:
         """Take back a segment that nobody reads any more. The pool is bounded; segments beyond the limit are closed."""

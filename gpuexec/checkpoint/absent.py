@@ -12,6 +12,7 @@ class NoCheckpoint:
     """The checkpoint of a run that keeps none."""
 
     skipped = 0
+    hash_seed: int | None = None
 
     def lineage(self, specs: Sequence[StageSpec]) -> NoLineage:  # noqa: ARG002 - the interface of Checkpoint
         """Return the lineage of a run in which nobody asks for sources."""

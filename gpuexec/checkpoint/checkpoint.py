@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import zlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +58,12 @@ class Checkpoint:
             journal.close()
             raise
         return cls(journal)
+
+    @property
+    def hash_seed(self) -> int | None:
+        """The hash seed of the folder's runs: one that resumes another hashes as that one did."""
+        digest = self._journal.first_digest()
+        return None if digest is None else zlib.crc32(digest.encode())
 
     def lineage(self, specs: Sequence[StageSpec]) -> Lineage:
         """Return the lineage of the run's tasks, which reports to this checkpoint."""

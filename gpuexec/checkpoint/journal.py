@@ -102,6 +102,12 @@ class Journal:
             ).fetchone()
         return None if row is None else str(row[0])
 
+    def first_digest(self) -> str | None:
+        """Return the digest of the pipeline of the folder's first run; ``None`` before it."""
+        with translated_sqlite_errors(self._path):
+            row = self._db.execute("SELECT digest FROM runs ORDER BY id LIMIT 1").fetchone()
+        return None if row is None else str(row[0])
+
     def start_run(self, *, digest: str, pipeline: str) -> None:
         """Record the start of a run."""
         with translated_sqlite_errors(self._path):

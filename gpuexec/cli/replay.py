@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import bdb
 import faulthandler
+import os
+import sys
 import traceback
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+import gpuexec
 from gpuexec.naming import full_name
+from gpuexec.processes.variables import HASH_SEED
 
 # Left out of the traceback: these frames say nothing about the failure.
 _OWN_MODULES = {"gpuexec.cli.replay", "gpuexec.executors.replay", "gpuexec.stage.session"}
@@ -29,6 +33,7 @@ def replay(
     from gpuexec.executors import replay as executor
 
     loaded = executor.load_capsule(capsule)
+    _start_again_with_hash_seed(executor.hash_seed(loaded))
     typer.echo(loaded.summary, err=True)
     typer.echo("replay: opening the capsule's pickles, which runs the code in them", err=True)
     faulthandler.enable()  # the batch may kill this process as it killed the worker
@@ -43,6 +48,26 @@ def replay(
         _print_error(error, loaded.failure.error_type)
         raise typer.Exit(_INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1) from None
     typer.echo(f"replay: the batch passes now; {len(tasks)} tasks came out", err=True)
+
+
+def _start_again_with_hash_seed(seed: str | None) -> None:
+    """Replace this process by one with the run's hash seed, which Python reads at its start only.
+
+    A seed that the user has set stays. Only the command itself is started again, not a program that calls it.
+    """
+    if seed is None or os.environ.get(HASH_SEED) or sys.flags.ignore_environment or not _is_command():
+        return
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, HASH_SEED: seed})  # noqa: S606 - its own arguments
+
+
+def _is_command() -> bool:
+    """Whether this process is ``gpuexec`` or ``python -m gpuexec``."""
+    main_file = getattr(sys.modules["__main__"], "__file__", None)
+    return main_file is not None and (
+        Path(main_file).name == "gpuexec" or Path(main_file) == Path(gpuexec.__file__).with_name("__main__.py")
+    )
 
 
 def _print_error(error: BaseException, error_type_before: str) -> None:

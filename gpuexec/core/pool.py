@@ -13,8 +13,10 @@ from gpuexec.core.ports import Processes, Surroundings
 from gpuexec.core.stage import StageState
 from gpuexec.core.termination import Terminator
 from gpuexec.core.worker import EndReason, Exit, Worker, WorkerEvent, WorkerState
-from gpuexec.errors import GpusLost
+from gpuexec.errors import GpusLost, StartRefused
 from gpuexec.plan.model import WorkerGrant
+
+_REFUSED_PAUSE_S = 5.0  # before the system is asked again for a process that it refused
 
 
 class WorkerPool:
@@ -45,6 +47,8 @@ class WorkerPool:
         self._numbers = itertools.count()
         self._gpu_memory_before: dict[int, dict[str, int]] = {}
         self._cordoned: dict[str, str] = {}  # GPU UUID → its fault
+        self._refused_until: dict[int, float] = {}  # when a stage may ask for a worker again, by its index
+        self._told_of_refusal: set[int] = set()  # indices of stages
 
     @property
     def workers(self) -> Iterator[Worker]:
@@ -54,18 +58,27 @@ class WorkerPool:
     # ---- starting --------------------------------------------------------------------------------------
 
     def start_workers(self, stage: StageState, now: float) -> None:
-        """Start the workers that a stage should have now. Raises ``OSError`` if the system refuses a process."""
+        """Start the workers that a stage should have now.
+
+        If the system refuses a process, the stage goes on with the workers it has, and its grant is used when another
+        worker has ended or a while has passed. Raises ``StartRefused`` if it has none, or none to set up the node.
+        """
         grant = self._grant_for_node_setup(stage)
         if grant is not None:
             used = self._surroundings.gpu_memory_used([share.uuid for share in grant.allocation.gpus])
             self._gpu_memory_before[stage.spec.index] = used
-            self.add(stage, grant, decide.StartReason.NODE, now, node_setup=True)
+            try:
+                self._start(stage, grant, decide.StartReason.NODE, now, node_setup=True)
+            except StartRefused as refusal:
+                raise StartRefused(f"setup_on_node() of stage {stage.spec.name!r} cannot run: {refusal}") from refusal
         while True:
             count, reason = decide.workers_to_start(stage.view())
             if reason is None:
                 return
             for _ in range(count):
-                self.add(stage, stage.pending_grants.popleft(), reason, now)
+                if not self.add(stage, stage.pending_grants[0], reason, now):
+                    return
+                stage.pending_grants.popleft()
 
     def _grant_for_node_setup(self, stage: StageState) -> WorkerGrant | None:
         """Return the grant that ``setup_on_node`` runs with, the first worker's; ``None`` if it is not to run now."""
@@ -74,8 +87,34 @@ class WorkerPool:
         grants = [*stage.pending_grants, *(worker.grant for worker in stage.workers.values())]
         return next((grant for grant in grants if not self._is_cordoned(grant)), None)
 
-    def add(self, stage: StageState, grant: WorkerGrant, reason: str, now: float, *, node_setup: bool = False) -> None:
-        """Start one more worker. Raises ``OSError`` if the system refuses a process."""
+    def add(self, stage: StageState, grant: WorkerGrant, reason: str, now: float) -> bool:
+        """Start one more worker. Return False if the system refuses it a process, or did so a moment ago.
+
+        Raises ``StartRefused`` if the stage has no worker at all.
+        """
+        index = stage.spec.index
+        if now < self._refused_until.get(index, now):
+            return False
+        try:
+            self._start(stage, grant, reason, now)
+        except StartRefused as refusal:
+            self._refused_until[index] = now + _REFUSED_PAUSE_S
+            if not stage.workers:
+                raise StartRefused(f"stage {stage.spec.name!r} has no worker: {refusal}") from refusal
+            if index not in self._told_of_refusal:
+                self._told_of_refusal.add(index)
+                self._emit(
+                    events.Noticed(
+                        f"stage {stage.spec.name!r} goes on with the {len(stage.workers)} worker(s) it has, since "
+                        f"another cannot be started: {refusal}"
+                    )
+                )
+            return False
+        return True
+
+    def _start(
+        self, stage: StageState, grant: WorkerGrant, reason: str, now: float, *, node_setup: bool = False
+    ) -> None:
         worker_id = f"{stage.spec.name}-node-setup" if node_setup else grant.worker_id
         worker = Worker(next(self._numbers), worker_id, grant, stage, now, node_setup)
         started = self._processes.start(worker)
@@ -136,6 +175,7 @@ class WorkerPool:
         worker.advance(WorkerEvent.EXITED)
         stage = worker.stage
         del stage.workers[worker.worker_id]
+        self._refused_until.clear()  # the system has a process more to give
         if worker.node_setup:
             if worker.end_reason is EndReason.NODE_READY:
                 self._note_node_setup(stage, worker, now)

@@ -27,7 +27,7 @@ class Processes(Protocol):
     """The worker processes. None of the methods waits for a worker."""
 
     def start(self, worker: Worker) -> Started:
-        """Spawn a process and send it its stage. Raises ``OSError`` if the system refuses."""
+        """Spawn a process and send it its stage. Raises ``StartRefused`` if the system refuses."""
 
     def send(self, worker: Worker, message: Message, /) -> None:
         """Send a message, now or when the socket takes it. Nothing happens if the worker is gone."""

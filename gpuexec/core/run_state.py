@@ -80,7 +80,8 @@ class RunState:
         self.dispatcher.begin_phase(active)
 
     def advance(self, now: float) -> None:
-        """Finish stages, stop and start workers, and send batches. Raises ``OSError`` if no process can be started."""
+        """Finish stages, stop and start workers, and send batches. Raises ``StartRefused``: see
+        `WorkerPool.start_workers`."""
         for stage in self.active:
             if not stage.finished and decide.is_finished(stage.view()):
                 self._finish(stage, now)

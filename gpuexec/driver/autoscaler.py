@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _CYCLE_S = 0.5
 _COST_FACTOR = 20  # a pause of this many times the cycle's own duration: at most 5 % of the driver's time
+_REFUSED_PAUSE_S = 10.0  # after the system has refused a process: it will hardly give one before long
 _PATIENCE_S = 2.0  # how long to wait until every stage has been measured; partial measurements mislead
 
 
@@ -152,4 +153,5 @@ class Autoscaler:
             self._pool.drain(by_index[stop.stage_index], stop.worker_id, now)
         for start in proposal.starts:
             self._worker_ids.add(start.grant.worker_id)
-            self._pool.add(by_index[start.grant.stage_index], start.grant, str(start.reason), now)
+            if not self._pool.add(by_index[start.grant.stage_index], start.grant, str(start.reason), now):
+                self._not_before = now + _REFUSED_PAUSE_S

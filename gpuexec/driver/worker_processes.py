@@ -13,13 +13,15 @@ from gpuexec.channel.messages import ErrorHandling, Message, Start
 from gpuexec.channel.wire import Receiver, Sender
 from gpuexec.core.ports import Started
 from gpuexec.core.worker import Exit, Worker
-from gpuexec.errors import ConnectionLost
+from gpuexec.errors import ConnectionLost, StartRefused
 from gpuexec.hardware.host import read_oom_kills
 from gpuexec.observe.logging_state import logging_disabled, logging_levels
 from gpuexec.processes import reap
 from gpuexec.processes.guardian import Guardian
 from gpuexec.processes.output_lines import OutputItem
+from gpuexec.processes.refusal import why_refused
 from gpuexec.processes.spawn import WorkerProcess, worker_environment
+from gpuexec.processes.variables import PORT_VARIABLE, PortRanges
 from gpuexec.processes.watch import HasFileno, Readiness, Watch
 from gpuexec.stage.stacks import STACKS_SIGNAL
 
@@ -53,7 +55,12 @@ class WorkerProcesses:
         self._log_level = log_level
         self._error_handling = error_handling
         self._watch = Watch()
-        self._guardian = Guardian()
+        try:
+            self._guardian = Guardian()
+        except OSError as error:
+            self._watch.close()
+            raise StartRefused(f"the run cannot start: {why_refused(error)}") from error
+        self._ports = PortRanges()
         self._handles: dict[int, Handle] = {}  # by the worker's number
         self.pids_so_far: set[int] = set()
 
@@ -74,7 +81,7 @@ class WorkerProcesses:
     # ---- the core's port -------------------------------------------------------------------------------
 
     def start(self, worker: Worker) -> Started:
-        """Spawn a worker and send it its stage. Raises ``OSError`` if the system refuses."""
+        """Spawn a worker and send it its stage. Raises ``StartRefused`` if the system refuses."""
         grant, spec = worker.grant, worker.stage.spec
         message = Start(
             stage=spec.name,
@@ -91,9 +98,20 @@ class WorkerProcesses:
         )
         oom_kills = read_oom_kills()
         spawned_at = time.monotonic()
-        process = WorkerProcess(worker.worker_id, worker_environment(self._base_env, grant, spec.env_vars))
+        env = worker_environment(self._base_env, grant, spec.env_vars)
+        try:
+            if PORT_VARIABLE not in env:
+                env[PORT_VARIABLE] = str(self._ports.take())
+            process = WorkerProcess(worker.worker_id, env)
+            self._introduce(worker, process, message, oom_kills)
+        except OSError as error:
+            raise StartRefused(why_refused(error)) from error
+        return Started(process.pid, spawned_at)
+
+    def _introduce(self, worker: Worker, process: WorkerProcess, message: Start, oom_kills_before: int | None) -> None:
+        """Watch a new process and send it its stage. If that fails, nothing is left of it."""
         self._handles[worker.number] = Handle(
-            worker, process, Sender(process.sock), Receiver(process.sock), oom_kills_before=oom_kills
+            worker, process, Sender(process.sock), Receiver(process.sock), oom_kills_before=oom_kills_before
         )
         self.pids_so_far.add(process.pid)
         try:
@@ -103,7 +121,6 @@ class WorkerProcesses:
         except BaseException:  # nobody else knows of the process yet
             self.reap(worker)
             raise
-        return Started(process.pid, spawned_at)
 
     def send(self, worker: Worker, message: Message, /) -> None:
         """Send without waiting; what the socket does not take now is sent when it does."""

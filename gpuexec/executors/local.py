@@ -26,6 +26,7 @@ from gpuexec.executors.prepare import Prepared, prepare
 from gpuexec.executors.progress import progress_for
 from gpuexec.observe.report import ReportBuilder, RunReport
 from gpuexec.processes.interrupts import signals_deferred
+from gpuexec.processes.variables import variables_of_run
 from gpuexec.stage.environment import env_vars_for
 
 if TYPE_CHECKING:
@@ -136,6 +137,9 @@ class LocalExecutor(BaseExecutor):
         report_builder: ReportBuilder,
     ) -> Run:
         node_id = socket.gethostname()
+        base_env, left_out = variables_of_run(os.environ, checkpoint.hash_seed)
+        if left_out:
+            _say_what_workers_do_not_get(left_out)
         progress, gauge_period_s = progress_for(self.options)
         return Run(
             specs,
@@ -144,12 +148,12 @@ class LocalExecutor(BaseExecutor):
             initial_tasks,
             config=self.options,
             node_id=node_id,
-            base_env=os.environ,
+            base_env=base_env,
             observers=[report_builder, *progress],
             gauge_every_s=gauge_period_s,
             gpu_used=_gpu_memory_used,
             capsules=CapsuleKeeper(
-                self.options.capsule_dir, enabled=self.options.stores_capsules, node_id=node_id, base_env=os.environ
+                self.options.capsule_dir, enabled=self.options.stores_capsules, node_id=node_id, base_env=base_env
             ),
             checkpoint=checkpoint,
         )
@@ -175,6 +179,16 @@ class LocalExecutor(BaseExecutor):
             uses_gpu=bool(demand.gpus or demand.gpu_memory_gb),
             is_source=bool(getattr(stage, "is_source_stage", False)),
         )
+
+
+def _say_what_workers_do_not_get(names: Sequence[str]) -> None:
+    from loguru import logger
+
+    logger.info(
+        "workers do not get {}, which a launcher set for this process; runtime_env={{'env_vars': …}} passes such a "
+        "variable on",
+        ", ".join(names),
+    )
 
 
 def _gpu_memory_used(uuids: Sequence[str]) -> dict[str, int]:

@@ -25,9 +25,10 @@ from gpuexec.curator import adapters, registration
 from gpuexec.errors import CapsuleError
 from gpuexec.hardware.model import Device
 from gpuexec.hardware.visible_devices import ORDER_VARIABLE, VARIABLE, select
-from gpuexec.processes.spawn import THREAD_CAPS
+from gpuexec.processes.variables import GPU_MEMORY_LIMITS, HASH_SEED, THREAD_CAPS
 from gpuexec.stage.environment import temporary_environment
 from gpuexec.stage.loading import loading_stage
+from gpuexec.stage.pools import support_pools
 from gpuexec.stage.session import StageSession
 
 __all__ = ["Capsule", "load_capsule", "replay"]
@@ -62,7 +63,14 @@ def replay(capsule: Capsule, *, gpu: int | None = None, on_error: OnError | None
             if on_error is not None:
                 on_error(error)
             raise
+        support_pools()
         return _run(adapters.adapter_for(stage), tasks, failure, target, on_error)
+
+
+def hash_seed(capsule: Capsule) -> str | None:
+    """Return the value of ``PYTHONHASHSEED`` that the worker had; ``None`` if it had none, or a new one each start."""
+    seed = capsule.failure.environ.get(HASH_SEED)
+    return seed if seed and seed.isdecimal() else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +122,12 @@ def _check_replayable(capsule: Capsule) -> None:
 def _notes(capsule: Capsule) -> Iterator[str]:
     if capsule.python_differs:
         yield f"the batch failed under Python {capsule.python}, this is {platform.python_version()}"
+    seed = hash_seed(capsule)
+    if seed is not None and seed != os.environ.get(HASH_SEED):
+        yield (
+            f"the run's {HASH_SEED} was {seed}, so hash() of a text and the order of a set are not as they were: set "
+            "it before Python starts"
+        )
     if capsule.cwd not in (None, str(Path.cwd())):
         yield f"the run's working directory was {capsule.cwd}: relative paths mean something else here"
     unset = [name for name in capsule.variables_left_out if name not in os.environ]
@@ -188,8 +202,9 @@ def _whole(device: Device) -> GpuShare:
 
 
 def _environment(failure: CapsuleContents, target: ReplayTarget) -> dict[str, str]:
-    """Return the thread caps and the variables that the pipeline asked for; the pinning is ours, as in a worker."""
-    caps = {name: failure.environ[name] for name in THREAD_CAPS if name in failure.environ}
+    """Return the worker's limits and the variables that the pipeline asked for; the pinning is ours, as in a worker."""
+    limits = (*THREAD_CAPS, *GPU_MEMORY_LIMITS)
+    caps = {name: failure.environ[name] for name in limits if name in failure.environ}
     requested = {name: value for name, value in failure.env_vars.items() if name not in (VARIABLE, ORDER_VARIABLE)}
     return {**caps, **requested, **target.environ}
 

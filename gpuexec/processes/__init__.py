@@ -1,6 +1,9 @@
 """Worker processes seen from outside: starting them, waiting for them, and making sure they are gone.
 
 * ``spawn``       environment and process of one worker
+* ``variables``   which environment variables a run's workers start with, and which tell libraries a worker's share
+* ``refusal``     why the system refuses a new process
+* ``exit_watch``  a descriptor that becomes readable when a process exits
 * ``watch``       the driver's only wait point: sockets, output pipes and process exits in one selector
 * ``interrupts``  delivers Ctrl-C and SIGTERM only while the driver waits
 * ``reap``        killing and reaping a worker with everything it started, and describing why it exited

@@ -5,11 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from pathlib import Path
 
 from gpuexec.processes.guardian import Guardian
 from gpuexec.processes.spawn import WorkerProcess
 from gpuexec.units import MIB
+
+_ORPHANS_TIMEOUT_S = 0.5  # a killed process exits within milliseconds, unless it is stuck inside the kernel
+_ORPHANS_PAUSE_S = 0.002
 
 
 def kill_group(worker: WorkerProcess, signal_number: signal.Signals) -> None:
@@ -25,8 +29,21 @@ def reap(worker: WorkerProcess, guardian: Guardian) -> int:
     """Kill what is left of a worker's process group, reap the worker and return its exit code (-N: signal N)."""
     kill_group(worker, signal.SIGKILL)
     code = worker.process.wait()
+    _reap_orphans(worker.pid)
     guardian.forget(worker.pid)
     return code
+
+
+def _reap_orphans(group: int) -> None:
+    """Reap what a worker's killed processes left to this process, which has inherited them.
+
+    That happens if this process is number 1, as in a container, or a subreaper. Nobody else would ever reap them.
+    """
+    deadline = time.monotonic() + _ORPHANS_TIMEOUT_S
+    with contextlib.suppress(ChildProcessError):  # there are none, or no more
+        while time.monotonic() < deadline:
+            if os.waitid(os.P_PGID, group, os.WEXITED | os.WNOHANG) is None:
+                time.sleep(_ORPHANS_PAUSE_S)
 
 
 def is_stopped(worker: WorkerProcess) -> bool:

@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 from gpuexec.channel.messages import LogLine
 from gpuexec.channel.recorder import FlightRecorder
 from gpuexec.plan.model import WorkerGrant
+from gpuexec.processes.exit_watch import ExitWatch
 from gpuexec.processes.output_lines import OutputItem, OutputLines
+from gpuexec.processes.variables import gpu_memory_limits, thread_caps
 from gpuexec.units import KIB
 
 if TYPE_CHECKING:
@@ -26,13 +28,6 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 
-THREAD_CAPS = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-)
 _MAX_LAST_LINES = 40
 _OUTPUT_CHUNK_BYTES = 64 * KIB
 _READS_OF_A_PIPE = 4  # until a full pipe is empty
@@ -41,11 +36,12 @@ _READS_OF_A_PIPE = 4  # until a full pipe is empty
 def worker_environment(base: Mapping[str, str], grant: WorkerGrant, env_vars: Mapping[str, str]) -> dict[str, str]:
     """Return a worker's environment: the driver's, plus thread counts, the stage's own variables and GPU pinning.
 
-    Thread counts follow the CPU share, ``max(1, floor(cpus))``, unless the user has set them. Without them, BLAS
-    libraries would start a thread per core in every worker. ``env_vars`` override everything except the GPU pinning.
+    Thread counts follow the CPU share and the GPU memory that a library takes follows the GPU share, unless the user
+    has set them. Without them, libraries would start a thread per core in every worker. ``env_vars`` override
+    everything except the GPU pinning.
     """
-    threads = str(max(1, int(grant.allocation.cpus)))
-    env = {**dict.fromkeys(THREAD_CAPS, threads), **base, **env_vars}
+    given = {**base, **env_vars}
+    env = {**thread_caps(grant.allocation.cpus), **gpu_memory_limits(grant.allocation, given), **given}
     env["CUDA_VISIBLE_DEVICES"] = grant.allocation.cuda_visible_devices
     env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     if not _is_installed():
@@ -81,8 +77,12 @@ def _permanent_thread() -> ThreadPoolExecutor:
 
 def _start_interpreter(fds: Sequence[int], env: Mapping[str, str]) -> subprocess.Popen[bytes]:
     flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    # -E and -I would hide the hash seed; `variables_of_run` has done their work.
+    flags = ["-s" if flag == "-I" else flag for flag in flags if flag != "-E"]
+    # Without -P, -m would look in the working directory first, where a file may be called like a standard module. The
+    # worker gets the driver's sys.path once it is running, so the stage's own imports are as in the driver.
     return subprocess.Popen(
-        [sys.executable, *flags, "-m", "gpuexec.worker", *map(str, fds), str(os.getpid())],
+        [sys.executable, *flags, "-P", "-m", "gpuexec.worker", *map(str, fds), str(os.getpid())],
         env=dict(env),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -95,7 +95,7 @@ def _start_interpreter(fds: Sequence[int], env: Mapping[str, str]) -> subprocess
 class WorkerProcess:
     """One child process and the driver's descriptors for it; ``close`` releases them.
 
-    ``sock`` carries messages. ``output_fd`` carries what the process prints, stdout and stderr in order. ``pidfd``
+    ``sock`` carries messages. ``output_fd`` carries what the process prints, stdout and stderr in order. ``exit_fd``
     becomes readable when the process exits. ``recorder`` says which batch the worker is processing.
     """
 
@@ -104,8 +104,8 @@ class WorkerProcess:
         self.last_lines: deque[str] = deque(maxlen=_MAX_LAST_LINES)
         self._lines = OutputLines()
         self.sock, worker_sock = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.recorder = FlightRecorder.create()
         try:
+            self.recorder = FlightRecorder.create()
             self.process = _call_in_permanent_thread(_start_interpreter, [worker_sock.fileno(), self.recorder.fd], env)
             self._open()
         except BaseException:
@@ -119,11 +119,14 @@ class WorkerProcess:
         assert self.process.stdout is not None
         self.output_fd = self.process.stdout.fileno()
         os.set_blocking(self.output_fd, False)
-        self.pidfd = os.pidfd_open(self.process.pid)
+        self._exit = ExitWatch(self.process.pid)
+        self.exit_fd = self._exit.fd
 
     def _clean_up_failed_start(self) -> None:
         self.sock.close()
-        self.recorder.close()
+        recorder: FlightRecorder | None = getattr(self, "recorder", None)
+        if recorder is not None:
+            recorder.close()
         process: subprocess.Popen[bytes] | None = getattr(self, "process", None)
         if process is not None:
             process.kill()
@@ -168,9 +171,9 @@ class WorkerProcess:
         return items
 
     def close(self) -> None:
-        """Close the socket, the recorder, the pipe and the pidfd. The process must have been reaped."""
+        """Close the socket, the recorder, the pipe and the exit watch. The process must have been reaped."""
         self.sock.close()
         self.recorder.close()
         if self.process.stdout is not None:
             self.process.stdout.close()
-        os.close(self.pidfd)
+        self._exit.close()

@@ -37,7 +37,7 @@ class Watch:
         """Start watching a worker's socket, output pipe and process."""
         self._selector.register(worker.sock, selectors.EVENT_READ, (key, None))
         self._selector.register(worker.output_fd, selectors.EVENT_READ, (key, Readiness.OUTPUT))
-        self._selector.register(worker.pidfd, selectors.EVENT_READ, (key, Readiness.EXIT))
+        self._selector.register(worker.exit_fd, selectors.EVENT_READ, (key, Readiness.EXIT))
 
     def add_reader(self, descriptor: HasFileno, key: Hashable) -> None:
         """Also watch a descriptor that belongs to no worker; `wait` reports it as MESSAGE when it is readable."""
@@ -63,7 +63,7 @@ class Watch:
 
     def remove(self, worker: WorkerProcess) -> None:
         """Stop watching a worker. Call this before closing its descriptors."""
-        for descriptor in (worker.sock, worker.output_fd, worker.pidfd):
+        for descriptor in (worker.sock, worker.output_fd, worker.exit_fd):
             self._unregister(descriptor)
 
     def wait(self, timeout: float | None) -> list[tuple[Hashable, Readiness]]:

@@ -6,6 +6,7 @@
 ``pinning``      whether CUDA shows a worker the GPUs it was given
 ``environment``  the environment variables of a stage
 ``loading``      whether this process is importing a stage
+``pools``        pools of processes inside a stage of a script or notebook
 ``stacks``       the stacks of all threads, written on a signal
 ===============  ====================================================================================
 """

@@ -2,7 +2,7 @@
 
 import sys
 
-from gpuexec.worker.bootstrap import main
+if __name__ == "__main__":  # a pool's processes import this module under another name: nothing is loaded there
+    from gpuexec.worker.bootstrap import main
 
-if __name__ == "__main__":
     sys.exit(main(*map(int, sys.argv[1:])))

@@ -24,6 +24,7 @@ from gpuexec.contract.phases import StagePhase
 from gpuexec.curator import adapters, registration
 from gpuexec.errors import ConnectionLost
 from gpuexec.stage.loading import loading_stage
+from gpuexec.stage.pools import support_pools
 from gpuexec.stage.session import StageSession
 from gpuexec.stage.stacks import write_stacks_on_signal
 from gpuexec.worker import memory
@@ -39,6 +40,7 @@ def main(socket_fd: int, recorder_fd: int, driver_pid: int) -> int:
     die_with_parent(driver_pid)
     log = LogSink()
     explain_breakpoints()
+    memory.be_killed_first()
     write_stacks_on_signal()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver handles Ctrl-C
     connection = BlockingConnection(socket.socket(fileno=socket_fd))
@@ -67,6 +69,7 @@ def _serve(connection: BlockingConnection, recorder: FlightRecorder, log: LogSin
     try:
         with loading_stage():
             adapter = adapters.adapter_for(load(payload))
+        support_pools()
     except BaseException as error:  # noqa: BLE001 - an import can raise anything, SystemExit included
         connection.send(describe_failure(error, StagePhase.IMPORT))
         return

@@ -15,6 +15,7 @@ import os
 import resource
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from gpuexec.contract import metrics
@@ -24,6 +25,8 @@ from gpuexec.errors import NvmlUnavailable
 from gpuexec.stage.pinning import torch_with_cuda
 from gpuexec.units import KIB
 
+_OOM_SCORE = Path("/proc/self/oom_score_adj")
+_HIGHEST_OOM_SCORE = "1000"
 _SAMPLE_S = 0.05
 _RSS_PERIOD_S = 0.1
 
@@ -41,6 +44,15 @@ class PeakRss:
             self._read_at = now
             self._bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB  # the unit on Linux
         return self._bytes
+
+
+def be_killed_first() -> None:
+    """Make the kernel choose this process, or what it starts, when memory runs out, and never the driver.
+
+    A worker is replaced and its batch retried; without the driver the run is lost.
+    """
+    with contextlib.suppress(OSError), _OOM_SCORE.open("w") as score:  # some sandboxes have no such file
+        score.write(_HIGHEST_OOM_SCORE)
 
 
 class MemoryProbe(Protocol):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -166,6 +167,44 @@ def spin(array: np.ndarray) -> int:
 
 def environment(value: Any) -> dict[str, str]:
     return dict(os.environ)
+
+
+def hash_of(value: Any) -> int:
+    return hash(value)
+
+
+def raise_hash(value: Any) -> None:
+    raise ValueError(f"hash {hash(value)}")
+
+
+def add_environment(value: Any) -> tuple[Any, dict[str, str]]:
+    return value, dict(os.environ)
+
+
+def import_beside(value: Any) -> int:
+    import found_beside
+
+    return found_beside.VALUE
+
+
+def pid_after_a_while(value: Any) -> int:
+    time.sleep(0.05)  # the time of a batch
+    return os.getpid()
+
+
+def has_memfd(value: Any) -> bool:
+    return hasattr(os, "memfd_create")
+
+
+def leave_children(value: Any) -> int:
+    import subprocess
+
+    subprocess.Popen(["true"])
+    return subprocess.Popen(["sh", "-c", "sleep 100 & sleep 100"]).pid
+
+
+def oom_score(value: Any) -> int:
+    return int(Path("/proc/self/oom_score_adj").read_text())
 
 
 def loaded_modules(value: Any) -> list[str]:

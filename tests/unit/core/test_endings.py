@@ -9,7 +9,7 @@ from gpuexec.channel.messages import Failed
 from gpuexec.contract.phases import StagePhase
 from gpuexec.core.retries import Action, DecisionReason, RetryPolicy
 from gpuexec.core.worker import EndReason, WorkerState
-from gpuexec.errors import GpusLost, ResultNotPicklable, WorkerDied
+from gpuexec.errors import GpusLost, ResultNotPicklable, StartRefused, WorkerDied
 from tests.unit.core.world import UNPICKLABLE, StageRaised, World, ids
 
 
@@ -548,7 +548,56 @@ def test_a_system_that_refuses_a_process_raises():
     world = World(1)
     world.refuse_starts = True
     world.step()
-    assert isinstance(world.error, OSError)
+    assert isinstance(world.error, StartRefused)
+
+
+def test_a_refused_worker_is_asked_for_again_after_a_while_and_when_one_has_ended():
+    world = started(1, workers=2, tasks=20)
+    first, second = world.worker(), world.worker(0, 1)
+    world.refuse_starts = True
+    world.exits(first, -9)
+    world.step()
+    assert world.error is None
+    assert world.workers == [second]
+    assert "'s0' goes on with the 1 worker(s) it has" in world.notices()
+    notices = len(world.of_type(events.Noticed))
+    world.step(10.0)
+    assert len(world.of_type(events.Noticed)) == notices, "told once"
+    world.refuse_starts = False
+    world.step()
+    assert len(world.workers) == 1, "not at once"
+    world.step(10.0)
+    assert len(world.workers) == 2
+    world.runs_to_its_end()
+    assert world.results() == ids(20)
+
+
+def test_the_last_worker_that_cannot_be_replaced_ends_the_run():
+    world = started(1, workers=2, tasks=20)
+    world.refuse_starts = True
+    for worker in world.workers:
+        world.exits(worker, -9)
+        world.step()
+    assert isinstance(world.error, StartRefused)
+    assert "'s0' has no worker" in str(world.error)
+
+
+def test_the_grant_waits_while_the_process_of_setup_on_node_lives():
+    world = World(1, sets_up_node=True)
+    world.feed(ids(2))
+    start = world.start
+
+    def refuse_all_but_node(worker):
+        world.refuse_starts = not worker.node_setup
+        return start(worker)
+
+    world.start = refuse_all_but_node
+    world.step()
+    assert [worker.node_setup for worker in world.workers] == [True]
+    world.start = start
+    world.refuse_starts = False
+    world.runs_to_its_end()
+    assert world.results() == ids(2)
 
 
 # ---- found by review -------------------------------------------------------------------------------------

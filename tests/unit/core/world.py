@@ -39,7 +39,7 @@ from gpuexec.core.run_state import RunState
 from gpuexec.core.stage import StageSpec, StageState
 from gpuexec.core.termination import Terminator
 from gpuexec.core.worker import Exit, Worker, WorkerState
-from gpuexec.errors import ResultNotPicklable, names_of
+from gpuexec.errors import ResultNotPicklable, StartRefused, names_of
 from gpuexec.plan.model import StagePlan, WorkerGrant
 
 UNPICKLABLE = "cannot be unpickled"
@@ -153,7 +153,7 @@ class World:
 
     def start(self, worker: Worker) -> Started:
         if self.refuse_starts:
-            raise OSError("no process")
+            raise StartRefused("no process")
         self._simulated[worker.number] = SimulatedWorker(worker)
         return Started(next(self._pids), self.now)
 

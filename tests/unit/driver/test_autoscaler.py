@@ -114,11 +114,15 @@ class Pool:
         self.cordoned: set[str] = set()
         self.added: list[str] = []
         self.drained: list[str] = []
+        self.refuses = False
 
-    def add(self, stage: StageState, grant, _reason: str, _now: float) -> None:
+    def add(self, stage: StageState, grant, _reason: str, _now: float) -> bool:
+        if self.refuses:
+            return False
         self.added.append(grant.worker_id)
         stage.pending_grants.append(grant)
         engage(stage)
+        return True
 
     def drain(self, stage: StageState, worker_id: str, _now: float) -> None:
         self.drained.append(worker_id)
@@ -166,6 +170,17 @@ def test_a_cycle_reports_what_the_planner_decided_and_only_what_is_new(monkeypat
     assert (second.reason, second.started, second.gain_s) == (ActionReason.BALANCED, (), 0.0)
     assert second.stages == (events.StageTarget(stage_index=0, workers=16, target=16),)
     assert cycles.run() == []
+    assert len(cycles.pool.added) == 15
+
+
+def test_a_refused_worker_is_not_asked_for_in_every_cycle(monkeypatch):
+    cycles = Cycles(monkeypatch)
+    cycles.pool.refuses = True
+    assert len(cycles.run()) == 1
+    assert cycles.run() == []
+    cycles.pool.refuses = False
+    cycles.now += 10.0
+    assert len(cycles.run()) == 1
     assert len(cycles.pool.added) == 15
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from gpuexec.contract.allocation import Allocation
 from gpuexec.plan.model import WorkerGrant
-from gpuexec.processes.spawn import THREAD_CAPS, WorkerProcess, worker_environment
+from gpuexec.processes.spawn import WorkerProcess, worker_environment
+from gpuexec.processes.variables import THREAD_CAPS
 
 
 def environment(base=None, env_vars=None, cpus=2.9, visible="GPU-1"):

@@ -21,11 +21,11 @@ def worker() -> Iterator[SimpleNamespace]:
     sock, worker_sock = socket.socketpair()
     output_fd, worker_output_fd = os.pipe()
     process = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
-    pidfd = os.pidfd_open(process.pid)
+    exit_fd = os.pidfd_open(process.pid)
     yield SimpleNamespace(
         sock=sock,
         output_fd=output_fd,
-        pidfd=pidfd,
+        exit_fd=exit_fd,
         process=process,
         worker_sock=worker_sock,
         worker_output_fd=worker_output_fd,
@@ -33,7 +33,7 @@ def worker() -> Iterator[SimpleNamespace]:
     process.communicate()
     sock.close()
     worker_sock.close()
-    for fd in (output_fd, worker_output_fd, pidfd):
+    for fd in (output_fd, worker_output_fd, exit_fd):
         os.close(fd)
 
 

@@ -1,0 +1,135 @@
+"""Environment variables by which libraries learn a worker's share, and those that are not for workers at all."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Mapping
+
+from gpuexec.contract.allocation import Allocation
+
+PORT_VARIABLE = "VLLM_PORT"
+_FIRST_PORT, _PORTS_END = 10_000, 32_000  # below the ports that the kernel gives to connections
+_PORTS_PER_WORKER = 32
+
+HASH_SEED = "PYTHONHASHSEED"
+
+THREAD_CAPS = (
+    # BLAS, OpenMP and what is built on them
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "GOTO_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    # data frames, tokenizers and other libraries with a thread pool of their own
+    "POLARS_MAX_THREADS",
+    "RAYON_NUM_THREADS",
+    "TOKIO_WORKER_THREADS",
+    "LANCE_CPU_THREADS",
+    "NUMBA_NUM_THREADS",
+    "BLOSC_NTHREADS",
+    "LOKY_MAX_CPU_COUNT",
+    "TF_NUM_INTRAOP_THREADS",
+    "TF_NUM_INTEROP_THREADS",
+    "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
+    # other languages' runtimes, in libraries and in programs that a stage starts
+    "GOMAXPROCS",
+    "JULIA_NUM_THREADS",
+)
+
+_JAX_FRACTION = "XLA_PYTHON_CLIENT_MEM_FRACTION"
+_JAX_NEWER_FRACTION = "XLA_CLIENT_MEM_FRACTION"  # JAX refuses to start if both are set
+_JAX_PREALLOCATE = "XLA_PYTHON_CLIENT_PREALLOCATE"
+_TF_GROWTH = "TF_FORCE_GPU_ALLOW_GROWTH"
+GPU_MEMORY_LIMITS = (_JAX_FRACTION, _JAX_PREALLOCATE, _TF_GROWTH)
+
+_LAUNCHER_VARIABLES = frozenset(
+    (
+        # torchrun and what follows its convention
+        *("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "ROLE_RANK", "ROLE_NAME", "CROSS_RANK"),
+        *("WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE"),
+        # one process's place in a job of Slurm or MPI; what describes the job as a whole stays
+        *("SLURM_PROCID", "SLURM_LOCALID", "MPI_LOCALRANKID", "MPI_LOCALNRANKS", "PMI_RANK", "PMI_SIZE", "PMI_FD"),
+        *("PMIX_RANK", "PALS_RANKID", "PALS_LOCAL_RANKID"),
+    )
+)
+_LAUNCHER_PREFIXES = ("MASTER_", "TORCHELASTIC_", "OMPI_COMM_WORLD_", "MV2_COMM_WORLD_")
+
+
+def variables_of_run(environ: Mapping[str, str], hash_seed: int | None) -> tuple[dict[str, str], list[str]]:
+    """Return the environment that all workers of a run start from, and the names of the variables left out.
+
+    A worker is not the process that a launcher such as torchrun started: with that process's rank, libraries in it
+    would wait for peers, or all take the same GPU.
+
+    The workers share one hash seed, so that ``hash()`` of a text is the same in all of them: the user's own if there is
+    one, else ``hash_seed``, else a new one.
+
+    A Python that ignores its environment (``-E``, ``-I``) has workers that do, except for the hash seed: they are
+    started without that flag and without the variables that Python reads.
+    """
+    left_out = sorted(name for name in environ if _is_of_launcher(name))
+    env = {name: value for name, value in environ.items() if name not in left_out}
+    if sys.flags.ignore_environment:
+        env = {name: value for name, value in env.items() if not name.startswith("PYTHON")}
+    if not env.get(HASH_SEED):
+        env[HASH_SEED] = str(int.from_bytes(os.urandom(4), "little") if hash_seed is None else hash_seed)
+    return env, left_out
+
+
+def _is_of_launcher(name: str) -> bool:
+    return name in _LAUNCHER_VARIABLES or name.startswith(_LAUNCHER_PREFIXES)
+
+
+def thread_caps(cpus: float) -> dict[str, str]:
+    """Return the thread counts of a worker with this CPU share: ``max(1, floor(cpus))``."""
+    return dict.fromkeys(THREAD_CAPS, str(max(1, int(cpus))))
+
+
+def gpu_memory_limits(allocation: Allocation, given: Mapping[str, str]) -> dict[str, str]:
+    """Return what keeps JAX and TensorFlow to a worker's share of a GPU; nothing if its GPUs are its own.
+
+    By default JAX takes three quarters of a GPU at its first use, TensorFlow nearly all. JAX takes a fraction of the
+    device, and here takes it as it needs it; TensorFlow can only be told to do the latter. ``given``: the variables
+    that the user has set.
+    """
+    fraction = min((share.fraction for share in allocation.gpus), default=1.0)
+    if fraction >= 1.0:
+        return {}
+    limits = {_JAX_PREALLOCATE: "false", _TF_GROWTH: "true"}
+    if _JAX_NEWER_FRACTION not in given:
+        limits[_JAX_FRACTION] = f"{fraction:g}"
+    return limits
+
+
+class PortRanges:
+    """Gives each worker a range of ports to look for free ones in.
+
+    Engines try one port after the other from the same first one. Set up side by side, two of them would find the same
+    port free, and the second to bind it would fail.
+    """
+
+    def __init__(self) -> None:
+        self._slots = (_PORTS_END - _FIRST_PORT) // _PORTS_PER_WORKER
+        self._next = int.from_bytes(os.urandom(2), "little")  # runs beside each other begin at different places
+
+    def take(self) -> int:
+        """Return the first port of a range that no other worker was given lately and nobody listens on."""
+        for _ in range(self._slots):
+            port = _FIRST_PORT + self._next % self._slots * _PORTS_PER_WORKER
+            self._next += 1
+            if _is_free(port):
+                break
+        return port
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("", port))
+        except OSError:
+            return False
+    return True
