@@ -79,6 +79,9 @@ class LogSink:
                 thread.handled = outer
 
         def handle_error_as_text(handler: Any, record: Any) -> None:
+            if not _can_be_formatted(record):  # not the handler's fault
+                self._send_logging(record)
+                return
             outer, thread.handled = thread.handled, None
             try:
                 handle_error(handler, record)
@@ -100,7 +103,7 @@ class LogSink:
             self._send_logging(record)
             return True
         if type(text) is not str and isinstance(getattr(text, "record", None), dict):
-            self._send_loguru(text.record)  # type: ignore[attr-defined]
+            self._send_loguru(text.record, text)  # type: ignore[attr-defined]
             return True
         return False
 
@@ -114,7 +117,7 @@ class LogSink:
             LogLine(
                 level=record.levelname,
                 level_no=record.levelno,
-                text="\n".join(filter(None, [record.getMessage(), *_trace(record.exc_info), record.stack_info])),
+                text="\n".join(filter(None, [_message(record), *_trace(record.exc_info), record.stack_info])),
                 time=record.created,
                 name=record.name,
                 function=record.funcName or "",
@@ -124,7 +127,7 @@ class LogSink:
             )
         )
 
-    def _send_loguru(self, record: dict[str, Any]) -> None:
+    def _send_loguru(self, record: dict[str, Any], formatted: str) -> None:
         thread, extra = self._thread, record["extra"]
         if extra is thread.sent_extra or extra is getattr(thread.sent, "extra", None):
             return
@@ -133,7 +136,7 @@ class LogSink:
             LogLine(
                 level=record["level"].name,
                 level_no=record["level"].no,
-                text="\n".join([record["message"].rstrip("\n"), *_trace(record["exception"])]),
+                text=_loguru_text(record, formatted),
                 time=record["time"].timestamp(),
                 name=record["name"],
                 function=record["function"],
@@ -153,6 +156,34 @@ class LogSink:
             with contextlib.suppress(ValueError):  # this process does not know the level
                 known = sys.modules["loguru"].logger.level(self._level).no
         return known or 0
+
+
+def _can_be_formatted(record: Any) -> bool:
+    try:
+        record.getMessage()
+    except Exception:  # noqa: BLE001 - arguments may be of any class
+        return False
+    return True
+
+
+def _message(record: Any) -> str:
+    """Return the text of a record. One whose arguments do not fit its format says so: the stage is at fault."""
+    try:
+        return str(record.getMessage())
+    except Exception as error:  # noqa: BLE001 - as above
+        problem = f"cannot be formatted: {type(error).__name__}: {error}"
+    try:
+        return f"{record.msg} (arguments {record.args!r}; {problem})"
+    except Exception:  # noqa: BLE001 - as above
+        return f"{record.msg!r} ({problem})"
+
+
+def _loguru_text(record: dict[str, Any], formatted: str) -> str:
+    """Return message and traceback. A record that went through loguru's queue has the latter in its text only."""
+    message, error = str(record["message"]).rstrip("\n"), record["exception"]
+    if error and error[2] is None and message in formatted:
+        return message + str(formatted).partition(message)[2].rstrip("\n")
+    return "\n".join([message, *_trace(error)])
 
 
 def _trace(error: Any) -> list[str]:

@@ -159,6 +159,14 @@ def test_the_drivers_handlers_get_them_if_it_has_any(levels):
     )
 
 
+def test_a_record_whose_arguments_do_not_fit_says_so():
+    with loguru_records() as found:
+        run_local([Apply(output.log_what_does_not_fit)], items(0))
+    assert [level for level, _ in found] == ["WARNING", "ERROR"]
+    assert found[0][1].startswith("%d pages (arguments ('many',); cannot be formatted: TypeError: ")
+    assert found[1][1] == "'page %s' (cannot be formatted: RuntimeError: no text)"
+
+
 def test_a_forked_childs_records_arrive():
     with loguru_records() as found:
         run_local([Apply(output.log_in_a_child)], items(0))
@@ -170,7 +178,7 @@ def test_log_level_holds_for_all_records(levels):
     with loguru_records() as found:
         stages = [output.LogsAtEveryLevel(output.leave_unconfigured), output.LogsWithLoguru(output.leave_loguru)]
         run_local(stages, items(0), log_level="ERROR")
-    assert [level for level, _ in found] == ["ERROR", "ERROR"]
+    assert [level for level, _ in found] == ["ERROR", "ERROR", "ERROR"]
 
 
 # ---- loguru ------------------------------------------------------------------------------------------------
@@ -183,6 +191,7 @@ def test_log_level_holds_for_all_records(levels):
         output.replace_by_stderr,
         output.replace_by_stdout_as_json,
         output.add_several_consoles,
+        output.use_a_queue,
         output.add_a_file,
         output.pass_on_to_logging,
         output.show_warnings_only,
@@ -192,5 +201,9 @@ def test_loguru_records_arrive_once_however_it_is_configured(configure, levels):
     logging.root.setLevel(logging.DEBUG)
     with loguru_records() as found:
         run_local([output.LogsWithLoguru(configure)], items(0))
+    level, text = found.pop()
+    assert level == "ERROR"
+    assert text.startswith("caught\nTraceback")
+    assert "KeyError: 'nothing there'" in text
     expected = [("DEBUG", "at debug"), ("WARNING", "at WARNING\nin two lines")]
     assert found == (expected[1:] if configure is output.show_warnings_only else expected)

@@ -191,6 +191,19 @@ def pass_on_to_loguru() -> None:
     logging.getLogger().addHandler(Intercepts())
 
 
+class Odd:
+    def __repr__(self) -> str:
+        raise RuntimeError("no text")
+
+
+def log_what_does_not_fit(value: Any) -> Any:
+    import logging
+
+    logging.getLogger("mine").warning("%d pages", "many")
+    logging.getLogger("mine").error("page %s", Odd())
+    return value
+
+
 # ---- loguru -------------------------------------------------------------------------------------------------
 
 
@@ -214,6 +227,11 @@ class LogsWithLoguru(ProcessingStage[Item, Item]):
     def process(self, task: Item) -> Item:
         self.log.debug("at debug")
         self.log.opt(record=True).warning("at {record[level].name}\nin two lines")
+        try:
+            {}["nothing there"]
+        except KeyError:
+            self.log.exception("caught")
+        self.log.complete()
         return task
 
 
@@ -234,6 +252,11 @@ def add_several_consoles(logger: Any) -> None:
     logger.add(sys.stdout, colorize=True)
     logger.add(sys.__stderr__)
     logger.add(sys.stderr.write)
+
+
+def use_a_queue(logger: Any) -> None:
+    logger.remove()
+    logger.add(sys.stderr, enqueue=True)
 
 
 def add_a_file(logger: Any) -> None:
