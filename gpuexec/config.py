@@ -13,7 +13,7 @@ from typing import Any
 
 from gpuexec.errors import ConfigurationError
 from gpuexec.naming import full_name
-from gpuexec.policies import BusyGpuPolicy, TaskFailurePolicy
+from gpuexec.policies import BusyGpuPolicy, GpuPinning, TaskFailurePolicy
 from gpuexec.units import MIB
 
 _TYPE_NAMES = {"bool": "True or False", "int": "a whole number", "float": "a number", "str": "text"}
@@ -85,6 +85,12 @@ class ExecutorConfig:
     )
     cpu_stages_see_gpus: bool = _option(
         False, None, "let stages that request no GPU see all GPUs (by default they see none)"
+    )
+    gpu_pinning: str = _option(
+        GpuPinning.UUID.value,
+        _one_of(GpuPinning),
+        "how CUDA_VISIBLE_DEVICES names a worker's GPUs: 'uuid', or 'index' (numbers in PCI order) for libraries that "
+        "turn its entries into integers",
     )
     queue_tasks: int = _option(4096, _at_least(1), "maximum number of tasks waiting in front of a stage")
     queue_bytes: int = _option(

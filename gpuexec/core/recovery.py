@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from gpuexec import events
 from gpuexec.channel.messages import Failed
+from gpuexec.contract.gpu_hints import hint_for
 from gpuexec.contract.phases import StagePhase
 from gpuexec.core.attempts import AttemptEvent, BatchLifecycle
 from gpuexec.core.batch import Batch
@@ -107,7 +108,7 @@ class Recovery:
     @staticmethod
     def describe_death(worker: Worker, exit_: Exit, phase: StagePhase) -> WorkerDied:
         """Return the exception for a process that ended unexpectedly."""
-        return WorkerDied(
+        died = WorkerDied(
             stage=worker.stage.spec.name,
             worker_id=worker.worker_id,
             exit_code=exit_.code,
@@ -116,6 +117,10 @@ class Recovery:
             task_ids=[task_id for batch in worker.in_flight.values() for task_id in batch.task_ids],
             last_lines=exit_.last_lines,
         )
+        hint = hint_for("\n".join(exit_.last_lines), worker.grant.allocation)
+        if hint is not None:
+            died.add_note(hint)
+        return died
 
     def _setup_failed(self, record: FailureRecord, failure: Failure, error: MakeError, now: float) -> None:
         worker = record.worker

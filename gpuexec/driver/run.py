@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from gpuexec import events
 from gpuexec.channel.messages import ErrorHandling, Failed, LogLine, Message, Results
 from gpuexec.config import ExecutorConfig
+from gpuexec.contract.gpu_hints import hint_for
 from gpuexec.core.batch import OrderedTask
 from gpuexec.core.dispatch import QueueLimits
 from gpuexec.core.ports import FailureRecord
@@ -247,13 +248,17 @@ class Run:
     def _make_error(self, worker: Worker, failed: Failed, task_ids: Sequence[str]) -> BaseException:
         index = worker.stage.spec.index
         producer = f"stage {self._specs[index - 1].name!r}" if index else "the caller (an initial task)"
-        return exceptions.stage_exception(
+        error = exceptions.stage_exception(
             failed,
             stage=worker.stage.spec.name,
             producer=producer,
             worker_id=worker.worker_id,
             task_ids=tuple(task_ids),
         )
+        hint = hint_for(failed.text, worker.grant.allocation, failed.traceback)
+        if hint is not None:
+            error.add_note(hint)
+        return error
 
     def _gauge_if_due(self, now: float) -> None:
         if self._gauge_every_s is None or now < self._next_gauge:

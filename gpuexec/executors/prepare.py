@@ -19,7 +19,7 @@ from gpuexec.hardware.visible_devices import VARIABLE, VisibleDevices
 from gpuexec.plan.allocator import Allocator
 from gpuexec.plan.model import Plan, PlanOptions, StageDemand
 from gpuexec.plan.planner import make_allocator, plan_phases
-from gpuexec.policies import BusyGpuPolicy
+from gpuexec.policies import BusyGpuPolicy, GpuPinning
 
 _BUSY_POLL_S = 2.0  # NVML has no event for freed memory
 
@@ -117,4 +117,5 @@ def _plan_options(options: ExecutorConfig) -> PlanOptions:
         busy_gpus=BusyGpuPolicy(options.busy_gpus),
         busy_memory_fraction=options.busy_gpu_memory_fraction,
         cpu_stages_see_gpus=options.cpu_stages_see_gpus,
+        pinning=GpuPinning(options.gpu_pinning),
     )

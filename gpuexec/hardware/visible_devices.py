@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from gpuexec.hardware.model import Device, Gpu
+from gpuexec.policies import GpuPinning
 
 VARIABLE = "CUDA_VISIBLE_DEVICES"
 ORDER_VARIABLE = "CUDA_DEVICE_ORDER"
@@ -78,6 +79,16 @@ def devices_of(gpu: Gpu) -> list[Device]:
             process_count=None if gpu.processes is None else len(gpu.processes),
         )
     ]
+
+
+def visible_value(devices: Sequence[Device], pinning: GpuPinning) -> str:
+    """Return the value of CUDA_VISIBLE_DEVICES, with CUDA_DEVICE_ORDER=PCI_BUS_ID, that shows these devices.
+
+    Numbers cannot name MIG slices, and numbers and UUIDs cannot be mixed: with a slice among them, all are UUIDs.
+    """
+    if pinning is GpuPinning.INDEX and not any(device.is_mig for device in devices):
+        return ",".join(str(device.index) for device in devices)
+    return ",".join(device.uuid for device in devices)
 
 
 def _slice_device(gpu: Gpu, number: int) -> Device:

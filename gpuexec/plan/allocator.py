@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 from gpuexec.contract.allocation import Allocation, GpuShare
 from gpuexec.errors import InternalError
 from gpuexec.hardware.model import Device, Host, Node
+from gpuexec.hardware.visible_devices import visible_value
 from gpuexec.plan.ledger import Ledger, WorkerSlots
 from gpuexec.plan.model import StageDemand, WorkerGrant
 from gpuexec.plan.request import WHOLE_GPU, Request
+from gpuexec.policies import GpuPinning
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,7 @@ class Allocator:
     node: Node
     usable_cpus: float
     cpu_visible_devices: str = ""
+    pinning: GpuPinning = GpuPinning.UUID
 
     def grant(self, stage_index: int, number: int, slots: Sequence[int]) -> WorkerGrant:
         """Return the grant of worker ``number`` of a stage on these slots (() for a worker without a GPU)."""
@@ -35,7 +38,7 @@ class Allocator:
         allocation = Allocation(
             gpus=tuple(_share(request, device) for device in devices),
             cpus=request.demand.cpus,
-            cuda_visible_devices=",".join(device.uuid for device in devices) if devices else self.cpu_visible_devices,
+            cuda_visible_devices=visible_value(devices, self.pinning) if devices else self.cpu_visible_devices,
         )
         worker_id = f"{self.stage_names[stage_index]}-{number}"
         return WorkerGrant(worker_id, stage_index, allocation, _affinity(devices, self.node.host))

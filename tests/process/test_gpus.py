@@ -16,7 +16,7 @@ from tests.nvml_sim import nodes, simulator
 from tests.nvml_sim.nodes import GIB
 from tests.process.running import Ran, logged, run_command, run_local
 from tests.process.stages import Item, Range, items
-from tests.process.stages.gpus import GrowsOnNode, Holds, ImportsTorch, Loads, OnGpu
+from tests.process.stages.gpus import GrowsOnNode, Holds, ImportsTorch, Loads, OnGpu, ReadsNumbers
 
 
 def run(*stages: ProcessingStage, tasks: list[Item] | None = None, **options: Any) -> Ran:
@@ -31,6 +31,44 @@ def test_workers_are_pinned_by_uuid(nvml_node):
         assert task.data["visible"] == task.data["expected"] == uuid == nodes.uuid(task.data["device_ids"][0])
         assert task.data["order"] == "PCI_BUS_ID"
     assert len({worker.worker_id for worker in ran.report.workers}) == 3
+
+
+def test_workers_are_pinned_by_number_where_a_library_wants_that(nvml_node):
+    nvml_node(nodes.unequal())
+    ran = run(ReadsNumbers(workers=3, gpus=1), gpu_pinning="index")
+    for task in ran.tasks:
+        assert task.data["numbers"] == task.data["device_ids"]
+        assert task.data["visible"] == task.data["expected"] == str(task.data["device_ids"][0])
+        assert task.data["order"] == "PCI_BUS_ID"
+    assert len({worker.worker_id for worker in ran.report.workers}) == 3
+
+
+def test_numbers_are_those_of_the_node_whatever_the_caller_sees(nvml_node, monkeypatch):
+    nvml_node(nodes.eight_nvlink())
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "6,3")
+    ran = run(ReadsNumbers(workers=1, gpus=2), gpu_pinning="index")
+    assert sorted(ran.data[0]["numbers"]) == [3, 6]
+    ran = run(OnGpu(), gpu_pinning="index", cpu_stages_see_gpus=True)
+    assert {task.data["visible"] for task in ran.tasks} == {"6,3"}
+
+
+def test_a_mig_slice_has_no_number(nvml_node):
+    nvml_node(nodes.mig())
+    ran = run(OnGpu(workers=1, gpu_memory_gb=30), gpu_pinning="index")
+    assert ran.data[0]["visible"] == nodes.uuid(0, "MIG")
+    assert any("MIG slice" in note for note in ran.report.notes)
+
+
+def test_a_set_up_that_trips_over_a_uuid_names_the_option(nvml_node):
+    nvml_node(nodes.unequal())
+    error = run(ReadsNumbers(workers=1, gpus=1), raises=ValueError).error
+    assert any("gpu_pinning='index'" in note for note in error.__notes__)
+
+
+def test_a_cpu_stage_that_fails_without_a_gpu_names_the_option(nvml_node):
+    nvml_node(nodes.unequal())
+    error = run(ReadsNumbers(), raises=ValueError).error
+    assert any("cpu_stages_see_gpus=True" in note for note in error.__notes__)
 
 
 def test_only_what_the_callers_variable_shows_is_given_out(nvml_node, monkeypatch):

@@ -128,3 +128,16 @@ class Breaks(OnGpu):
 
 def planned() -> Pipeline:
     return Pipeline("planned", stages=[Range(3), OnGpu(gpu_memory_gb=20)])
+
+
+class ReadsNumbers(OnGpu):
+    """Turns the entries of CUDA_VISIBLE_DEVICES into integers, as some libraries do."""
+
+    def setup(self, worker_metadata: Any = None) -> None:
+        super().setup(worker_metadata)
+        self.numbers = [int(entry) for entry in os.environ["CUDA_VISIBLE_DEVICES"].split(",")]
+
+    def process(self, task: Item) -> Item:
+        task = super().process(task)
+        task.data["numbers"] = self.numbers
+        return task
