@@ -78,7 +78,9 @@ class ExecutorConfig:
         "what to do with GPUs that other processes hold: 'skip' them, 'wait' until they are free, or raise an 'error'",
     )
     busy_gpu_memory_fraction: float = _option(
-        0.1, _fraction, "fraction of a GPU's memory that other processes may use before the GPU counts as busy"
+        0.1,
+        _fraction,
+        "fraction of a GPU's memory that compute processes of others may use before the GPU counts as busy",
     )
     busy_gpu_timeout_s: float = _option(
         600.0, _at_least(0), "seconds that busy_gpus='wait' waits before it raises GpusBusy"

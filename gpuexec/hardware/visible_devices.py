@@ -76,7 +76,8 @@ def devices_of(gpu: Gpu) -> list[Device]:
             numa_node=gpu.numa_node,
             cpus=gpu.cpu_affinity or (),
             unified_memory=gpu.unified_memory,
-            process_count=None if gpu.processes is None else len(gpu.processes),
+            memory_reserved_bytes=gpu.memory_reserved_bytes,
+            processes=gpu.processes,
         )
     ]
 
@@ -103,7 +104,8 @@ def _slice_device(gpu: Gpu, number: int) -> Device:
         numa_node=gpu.numa_node,
         cpus=gpu.cpu_affinity or (),
         is_mig=True,
-        process_count=None if mig.processes is None else len(mig.processes),
+        memory_reserved_bytes=mig.memory_reserved_bytes,
+        processes=mig.processes,
     )
 
 

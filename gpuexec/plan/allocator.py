@@ -88,13 +88,20 @@ def unique_names(demands: Sequence[StageDemand]) -> tuple[str, ...]:
 def _share(request: Request, device: Device) -> GpuShare:
     total = device.memory_total_bytes
     if request.count:
-        fraction, memory = 1.0, total
+        fraction, memory = 1.0, _left_by_others(device)
     elif request.share:
-        fraction, memory = request.share / WHOLE_GPU, None if total is None else total * request.share // WHOLE_GPU
+        left = _left_by_others(device)
+        fraction, memory = request.share / WHOLE_GPU, None if left is None else left * request.share // WHOLE_GPU
     else:
         assert total is not None, "memory is never granted on a device of unknown size"
         fraction, memory = max(1, round(request.memory * WHOLE_GPU / total)) / WHOLE_GPU, request.memory
     return GpuShare(device.index, device.uuid, device.name, fraction, memory)
+
+
+def _left_by_others(device: Device) -> int | None:
+    """Return the device's size, less what a desktop or other processes use of it."""
+    total, free = device.memory_total_bytes, device.memory_free_bytes
+    return total if total is None or free is None else min(total, free + (device.memory_reserved_bytes or 0))
 
 
 def _affinity(devices: Sequence[Device], host: Host) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from gpuexec.errors import InternalError
 from gpuexec.hardware.model import ComputeMode, Device
+from gpuexec.hardware.tenants import has_mps_server
 from gpuexec.plan.request import WHOLE_GPU, Request
 
 WorkerSlots = tuple[int, ...]  # positions of one worker's slots in `Ledger.slots`; () for a worker without GPU
@@ -30,6 +31,11 @@ class Slot:
     workers: int = 0
 
     @property
+    def single(self) -> bool:
+        """Whether only one worker may be here: in exclusive-process mode, unless an MPS server shares it out."""
+        return self.device.compute_mode is ComputeMode.EXCLUSIVE_PROCESS and not has_mps_server(self.device)
+
+    @property
     def untouched(self) -> bool:
         """Whether a worker could have the whole device."""
         return self.free == self.capacity and not self.workers
@@ -44,8 +50,7 @@ class Slot:
 
     def fits(self, request: Request) -> bool:
         """Return whether a request for one device, or a part of one, can be granted here."""
-        mode = self.device.compute_mode
-        if mode is ComputeMode.PROHIBITED or (mode is ComputeMode.EXCLUSIVE_PROCESS and self.workers):
+        if self.device.compute_mode is ComputeMode.PROHIBITED or (self.single and self.workers):
             return False
         units = self.units(request)
         if units is None or units > self.free or (request.count and not self.untouched):

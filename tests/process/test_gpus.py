@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from tests.nvml_sim.nodes import GIB
 from tests.process.running import Ran, logged, run_command, run_local
 from tests.process.stages import Item, Range, items
 from tests.process.stages.gpus import GrowsOnNode, Holds, ImportsTorch, Loads, OnGpu, ReadsNumbers
+from tests.process.waiting import wait_until
 
 
 def run(*stages: ProcessingStage, tasks: list[Item] | None = None, **options: Any) -> Ran:
@@ -185,6 +189,51 @@ def test_a_held_gpu_is_skipped_refused_or_waited_for(nvml_node):
     node.change(lambda d: d["gpus"][0].update(processes=[]))
     ran = run(OnGpu(workers=1, gpus=2), busy_gpus="wait")
     assert ran.data[0]["device_ids"] == [0, 1]
+
+
+def test_a_desktop_and_this_process_do_not_make_a_gpu_busy(nvml_node):
+    desktop = [
+        {"pid": 1, "used_bytes": GIB, "kind": "graphics"},
+        {"pid": 2, "used_bytes": GIB // 2, "kind": "graphics"},
+    ]
+    node = nvml_node(nodes.node(nodes.gpu(0, 8, processes=desktop)))
+    ran = run(OnGpu(gpu_memory_gb=2, workers=1), tasks=items(0), busy_gpus="error")
+    assert any("graphics processes" in note for note in ran.report.notes)
+    ran = run(OnGpu(gpus=1), tasks=items(0), busy_gpus="error")
+    assert ran.data[0]["memory"] == [6.5 * GIB]
+    own = [{"pid": os.getpid(), "used_bytes": 2 * GIB}]
+    node.change(lambda d: d["gpus"][0].update(processes=own))
+    ran = run(OnGpu(gpus=1), tasks=items(0), busy_gpus="error")
+    assert any(f"this process: python (pid {os.getpid()})" in note for note in ran.report.notes), ran.report.notes
+    node.change(lambda d: d["gpus"][0].update(processes=[{"pid": os.getppid(), "used_bytes": 2 * GIB}]))
+    error = run(OnGpu(gpus=1), raises=ResourcesError).error
+    assert f"(pid {os.getppid()})" in str(error)
+
+
+@pytest.fixture
+def mps_server(tmp_path: Path, monkeypatch) -> Iterator[int]:
+    """A process with the name of an MPS server; its pid."""
+    program = tmp_path / "nvidia-cuda-mps-server"
+    shutil.copy(shutil.which("sleep"), program)
+    program.chmod(0o700)
+    monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", str(tmp_path))
+    with subprocess.Popen([program, "300"]) as server:
+        try:
+            wait_until(lambda: Path(f"/proc/{server.pid}/comm").read_text().startswith("nvidia"))
+            yield server.pid
+        finally:
+            server.kill()
+
+
+def test_an_mps_server_shares_a_gpu_in_exclusive_mode(nvml_node, mps_server: int):
+    server = {"pid": mps_server, "used_bytes": 30 * nodes.MIB}
+    node = nvml_node(nodes.node(nodes.gpu(0, compute_mode="exclusive_process", processes=[server])))
+    ran = run(OnGpu(gpus=0.25), tasks=items(0))
+    assert "4 × gpus=0.25" in ran.report.stages[0].plan_reason
+    assert any("MPS" in note for note in ran.report.notes)
+    node.change(lambda d: d["gpus"][0].update(processes=[]))
+    ran = run(OnGpu(gpus=0.25), tasks=items(0))
+    assert "1 × gpus=0.25" in ran.report.stages[0].plan_reason, "without a server nobody shares it"
 
 
 def test_stages_that_do_not_fit_at_once_run_one_after_the_other(nvml_node):
