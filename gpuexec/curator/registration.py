@@ -33,6 +33,13 @@ def install() -> None:
     sys.meta_path.insert(0, _AfterImport())
 
 
+def after_import(name: str, change: Callable[[Any], None]) -> None:
+    """Call ``change`` with the module of this name: now if it is imported already, else when it is. After `install`."""
+    _REGISTRATIONS[name] = change
+    if name in sys.modules:
+        change(sys.modules[name])
+
+
 def _register_executor(module: Any) -> None:
     module.BaseExecutor.register(executor.BaseExecutor)
 

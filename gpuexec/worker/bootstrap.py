@@ -22,7 +22,7 @@ from gpuexec.channel.wire import BlockingConnection
 from gpuexec.contract.allocation import Allocation
 from gpuexec.contract.executor import NodeInfo, WorkerMetadata
 from gpuexec.contract.phases import StagePhase
-from gpuexec.curator import adapters, registration
+from gpuexec.curator import adapters, own_gpu, registration
 from gpuexec.errors import ConnectionLost
 from gpuexec.stage.loading import loading_stage
 from gpuexec.stage.session import StageSession
@@ -61,6 +61,7 @@ def _serve(connection: BlockingConnection, recorder: FlightRecorder) -> None:
     log = LogSink(connection, start.log_level)
     registration.install()
     allocation = Allocation.from_dict(start.allocation)
+    own_gpu.show_own_gpu(allocation)
     (payload,) = start.payloads
     assert isinstance(payload, Inline)
     try:
