@@ -75,7 +75,8 @@ class ExecutorConfig:
     busy_gpus: str = _option(
         BusyGpuPolicy.SKIP.value,
         _one_of(BusyGpuPolicy),
-        "what to do with GPUs that other processes hold: 'skip' them, 'wait' until they are free, or raise an 'error'",
+        "what to do with GPUs that other processes, or other runs of yours, hold: "
+        "'skip' them, 'wait' until they are free, or raise an 'error'",
     )
     busy_gpu_memory_fraction: float = _option(
         0.1,

@@ -29,7 +29,7 @@ from gpuexec.driver.limits import MemoryLimits
 from gpuexec.driver.shutdown import Shutdown
 from gpuexec.driver.worker_processes import WorkerProcesses
 from gpuexec.plan.allocator import Allocator
-from gpuexec.plan.model import Plan
+from gpuexec.plan.model import Plan, WorkerGrant
 from gpuexec.processes.watch import Readiness
 
 if TYPE_CHECKING:
@@ -63,7 +63,11 @@ class RunSurroundings:
 
 
 class Run:
-    """Executes one plan once. ``gpu_used`` reads the bytes in use by GPU UUID. The run closes a ``checkpoint``."""
+    """Executes one plan once. The run closes a ``checkpoint``.
+
+    ``gpu_used`` reads the bytes in use by GPU UUID. ``on_grants`` is told the grants of all workers alive whenever one
+    with a GPU is about to start.
+    """
 
     def __init__(
         self,
@@ -78,6 +82,7 @@ class Run:
         observers: Sequence[events.Observer],
         gauge_every_s: float | None,
         gpu_used: Callable[[Sequence[str]], dict[str, int]],
+        on_grants: Callable[[list[WorkerGrant]], None],
         capsules: CapsuleKeeper,
         checkpoint: Checkpoint | NoCheckpoint,
     ) -> None:
@@ -91,6 +96,7 @@ class Run:
         self._processes = WorkerProcesses(
             node_id=node_id,
             base_env=base_env,
+            on_grants=on_grants,
             log_level=config.log_level,
             error_handling=ErrorHandling(
                 continue_on_error=config.on_task_failure == "quarantine" or bool(config.retry_on),

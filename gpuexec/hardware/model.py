@@ -100,6 +100,35 @@ class Gpu:
 
 
 @dataclass(frozen=True, slots=True)
+class Lease:
+    """What another run of gpuexec holds of a device: thousandths of it, and bytes. ``pid``: its driver's."""
+
+    pid: int
+    thousandths: int
+    memory_bytes: int
+
+    def bytes_of(self, total: int) -> int:
+        """Return what it comes to on a device of this size."""
+        return total * self.thousandths // 1000 + self.memory_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseAmount:
+    """How much of one device a run holds: thousandths of it, and bytes beside them."""
+
+    thousandths: int = 0
+    memory_bytes: int = 0
+
+    def covers(self, other: LeaseAmount) -> bool:
+        """Return whether ``other`` is no more than this."""
+        return self.thousandths >= other.thousandths and self.memory_bytes >= other.memory_bytes
+
+    def joined(self, other: LeaseAmount) -> LeaseAmount:
+        """Return what covers both."""
+        return LeaseAmount(max(self.thousandths, other.thousandths), max(self.memory_bytes, other.memory_bytes))
+
+
+@dataclass(frozen=True, slots=True)
 class Device:
     """A whole GPU or one MIG slice, whichever CUDA can select, as the planner sees it."""
 
@@ -115,6 +144,7 @@ class Device:
     unified_memory: bool = False
     memory_reserved_bytes: int | None = None  # the driver's own; None where NVML does not say it
     processes: tuple[GpuProcess, ...] | None = None  # those that hold memory on it now
+    leases: tuple[Lease, ...] = ()  # of other runs
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,16 +82,6 @@ def memory_used(uuids: Sequence[str]) -> dict[str, int]:
     return used
 
 
-def memory_of(uuid: str) -> dict[str, int] | None:
-    """Return the ``total`` and ``free`` bytes of a device (GPU or MIG slice); ``None`` if it cannot be read."""
-    with contextlib.suppress(NvmlUnavailable), session() as nvml:
-        reader = Reader(nvml)
-        handle, _ = reader.ask(nvml.nvmlDeviceGetHandleByUUID, uuid)
-        memory, _ = _memory(reader, handle) if handle is not None else (None, "")
-        return None if memory is None else {"total": memory[0], "free": memory[2]}
-    return None
-
-
 class ProcessMemory:
     """NVML's entry for one process on one device, to be read repeatedly within one ``session``."""
 

@@ -57,6 +57,10 @@ def uses_of(device: Device) -> tuple[Use, ...]:
     if device.memory_reserved_bytes:
         uses.append(Use(Tenant.DRIVER, device.memory_reserved_bytes))
     rest = _unexplained(device, uses)
+    if rest and device.leases and not any(use.tenant is Tenant.RUN for use in uses):
+        leased = _of_leases(rest, device)
+        uses.append(Use(Tenant.RUN, leased))
+        rest -= leased
     if rest:
         uses = _attribute(rest, uses)
     order = list(Tenant)
@@ -106,3 +110,9 @@ def _attribute(rest: int, uses: list[Use]) -> list[Use]:
             if use.tenant is tenant and use.used_bytes is None:
                 return [*uses[:i], Use(tenant, rest, use.processes), *uses[i + 1 :]]
     return [*uses, Use(Tenant.UNLISTED, rest)]
+
+
+def _of_leases(rest: int, device: Device) -> int:
+    """Return how much of what nobody is listed for may be the leaseholders', as in containers that hide processes."""
+    held = sum(lease.bytes_of(device.memory_total_bytes or 0) for lease in device.leases)
+    return min(rest, held)

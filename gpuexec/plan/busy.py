@@ -8,7 +8,9 @@ from gpuexec.errors import GpusBusy, ResourcesError
 from gpuexec.hardware.model import ComputeMode, Device
 from gpuexec.hardware.tenants import Tenant, Use, has_mps_server, uses_of
 from gpuexec.plan.explain import describe
+from gpuexec.plan.ledger import Ledger
 from gpuexec.plan.model import PlanOptions
+from gpuexec.plan.request import WHOLE_GPU
 from gpuexec.policies import BusyGpuPolicy
 from gpuexec.units import GIB
 
@@ -26,9 +28,9 @@ def usable_devices(devices: Sequence[Device], options: PlanOptions) -> tuple[lis
         if device.compute_mode is ComputeMode.PROHIBITED:
             notes.append(f"GPU {device.index} is in compute mode prohibited: no process may use it")
             continue
-        holders = _holders(device, options.busy_memory_fraction)
+        holders = _listed(_holders(device, options.busy_memory_fraction)) or _whole_lease(device)
         if holders:
-            busy.append(f"{describe(device)}, held by {_listed(holders)}")
+            busy.append(f"{describe(device)}, held by {holders}")
         else:
             usable.append(device)
             notes += _notes_on(device, options.busy_memory_fraction)
@@ -59,9 +61,26 @@ def _holders(device: Device, max_used_fraction: float) -> list[Use]:
     return foreign if sum(use.used_bytes or 0 for use in foreign) > limit else []
 
 
+def _whole_lease(device: Device) -> str:
+    """Name the runs that hold leases on all of a device; empty if something is left of it."""
+    left = Ledger.open([device]).slots[0]
+    if device.leases and (left.free < left.capacity // WHOLE_GPU or left.single):
+        return _leaseholders(device)
+    return ""
+
+
+def _leaseholders(device: Device) -> str:
+    parts = []
+    for lease in device.leases:
+        shares = [f"{lease.thousandths / WHOLE_GPU:g} of it"] if lease.thousandths else []
+        shares += [f"{lease.memory_bytes / GIB:.2f} GiB"] if lease.memory_bytes else []
+        parts.append(f"another gpuexec run (pid {lease.pid}) that holds {' and '.join(shares) or 'it'}")
+    return ", ".join(parts)
+
+
 def _notes_on(device: Device, noted_fraction: float) -> list[str]:
     """Say with whom the stages share a device, where that matters to them."""
-    notes = []
+    notes = [f"GPU {device.index} is shared with {_leaseholders(device)}"] if device.leases else []
     if device.compute_mode is ComputeMode.EXCLUSIVE_PROCESS and has_mps_server(device):
         notes.append(
             f"GPU {device.index} is in exclusive-process mode and an MPS server is on it: several workers share it "

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from gpuexec.errors import InternalError
 from gpuexec.hardware.model import ComputeMode, Device
-from gpuexec.hardware.tenants import has_mps_server
+from gpuexec.hardware.tenants import Tenant, has_mps_server, uses_of
 from gpuexec.plan.request import WHOLE_GPU, Request
 
 WorkerSlots = tuple[int, ...]  # positions of one worker's slots in `Ledger.slots`; () for a worker without GPU
@@ -100,6 +100,14 @@ class Ledger:
 
 
 def _free_slot(device: Device) -> Slot:
-    capacity = (device.memory_total_bytes or 1) * WHOLE_GPU
-    memory_left = device.memory_free_bytes if device.memory_free_bytes is not None else device.memory_total_bytes
-    return Slot(device, capacity, free=capacity, memory_left=memory_left)
+    total, free = device.memory_total_bytes, device.memory_free_bytes
+    capacity = (total or 1) * WHOLE_GPU
+    memory_left = free if free is not None else total
+    leased = sum(
+        lease.thousandths * (capacity // WHOLE_GPU) + lease.memory_bytes * WHOLE_GPU for lease in device.leases
+    )
+    if device.leases and total is not None and memory_left is not None:
+        # What other runs use of their leases is no longer free, and the rest of the leases is not for us either.
+        others = sum(use.used_bytes or 0 for use in uses_of(device) if use.tenant is not Tenant.RUN)
+        memory_left = max(0, min(memory_left, total - others - sum(lease.bytes_of(total) for lease in device.leases)))
+    return Slot(device, capacity, free=max(0, capacity - leased), memory_left=memory_left)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from gpuexec.errors import ResourcesError
+from gpuexec.errors import GpusBusy, ResourcesError
 from gpuexec.hardware.model import Device, Node
 from gpuexec.hardware.visible_devices import visible_value
 from gpuexec.plan import explain
@@ -15,7 +15,7 @@ from gpuexec.plan.ledger import Ledger
 from gpuexec.plan.model import Phase, Plan, PlanOptions, StageDemand, StagePlan
 from gpuexec.plan.placement import StagePlacement, place_minimum, place_stages
 from gpuexec.plan.request import WHOLE_GPU, Request, request_of
-from gpuexec.policies import GpuPinning
+from gpuexec.policies import BusyGpuPolicy, GpuPinning
 
 
 def make_allocator(
@@ -48,7 +48,10 @@ def make_allocator(
         if request.demand.cpus > usable_cpus:
             raise explain.refuse_cpus(request, usable_cpus, node.host.usable_cpus, options.reserved_cpus)
         if request.uses_gpu and place_minimum([request], ledger, node) is None:
-            raise explain.refuse_gpus(request, ledger, notes, no_devices_reason)
+            refusal = explain.refuse_gpus(request, ledger, notes, no_devices_reason)
+            if options.busy_gpus is BusyGpuPolicy.WAIT and any(slot.device.leases for slot in ledger.slots):
+                raise GpusBusy(f"other runs did not free their shares in time (busy_gpus='wait'): {refusal}")
+            raise refusal
     allocator = Allocator(
         requests=requests,
         stage_names=unique_names(demands),

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,9 @@ from gpuexec.contract.metrics import gpu_peaks
 from gpuexec.errors import GpusBusy
 from tests.nvml_sim import nodes, simulator
 from tests.nvml_sim.nodes import GIB
-from tests.process.running import Ran, logged, run_command, run_local
+from tests.process.running import ROOT, Ran, local_executor, logged, run_command, run_local
 from tests.process.stages import Item, Range, items
-from tests.process.stages.gpus import GrowsOnNode, Holds, ImportsTorch, Loads, OnGpu, ReadsNumbers
+from tests.process.stages.gpus import GrowsOnNode, Holds, ImportsTorch, Loads, OnGpu, ReadsNumbers, RunsAnother
 from tests.process.waiting import wait_until
 
 
@@ -234,6 +235,64 @@ def test_an_mps_server_shares_a_gpu_in_exclusive_mode(nvml_node, mps_server: int
     node.change(lambda d: d["gpus"][0].update(processes=[]))
     ran = run(OnGpu(gpus=0.25), tasks=items(0))
     assert "1 × gpus=0.25" in ran.report.stages[0].plan_reason, "without a server nobody shares it"
+
+
+def start_run(note: Path, **resources: float) -> subprocess.Popen[bytes]:
+    """Start a run in a process of its own whose set-up waits; return once it is there."""
+    code = (
+        "from pathlib import Path; from tests.process.running import run_local; from tests.process.stages import items;"
+        "from tests.process.stages.gpus import Stays;"
+        f"run_local([Stays(Path({str(note)!r}), **{resources!r})], items(0))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
+    wait_until(lambda: note.exists() or process.poll() is not None)
+    return process
+
+
+def test_two_runs_do_not_choose_the_same_gpu(nvml_node, tmp_path: Path):
+    """No memory is in use yet, since the models are still being loaded."""
+    nvml_node(nodes.unequal())
+    with start_run(tmp_path / "other", gpus=1) as other:
+        try:
+            taken = (tmp_path / "other").read_text()
+            ran = run(OnGpu(gpus=1))
+            assert taken not in {task.data["visible"] for task in ran.tasks}
+            assert any(f"pid {other.pid}" in note for note in ran.report.notes)
+            error = run(OnGpu(gpus=1), raises=ResourcesError, busy_gpus="error").error
+            assert f"pid {other.pid}" in str(error)
+            run(OnGpu(gpus=3), raises=ResourcesError)
+            run(OnGpu(gpus=3), raises=GpusBusy, busy_gpus="wait", busy_gpu_timeout_s=0)
+        finally:
+            other.kill()
+    assert run(OnGpu(gpus=3)).tasks, "the kernel has taken the lease back"
+
+
+def test_two_runs_share_a_gpu_by_leases_and_what_they_use_of_them(nvml_node, tmp_path: Path):
+    node = nvml_node(nodes.node(nodes.gpu(0)))
+    with start_run(tmp_path / "other", gpu_memory_gb=40) as other:
+        try:
+            node.change(lambda d: d["gpus"][0].update(processes=[{"pid": other.pid, "used_bytes": 30 * GIB}]))
+            assert run(OnGpu(gpu_memory_gb=39, workers=1)).data[0]["device_ids"] == [0]
+            run(OnGpu(gpu_memory_gb=40, workers=1), raises=ResourcesError)
+        finally:
+            other.kill()
+
+
+def test_a_run_inside_a_stage_works_within_its_share(nvml_node):
+    nvml_node(nodes.node(nodes.gpu(0)))
+    assert run(RunsAnother(workers=1, gpus=1), tasks=items(0)).data[0] == [0]
+
+
+def test_an_iterator_gives_its_lease_back_when_it_is_closed_or_dropped(nvml_node):
+    nvml_node(nodes.node(nodes.gpu(0)))
+    for end in ("close", "drop"):
+        results = local_executor().execute_iter([OnGpu(gpus=1)], items(*range(8)))
+        run(OnGpu(gpus=1), raises=ResourcesError)
+        if end == "close":
+            next(results)
+            results.close()
+        del results
+    assert run(OnGpu(gpus=1)).tasks
 
 
 def test_stages_that_do_not_fit_at_once_run_one_after_the_other(nvml_node):

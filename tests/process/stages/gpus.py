@@ -141,3 +141,28 @@ class ReadsNumbers(OnGpu):
         task = super().process(task)
         task.data["numbers"] = self.numbers
         return task
+
+
+class Stays(OnGpu):
+    """Writes which GPU it sees, then stays in its set-up."""
+
+    def __init__(self, note: Path, **resources: float) -> None:
+        super().__init__(workers=1, **resources)
+        self.note = note
+
+    def setup(self, worker_metadata: Any = None) -> None:
+        partial = self.note.with_suffix(".partial")
+        partial.write_text(os.environ["CUDA_VISIBLE_DEVICES"])
+        partial.replace(self.note)
+        hang()
+
+
+class RunsAnother(OnGpu):
+    """Runs a pipeline of its own on the GPU that it was given."""
+
+    def process(self, task: Item) -> Item:
+        from tests.process.running import run_local
+
+        ran = run_local([OnGpu(workers=1, gpus=1)], [Item("inner", 0)])
+        task.data = ran.data[0]["device_ids"]
+        return task
