@@ -16,6 +16,7 @@ _ABOUT_GPUS = re.compile(
     r"(?<![a-z])gpus?(?![a-z])|cupy|cudf|cuml|rmm",
     re.IGNORECASE,
 )
+_EMPTY_NUMBER = "invalid literal for int() with base 10: ''"
 # What int(), std::stoi and their like say of a UUID
 _NOT_A_NUMBER = re.compile(r"(invalid literal|could not convert|invalid value|stoi|stol)[^\n]*(GPU|MIG)|\bsto[il]\b")
 _UUID_DIGITS = 12  # "GPU-" and eight digits: libraries shorten UUIDs
@@ -25,7 +26,7 @@ def hint_for(text: str, allocation: Allocation, traceback: str = "") -> str | No
     """Return a hint on a failed worker. ``text``: the exception's, or the last lines of a worker that died."""
     evidence = "\n".join([text, *_raising_lines(traceback.splitlines())])
     if not allocation.cuda_visible_devices:
-        return _SEES_NONE if _ABOUT_GPUS.search(evidence) else None
+        return _SEES_NONE if _ABOUT_GPUS.search(evidence) or _EMPTY_NUMBER in evidence else None
     entries = allocation.cuda_visible_devices.split(",")
     if entries[0].isdigit():
         return None

@@ -41,6 +41,7 @@ class Recovery:
         self._dispatcher = dispatcher
         self._surroundings = surroundings
         self._emit = emit
+        self._hinted: set[int] = set()  # stages, by index
         self._breakers = [Breaker(s.spec.name, policy, s.spec.batch_size) for s in stages]
 
     def setup_done(self, worker: Worker) -> None:
@@ -164,6 +165,8 @@ class Recovery:
 
     def _report(self, record: FailureRecord, action: Action, reason: DecisionReason, now: float) -> None:
         batch, final = record.batch, action in (Action.QUARANTINE, Action.RAISE)
+        if action is Action.QUARANTINE:
+            self._hint_once(record)
         self._emit(
             events.BatchFailed(
                 now,
@@ -179,6 +182,16 @@ class Recovery:
                 capsule=self._surroundings.keep(record) if final else None,
             )
         )
+
+    def _hint_once(self, record: FailureRecord) -> None:
+        """Say which option may help where the run goes on, so that no exception says it."""
+        spec, allocation = record.worker.stage.spec, record.worker.grant.allocation
+        if spec.index in self._hinted:
+            return
+        hint = hint_for(record.text, allocation, record.traceback)
+        if hint is not None:
+            self._hinted.add(spec.index)
+            self._emit(events.Noticed(f"stage {spec.name!r}: {hint}"))
 
 
 def _with_note(error: BaseException, note: str | None) -> BaseException:

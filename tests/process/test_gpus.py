@@ -20,7 +20,16 @@ from tests.nvml_sim import nodes, simulator
 from tests.nvml_sim.nodes import GIB
 from tests.process.running import ROOT, Ran, local_executor, logged, run_command, run_local
 from tests.process.stages import Item, Range, items
-from tests.process.stages.gpus import GrowsOnNode, Holds, ImportsTorch, Loads, OnGpu, ReadsNumbers, RunsAnother
+from tests.process.stages.gpus import (
+    GrowsOnNode,
+    Holds,
+    ImportsTorch,
+    Loads,
+    OnGpu,
+    ReadsNumbers,
+    RunsAnother,
+    WantsCuda,
+)
 from tests.process.waiting import wait_until
 
 
@@ -74,6 +83,13 @@ def test_a_cpu_stage_that_fails_without_a_gpu_names_the_option(nvml_node):
     nvml_node(nodes.unequal())
     error = run(ReadsNumbers(), raises=ValueError).error
     assert any("cpu_stages_see_gpus=True" in note for note in error.__notes__)
+
+
+def test_tasks_that_are_quarantined_for_want_of_a_gpu_name_the_option_once(nvml_node):
+    nvml_node(nodes.unequal())
+    with logged("WARNING") as messages:
+        run(WantsCuda(), on_task_failure="quarantine")
+    assert len([message for message in messages if "cpu_stages_see_gpus=True" in message]) == 1
 
 
 def test_only_what_the_callers_variable_shows_is_given_out(nvml_node, monkeypatch):

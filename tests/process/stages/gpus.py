@@ -166,3 +166,10 @@ class RunsAnother(OnGpu):
         ran = run_local([OnGpu(workers=1, gpus=1)], [Item("inner", 0)])
         task.data = ran.data[0]["device_ids"]
         return task
+
+
+class WantsCuda(OnGpu):
+    """Fails as torch does where no GPU is visible."""
+
+    def process(self, task: Item) -> Item:
+        raise RuntimeError("No CUDA GPUs are available")

@@ -22,6 +22,7 @@ BY_INDEX = Allocation(gpus=ON_A_GPU.gpus, cuda_visible_devices="1")
         "RuntimeError: 0 active drivers ([]). There should only be one.",
         "jaxlib.xla_extension.XlaRuntimeError: FAILED_PRECONDITION: No visible GPU devices.",
         "RuntimeError: CUDA error: no CUDA-capable device is detected",
+        "ValueError: invalid literal for int() with base 10: ''",
         "numba.cuda.cudadrv.error.CudaSupportError: CUDA_ERROR_NO_DEVICE (100)",
     ],
 )
