@@ -86,7 +86,7 @@ def _notes_on(device: Device, noted_fraction: float) -> list[str]:
             f"GPU {device.index} is in exclusive-process mode and an MPS server is on it: several workers share it "
             "through MPS"
         )
-    uses = [use for use in uses_of(device) if use.tenant in (Tenant.GRAPHICS, Tenant.SELF)]
+    uses = [use for use in uses_of(device) if use.tenant in (Tenant.GRAPHICS, Tenant.SELF, Tenant.MPS)]
     held = sum(use.used_bytes or 0 for use in uses)
     if device.memory_total_bytes and held > noted_fraction * device.memory_total_bytes:
         notes.append(f"GPU {device.index} is used beside its other work, which lowers what is free: {_listed(uses)}")
