@@ -13,7 +13,7 @@ from typing import Any
 
 from gpuexec.errors import ConfigurationError
 from gpuexec.naming import full_name
-from gpuexec.policies import BusyGpuPolicy, TaskFailurePolicy
+from gpuexec.policies import BusyGpuPolicy, GpuPinning, TaskFailurePolicy
 from gpuexec.units import MIB
 
 _TYPE_NAMES = {"bool": "True or False", "int": "a whole number", "float": "a number", "str": "text"}
@@ -75,16 +75,25 @@ class ExecutorConfig:
     busy_gpus: str = _option(
         BusyGpuPolicy.SKIP.value,
         _one_of(BusyGpuPolicy),
-        "what to do with GPUs that other processes hold: 'skip' them, 'wait' until they are free, or raise an 'error'",
+        "what to do with GPUs that other processes, or other runs of yours, hold: "
+        "'skip' them, 'wait' until they are free, or raise an 'error'",
     )
     busy_gpu_memory_fraction: float = _option(
-        0.1, _fraction, "fraction of a GPU's memory that other processes may use before the GPU counts as busy"
+        0.1,
+        _fraction,
+        "fraction of a GPU's memory that compute processes of others may use before the GPU counts as busy",
     )
     busy_gpu_timeout_s: float = _option(
         600.0, _at_least(0), "seconds that busy_gpus='wait' waits before it raises GpusBusy"
     )
     cpu_stages_see_gpus: bool = _option(
         False, None, "let stages that request no GPU see all GPUs (by default they see none)"
+    )
+    gpu_pinning: str = _option(
+        GpuPinning.UUID.value,
+        _one_of(GpuPinning),
+        "how CUDA_VISIBLE_DEVICES names a worker's GPUs: 'uuid', or 'index' (numbers in PCI order) for libraries that "
+        "turn its entries into integers",
     )
     queue_tasks: int = _option(4096, _at_least(1), "maximum number of tasks waiting in front of a stage")
     queue_bytes: int = _option(

@@ -13,6 +13,13 @@ class BusyGpuPolicy(StrEnum):
     WAIT = "wait"
 
 
+class GpuPinning(StrEnum):
+    """How CUDA_VISIBLE_DEVICES names a worker's GPUs (option ``gpu_pinning``)."""
+
+    UUID = "uuid"
+    INDEX = "index"
+
+
 class TaskFailurePolicy(StrEnum):
     """What to do with a batch that keeps failing (option ``on_task_failure``)."""
 

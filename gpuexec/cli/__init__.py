@@ -45,5 +45,5 @@ def main() -> None:
     try:
         app()
     except GpuexecError as error:
-        typer.secho(f"error: {error}", fg="red", err=True)
+        typer.secho("\n".join([f"error: {error}", *getattr(error, "__notes__", ())]), fg="red", err=True)
         sys.exit(1)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from gpuexec import events
 from gpuexec.channel.messages import Failed
+from gpuexec.contract.gpu_hints import hint_for
 from gpuexec.contract.phases import StagePhase
 from gpuexec.core.attempts import AttemptEvent, BatchLifecycle
 from gpuexec.core.batch import Batch
@@ -40,6 +41,7 @@ class Recovery:
         self._dispatcher = dispatcher
         self._surroundings = surroundings
         self._emit = emit
+        self._hinted: set[int] = set()  # stages, by index
         self._breakers = [Breaker(s.spec.name, policy, s.spec.batch_size) for s in stages]
 
     def setup_done(self, worker: Worker) -> None:
@@ -108,7 +110,7 @@ class Recovery:
     @staticmethod
     def describe_death(worker: Worker, exit_: Exit, *, phase: StagePhase, cause: str) -> WorkerDied:
         """Return the exception for a process that ended unexpectedly."""
-        return WorkerDied(
+        died = WorkerDied(
             stage=worker.stage.spec.name,
             worker_id=worker.worker_id,
             exit_code=exit_.code,
@@ -117,6 +119,10 @@ class Recovery:
             task_ids=[task_id for batch in worker.in_flight.values() for task_id in batch.task_ids],
             last_lines=exit_.last_lines,
         )
+        hint = hint_for("\n".join(exit_.last_lines), worker.grant.allocation)
+        if hint is not None:
+            died.add_note(hint)
+        return died
 
     def _setup_failed(self, record: FailureRecord, failure: Failure, error: MakeError, now: float) -> None:
         worker = record.worker
@@ -160,6 +166,8 @@ class Recovery:
 
     def _report(self, record: FailureRecord, action: Action, reason: DecisionReason, now: float) -> None:
         batch, final = record.batch, action in (Action.QUARANTINE, Action.RAISE)
+        if action is Action.QUARANTINE:
+            self._hint_once(record)
         self._emit(
             events.BatchFailed(
                 now,
@@ -175,6 +183,16 @@ class Recovery:
                 capsule=self._surroundings.keep(record) if final else None,
             )
         )
+
+    def _hint_once(self, record: FailureRecord) -> None:
+        """Say which option may help where the run goes on, so that no exception says it."""
+        spec, allocation = record.worker.stage.spec, record.worker.grant.allocation
+        if spec.index in self._hinted:
+            return
+        hint = hint_for(record.text, allocation, record.traceback)
+        if hint is not None:
+            self._hinted.add(spec.index)
+            self._emit(events.Noticed(f"stage {spec.name!r}: {hint}"))
 
 
 def _with_note(error: BaseException, note: str | None) -> BaseException:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from gpuexec import events
 from gpuexec.channel.messages import ErrorHandling, Failed, Message, Results
 from gpuexec.config import ExecutorConfig
+from gpuexec.contract.gpu_hints import hint_for
 from gpuexec.core.batch import OrderedTask
 from gpuexec.core.dispatch import QueueLimits
 from gpuexec.core.ports import FailureRecord
@@ -28,7 +29,7 @@ from gpuexec.driver.limits import MemoryLimits
 from gpuexec.driver.shutdown import Shutdown
 from gpuexec.driver.worker_processes import WorkerProcesses
 from gpuexec.plan.allocator import Allocator
-from gpuexec.plan.model import Plan
+from gpuexec.plan.model import Plan, WorkerGrant
 from gpuexec.processes.watch import Readiness
 
 if TYPE_CHECKING:
@@ -63,7 +64,11 @@ class RunSurroundings:
 
 
 class Run:
-    """Executes one plan once. ``gpu_used`` reads the bytes in use by GPU UUID. The run closes a ``checkpoint``."""
+    """Executes one plan once. The run closes a ``checkpoint``.
+
+    ``gpu_used`` reads the bytes in use by GPU UUID. ``on_grants`` is told the grants of all workers alive whenever one
+    with a GPU is about to start.
+    """
 
     def __init__(
         self,
@@ -78,6 +83,7 @@ class Run:
         observers: Sequence[events.Observer],
         gauge_every_s: float | None,
         gpu_used: Callable[[Sequence[str]], dict[str, int]],
+        on_grants: Callable[[list[WorkerGrant]], None],
         capsules: CapsuleKeeper,
         checkpoint: Checkpoint | NoCheckpoint,
     ) -> None:
@@ -92,6 +98,7 @@ class Run:
         self._processes = WorkerProcesses(
             node_id=node_id,
             base_env=base_env,
+            on_grants=on_grants,
             log_level=config.log_level,
             error_handling=ErrorHandling(
                 continue_on_error=config.on_task_failure == "quarantine" or bool(config.retry_on),
@@ -252,13 +259,17 @@ class Run:
     def _make_error(self, worker: Worker, failed: Failed, task_ids: Sequence[str]) -> BaseException:
         index = worker.stage.spec.index
         producer = f"stage {self._specs[index - 1].name!r}" if index else "the caller (an initial task)"
-        return exceptions.stage_exception(
+        error = exceptions.stage_exception(
             failed,
             stage=worker.stage.spec.name,
             producer=producer,
             worker_id=worker.worker_id,
             task_ids=tuple(task_ids),
         )
+        hint = hint_for(failed.text, worker.grant.allocation, failed.traceback)
+        if hint is not None:
+            error.add_note(hint)
+        return error
 
     def _gauge_if_due(self, now: float) -> None:
         if self._gauge_every_s is None or now < self._next_gauge:

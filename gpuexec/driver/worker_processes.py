@@ -16,6 +16,7 @@ from gpuexec.core.worker import Exit, Worker
 from gpuexec.errors import ConnectionLost, StartRefused
 from gpuexec.hardware.host import read_oom_kills
 from gpuexec.observe.logging_state import logging_disabled, logging_levels
+from gpuexec.plan.model import WorkerGrant
 from gpuexec.processes import reap
 from gpuexec.processes.guardian import Guardian
 from gpuexec.processes.output_lines import OutputItem
@@ -48,10 +49,17 @@ class WorkerProcesses:
     """All workers that are not reaped yet. Implements ``core.ports.Processes``."""
 
     def __init__(
-        self, *, node_id: str, base_env: Mapping[str, str], log_level: str, error_handling: ErrorHandling
+        self,
+        *,
+        node_id: str,
+        base_env: Mapping[str, str],
+        on_grants: Callable[[list[WorkerGrant]], None],
+        log_level: str,
+        error_handling: ErrorHandling,
     ) -> None:
         self._node_id = node_id
         self._base_env = base_env
+        self._on_grants = on_grants
         self._log_level = log_level
         self._error_handling = error_handling
         self._watch = Watch()
@@ -96,6 +104,9 @@ class WorkerProcesses:
             logging_disabled=logging_disabled(),
             payloads=(spec.payload,),
         )
+        if grant.allocation.gpus:
+            # setup_on_node runs with the grant of its stage's first worker
+            self._on_grants(list({w.worker_id: w.grant for w in [*self.workers, worker]}.values()))
         oom_kills = read_oom_kills()
         spawned_at = time.monotonic()
         env = worker_environment(self._base_env, grant, spec.env_vars)

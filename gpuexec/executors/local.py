@@ -68,8 +68,8 @@ class LocalExecutor(BaseExecutor):
         Raises ``ResourcesError`` or ``ConfigurationError`` before anything starts, the stage's own exception (its
         ``__cause__`` is the worker's traceback), ``WorkerDied``, and ``KeyboardInterrupt`` on Ctrl-C.
         """
-        prepared = prepare(stages, self.options)
-        with signals_deferred():
+        prepared = prepare(stages, self.options, takes_leases=True)
+        with prepared.leases, signals_deferred():
             return self._run(
                 prepared, ListedTasks(initial_tasks_for(prepared.stages, initial_tasks)), checkpoint
             ).execute()
@@ -85,9 +85,10 @@ class LocalExecutor(BaseExecutor):
         ``initial_tasks`` may be any iterable, even one that is slow or never ends: a thread reads it. Raises what
         `execute` raises.
         """
-        prepared = prepare(stages, self.options)
+        prepared = prepare(stages, self.options, takes_leases=True)
         phases = len(prepared.plan.phases)
         if phases > 1 and initial_tasks is not None and not isinstance(initial_tasks, Sequence):
+            prepared.leases.close()
             raise ConfigurationError(
                 f"the stages' GPU needs do not fit at once, so they run in {phases} phases, and no task comes out "
                 "before the first phase has seen every task: give execute_iter() a list, or lower what the stages ask "
@@ -96,6 +97,10 @@ class LocalExecutor(BaseExecutor):
         return self._stream(prepared, initial_tasks)
 
     def _stream(self, prepared: Prepared, initial_tasks: Iterable[Any] | None) -> Generator[Any, None, None]:
+        with prepared.leases:
+            yield from self._stream_results(prepared, initial_tasks)
+
+    def _stream_results(self, prepared: Prepared, initial_tasks: Iterable[Any] | None) -> Generator[Any, None, None]:
         tasks: InitialTasks
         if initial_tasks is None or isinstance(initial_tasks, Sequence):
             tasks = ListedTasks(initial_tasks_for(prepared.stages, initial_tasks))
@@ -152,6 +157,7 @@ class LocalExecutor(BaseExecutor):
             observers=[report_builder, *progress],
             gauge_every_s=gauge_period_s,
             gpu_used=_gpu_memory_used,
+            on_grants=prepared.cover,
             capsules=CapsuleKeeper(
                 self.options.capsule_dir, enabled=self.options.stores_capsules, node_id=node_id, base_env=base_env
             ),

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from gpuexec.config import ExecutorConfig
@@ -14,25 +15,35 @@ from gpuexec.curator import stage_facts
 from gpuexec.errors import GpusBusy
 from gpuexec.executors.checks import check_stages, refuse_run_during_import
 from gpuexec.hardware import host, inventory, visible_devices
-from gpuexec.hardware.model import Node
+from gpuexec.hardware.leases import HeldLeases, LeaseFolder, with_leases
+from gpuexec.hardware.model import Lease, Node
 from gpuexec.hardware.visible_devices import VARIABLE, VisibleDevices
 from gpuexec.plan.allocator import Allocator
-from gpuexec.plan.model import Plan, PlanOptions, StageDemand
+from gpuexec.plan.model import Plan, PlanOptions, StageDemand, WorkerGrant
 from gpuexec.plan.planner import make_allocator, plan_phases
-from gpuexec.policies import BusyGpuPolicy
+from gpuexec.plan.shares import amounts_of, amounts_of_plan
+from gpuexec.policies import BusyGpuPolicy, GpuPinning
 
 _BUSY_POLL_S = 2.0  # NVML has no event for freed memory
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A checked pipeline and its plan. ``allocator`` makes the grants of later plans of the same run."""
+    """A checked pipeline and its plan. ``allocator`` makes the grants of later plans of the same run.
+
+    ``leases``: what tells other runs on this machine; the run closes them.
+    """
 
     stages: tuple[Any, ...]
     demands: tuple[StageDemand, ...]
     node: Node
     plan: Plan
     allocator: Allocator
+    leases: HeldLeases = field(default_factory=HeldLeases)
+
+    def cover(self, grants: Iterable[WorkerGrant]) -> None:
+        """Keep the leases as large as what these workers, all that are alive, were granted."""
+        self.leases.cover(amounts_of(grants, self.allocator.requests))
 
 
 def prepare(
@@ -40,12 +51,15 @@ def prepare(
     options: ExecutorConfig,
     environ: Mapping[str, str] = os.environ,
     node: Node | None = None,
+    *,
+    takes_leases: bool = False,
 ) -> Prepared:
     """Check the stages and plan them on this node, or on ``node`` (read from a file, for example).
 
     GPUs are read only if a stage asks for one. CUDA_VISIBLE_DEVICES in ``environ`` restricts this node's GPUs, never
     those of a ``node`` that is passed in. With ``busy_gpus="wait"``, wait until other processes free their GPUs, for
-    ``busy_gpu_timeout_s`` at most.
+    ``busy_gpu_timeout_s`` at most. What other runs hold leases on is theirs; with ``takes_leases``, this plan's GPUs
+    are leased too.
 
     Raises ``ConfigurationError`` and ``ResourcesError``.
     """
@@ -57,11 +71,44 @@ def prepare(
         try:
             if node is not None:
                 return _plan(stages, demands, options, node, environ=None)
-            return _plan(stages, demands, options, _read_node(demands, options), environ=environ)
+            here = _read_node(demands, options)
+            if not any(demand.gpus or demand.gpu_memory_gb for demand in demands):
+                return _plan(stages, demands, options, here, environ=environ)
+            return _plan_among_runs(stages, demands, options, here, environ, takes_leases=takes_leases)
         except GpusBusy:
             if node is not None or time.monotonic() >= deadline:
                 raise
             time.sleep(min(_BUSY_POLL_S, max(0.0, deadline - time.monotonic())))
+
+
+def _plan_among_runs(
+    stages: Sequence[Any],
+    demands: Sequence[StageDemand],
+    options: ExecutorConfig,
+    node: Node,
+    environ: Mapping[str, str],
+    *,
+    takes_leases: bool,
+) -> Prepared:
+    """Plan with what other runs on this machine leave, while none of them plans."""
+    try:
+        folder = LeaseFolder.open()
+        with folder.locked():
+            uuids = [device.uuid for gpu in node.gpus for device in visible_devices.devices_of(gpu)]
+            prepared = _plan(stages, demands, options, node, environ=environ, leases=folder.read(uuids))
+            if not takes_leases:
+                return prepared
+            amounts = amounts_of_plan(prepared.plan, prepared.allocator.requests)
+            return dataclasses.replace(prepared, leases=folder.hold(amounts))
+    except (OSError, RuntimeError) as error:  # RuntimeError: no home directory
+        from loguru import logger
+
+        logger.warning(
+            "GPUs are not leased, so another run of yours may choose the same ones: the folder for leases cannot be "
+            "used ({}). Set XDG_STATE_HOME to a folder that can be written",
+            error,
+        )
+        return _plan(stages, demands, options, node, environ=environ)
 
 
 def _plan(
@@ -71,6 +118,7 @@ def _plan(
     node: Node,
     *,
     environ: Mapping[str, str] | None,
+    leases: Mapping[str, tuple[Lease, ...]] = MappingProxyType({}),
 ) -> Prepared:
     """Plan on the node as it is now; ``environ``: the variables that restrict its GPUs, if it is this one."""
     if options.cpus is not None:
@@ -79,7 +127,7 @@ def _plan(
     visible = visible_devices.select(node.gpus, environ or {}) if reads_gpus else VisibleDevices(())
     allocator, notes = make_allocator(
         demands,
-        visible.devices,
+        with_leases(visible.devices, leases) if leases else visible.devices,
         node,
         _plan_options(options),
         no_devices_reason=_no_devices_reason(node, environ or {}, visible),
@@ -117,4 +165,5 @@ def _plan_options(options: ExecutorConfig) -> PlanOptions:
         busy_gpus=BusyGpuPolicy(options.busy_gpus),
         busy_memory_fraction=options.busy_gpu_memory_fraction,
         cpu_stages_see_gpus=options.cpu_stages_see_gpus,
+        pinning=GpuPinning(options.gpu_pinning),
     )

@@ -5,6 +5,7 @@ Unpickling a capsule's payloads runs code that is in them. ``load_capsule`` does
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import platform
 import socket
@@ -24,7 +25,8 @@ from gpuexec.contract.phases import StagePhase
 from gpuexec.curator import adapters, registration
 from gpuexec.errors import CapsuleError
 from gpuexec.hardware.model import Device
-from gpuexec.hardware.visible_devices import ORDER_VARIABLE, VARIABLE, select
+from gpuexec.hardware.visible_devices import ORDER_VARIABLE, VARIABLE, select, visible_value
+from gpuexec.policies import GpuPinning
 from gpuexec.processes.variables import GPU_MEMORY_LIMITS, HASH_SEED, THREAD_CAPS
 from gpuexec.stage.environment import temporary_environment
 from gpuexec.stage.loading import loading_stage
@@ -154,15 +156,23 @@ def _warn(note: str) -> None:
 
 def _same_gpus(allocation: Allocation) -> ReplayTarget:
     """Return the target with the GPUs that the worker had, unpinned if one of them is not here."""
-    wanted = [entry for entry in allocation.cuda_visible_devices.split(",") if entry]
+    entries = [entry for entry in allocation.cuda_visible_devices.split(",") if entry]
     pinning = {VARIABLE: allocation.cuda_visible_devices, ORDER_VARIABLE: "PCI_BUS_ID"}
-    if not wanted:
+    if not entries:
         return ReplayTarget(allocation, pinning)
     from gpuexec.hardware import inventory
 
+    by_index = all(entry.isdigit() for entry in entries)
+    wanted = [share.uuid for share in allocation.gpus] if allocation.gpus or by_index else entries
     node = inventory.read_node()
-    visible = {device.uuid for device in select(node.gpus, os.environ).devices}
+    visible = {device.uuid: device for device in select(node.gpus, os.environ).devices}
     absent = [uuid for uuid in wanted if uuid not in visible]
+    if not absent and by_index and wanted:  # a GPU may have another number by now
+        devices = [visible[uuid] for uuid in wanted]
+        pinning[VARIABLE] = visible_value(devices, GpuPinning.INDEX)
+        shares = zip(allocation.gpus, devices, strict=True)
+        gpus = tuple(dataclasses.replace(share, index=device.index) for share, device in shares)
+        allocation = dataclasses.replace(allocation, gpus=gpus, cuda_visible_devices=pinning[VARIABLE])
     if not absent:
         return ReplayTarget(allocation, pinning)
     reason = node.no_gpus_reason or "`gpuexec gpus` lists the GPUs"

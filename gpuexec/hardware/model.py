@@ -44,12 +44,17 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class GpuProcess:
-    """A process that holds memory on a GPU. Its pid is the one NVML reports, possibly of another pid namespace."""
+    """A process that holds memory on a GPU. Its pid is the one NVML reports, possibly of another pid namespace.
+
+    ``is_this_process``: it is the one that read the list. ``holds_lease``: it belongs to another run of gpuexec.
+    """
 
     pid: int
     used_bytes: int | None
     kind: str  # "compute" or "graphics"
     name: str | None = None
+    is_this_process: bool = False
+    holds_lease: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +70,7 @@ class MigSlice:
     gpu_instance_id: int | None
     compute_instance_id: int | None
     processes: tuple[GpuProcess, ...] | None = None
+    memory_reserved_bytes: int | None = None
     unknown: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
@@ -79,6 +85,7 @@ class Gpu:
     memory_total_bytes: int | None = None
     memory_used_bytes: int | None = None  # without the driver's own reserve, where NVML reports it separately
     memory_free_bytes: int | None = None
+    memory_reserved_bytes: int | None = None  # the driver's own; None where it is part of the used bytes
     unified_memory: bool = False
     compute_capability: tuple[int, int] | None = None
     compute_mode: ComputeMode | None = None
@@ -90,6 +97,35 @@ class Gpu:
     processes: tuple[GpuProcess, ...] | None = None
     lost: bool = False
     unknown: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """What another run of gpuexec holds of a device: thousandths of it, and bytes. ``pid``: its driver's."""
+
+    pid: int
+    thousandths: int
+    memory_bytes: int
+
+    def bytes_of(self, total: int) -> int:
+        """Return what it comes to on a device of this size."""
+        return total * self.thousandths // 1000 + self.memory_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseAmount:
+    """How much of one device a run holds: thousandths of it, and bytes beside them."""
+
+    thousandths: int = 0
+    memory_bytes: int = 0
+
+    def covers(self, other: LeaseAmount) -> bool:
+        """Return whether ``other`` is no more than this."""
+        return self.thousandths >= other.thousandths and self.memory_bytes >= other.memory_bytes
+
+    def joined(self, other: LeaseAmount) -> LeaseAmount:
+        """Return what covers both."""
+        return LeaseAmount(max(self.thousandths, other.thousandths), max(self.memory_bytes, other.memory_bytes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +142,9 @@ class Device:
     cpus: tuple[int, ...] = ()  # CPUs close to it; () when unknown
     is_mig: bool = False
     unified_memory: bool = False
-    process_count: int | None = None  # processes that hold memory on it now
+    memory_reserved_bytes: int | None = None  # the driver's own; None where NVML does not say it
+    processes: tuple[GpuProcess, ...] | None = None  # those that hold memory on it now
+    leases: tuple[Lease, ...] = ()  # of other runs
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import itertools
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -226,7 +227,7 @@ def _read_gpu(reader: Reader, index: int, handle: Any, reason: str) -> Gpu:
     memory, memory_reason = _memory(reader, handle)
     if memory is None:
         unknown.update(dict.fromkeys(("memory_total_bytes", "memory_used_bytes", "memory_free_bytes"), memory_reason))
-    total, used, free = memory or (None, None, None)
+    total, used, free, reserved = memory or (None, None, None, None)
     mode = read("compute_mode", nvml.nvmlDeviceGetComputeMode, handle)
     utilization = read("utilization_percent", nvml.nvmlDeviceGetUtilizationRates, handle)
     pci = read("pci_bus_id", nvml.nvmlDeviceGetPciInfo, handle)
@@ -245,6 +246,7 @@ def _read_gpu(reader: Reader, index: int, handle: Any, reason: str) -> Gpu:
         memory_total_bytes=total,
         memory_used_bytes=used,
         memory_free_bytes=free,
+        memory_reserved_bytes=reserved,
         # nvml.h on nvmlDeviceGetMemoryInfo: it is "not supported" if the GPU shares the system's memory
         unified_memory=memory_reason.startswith("not supported"),
         compute_capability=read("compute_capability", nvml.nvmlDeviceGetCudaComputeCapability, handle),
@@ -260,15 +262,19 @@ def _read_gpu(reader: Reader, index: int, handle: Any, reason: str) -> Gpu:
     )
 
 
-def _memory(reader: Reader, handle: Any) -> tuple[tuple[int, int, int] | None, str]:
-    """Return total, used and free bytes, or the reason. Version 2 does not count the driver's reserve as used."""
+def _memory(reader: Reader, handle: Any) -> tuple[tuple[int, int, int, int | None] | None, str]:
+    """Return total, used, free and reserved bytes, or the reason.
+
+    Version 1 counts the driver's reserve as used, and does not say how much it is.
+    """
     nvml = reader.nvml
     memory, _ = reader.ask(nvml.nvmlDeviceGetMemoryInfo, handle, nvml.nvmlMemory_v2)
     if memory is None:
         memory, reason = reader.ask(nvml.nvmlDeviceGetMemoryInfo, handle)
         if memory is None:
             return None, reason
-    return (int(memory.total), int(memory.used), int(memory.free)), ""
+        return (int(memory.total), int(memory.used), int(memory.free), None), ""
+    return (int(memory.total), int(memory.used), int(memory.free), int(memory.reserved)), ""
 
 
 def read_processes(reader: Reader, handle: Any, *, names: bool = True) -> tuple[tuple[GpuProcess, ...] | None, str]:
@@ -285,7 +291,7 @@ def read_processes(reader: Reader, handle: Any, *, names: bool = True) -> tuple[
         reason = reason or failure
         for entry in entries or ():
             name = _process_name(entry.pid) if names else None
-            processes.append(GpuProcess(entry.pid, entry.usedGpuMemory, kind, name))
+            processes.append(GpuProcess(entry.pid, entry.usedGpuMemory, kind, name, entry.pid == os.getpid()))
     return (tuple(processes), "") if answered else (None, reason)
 
 
@@ -305,7 +311,7 @@ def _read_slices(reader: Reader, handle: Any) -> tuple[MigSlice, ...]:
             continue  # the maximum counts slices that do not exist
         memory, memory_reason = _memory(reader, mig)
         processes, processes_reason = read_processes(reader, mig)
-        total, used, free = memory or (None, None, None)
+        total, used, free, reserved = memory or (None, None, None, None)
         name = reader.ask(nvml.nvmlDeviceGetName, mig)[0] or ""
         reasons = {"memory_total_bytes": memory_reason, "processes": processes_reason}
         slices.append(
@@ -316,6 +322,7 @@ def _read_slices(reader: Reader, handle: Any) -> tuple[MigSlice, ...]:
                 memory_total_bytes=total,
                 memory_used_bytes=used,
                 memory_free_bytes=free,
+                memory_reserved_bytes=reserved,
                 gpu_instance_id=reader.ask(nvml.nvmlDeviceGetGpuInstanceId, mig)[0],
                 compute_instance_id=reader.ask(nvml.nvmlDeviceGetComputeInstanceId, mig)[0],
                 processes=processes,

@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from gpuexec.hardware.model import Device, Gpu
+from gpuexec.policies import GpuPinning
 
 VARIABLE = "CUDA_VISIBLE_DEVICES"
 ORDER_VARIABLE = "CUDA_DEVICE_ORDER"
@@ -75,9 +76,20 @@ def devices_of(gpu: Gpu) -> list[Device]:
             numa_node=gpu.numa_node,
             cpus=gpu.cpu_affinity or (),
             unified_memory=gpu.unified_memory,
-            process_count=None if gpu.processes is None else len(gpu.processes),
+            memory_reserved_bytes=gpu.memory_reserved_bytes,
+            processes=gpu.processes,
         )
     ]
+
+
+def visible_value(devices: Sequence[Device], pinning: GpuPinning) -> str:
+    """Return the value of CUDA_VISIBLE_DEVICES, with CUDA_DEVICE_ORDER=PCI_BUS_ID, that shows these devices.
+
+    Numbers cannot name MIG slices, and numbers and UUIDs cannot be mixed: with a slice among them, all are UUIDs.
+    """
+    if pinning is GpuPinning.INDEX and not any(device.is_mig for device in devices):
+        return ",".join(str(device.index) for device in devices)
+    return ",".join(device.uuid for device in devices)
 
 
 def _slice_device(gpu: Gpu, number: int) -> Device:
@@ -92,7 +104,8 @@ def _slice_device(gpu: Gpu, number: int) -> Device:
         numa_node=gpu.numa_node,
         cpus=gpu.cpu_affinity or (),
         is_mig=True,
-        process_count=None if mig.processes is None else len(mig.processes),
+        memory_reserved_bytes=mig.memory_reserved_bytes,
+        processes=mig.processes,
     )
 
 

@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 from gpuexec.contract.allocation import Allocation, GpuShare
 from gpuexec.errors import InternalError
 from gpuexec.hardware.model import Device, Host, Node
+from gpuexec.hardware.visible_devices import visible_value
 from gpuexec.plan.ledger import Ledger, WorkerSlots
 from gpuexec.plan.model import StageDemand, WorkerGrant
 from gpuexec.plan.request import WHOLE_GPU, Request
+from gpuexec.policies import GpuPinning
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,7 @@ class Allocator:
     node: Node
     usable_cpus: float
     cpu_visible_devices: str = ""
+    pinning: GpuPinning = GpuPinning.UUID
 
     def grant(self, stage_index: int, number: int, slots: Sequence[int]) -> WorkerGrant:
         """Return the grant of worker ``number`` of a stage on these slots (() for a worker without a GPU)."""
@@ -35,7 +38,7 @@ class Allocator:
         allocation = Allocation(
             gpus=tuple(_share(request, device) for device in devices),
             cpus=request.demand.cpus,
-            cuda_visible_devices=",".join(device.uuid for device in devices) if devices else self.cpu_visible_devices,
+            cuda_visible_devices=visible_value(devices, self.pinning) if devices else self.cpu_visible_devices,
         )
         worker_id = f"{self.stage_names[stage_index]}-{number}"
         return WorkerGrant(worker_id, stage_index, allocation, _affinity(devices, self.node.host))
@@ -85,13 +88,20 @@ def unique_names(demands: Sequence[StageDemand]) -> tuple[str, ...]:
 def _share(request: Request, device: Device) -> GpuShare:
     total = device.memory_total_bytes
     if request.count:
-        fraction, memory = 1.0, total
+        fraction, memory = 1.0, _left_by_others(device)
     elif request.share:
-        fraction, memory = request.share / WHOLE_GPU, None if total is None else total * request.share // WHOLE_GPU
+        left = _left_by_others(device)
+        fraction, memory = request.share / WHOLE_GPU, None if left is None else left * request.share // WHOLE_GPU
     else:
         assert total is not None, "memory is never granted on a device of unknown size"
         fraction, memory = max(1, round(request.memory * WHOLE_GPU / total)) / WHOLE_GPU, request.memory
     return GpuShare(device.index, device.uuid, device.name, fraction, memory)
+
+
+def _left_by_others(device: Device) -> int | None:
+    """Return the device's size, less what a desktop or other processes use of it."""
+    total, free = device.memory_total_bytes, device.memory_free_bytes
+    return total if total is None or free is None else min(total, free + (device.memory_reserved_bytes or 0))
 
 
 def _affinity(devices: Sequence[Device], host: Host) -> tuple[int, ...]:

@@ -6,13 +6,20 @@ from collections.abc import Sequence
 
 from gpuexec.errors import GpusBusy, ResourcesError
 from gpuexec.hardware.model import ComputeMode, Device
+from gpuexec.hardware.tenants import Tenant, Use, has_mps_server, uses_of
 from gpuexec.plan.explain import describe
+from gpuexec.plan.ledger import Ledger
 from gpuexec.plan.model import PlanOptions
+from gpuexec.plan.request import WHOLE_GPU
 from gpuexec.policies import BusyGpuPolicy
+from gpuexec.units import GIB
+
+# Drivers before 510 count their reserve as used and do not say how much it is; it is less than this on every GPU.
+_MAX_UNSTATED_RESERVE_BYTES = GIB
 
 
 def usable_devices(devices: Sequence[Device], options: PlanOptions) -> tuple[list[Device], list[str]]:
-    """Return the devices to plan with, and notes on those left out.
+    """Return the devices to plan with, and notes on those left out or shared.
 
     Raises ``ResourcesError`` (policy error) or ``GpusBusy`` (policy wait).
     """
@@ -20,30 +27,71 @@ def usable_devices(devices: Sequence[Device], options: PlanOptions) -> tuple[lis
     for device in devices:
         if device.compute_mode is ComputeMode.PROHIBITED:
             notes.append(f"GPU {device.index} is in compute mode prohibited: no process may use it")
-        elif _is_busy(device, options.busy_memory_fraction):
-            busy.append(device)
+            continue
+        holders = _listed(_holders(device, options.busy_memory_fraction)) or _whole_lease(device)
+        if holders:
+            busy.append(f"{describe(device)}, held by {holders}")
         else:
             usable.append(device)
+            notes += _notes_on(device, options.busy_memory_fraction)
     if not busy:
         return usable, notes
-    described = "; ".join(_describe_busy(device) for device in busy)
+    described = "; ".join(busy)
     if options.busy_gpus is BusyGpuPolicy.ERROR:
         raise ResourcesError(f"other processes hold GPUs (busy_gpus='error'): {described}")
     if options.busy_gpus is BusyGpuPolicy.WAIT:
         raise GpusBusy(f"other processes hold GPUs and did not free them in time (busy_gpus='wait'): {described}")
-    notes += [f"left out, held by other processes: {_describe_busy(device)}" for device in busy]
+    notes += [f"left out, held by other processes: {text}" for text in busy]
     return usable, notes
 
 
-def _is_busy(device: Device, max_used_fraction: float) -> bool:
-    if device.compute_mode is ComputeMode.EXCLUSIVE_PROCESS and device.process_count:
-        return True
-    total, free = device.memory_total_bytes, device.memory_free_bytes
-    if device.unified_memory or not total or free is None:
-        return False  # unified memory is used by the whole system, which does not make the GPU busy
-    return total - free > max_used_fraction * total
+def _holders(device: Device, max_used_fraction: float) -> list[Use]:
+    """Return who keeps others from computing on a device; nobody if it is usable."""
+    uses = uses_of(device)
+    if device.compute_mode is ComputeMode.EXCLUSIVE_PROCESS:
+        # One process may have a context. Under MPS that is the server, and its clients are not held back by it.
+        contexts = {Tenant.COMPUTE, Tenant.RUN, Tenant.SELF}
+        return [use for use in uses if use.tenant in contexts and use.processes]
+    if device.unified_memory or not device.memory_total_bytes:
+        return []  # unified memory is used by the whole system, which does not make the GPU busy
+    foreign = [use for use in uses if use.tenant in (Tenant.COMPUTE, Tenant.UNLISTED)]
+    limit = max_used_fraction * device.memory_total_bytes
+    if device.memory_reserved_bytes is None and all(use.tenant is Tenant.UNLISTED for use in foreign):
+        limit = max(limit, _MAX_UNSTATED_RESERVE_BYTES if device.processes is not None else 0)
+    return foreign if sum(use.used_bytes or 0 for use in foreign) > limit else []
 
 
-def _describe_busy(device: Device) -> str:
-    processes = "" if device.process_count is None else f" ({device.process_count} process(es))"
-    return describe(device) + processes
+def _whole_lease(device: Device) -> str:
+    """Name the runs that hold leases on all of a device; empty if something is left of it."""
+    left = Ledger.open([device]).slots[0]
+    if device.leases and (left.free < left.capacity // WHOLE_GPU or left.single):
+        return _leaseholders(device)
+    return ""
+
+
+def _leaseholders(device: Device) -> str:
+    parts = []
+    for lease in device.leases:
+        shares = [f"{lease.thousandths / WHOLE_GPU:g} of it"] if lease.thousandths else []
+        shares += [f"{lease.memory_bytes / GIB:.2f} GiB"] if lease.memory_bytes else []
+        parts.append(f"another gpuexec run (pid {lease.pid}) that holds {' and '.join(shares) or 'it'}")
+    return ", ".join(parts)
+
+
+def _notes_on(device: Device, noted_fraction: float) -> list[str]:
+    """Say with whom the stages share a device, where that matters to them."""
+    notes = [f"GPU {device.index} is shared with {_leaseholders(device)}"] if device.leases else []
+    if device.compute_mode is ComputeMode.EXCLUSIVE_PROCESS and has_mps_server(device):
+        notes.append(
+            f"GPU {device.index} is in exclusive-process mode and an MPS server is on it: several workers share it "
+            "through MPS"
+        )
+    uses = [use for use in uses_of(device) if use.tenant in (Tenant.GRAPHICS, Tenant.SELF, Tenant.MPS)]
+    held = sum(use.used_bytes or 0 for use in uses)
+    if device.memory_total_bytes and held > noted_fraction * device.memory_total_bytes:
+        notes.append(f"GPU {device.index} is used beside its other work, which lowers what is free: {_listed(uses)}")
+    return notes
+
+
+def _listed(uses: Sequence[Use]) -> str:
+    return "; ".join(use.describe() for use in uses)

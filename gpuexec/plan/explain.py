@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from gpuexec.errors import ResourcesError
 from gpuexec.hardware.model import ComputeMode, Device
+from gpuexec.hardware.tenants import uses_of
 from gpuexec.plan.ledger import Ledger
 from gpuexec.plan.request import WHOLE_GPU, Request
 from gpuexec.units import GIB
@@ -31,7 +32,9 @@ def refuse_gpus(
         return ResourcesError(f"stage {name!r} asks for {wanted}, but there is no GPU for it: {reason}")
     each = f"{workers} workers of {wanted} each" if workers > 1 else wanted
     lines = [f"stage {name!r} asks for {each}, which can never fit here: {_arithmetic(request, ledger)}"]
-    lines += [f"  {describe(slot.device)}" + _reserve(slot.free, slot.capacity) for slot in ledger.slots]
+    for slot in ledger.slots:
+        lines.append(f"  {describe(slot.device)}" + _reserve(slot.free, slot.capacity))
+        lines += [f"    in use by {use.describe()}" for use in uses_of(slot.device)]
     lines += [f"  note: {note}" for note in notes]
     return ResourcesError("\n".join(lines))
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from gpuexec.errors import InternalError
 from gpuexec.hardware.model import ComputeMode, Device
+from gpuexec.hardware.tenants import Tenant, has_mps_server, uses_of
 from gpuexec.plan.request import WHOLE_GPU, Request
 
 WorkerSlots = tuple[int, ...]  # positions of one worker's slots in `Ledger.slots`; () for a worker without GPU
@@ -30,6 +31,11 @@ class Slot:
     workers: int = 0
 
     @property
+    def single(self) -> bool:
+        """Whether only one worker may be here: in exclusive-process mode, unless an MPS server shares it out."""
+        return self.device.compute_mode is ComputeMode.EXCLUSIVE_PROCESS and not has_mps_server(self.device)
+
+    @property
     def untouched(self) -> bool:
         """Whether a worker could have the whole device."""
         return self.free == self.capacity and not self.workers
@@ -44,8 +50,7 @@ class Slot:
 
     def fits(self, request: Request) -> bool:
         """Return whether a request for one device, or a part of one, can be granted here."""
-        mode = self.device.compute_mode
-        if mode is ComputeMode.PROHIBITED or (mode is ComputeMode.EXCLUSIVE_PROCESS and self.workers):
+        if self.device.compute_mode is ComputeMode.PROHIBITED or (self.single and self.workers):
             return False
         units = self.units(request)
         if units is None or units > self.free or (request.count and not self.untouched):
@@ -95,6 +100,14 @@ class Ledger:
 
 
 def _free_slot(device: Device) -> Slot:
-    capacity = (device.memory_total_bytes or 1) * WHOLE_GPU
-    memory_left = device.memory_free_bytes if device.memory_free_bytes is not None else device.memory_total_bytes
-    return Slot(device, capacity, free=capacity, memory_left=memory_left)
+    total, free = device.memory_total_bytes, device.memory_free_bytes
+    capacity = (total or 1) * WHOLE_GPU
+    memory_left = free if free is not None else total
+    leased = sum(
+        lease.thousandths * (capacity // WHOLE_GPU) + lease.memory_bytes * WHOLE_GPU for lease in device.leases
+    )
+    if device.leases and total is not None and memory_left is not None:
+        # What other runs use of their leases is no longer free, and the rest of the leases is not for us either.
+        others = sum(use.used_bytes or 0 for use in uses_of(device) if use.tenant is not Tenant.RUN)
+        memory_left = max(0, min(memory_left, total - others - sum(lease.bytes_of(total) for lease in device.leases)))
+    return Slot(device, capacity, free=max(0, capacity - leased), memory_left=memory_left)

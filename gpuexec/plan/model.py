@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from gpuexec.contract.allocation import Allocation
-from gpuexec.policies import BusyGpuPolicy
+from gpuexec.policies import BusyGpuPolicy, GpuPinning
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,7 @@ class PlanOptions:
     busy_gpus: BusyGpuPolicy = BusyGpuPolicy.SKIP
     busy_memory_fraction: float = 0.1
     cpu_stages_see_gpus: bool = False
+    pinning: GpuPinning = GpuPinning.UUID
 
 
 @dataclass(frozen=True, slots=True)

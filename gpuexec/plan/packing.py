@@ -253,9 +253,7 @@ def _fillings(bin_: _Bin, parts: Sequence[Part], wanted: Filling) -> Iterator[tu
 
 def _bin(slot: Slot, parts: Sequence[Part]) -> _Bin | None:
     """Round a slot down to what sums of these parts can reach, so that slots that differ by less are identical."""
-    mode = slot.device.compute_mode
-    single = mode is ComputeMode.EXCLUSIVE_PROCESS
-    if mode is ComputeMode.PROHIBITED or (single and slot.workers):
+    if slot.device.compute_mode is ComputeMode.PROHIBITED or (slot.single and slot.workers):
         return None
     known = slot.device.memory_total_bytes is not None and slot.memory_left is not None
     units = (share * (slot.capacity // WHOLE_GPU) + memory * WHOLE_GPU for share, memory in parts if share or known)
@@ -267,7 +265,7 @@ def _bin(slot: Slot, parts: Sequence[Part]) -> _Bin | None:
         memory_left=(slot.memory_left or 0) // byte * byte if byte else -1,
         whole=slot.untouched,
         joinable=not slot.device.is_mig,
-        single=single,
+        single=slot.single,
     )
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from gpuexec.errors import ResourcesError
+from gpuexec.errors import GpusBusy, ResourcesError
 from gpuexec.hardware.model import Device, Node
+from gpuexec.hardware.visible_devices import visible_value
 from gpuexec.plan import explain
 from gpuexec.plan.allocator import Allocator, unique_names
 from gpuexec.plan.busy import usable_devices
@@ -14,6 +15,7 @@ from gpuexec.plan.ledger import Ledger
 from gpuexec.plan.model import Phase, Plan, PlanOptions, StageDemand, StagePlan
 from gpuexec.plan.placement import StagePlacement, place_minimum, place_stages
 from gpuexec.plan.request import WHOLE_GPU, Request, request_of
+from gpuexec.policies import BusyGpuPolicy, GpuPinning
 
 
 def make_allocator(
@@ -40,20 +42,24 @@ def make_allocator(
         )
     needs_gpus = any(request.uses_gpu for request in requests)
     usable, busy_notes = usable_devices(devices, options) if needs_gpus else ([], [])
-    notes = (*device_notes, *busy_notes)
+    notes = (*device_notes, *busy_notes, *_pinning_notes(usable, options.pinning))
     ledger = Ledger.open(usable, math.floor(options.reserved_gpus * WHOLE_GPU + 0.5))
     for request in requests:
         if request.demand.cpus > usable_cpus:
             raise explain.refuse_cpus(request, usable_cpus, node.host.usable_cpus, options.reserved_cpus)
         if request.uses_gpu and place_minimum([request], ledger, node) is None:
-            raise explain.refuse_gpus(request, ledger, notes, no_devices_reason)
+            refusal = explain.refuse_gpus(request, ledger, notes, no_devices_reason)
+            if options.busy_gpus is BusyGpuPolicy.WAIT and any(slot.device.leases for slot in ledger.slots):
+                raise GpusBusy(f"other runs did not free their shares in time (busy_gpus='wait'): {refusal}")
+            raise refusal
     allocator = Allocator(
         requests=requests,
         stage_names=unique_names(demands),
         ledger=ledger,
         node=node,
         usable_cpus=usable_cpus,
-        cpu_visible_devices=",".join(device.uuid for device in devices) if options.cpu_stages_see_gpus else "",
+        cpu_visible_devices=visible_value(devices, options.pinning) if options.cpu_stages_see_gpus else "",
+        pinning=options.pinning,
     )
     return allocator, notes
 
@@ -92,6 +98,13 @@ def _stage_plan(placement: StagePlacement, allocator: Allocator) -> StagePlan:
         has_fixed_count=request.demand.num_workers is not None,
         reason=placement.reason,
     )
+
+
+def _pinning_notes(devices: Sequence[Device], pinning: GpuPinning) -> list[str]:
+    slices = [device for device in devices if device.is_mig]
+    if pinning is not GpuPinning.INDEX or not slices:
+        return []
+    return [f"gpu_pinning='index': CUDA has no numbers for {len(slices)} MIG slice(s), so their workers get UUIDs"]
 
 
 def _notes(phases: Sequence[Sequence[Request]], requests: Sequence[Request], usable_cpus: float) -> list[str]:

@@ -21,7 +21,7 @@ from gpuexec.channel.wire import BlockingConnection
 from gpuexec.contract.allocation import Allocation
 from gpuexec.contract.executor import NodeInfo, WorkerMetadata
 from gpuexec.contract.phases import StagePhase
-from gpuexec.curator import adapters, registration
+from gpuexec.curator import adapters, own_gpu, registration
 from gpuexec.errors import ConnectionLost
 from gpuexec.stage.loading import loading_stage
 from gpuexec.stage.pools import support_pools
@@ -65,6 +65,7 @@ def _serve(connection: BlockingConnection, recorder: FlightRecorder, log: LogSin
     log.configure(start.log_level, start.logging_levels, start.logging_disabled)
     registration.install()
     allocation = Allocation.from_dict(start.allocation)
+    own_gpu.show_own_gpu(allocation)
     (payload,) = start.payloads
     try:
         with loading_stage():

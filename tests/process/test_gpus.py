@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +18,19 @@ from gpuexec.contract.metrics import gpu_peaks
 from gpuexec.errors import GpusBusy
 from tests.nvml_sim import nodes, simulator
 from tests.nvml_sim.nodes import GIB
-from tests.process.running import Ran, logged, run_command, run_local
+from tests.process.running import ROOT, Ran, local_executor, logged, run_command, run_local
 from tests.process.stages import Item, Range, items
-from tests.process.stages.gpus import GrowsOnNode, Holds, ImportsTorch, Loads, OnGpu
+from tests.process.stages.gpus import (
+    GrowsOnNode,
+    Holds,
+    ImportsTorch,
+    Loads,
+    OnGpu,
+    ReadsNumbers,
+    RunsAnother,
+    WantsCuda,
+)
+from tests.process.waiting import wait_until
 
 
 def run(*stages: ProcessingStage, tasks: list[Item] | None = None, **options: Any) -> Ran:
@@ -31,6 +45,51 @@ def test_workers_are_pinned_by_uuid(nvml_node):
         assert task.data["visible"] == task.data["expected"] == uuid == nodes.uuid(task.data["device_ids"][0])
         assert task.data["order"] == "PCI_BUS_ID"
     assert len({worker.worker_id for worker in ran.report.workers}) == 3
+
+
+def test_workers_are_pinned_by_number_where_a_library_wants_that(nvml_node):
+    nvml_node(nodes.unequal())
+    ran = run(ReadsNumbers(workers=3, gpus=1), gpu_pinning="index")
+    for task in ran.tasks:
+        assert task.data["numbers"] == task.data["device_ids"]
+        assert task.data["visible"] == task.data["expected"] == str(task.data["device_ids"][0])
+        assert task.data["order"] == "PCI_BUS_ID"
+    assert len({worker.worker_id for worker in ran.report.workers}) == 3
+
+
+def test_numbers_are_those_of_the_node_whatever_the_caller_sees(nvml_node, monkeypatch):
+    nvml_node(nodes.eight_nvlink())
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "6,3")
+    ran = run(ReadsNumbers(workers=1, gpus=2), gpu_pinning="index")
+    assert sorted(ran.data[0]["numbers"]) == [3, 6]
+    ran = run(OnGpu(), gpu_pinning="index", cpu_stages_see_gpus=True)
+    assert {task.data["visible"] for task in ran.tasks} == {"6,3"}
+
+
+def test_a_mig_slice_has_no_number(nvml_node):
+    nvml_node(nodes.mig())
+    ran = run(OnGpu(workers=1, gpu_memory_gb=30), gpu_pinning="index")
+    assert ran.data[0]["visible"] == nodes.uuid(0, "MIG")
+    assert any("MIG slice" in note for note in ran.report.notes)
+
+
+def test_a_set_up_that_trips_over_a_uuid_names_the_option(nvml_node):
+    nvml_node(nodes.unequal())
+    error = run(ReadsNumbers(workers=1, gpus=1), raises=ValueError).error
+    assert any("gpu_pinning='index'" in note for note in error.__notes__)
+
+
+def test_a_cpu_stage_that_fails_without_a_gpu_names_the_option(nvml_node):
+    nvml_node(nodes.unequal())
+    error = run(ReadsNumbers(), raises=ValueError).error
+    assert any("cpu_stages_see_gpus=True" in note for note in error.__notes__)
+
+
+def test_tasks_that_are_quarantined_for_want_of_a_gpu_name_the_option_once(nvml_node):
+    nvml_node(nodes.unequal())
+    with logged("WARNING") as messages:
+        run(WantsCuda(), on_task_failure="quarantine")
+    assert len([message for message in messages if "cpu_stages_see_gpus=True" in message]) == 1
 
 
 def test_only_what_the_callers_variable_shows_is_given_out(nvml_node, monkeypatch):
@@ -147,6 +206,109 @@ def test_a_held_gpu_is_skipped_refused_or_waited_for(nvml_node):
     node.change(lambda d: d["gpus"][0].update(processes=[]))
     ran = run(OnGpu(workers=1, gpus=2), busy_gpus="wait")
     assert ran.data[0]["device_ids"] == [0, 1]
+
+
+def test_a_desktop_and_this_process_do_not_make_a_gpu_busy(nvml_node):
+    desktop = [
+        {"pid": 1, "used_bytes": GIB, "kind": "graphics"},
+        {"pid": 2, "used_bytes": GIB // 2, "kind": "graphics"},
+    ]
+    node = nvml_node(nodes.node(nodes.gpu(0, 8, processes=desktop)))
+    ran = run(OnGpu(gpu_memory_gb=2, workers=1), tasks=items(0), busy_gpus="error")
+    assert any("graphics processes" in note for note in ran.report.notes)
+    ran = run(OnGpu(gpus=1), tasks=items(0), busy_gpus="error")
+    assert ran.data[0]["memory"] == [6.5 * GIB]
+    own = [{"pid": os.getpid(), "used_bytes": 2 * GIB}]
+    node.change(lambda d: d["gpus"][0].update(processes=own))
+    ran = run(OnGpu(gpus=1), tasks=items(0), busy_gpus="error")
+    assert any(f"this process: python (pid {os.getpid()})" in note for note in ran.report.notes), ran.report.notes
+    node.change(lambda d: d["gpus"][0].update(processes=[{"pid": os.getppid(), "used_bytes": 2 * GIB}]))
+    error = run(OnGpu(gpus=1), raises=ResourcesError).error
+    assert f"(pid {os.getppid()})" in str(error)
+
+
+@pytest.fixture
+def mps_server(tmp_path: Path, monkeypatch) -> Iterator[int]:
+    """A process with the name of an MPS server; its pid."""
+    program = tmp_path / "nvidia-cuda-mps-server"
+    shutil.copy(shutil.which("sleep"), program)
+    program.chmod(0o700)
+    monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", str(tmp_path))
+    with subprocess.Popen([program, "300"]) as server:
+        try:
+            wait_until(lambda: Path(f"/proc/{server.pid}/comm").read_text().startswith("nvidia"))
+            yield server.pid
+        finally:
+            server.kill()
+
+
+def test_an_mps_server_shares_a_gpu_in_exclusive_mode(nvml_node, mps_server: int):
+    server = {"pid": mps_server, "used_bytes": 30 * nodes.MIB}
+    node = nvml_node(nodes.node(nodes.gpu(0, compute_mode="exclusive_process", processes=[server])))
+    ran = run(OnGpu(gpus=0.25), tasks=items(0))
+    assert "4 × gpus=0.25" in ran.report.stages[0].plan_reason
+    assert any("MPS" in note for note in ran.report.notes)
+    node.change(lambda d: d["gpus"][0].update(processes=[]))
+    ran = run(OnGpu(gpus=0.25), tasks=items(0))
+    assert "1 × gpus=0.25" in ran.report.stages[0].plan_reason, "without a server nobody shares it"
+
+
+def start_run(note: Path, **resources: float) -> subprocess.Popen[bytes]:
+    """Start a run in a process of its own whose set-up waits; return once it is there."""
+    code = (
+        "from pathlib import Path; from tests.process.running import run_local; from tests.process.stages import items;"
+        "from tests.process.stages.gpus import Stays;"
+        f"run_local([Stays(Path({str(note)!r}), **{resources!r})], items(0))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
+    wait_until(lambda: note.exists() or process.poll() is not None)
+    return process
+
+
+def test_two_runs_do_not_choose_the_same_gpu(nvml_node, tmp_path: Path):
+    """No memory is in use yet, since the models are still being loaded."""
+    nvml_node(nodes.unequal())
+    with start_run(tmp_path / "other", gpus=1) as other:
+        try:
+            taken = (tmp_path / "other").read_text()
+            ran = run(OnGpu(gpus=1))
+            assert taken not in {task.data["visible"] for task in ran.tasks}
+            assert any(f"pid {other.pid}" in note for note in ran.report.notes)
+            error = run(OnGpu(gpus=1), raises=ResourcesError, busy_gpus="error").error
+            assert f"pid {other.pid}" in str(error)
+            run(OnGpu(gpus=3), raises=ResourcesError)
+            run(OnGpu(gpus=3), raises=GpusBusy, busy_gpus="wait", busy_gpu_timeout_s=0)
+        finally:
+            other.kill()
+    assert run(OnGpu(gpus=3)).tasks, "the kernel has taken the lease back"
+
+
+def test_two_runs_share_a_gpu_by_leases_and_what_they_use_of_them(nvml_node, tmp_path: Path):
+    node = nvml_node(nodes.node(nodes.gpu(0)))
+    with start_run(tmp_path / "other", gpu_memory_gb=40) as other:
+        try:
+            node.change(lambda d: d["gpus"][0].update(processes=[{"pid": other.pid, "used_bytes": 30 * GIB}]))
+            assert run(OnGpu(gpu_memory_gb=39, workers=1)).data[0]["device_ids"] == [0]
+            run(OnGpu(gpu_memory_gb=40, workers=1), raises=ResourcesError)
+        finally:
+            other.kill()
+
+
+def test_a_run_inside_a_stage_works_within_its_share(nvml_node):
+    nvml_node(nodes.node(nodes.gpu(0)))
+    assert run(RunsAnother(workers=1, gpus=1), tasks=items(0)).data[0] == [0]
+
+
+def test_an_iterator_gives_its_lease_back_when_it_is_closed_or_dropped(nvml_node):
+    nvml_node(nodes.node(nodes.gpu(0)))
+    for end in ("close", "drop"):
+        results = local_executor().execute_iter([OnGpu(gpus=1)], items(*range(8)))
+        run(OnGpu(gpus=1), raises=ResourcesError)
+        if end == "close":
+            next(results)
+            results.close()
+        del results
+    assert run(OnGpu(gpus=1)).tasks
 
 
 def test_stages_that_do_not_fit_at_once_run_one_after_the_other(nvml_node):

@@ -128,3 +128,48 @@ class Breaks(OnGpu):
 
 def planned() -> Pipeline:
     return Pipeline("planned", stages=[Range(3), OnGpu(gpu_memory_gb=20)])
+
+
+class ReadsNumbers(OnGpu):
+    """Turns the entries of CUDA_VISIBLE_DEVICES into integers, as some libraries do."""
+
+    def setup(self, worker_metadata: Any = None) -> None:
+        super().setup(worker_metadata)
+        self.numbers = [int(entry) for entry in os.environ["CUDA_VISIBLE_DEVICES"].split(",")]
+
+    def process(self, task: Item) -> Item:
+        task = super().process(task)
+        task.data["numbers"] = self.numbers
+        return task
+
+
+class Stays(OnGpu):
+    """Writes which GPU it sees, then stays in its set-up."""
+
+    def __init__(self, note: Path, **resources: float) -> None:
+        super().__init__(workers=1, **resources)
+        self.note = note
+
+    def setup(self, worker_metadata: Any = None) -> None:
+        partial = self.note.with_suffix(".partial")
+        partial.write_text(os.environ["CUDA_VISIBLE_DEVICES"])
+        partial.replace(self.note)
+        hang()
+
+
+class RunsAnother(OnGpu):
+    """Runs a pipeline of its own on the GPU that it was given."""
+
+    def process(self, task: Item) -> Item:
+        from tests.process.running import run_local
+
+        ran = run_local([OnGpu(workers=1, gpus=1)], [Item("inner", 0)])
+        task.data = ran.data[0]["device_ids"]
+        return task
+
+
+class WantsCuda(OnGpu):
+    """Fails as torch does where no GPU is visible."""
+
+    def process(self, task: Item) -> Item:
+        raise RuntimeError("No CUDA GPUs are available")

@@ -254,6 +254,15 @@ def test_gpus_that_cannot_be_seen_are_reported(
     assert any(f"the worker's {nodes.uuid(2)} cannot be seen here" in line for line in warnings)
 
 
+def test_a_gpu_pinned_by_number_is_found_again_by_its_uuid(nvml_node, tmp_path: Path):
+    nvml_node(nodes.unequal())
+    share = GpuShare(5, nodes.uuid(1), "GPU", 0.25, 7)  # it was GPU 5 when the batch failed
+    moved = dataclasses.asdict(Allocation((share,), 2.0, "5"))
+    (task,) = replay(capsule(tmp_path, ReturnsItsGpus(), items(1), allocation=moved))
+    assert task.data[1] == "1" == task.data[0].cuda_visible_devices
+    assert task.data[0].device_ids == (1,)
+
+
 def test_a_chosen_gpu(nvml_node, tmp_path: Path, warnings: list[str]):
     nvml_node(nodes.unequal())
     (task,) = replay(capsule(tmp_path, ReturnsItsGpus(), items(1), allocation=allocation(0, 5)), gpu=1)

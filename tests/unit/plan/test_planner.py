@@ -8,7 +8,7 @@ import itertools
 import pytest
 
 from gpuexec.errors import ConfigurationError, GpusBusy, ResourcesError
-from gpuexec.hardware.model import ComputeMode, Link, LinkKind
+from gpuexec.hardware.model import ComputeMode, GpuProcess, Lease, Link, LinkKind
 from gpuexec.policies import BusyGpuPolicy
 from tests.unit.plan.nodes import GIB, demand, device, node, nvlink, plan, workers
 
@@ -178,7 +178,8 @@ def test_prohibited_mode_takes_none():
         plan([demand(gpus=1)], [device(0, compute_mode=ComputeMode.PROHIBITED)])
 
 
-HELD = device(0, 80, memory_free_bytes=10 * GIB, process_count=1)
+SOMEBODY = GpuProcess(4711, 70 * GIB, "compute", "python")
+HELD = device(0, 80, memory_free_bytes=10 * GIB, processes=(SOMEBODY,))
 
 
 def test_a_held_gpu_is_skipped_with_a_note():
@@ -195,8 +196,104 @@ def test_a_held_gpu_is_an_error_or_waited_for():
     plan([demand()], [HELD], busy_gpus=BusyGpuPolicy.ERROR)  # no stage asks for a GPU
 
 
+def held_by(*processes: GpuProcess, memory_gib: int = 8, reserved_mib: int | None = 512, **fields):
+    used = sum(p.used_bytes or 0 for p in processes) + (reserved_mib or 0) * 2**20
+    free = fields.pop("memory_free_bytes", memory_gib * GIB - used)
+    reserved = None if reserved_mib is None else reserved_mib * 2**20
+    return device(0, memory_gib, memory_free_bytes=free, memory_reserved_bytes=reserved, processes=processes, **fields)
+
+
+DESKTOP = (GpuProcess(900, GIB, "graphics", "Xorg"), GpuProcess(901, GIB, "graphics", "gnome-shell"))
+
+
+def test_a_desktop_lowers_what_is_free_and_does_not_make_a_gpu_busy():
+    made = plan([demand(gpus=1, cpus=1)], [held_by(*DESKTOP)], busy_gpus=BusyGpuPolicy.ERROR)
+    assert workers(made, 0)[0].allocation.gpus[0].memory_bytes == 6 * GIB
+    assert "graphics processes: Xorg (pid 900), gnome-shell (pid 901), 2.00 GiB" in made.notes[0]
+    assert len(workers(plan([demand(gpu_memory_gb=2.5)], [held_by(*DESKTOP)]), 0)) == 2
+    with pytest.raises(ResourcesError, match=r"(?s)most that is free on one is 5\.50.*in use by graphics.*Xorg"):
+        plan([demand(gpu_memory_gb=6)], [held_by(*DESKTOP)])
+
+
+def test_the_drivers_own_reserve_does_not_make_a_gpu_busy():
+    assert gpus_of(plan([demand(gpus=1)], [held_by(memory_gib=4, reserved_mib=900)])) == [(0,)]
+    old_driver = held_by(memory_gib=4, reserved_mib=None, memory_free_bytes=3 * GIB + GIB // 4)
+    assert gpus_of(plan([demand(gpus=1)], [old_driver])) == [(0,)]
+
+
+def test_this_very_process_is_told_apart_and_named():
+    own = GpuProcess(77, 2 * GIB, "compute", "python", is_this_process=True)
+    made = plan([demand(gpus=1)], [held_by(own)])
+    assert "this process: python (pid 77), 2.00 GiB" in made.notes[0]
+    with pytest.raises(ResourcesError, match=r"held by this process: python \(pid 77\)"):
+        plan([demand(gpus=1)], [held_by(own, compute_mode=ComputeMode.EXCLUSIVE_PROCESS)])
+
+
+def test_foreign_compute_memory_is_busy_beside_a_desktop_listed_or_not():
+    with pytest.raises(ResourcesError, match=r"other compute processes: python \(pid 4\), 2.00 GiB"):
+        plan([demand(gpus=1)], [held_by(*DESKTOP, GpuProcess(4, 2 * GIB, "compute", "python"))])
+    with pytest.raises(ResourcesError, match=r"processes that NVML does not list, 2\.50 GiB"):
+        plan([demand(gpus=1)], [held_by(*DESKTOP, memory_free_bytes=3 * GIB)])
+    unsized = GpuProcess(4, None, "compute", "python")
+    with pytest.raises(ResourcesError, match=r"other compute processes: python \(pid 4\), 2.50 GiB"):
+        plan([demand(gpus=1)], [held_by(*DESKTOP, unsized, memory_free_bytes=3 * GIB)])
+
+
+def test_a_process_that_computes_and_draws_is_counted_once():
+    both = (GpuProcess(4, GIB // 2, "compute", "blender"), GpuProcess(4, GIB // 2, "graphics", "blender"))
+    made = plan([demand(gpus=1)], [held_by(*both, memory_free_bytes=7 * GIB)])
+    assert gpus_of(made) == [(0,)]
+
+
+def test_mps_shares_a_gpu_in_exclusive_mode():
+    server = GpuProcess(5, 30 * 2**20, "compute", "nvidia-cuda-mps")
+    exclusive = held_by(server, compute_mode=ComputeMode.EXCLUSIVE_PROCESS)
+    made = plan([demand(gpus=0.25, cpus=0.1)], [exclusive])
+    assert len(workers(made, 0)) == 4
+    assert "MPS" in made.notes[0]
+    alone = held_by(compute_mode=ComputeMode.EXCLUSIVE_PROCESS)
+    assert len(workers(plan([demand(gpus=0.25, cpus=0.1)], [alone]), 0)) == 1
+    with pytest.raises(ResourcesError, match="held by other compute processes: python"):
+        plan([demand(gpus=0.25)], [held_by(server, SOMEBODY, compute_mode=ComputeMode.EXCLUSIVE_PROCESS)])
+
+
+def test_a_share_that_another_run_leased_is_not_given_out():
+    half = device(0, 80, leases=(Lease(4711, 500, 0),))
+    assert gpus_of(plan([demand(gpus=1)], [half, device(1)])) == [(1,)]
+    made = plan([demand(gpus=0.25, cpus=0.1)], [half])
+    assert len(workers(made, 0)) == 2
+    assert "another gpuexec run (pid 4711) that holds 0.5 of it" in made.notes[0]
+    made = plan([demand(gpu_memory_gb=15, cpus=0.1)], [half])
+    assert len(workers(made, 0)) == 2, "40 of 80 GiB are left"
+
+
+def test_memory_that_another_run_leased_and_uses_is_counted_once():
+    using = GpuProcess(4712, 20 * GIB, "compute", "python", holds_lease=True)
+    leased = device(0, 80, memory_free_bytes=60 * GIB, processes=(using,), leases=(Lease(4711, 0, 30 * GIB),))
+    assert len(workers(plan([demand(gpu_memory_gb=25, cpus=0.1)], [leased]), 0)) == 2
+    with pytest.raises(ResourcesError, match="shared with another gpuexec run"):
+        plan([demand(gpu_memory_gb=51)], [leased])
+    unseen = dataclasses.replace(leased, processes=())  # as in a container that hides them
+    assert len(workers(plan([demand(gpu_memory_gb=25, cpus=0.1)], [unseen]), 0)) == 2
+
+
+def test_a_gpu_that_another_run_leased_is_busy():
+    leased = device(0, leases=(Lease(4711, 1000, 0),))
+    made = plan([demand(gpus=1)], [leased, device(1)])
+    assert gpus_of(made) == [(1,)]
+    assert "pid 4711" in made.notes[0]
+    with pytest.raises(ResourcesError, match="pid 4711"):
+        plan([demand(gpus=0.1)], [leased])
+    with pytest.raises(ResourcesError, match=r"busy_gpus='error'.*pid 4711"):
+        plan([demand(gpus=1)], [leased, device(1)], busy_gpus=BusyGpuPolicy.ERROR)
+    with pytest.raises(GpusBusy):
+        plan([demand(gpus=1)], [leased, device(1)], busy_gpus=BusyGpuPolicy.WAIT)
+    with pytest.raises(GpusBusy, match="pid 4711"):
+        plan([demand(gpus=1)], [device(0, leases=(Lease(4711, 500, 0),))], busy_gpus=BusyGpuPolicy.WAIT)
+
+
 def test_an_exclusive_gpu_with_a_process_is_held_whatever_its_memory():
-    busy = device(0, compute_mode=ComputeMode.EXCLUSIVE_PROCESS, process_count=1)
+    busy = device(0, compute_mode=ComputeMode.EXCLUSIVE_PROCESS, processes=(SOMEBODY,))
     with pytest.raises(ResourcesError):
         plan([demand(gpus=1)], [busy])
 
