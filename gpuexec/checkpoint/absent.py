@@ -12,6 +12,7 @@ class NoCheckpoint:
     """The checkpoint of a run that keeps none."""
 
     skipped = 0
+    start_note: str | None = None
 
     def lineage(self, specs: Sequence[StageSpec]) -> NoLineage:  # noqa: ARG002 - the interface of Checkpoint
         """Return the lineage of a run in which nobody asks for sources."""
@@ -20,8 +21,9 @@ class NoCheckpoint:
     def commit(self) -> None:
         """Do nothing."""
 
-    def discard_uncommitted(self) -> None:
+    def end_early(self) -> str | None:
         """Do nothing."""
+        return None
 
     def close(self, error: str | None = None) -> None:
         """Do nothing."""

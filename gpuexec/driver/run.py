@@ -128,16 +128,15 @@ class Run:
 
         Raises the stage's own exception, ``WorkerDied``, or ``KeyboardInterrupt``; no process is left.
         """
-        finished = [task for tasks in self.stream(keep_undelivered=True) for task in tasks]
+        finished = [task for tasks in self.stream() for task in tasks]
         finished.sort(key=lambda task: task[0])
         return [task for _, task in finished]
 
-    def stream(self, *, keep_undelivered: bool = False) -> Generator[list[OrderedTask], None, None]:
+    def stream(self) -> Generator[list[OrderedTask], None, None]:
         """Run, and yield the last stage's tasks as they come, each with its place in the order of results.
 
         While the caller is busy with them nothing new is started, so what waits stays bounded. Closing the iterator
-        ends the run. Raises what `execute` raises. ``keep_undelivered``: also record sources whose tasks were finished
-        but not yet handed to the caller when the run ended.
+        ends the run. Raises what `execute` raises.
         """
         with contextlib.ExitStack() as cleanup:
             cleanup.callback(self._processes.close)
@@ -145,15 +144,20 @@ class Run:
             cleanup.callback(self._processes.kill_all)
             try:
                 self._emit(events.RunStarted(time.monotonic(), self._plan, tuple(s.name for s in self._specs)))
+                if self._checkpoint.start_note is not None:
+                    self._emit(events.Noticed(self._checkpoint.start_note, "INFO"))
                 self._watch_gpus(cleanup)
                 self._read_streamed_tasks(cleanup)
                 with _rare_collections():
                     for phase in self._plan.phases:
                         yield from self._run_phase([self._state.stages[p.stage_index] for p in phase.stages])
+                self._processes.raise_pending_signals()
             except BaseException as error:
                 Shutdown(self._processes, self._state, handle=self._handle, emit=self._emit).after(error)
-                if not keep_undelivered:
-                    self._checkpoint.discard_uncommitted()
+                note = self._checkpoint.end_early()
+                if note is not None:
+                    error.add_note(note)
+                    self._emit(events.Noticed(note))
                 stopped = isinstance(error, GeneratorExit)
                 self._end("stopped by the caller (iterator closed)" if stopped else exceptions.in_a_line(error))
                 raise

@@ -15,7 +15,7 @@ from gpuexec.core.ports import Started
 from gpuexec.core.worker import Exit, Worker
 from gpuexec.errors import ConnectionLost
 from gpuexec.hardware.host import read_oom_kills
-from gpuexec.processes import reap
+from gpuexec.processes import interrupts, reap
 from gpuexec.processes.guardian import Guardian
 from gpuexec.processes.spawn import WorkerProcess, worker_environment
 from gpuexec.processes.watch import HasFileno, Readiness, Watch
@@ -139,6 +139,11 @@ class WorkerProcesses:
     def remove_reader(self, descriptor: HasFileno) -> None:
         """Stop waiting for it, before it is closed."""
         self._watch.remove_reader(descriptor)
+
+    def raise_pending_signals(self) -> None:
+        """Raise a signal that has arrived since the last wait, while the run can still end as interrupted."""
+        with interrupts.signals_delivered():
+            pass
 
     def wait(self, timeout: float | None) -> Iterator[tuple[Worker, Readiness]]:
         """Wait at most ``timeout`` seconds and yield what became ready, exits last.

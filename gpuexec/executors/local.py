@@ -59,16 +59,17 @@ class LocalExecutor(BaseExecutor):
         """Run the stages and return the last one's tasks, in the order in which one process would make them.
 
         ``checkpoint``: a folder to use instead of the option's. Sources that it records as done are skipped, so their
-        tasks are not returned.
+        tasks are not returned. A source is done once this call has returned its tasks or, if the last stage's class
+        declares ``is_sink_stage = True`` (or is a writer of Curator's), once that stage has stored them.
 
         Raises ``ResourcesError`` or ``ConfigurationError`` before anything starts, the stage's own exception (its
         ``__cause__`` is the worker's traceback), ``WorkerDied``, and ``KeyboardInterrupt`` on Ctrl-C.
         """
+        folder = (self.options if checkpoint is None else ExecutorConfig.create(checkpoint=checkpoint)).checkpoint
         prepared = prepare(stages, self.options)
         with signals_deferred():
-            return self._run(
-                prepared, ListedTasks(initial_tasks_for(prepared.stages, initial_tasks)), checkpoint
-            ).execute()
+            tasks = ListedTasks(initial_tasks_for(prepared.stages, initial_tasks))
+            return self._run(prepared, tasks, folder, streams=False).execute()
 
     def execute_iter(
         self, stages: Sequence[Any], initial_tasks: Iterable[Any] | None = None
@@ -98,7 +99,7 @@ class LocalExecutor(BaseExecutor):
         else:
             tasks = StreamedTasks(checked_tasks(initial_tasks))
         with signals_deferred():
-            results = self._run(prepared, tasks).stream()
+            results = self._run(prepared, tasks, self.options.checkpoint, streams=True).stream()
         try:
             while True:
                 with signals_deferred():
@@ -111,13 +112,11 @@ class LocalExecutor(BaseExecutor):
             with signals_deferred():
                 results.close()
 
-    def _run(
-        self, prepared: Prepared, initial_tasks: InitialTasks, checkpoint: str | os.PathLike[str] | None = None
-    ) -> Run:
+    def _run(self, prepared: Prepared, initial_tasks: InitialTasks, checkpoint: str | None, *, streams: bool) -> Run:
         specs = [self._spec(i, prepared) for i in range(len(prepared.stages))]
         report_builder = ReportBuilder()
         self.last_report = report_builder.report
-        opened = self._open_checkpoint(checkpoint or self.options.checkpoint, prepared.stages)
+        opened = self._open_checkpoint(checkpoint, prepared.stages, streams=streams)
         try:
             return self._make_run(prepared, specs, initial_tasks, opened, report_builder)
         except BaseException as error:
@@ -152,13 +151,17 @@ class LocalExecutor(BaseExecutor):
         )
 
     def _open_checkpoint(
-        self, folder: str | os.PathLike[str] | None, stages: Sequence[Any]
+        self, folder: str | None, stages: Sequence[Any], *, streams: bool
     ) -> Checkpoint | NoCheckpoint:
         if folder is None:
             return NoCheckpoint()
-        from gpuexec.checkpoint.checkpoint import Checkpoint  # only a run with a checkpoint pays for it
+        from gpuexec.checkpoint.checkpoint import Checkpoint, Delivery  # only a run with a checkpoint pays for it
 
-        return Checkpoint.open(folder, stages, accept_changed=self.options.accept_changed_pipeline)
+        if streams:
+            delivery = Delivery.STREAMED
+        else:
+            delivery = Delivery.STORED if stage_facts.is_sink(stages[-1]) else Delivery.AT_END
+        return Checkpoint.open(folder, stages, accept_changed=self.options.accept_changed_pipeline, delivery=delivery)
 
     def _spec(self, index: int, prepared: Prepared) -> StageSpec:
         stage, demand = prepared.stages[index], prepared.demands[index]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from nemo_curator.pipeline import Pipeline
 from nemo_curator.stages.base import ProcessingStage
+from nemo_curator.stages.file_partitioning import FilePartitioningStage
 from nemo_curator.stages.text.filters import ScoreFilter
 from nemo_curator.stages.text.filters.heuristic import WordCountFilter
 from nemo_curator.stages.text.io.reader import JsonlReader
@@ -17,6 +18,7 @@ from nemo_curator.tasks.sentinels import FailedTask
 
 from gpuexec import LocalExecutor
 from gpuexec.checkpoint.history import Counts, read_history
+from gpuexec.curator.stage_facts import is_sink
 
 FILES = 5
 AT_FAULT = "poison"
@@ -60,6 +62,12 @@ def run(texts: Path, target: Path, fault: Path, checkpoint: Path | None, **optio
 
 def contents(folder: Path) -> dict[str, str]:
     return {path.name: path.read_text() for path in folder.glob("*.jsonl")}
+
+
+def test_a_writer_is_a_sink_and_a_filter_is_none(tmp_path: Path):
+    assert is_sink(JsonlWriter(path=str(tmp_path)))
+    assert not is_sink(FilePartitioningStage(str(tmp_path)))
+    assert not is_sink(Faulty(tmp_path))
 
 
 @pytest.mark.parametrize("fault", ["raise", "give-up"])
