@@ -25,6 +25,7 @@ from gpuexec.driver.autoscaler import Autoscaler
 from gpuexec.driver.blocks import InitialBlocks, ResultPayloads
 from gpuexec.driver.initial_tasks import InitialTasks, StreamedTasks
 from gpuexec.driver.limits import MemoryLimits
+from gpuexec.driver.observers import Observers
 from gpuexec.driver.shutdown import Shutdown
 from gpuexec.driver.worker_processes import WorkerProcesses
 from gpuexec.plan.allocator import Allocator
@@ -83,7 +84,7 @@ class Run:
         self._specs = specs
         self._plan = plan
         self._checkpoint = checkpoint
-        self._observers = observers
+        self._emit = Observers(observers).emit
         self._gauge_every_s = gauge_every_s
         self._next_gauge = 0.0
         self._initial_tasks = initial_tasks
@@ -264,10 +265,6 @@ class Run:
             return
         self._next_gauge = now + self._gauge_every_s
         self._emit(events.Gauged(now, tuple(stage.gauges() for stage in self._state.stages)))
-
-    def _emit(self, event: events.RunEvent) -> None:
-        for observer in self._observers:
-            observer.on_event(event)
 
 
 def policy_of(config: ExecutorConfig) -> RetryPolicy:

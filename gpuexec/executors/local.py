@@ -23,6 +23,7 @@ from gpuexec.executors.prepare import Prepared, prepare
 from gpuexec.executors.progress import progress_for
 from gpuexec.observe.report import ReportBuilder, RunReport
 from gpuexec.processes.interrupts import signals_deferred
+from gpuexec.processes.standard_streams import occupy_standard_descriptors
 from gpuexec.stage.environment import env_vars_for
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ class LocalExecutor(BaseExecutor):
         Raises ``ResourcesError`` or ``ConfigurationError`` before anything starts, the stage's own exception (its
         ``__cause__`` is the worker's traceback), ``WorkerDied``, and ``KeyboardInterrupt`` on Ctrl-C.
         """
+        occupy_standard_descriptors()
         folder = (self.options if checkpoint is None else ExecutorConfig.create(checkpoint=checkpoint)).checkpoint
         prepared = prepare(stages, self.options)
         with signals_deferred():
@@ -82,6 +84,7 @@ class LocalExecutor(BaseExecutor):
         ``initial_tasks`` may be any iterable, even one that is slow or never ends: a thread reads it. Raises what
         `execute` raises.
         """
+        occupy_standard_descriptors()
         prepared = prepare(stages, self.options)
         phases = len(prepared.plan.phases)
         if phases > 1 and initial_tasks is not None and not isinstance(initial_tasks, Sequence):
