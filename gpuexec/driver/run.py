@@ -23,13 +23,15 @@ from gpuexec.core.worker import Worker
 from gpuexec.driver import exceptions
 from gpuexec.driver.autoscaler import Autoscaler
 from gpuexec.driver.blocks import InitialBlocks, ResultPayloads
+from gpuexec.driver.cancellation import Cancellation
 from gpuexec.driver.initial_tasks import InitialTasks, StreamedTasks
 from gpuexec.driver.limits import MemoryLimits
 from gpuexec.driver.observers import Observers
-from gpuexec.driver.shutdown import Shutdown
+from gpuexec.driver.shutdown import Shutdown, is_interruption
 from gpuexec.driver.worker_processes import WorkerProcesses
 from gpuexec.plan.allocator import Allocator
 from gpuexec.plan.model import Plan
+from gpuexec.processes.standard_streams import discard_what_cannot_be_written
 from gpuexec.processes.watch import Readiness
 
 if TYPE_CHECKING:
@@ -80,10 +82,12 @@ class Run:
         gpu_used: Callable[[Sequence[str]], dict[str, int]],
         capsules: CapsuleKeeper,
         checkpoint: Checkpoint | NoCheckpoint,
+        cancellation: Cancellation,
     ) -> None:
         self._specs = specs
         self._plan = plan
         self._checkpoint = checkpoint
+        self._cancellation = cancellation
         self._emit = Observers(observers).emit
         self._gauge_every_s = gauge_every_s
         self._next_gauge = 0.0
@@ -140,6 +144,8 @@ class Run:
         ends the run. Raises what `execute` raises.
         """
         with contextlib.ExitStack() as cleanup:
+            cleanup.callback(discard_what_cannot_be_written)
+            cleanup.callback(self._cancellation.close)
             cleanup.callback(self._processes.close)
             cleanup.callback(self._blocks.close)
             cleanup.callback(self._processes.kill_all)
@@ -147,12 +153,14 @@ class Run:
                 self._emit(events.RunStarted(time.monotonic(), self._plan, tuple(s.name for s in self._specs)))
                 if self._checkpoint.start_note is not None:
                     self._emit(events.Noticed(self._checkpoint.start_note, "INFO"))
+                self._processes.add_reader(self._cancellation, self._cancellation.on_readable)
                 self._watch_gpus(cleanup)
                 self._read_streamed_tasks(cleanup)
                 with _rare_collections():
                     for phase in self._plan.phases:
                         yield from self._run_phase([self._state.stages[p.stage_index] for p in phase.stages])
                 self._processes.raise_pending_signals()
+                self._cancellation.check()
             except BaseException as error:
                 Shutdown(self._processes, self._state, handle=self._handle, emit=self._emit).after(error)
                 note = self._checkpoint.end_early()
@@ -160,7 +168,10 @@ class Run:
                     error.add_note(note)
                     self._emit(events.Noticed(note))
                 stopped = isinstance(error, GeneratorExit)
-                self._end("stopped by the caller (iterator closed)" if stopped else exceptions.in_a_line(error))
+                self._end(
+                    "stopped by the caller (iterator closed)" if stopped else exceptions.in_a_line(error),
+                    interrupted=stopped or is_interruption(error),
+                )
                 raise
             else:
                 if self._checkpoint.skipped:
@@ -184,12 +195,12 @@ class Run:
             self._processes.add_reader(tasks, tasks.on_readable)
             cleanup.callback(self._processes.remove_reader, tasks)
 
-    def _end(self, error: str | None) -> None:
+    def _end(self, error: str | None, *, interrupted: bool = False) -> None:
         """Report how the run ended, once the last worker is gone."""
         if self._gpus is not None:
             self._gpus.report()
         self._checkpoint.close(error)
-        self._emit(events.RunEnded(time.monotonic(), error))
+        self._emit(events.RunEnded(time.monotonic(), error, interrupted))
 
     # ---- the loop ----------------------------------------------------------------------------------------
 
@@ -202,6 +213,7 @@ class Run:
                 return
             for worker, what in self._processes.wait(self._seconds_to_wait()):
                 self._handle(worker, what)
+            self._cancellation.check()
             finished = self._state.dispatcher.take_finished()
             if finished:
                 handed_over_at = time.monotonic()
@@ -226,6 +238,7 @@ class Run:
             self._next_gauge or None,
             self._autoscaler.next_cycle(),
             self._memory.next_check,
+            self._cancellation.next_poll,
         ]
         return max(0.0, min(t for t in times if t is not None) - time.monotonic())
 

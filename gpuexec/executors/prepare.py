@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,12 +40,14 @@ def prepare(
     options: ExecutorConfig,
     environ: Mapping[str, str] = os.environ,
     node: Node | None = None,
+    *,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> Prepared:
     """Check the stages and plan them on this node, or on ``node`` (read from a file, for example).
 
     GPUs are read only if a stage asks for one. CUDA_VISIBLE_DEVICES in ``environ`` restricts this node's GPUs, never
     those of a ``node`` that is passed in. With ``busy_gpus="wait"``, wait until other processes free their GPUs, for
-    ``busy_gpu_timeout_s`` at most.
+    ``busy_gpu_timeout_s`` at most; ``sleep`` may raise to end that.
 
     Raises ``ConfigurationError`` and ``ResourcesError``.
     """
@@ -61,7 +63,7 @@ def prepare(
         except GpusBusy:
             if node is not None or time.monotonic() >= deadline:
                 raise
-            time.sleep(min(_BUSY_POLL_S, max(0.0, deadline - time.monotonic())))
+            sleep(min(_BUSY_POLL_S, max(0.0, deadline - time.monotonic())))
 
 
 def _plan(
