@@ -12,11 +12,14 @@ from enum import StrEnum
 from typing import Any
 
 from gpuexec.errors import ConfigurationError
+from gpuexec.exception_names import exception_named, problem_with_exception_name
 from gpuexec.naming import full_name
 from gpuexec.policies import BusyGpuPolicy, GpuPinning, TaskFailurePolicy
 from gpuexec.units import MIB
 
 _TYPE_NAMES = {"bool": "True or False", "int": "a whole number", "float": "a number", "str": "text"}
+
+_LOG_LEVELS = ("TRACE", "DEBUG", "INFO", "SUCCESS", "WARNING", "ERROR", "CRITICAL")  # loguru's, in any worker
 
 _Check = Callable[[Any], str | None]  # returns what is wrong with a value, or None
 
@@ -50,9 +53,20 @@ def _one_of(policy: type[StrEnum]) -> _Check:
 
 def _folder(otherwise: str) -> _Check:
     def check(value: Any) -> str | None:
-        return None if value else f"must name a folder ({otherwise})"
+        return None if value.strip() else f"must name a folder ({otherwise})"
 
     return check
+
+
+def _folder_or_nothing(value: Any) -> str | None:
+    return None if not value or value.strip() else "must name a folder"
+
+
+def _log_level(value: Any) -> str | None:
+    if value.upper() in _LOG_LEVELS:
+        return None
+    closest = difflib.get_close_matches(value.upper(), _LOG_LEVELS, n=1, cutoff=0.5)
+    return f"must be one of {', '.join(_LOG_LEVELS)}" + (f"; did you mean {closest[0]!r}?" if closest else "")
 
 
 def _option(default: Any, check: _Check | None, about: str) -> Any:
@@ -170,10 +184,12 @@ class ExecutorConfig:
     capsules: bool = _option(True, None, "store each failed batch in a folder, a capsule, for `gpuexec replay`")
     capsule_dir: str | None = _option(
         None,
-        None,
+        _folder_or_nothing,
         "folder for capsules (default: ~/.local/state/gpuexec/capsules; '' stores none, as capsules=False does)",
     )
-    log_level: str = _option("DEBUG", None, "lowest loguru level of the log records that workers send to the driver")
+    log_level: str = _option(
+        "DEBUG", _log_level, "lowest loguru level, such as 'INFO', of the log records that workers send to the driver"
+    )
     runtime_env: Mapping[str, Any] | None = _option(
         None, None, "runtime environment as for Ray; its env_vars are set in every worker, all else is ignored"
     )
@@ -220,6 +236,8 @@ def _checked(option: dataclasses.Field[Any], value: Any) -> Any:
     problem = check(value) if check else None
     if problem:
         raise ConfigurationError(f"option {option.name!r} {problem}, got {value!r}")
+    if option.name == "log_level":
+        return value.upper()
     return float(value) if kind == "float" else value
 
 
@@ -231,13 +249,29 @@ def _class_names(option: str, value: Any) -> tuple[str, ...]:
         if isinstance(exception, type) and issubclass(exception, BaseException):
             names.append(full_name(exception))
         elif isinstance(exception, str) and exception:
-            names.append(exception)
+            names.append(_exception_name(option, exception))
         else:
             raise ConfigurationError(
                 f"option {option!r} takes exception classes or their names, such as 'ConnectionError', "
                 f"got {exception!r}"
             )
     return tuple(names)
+
+
+def _exception_name(option: str, name: str) -> str:
+    """Return the name by which exceptions of this class are recognised: its own one, where ``name`` is an alias of it.
+
+    Raises ``ConfigurationError`` for a name that no exception can have. Nothing is imported for it, so a class in a
+    module that is not loaded yet is believed.
+    """
+    found = exception_named(name)
+    if found is not None:
+        own = found.__name__ if "." not in name else full_name(found)
+        return name if own == name else own
+    problem = problem_with_exception_name(name)
+    if problem is None:
+        return name
+    raise ConfigurationError(f"option {option!r}: {problem}")
 
 
 def _has_type(value: Any, expected: str) -> bool:

@@ -20,6 +20,7 @@ Built-in classes that an error is a subclass of, beside the one above it, stand 
     │   └── CheckpointMismatch                  it was written by a different pipeline
     ├── CapsuleError                            a failure capsule cannot be read or replayed
     │   └── CapsuleNotWritten (OSError)         it cannot be written
+    ├── RunCancelled                            the program ended the run, by ``cancel()`` or through asyncio
     ├── WorkerDied                              a worker process ended unexpectedly
     ├── StartRefused (OSError)                  the system refuses another process; the message names the limit
     ├── NvmlError                               the driver library answered with an error
@@ -121,6 +122,10 @@ class CapsuleNotWritten(CapsuleError, OSError):
 
 
 # ---- processes -----------------------------------------------------------------------------------------
+
+
+class RunCancelled(GpuexecError):
+    """The run was ended by ``LocalExecutor.cancel``, or because the asyncio task around it was cancelled."""
 
 
 class WorkerDied(GpuexecError):

@@ -200,10 +200,11 @@ class GpusRead(Record):
 
 
 class RunEnded(Record):
-    """The run is over; ``error`` is ``None`` after success."""
+    """The run is over; ``error`` is ``None`` after success. ``interrupted``: it has not failed, but was ended."""
 
     at: float
     error: str | None
+    interrupted: bool = False
 
 
 RunEvent = (

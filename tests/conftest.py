@@ -13,6 +13,8 @@ import psutil
 import pytest
 from hypothesis.database import DirectoryBasedExampleDatabase
 
+from gpuexec.driver import observers
+
 pytest_plugins = ["tests.nvml_sim.plugin"]
 
 ROOT = Path(__file__).parent.parent
@@ -63,6 +65,16 @@ def leaves_nothing_behind() -> Iterator[None]:
     # Other processes of the machine use /dev/shm too, for moments.
     leaked["files"] = Counter(name for name in leaked["files"] if Path(name).exists())
     assert not any(leaked.values()), f"left behind: { {k: dict(v) for k, v in leaked.items() if v} }"
+
+
+@pytest.fixture(autouse=True)
+def observers_have_no_bugs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Fail a test in which an observer of a run raised: the run itself goes on. A full disk is no bug."""
+    failures: list[Exception] = []
+    monkeypatch.setattr(observers, "report_failure", failures.append)
+    yield
+    bugs = [error for error in failures if not isinstance(error, OSError)]
+    assert not bugs, f"an observer raised: {bugs}"
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -20,6 +20,8 @@ source. Its key is the whole ``task_id`` path, so partitions with different pare
 Invariants
 1. A source is *done* exactly when none of its descendants is in a queue, in flight at a worker, or finished and not yet
    given to the caller, and none has failed. A descendant that was filtered out counts like one that reached the end.
+   Who gives tasks to the caller only when the run has succeeded, as ``execute`` does, has all of them "not yet given"
+   until then, unless the last stage stores them (``Delivery``).
 2. A descendant that cannot be traced to one input of its batch belongs to the sources of all of them. These sources are
    done together or not at all.
 3. The journal has a source as *done* only after the last stage has returned every descendant of it and the driver has
@@ -34,7 +36,8 @@ Promised, however a run ends (exception, Ctrl-C, SIGKILL, out of memory), given 
   an undisturbed run would have left, each once. A stage that appends, or that makes up names, may write twice.
 
 Not promised
-* Tasks of sources that were done before are not returned: their outputs are what the last stage stored.
+* Tasks of sources that were done before are not returned: the caller had them from the run that did them, or the last
+  stage, a declared sink, has stored them. A run with such a sink that fails says which tasks were not returned.
 * A power cut of the node may undo the last completions. That costs only work, since those sources are processed again.
   But files that a stage has not synced may be lost although their source is done: a stage that must survive power cuts
   calls ``os.fsync``.

@@ -13,6 +13,7 @@ class NoCheckpoint:
 
     skipped = 0
     hash_seed: int | None = None
+    start_note: str | None = None
 
     def lineage(self, specs: Sequence[StageSpec]) -> NoLineage:  # noqa: ARG002 - the interface of Checkpoint
         """Return the lineage of a run in which nobody asks for sources."""
@@ -21,8 +22,9 @@ class NoCheckpoint:
     def commit(self) -> None:
         """Do nothing."""
 
-    def discard_uncommitted(self) -> None:
+    def end_early(self) -> str | None:
         """Do nothing."""
+        return None
 
     def close(self, error: str | None = None) -> None:
         """Do nothing."""

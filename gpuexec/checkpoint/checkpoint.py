@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import enum
 import os
 import re
 import zlib
@@ -10,15 +11,27 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from gpuexec.core.lineage import Lineage
-from gpuexec.core.sources import SourceTracker
+from gpuexec.core.sources import Settled, SourceTracker
 from gpuexec.core.stage import StageSpec
 from gpuexec.errors import CheckpointError, CheckpointMismatch, ConfigurationError, StageContractError
+from gpuexec.naming import abbreviated
 
 if TYPE_CHECKING:
     from gpuexec.checkpoint.journal import Journal
 
 _RANDOM_ID = re.compile("r[0-9a-f]{32}")
 _MAX_SHOWN_DIFFERENCES = 10
+
+
+class Delivery(enum.Enum):
+    """When the tasks of a source are safe, so that the source may be recorded as done.
+
+    A source that was filtered out entirely has no tasks, so it is recorded at once in any case.
+    """
+
+    STREAMED = "the caller takes them as they come: at the commit after they were handed over"
+    AT_END = "the caller gets all of them when the run has succeeded, and none otherwise: at the end"
+    STORED = "the last stage stores what it gets, and its tasks are of no further value: at once"
 
 
 class Checkpoint:
@@ -29,15 +42,25 @@ class Checkpoint:
     ``CheckpointError``.
     """
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: Journal, delivery: Delivery = Delivery.STREAMED, last_stage: str = "") -> None:
         self._journal = journal
+        self._delivery = delivery
+        self._last_stage = last_stage
+        self._finished: dict[str, None] = {}  # sources with tasks that no caller has got yet (a set that keeps order)
         self._tracker = SourceTracker()
         self._warned_positional = False
         self._closed = False
         self.skipped = 0  # sources that an earlier run had done
 
     @classmethod
-    def open(cls, folder: str | os.PathLike[str], stages: Sequence[Any], *, accept_changed: bool = False) -> Checkpoint:
+    def open(
+        cls,
+        folder: str | os.PathLike[str],
+        stages: Sequence[Any],
+        *,
+        accept_changed: bool = False,
+        delivery: Delivery = Delivery.STREAMED,
+    ) -> Checkpoint:
         """Open a checkpoint folder for a run of these stages, before any of them is set up, and lock it.
 
         Raises ``ConfigurationError`` if a stage is not resumable, ``CheckpointMismatch`` if the folder belongs to
@@ -57,7 +80,7 @@ class Checkpoint:
         except BaseException:
             journal.close()
             raise
-        return cls(journal)
+        return cls(journal, delivery, str(stages[-1].name))
 
     @property
     def hash_seed(self) -> int | None:
@@ -107,15 +130,54 @@ class Checkpoint:
     def commit(self) -> None:
         """Write what was completed since the last commit, in one transaction. Without any news it costs nothing."""
         settled = self._tracker.settle()
+        if settled.returned and self._delivery is not Delivery.STREAMED:
+            self._finished |= dict.fromkeys(settled.returned)
+            if self._delivery is Delivery.AT_END:
+                done = tuple(key for key in settled.done if key not in self._finished)
+                settled = Settled(settled.opened, done, settled.failed)
         if settled:
             self._journal.record(settled)
 
-    def discard_uncommitted(self) -> None:
-        """Forget what was completed since the last commit.
+    @property
+    def start_note(self) -> str | None:
+        """What to tell the user when the run begins."""
+        if self._delivery is not Delivery.AT_END:
+            return None
+        return (
+            "checkpoint: sources are recorded as done when the run has returned their tasks, at its end; "
+            + self._remedy
+        )
 
-        The caller did not receive the tasks, so the next run must repeat them.
+    @property
+    def _remedy(self) -> str:
+        return (
+            f"if the last stage, {self._last_stage!r}, stores what it gets, set is_sink_stage = True in its class, "
+            "and they are recorded as soon as they are done; or take the tasks as they come, from execute_iter()"
+        )
+
+    def end_early(self) -> str | None:
+        """Take note that the run did not succeed, and return what its caller must know about the sources.
+
+        Tasks that the caller did not receive, and that are stored nowhere, must be made again by the next run.
         """
-        self._tracker.settle()
+        if self._delivery is Delivery.STREAMED:
+            self._tracker.settle()
+            return None
+        with contextlib.suppress(CheckpointError):  # the run's own error is the one to raise
+            self.commit()
+        count, keys = len(self._finished), abbreviated(tuple(self._finished))
+        if not count:
+            return None
+        if self._delivery is Delivery.STORED:
+            return (
+                f"checkpoint: {count} source(s) were done before the run ended. Their tasks are not returned, neither "
+                f"by this run nor by a later one, because the last stage, {self._last_stage!r}, is a sink that has "
+                f"stored them: {keys}"
+            )
+        return (
+            f"checkpoint: the tasks of {count} finished source(s) were not returned, so the next run processes these "
+            f"sources again; {self._remedy}: {keys}"
+        )
 
     def close(self, error: str | None = None) -> None:
         """Commit, record how the run ended, and release the folder. Safe to repeat."""
@@ -126,9 +188,15 @@ class Checkpoint:
             # If the run failed, its own error is the one to raise, not one about the journal.
             with contextlib.suppress(CheckpointError) if error else contextlib.nullcontext():
                 self.commit()
+                if error is None and self._delivery is Delivery.AT_END:
+                    self._record_delivered()
                 self._journal.finish_run(error or "done")
         finally:
             self._journal.close()
+
+    def _record_delivered(self) -> None:
+        """Record what was held back. A source may have been opened again since, and failed then."""
+        self._journal.record(Settled(done=tuple(key for key in self._finished if not self._tracker.has_failed(key))))
 
     def _warn_positional(self, key: str) -> None:
         from loguru import logger

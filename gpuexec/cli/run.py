@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -53,15 +54,21 @@ def run(
     try:
         tasks = pipeline.run(executor)
     except KeyboardInterrupt:
-        console.print("interrupted", style="red")
+        _show(console, "[red]interrupted[/red]")
         raise typer.Exit(_INTERRUPTED) from None
     finally:
         report = getattr(executor, "last_report", None)
         if report is not None and report.stages:
             from gpuexec.observe.report_table import stage_table
 
-            console.print(stage_table(report))
-    console.print(f"{len(tasks or [])} tasks came out of the last stage")
+            _show(console, stage_table(report))
+    _show(console, f"{len(tasks or [])} tasks came out of the last stage")
+
+
+def _show(console: Console, what: Any) -> None:
+    """Print on stderr. What became of the run does not depend on whether that can be written."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # full, gone, closed, or there is none
+        console.print(what)
 
 
 def _make_executor(name: ExecutorName, options: dict[str, Any]) -> Any:

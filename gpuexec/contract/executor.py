@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
+
+from gpuexec.errors import ConfigurationError
 
 _IGNORE_HEAD_NODE = "CURATOR_IGNORE_RAY_HEAD_NODE"
 
@@ -41,3 +44,16 @@ class BaseExecutor(ABC):
     @abstractmethod
     def execute(self, stages: Sequence[Any], initial_tasks: Sequence[Any] | None = None) -> list[Any] | None:
         """Run the stages, in order, and return the last one's tasks."""
+
+
+def execute_with_checkpoint(
+    executor: BaseExecutor, stages: Sequence[Any], initial_tasks: Sequence[Any] | None, folder: str | os.PathLike[str]
+) -> list[Any] | None:
+    """Run the stages with a checkpoint. Raises ``ConfigurationError`` if the executor keeps none."""
+    if "checkpoint" not in inspect.signature(executor.execute).parameters:
+        raise ConfigurationError(
+            f"checkpoint_path={str(folder)!r}: {type(executor).__name__} keeps no checkpoints; "
+            "run on LocalExecutor, or leave it out"
+        )
+    tasks: list[Any] | None = cast(Any, executor).execute(stages, initial_tasks, checkpoint=folder)
+    return tasks

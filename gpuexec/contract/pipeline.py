@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from gpuexec.contract.executor import BaseExecutor
+from gpuexec.contract.executor import BaseExecutor, execute_with_checkpoint
 from gpuexec.contract.sentinels import EmptyTask
 from gpuexec.contract.stage import is_stage
 from gpuexec.contract.task import is_task
@@ -96,13 +95,7 @@ class Pipeline:
         if checkpoint_path is None:
             tasks: list[Any] | None = executor.execute(self.stages, initial_tasks)
             return tasks
-        if "checkpoint" not in inspect.signature(executor.execute).parameters:
-            raise ConfigurationError(
-                f"checkpoint_path={str(checkpoint_path)!r}: {type(executor).__name__} keeps no checkpoints; "
-                "run on LocalExecutor, or leave it out"
-            )
-        done: list[Any] | None = cast(Any, executor).execute(self.stages, initial_tasks, checkpoint=checkpoint_path)
-        return done
+        return execute_with_checkpoint(executor, self.stages, initial_tasks, checkpoint_path)
 
     def run_iter(self, executor: Any = None, initial_tasks: Iterable[Any] | None = None) -> Generator[Any, None, None]:
         """Build the pipeline, run it (on a ``LocalExecutor`` by default) and yield its tasks as they are finished.

@@ -62,7 +62,9 @@ class ProcessingStage(ABC, Generic[X, Y], metaclass=StageMeta):
 
     Class or instance attributes: ``name``; ``resources`` of one worker; ``batch_size``, the maximum number of
     tasks given to ``process_batch`` at once; ``runtime_env``, whose ``env_vars`` are set in the workers;
-    ``is_source_stage`` and ``is_sink_stage``, which ``Pipeline.build`` sets if no stage has them;
+    ``is_source_stage`` and ``is_sink_stage``, which ``Pipeline.build`` sets if no stage has them. A class that declares
+    ``is_sink_stage = True`` itself says that it stores what it gets, so that the tasks it returns are of no further
+    value: with a checkpoint, sources are then done as soon as they are stored;
     ``is_resumable``, whether outputs can be traced to inputs.
     """
 

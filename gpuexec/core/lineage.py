@@ -87,7 +87,7 @@ class Lineage:
             if ends:
                 admitted = [source for block, start, stop in slices for source in _sources(block)[start:stop]]
                 if admitted:  # an earlier run may have done all of them
-                    self._records.complete_batch(admitted, (), ends=True)
+                    self._records.complete_batch(admitted, range(len(admitted)), ends=True)
             return slices
         sources = iter(self._records.complete_batch(batch.sources(), batch.parents, ends=ends))
         for block, _, _ in batch.outputs:

@@ -15,11 +15,15 @@ UNTRACED = -1  # the parent of an output that cannot be traced to one input of i
 
 
 class Settled(Record):
-    """What has changed since the last call of ``settle``: keys opened, keys done, and (key, reason) of the failed."""
+    """What has changed since the last call of ``settle``: keys opened, keys done, and (key, reason) of the failed.
+
+    ``returned``: those of ``done`` from which tasks came out of the last stage; of the others, all were dropped.
+    """
 
     opened: tuple[str, ...] = ()
     done: tuple[str, ...] = ()
     failed: tuple[tuple[str, str], ...] = ()
+    returned: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
         return bool(self.opened or self.done or self.failed)
@@ -43,6 +47,7 @@ class SourceTracker:
         self._maybe_done: list[int] = []
         self._failed: dict[str, str] = {}  # reason by key. A key that failed is not done later in the same run
         self._new_failed: list[tuple[str, str]] = []
+        self._returning: set[int] = set()  # open sources from which a task came out of the last stage
 
     def __len__(self) -> int:
         """Return the number of open sources."""
@@ -89,12 +94,16 @@ class SourceTracker:
             produced = 0 if ends else len(parents)
             if produced != len(inputs):
                 self.moved(first, len(inputs), produced)
+            if ends and parents:
+                self._returning.add(first)
             return [first] * len(parents)
         if not ends and list(parents) == list(range(len(inputs))):  # one output for each input: no count changes
             return list(inputs)
         if UNTRACED in parents and not ends:  # outputs that leave need no source
             self.joined(inputs)
         outputs = [inputs[parent] if parent >= 0 else first for parent in parents]
+        if ends:  # an output that cannot be traced may be any input's
+            self._returning.update(inputs if UNTRACED in parents else outputs)
         produced_by = Counter[int]() if ends else Counter(map(self._group, outputs))
         for group, consumed in Counter(map(self._group, inputs)).items():
             self.moved(group, consumed, produced_by[group])
@@ -132,21 +141,30 @@ class SourceTracker:
                 self._failed[key] = reason
                 self._new_failed.append((key, reason))
 
+    def has_failed(self, key: str) -> bool:
+        """Return whether a descendant of the source with this key failed for good, at any time of the run."""
+        return key in self._failed
+
     def settle(self) -> Settled:
         """Return what has changed since the last call, and forget the sources that have no unfinished descendants."""
         if not (self._opened or self._maybe_done or self._new_failed):
             return Settled()
         done: list[str] = []
+        returned: list[str] = []
         for group in self._maybe_done:
             if self._live.get(group) == 0:
-                done += [key for key in self._close(group) if key not in self._failed]
-        settled = Settled(tuple(self._opened), tuple(done), tuple(self._new_failed))
+                returns = not self._returning.isdisjoint(self._members.get(group, (group,)))
+                keys = [key for key in self._close(group) if key not in self._failed]
+                done += keys
+                returned += keys if returns else ()
+        settled = Settled(tuple(self._opened), tuple(done), tuple(self._new_failed), tuple(returned))
         self._opened, self._maybe_done, self._new_failed = [], [], []
         return settled
 
     def _close(self, group: int) -> list[str]:
         del self._live[group]
         members = self._members.pop(group, [group])
+        self._returning.difference_update(members)
         keys = [self._keys.pop(member) for member in members]
         for member, key in zip(members, keys, strict=True):
             del self._numbers[key]

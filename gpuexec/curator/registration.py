@@ -1,11 +1,15 @@
 """Makes our classes virtual subclasses of NeMo Curator's, whichever of the two libraries is imported first.
 
+Also makes ``checkpoint_path`` of Curator's ``Pipeline.run`` reach our executors.
+
 Importing Curator costs 1.4 s and edits ``os.environ``, so it is never imported for this. Instead, the classes are
 registered as soon as Curator's own modules have been executed.
 """
 
 from __future__ import annotations
 
+import functools
+import inspect
 import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
@@ -14,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from gpuexec.channel.perf_identity import PERF_IDENTITY
 from gpuexec.contract import composite, executor, sentinels, stage, task
 from gpuexec.curator.origin import STAGE_MODULE
+from gpuexec.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
@@ -62,16 +67,58 @@ def _register_sentinels(module: Any) -> None:
     sentinels.register_sentinels(module.NoneTask, module.FailedTask)
 
 
+def _register_pipeline(module: Any) -> None:
+    """Make Curator's ``Pipeline.run(checkpoint_path=…)`` use our journal when the executor is ours.
+
+    Curator keeps its own checkpoints in an actor of a Ray cluster, which only its own executors report to: with ours it
+    would demand a cluster and then record nothing.
+    """
+    pipeline = module.Pipeline
+    if hasattr(pipeline, _RUN_WITH_CHECKPOINT):
+        setattr(pipeline, _RUN_WITH_CHECKPOINT, _with_our_journal(getattr(pipeline, _RUN_WITH_CHECKPOINT)))
+    elif "checkpoint_path" in inspect.signature(pipeline.run).parameters:
+        pipeline.run = _refusing_checkpoint_path(pipeline.run)
+
+
+def _with_our_journal(run: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(run)
+    def run_with_checkpoint(self: Any, runner: Any, initial_tasks: Any, checkpoint_path: Any) -> Any:
+        if not isinstance(runner, executor.BaseExecutor):
+            return run(self, runner, initial_tasks, checkpoint_path)
+        return executor.execute_with_checkpoint(runner, self.stages, initial_tasks, checkpoint_path)
+
+    return run_with_checkpoint
+
+
+def _refusing_checkpoint_path(run: Callable[..., Any]) -> Callable[..., Any]:
+    signature = inspect.signature(run)
+
+    @functools.wraps(run)
+    def run_without_checkpoint(*args: Any, **kwargs: Any) -> Any:
+        given = signature.bind(*args, **kwargs).arguments
+        runner, path = given.get("executor"), given.get("checkpoint_path")
+        if path is not None and isinstance(runner, executor.BaseExecutor):
+            raise ConfigurationError(
+                f"checkpoint_path={str(path)!r}: this version of NeMo Curator does not pass it on to "
+                f"{type(runner).__name__}; use LocalExecutor(checkpoint={str(path)!r}) instead"
+            )
+        return run(*args, **kwargs)
+
+    return run_without_checkpoint
+
+
 def _register_perf(module: Any) -> None:
     PERF_IDENTITY.add_class(module.StagePerfStats)
 
 
+_RUN_WITH_CHECKPOINT = "_run_with_resumability"  # (executor, initial_tasks, checkpoint_path)
 _REGISTRATIONS: dict[str, Callable[[Any], None]] = {
     "nemo_curator.backends.base": _register_executor,
     STAGE_MODULE: _register_stages,
     "nemo_curator.tasks.tasks": _register_task,
     "nemo_curator.tasks.sentinels": _register_sentinels,
     "nemo_curator.utils.performance_utils": _register_perf,
+    "nemo_curator.pipeline.pipeline": _register_pipeline,
 }
 
 

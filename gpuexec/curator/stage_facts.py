@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from gpuexec.contract.base_classes import is_base_class
 from gpuexec.contract.sentinels import EmptyTask
@@ -14,6 +14,7 @@ from gpuexec.plan.model import StageDemand
 if TYPE_CHECKING:
     from gpuexec.contract.interfaces import StageLike
 
+_INPUT_AND_OUTPUT = 2  # the parameters of ProcessingStage
 _NEEDS_RAY = {
     "is_raft_actor": "RAFT actors",
     "is_lsh_stage": "Ray's LSH shuffle actors",
@@ -52,6 +53,26 @@ def sets_up_node(stage: StageLike) -> bool:
         return True
     owner = next(cls for cls in type(stage).__mro__ if "setup_on_node" in vars(cls))
     return not is_base_class(owner)
+
+
+def is_sink(stage: StageLike) -> bool:
+    """Return whether the stage stores what it gets, so that the tasks it returns are of no further value.
+
+    Its class declares ``is_sink_stage = True``: the same attribute of an instance says nothing, since every pipeline
+    sets it on its last stage. Curator's writers declare tasks that list the files they have written.
+    """
+    if getattr(type(stage), "is_sink_stage", False):
+        return True
+    return is_curator_stage(stage) and _writes_files(type(stage))
+
+
+def _writes_files(cls: type) -> bool:
+    for base in (base for owner in cls.__mro__ for base in vars(owner).get("__orig_bases__", ())):
+        arguments = get_args(base)
+        if len(arguments) == _INPUT_AND_OUTPUT:
+            takes, returns = (getattr(argument, "__name__", "") for argument in arguments)
+            return returns == "FileGroupTask" and takes != "EmptyTask"  # what takes an EmptyTask lists files to read
+    return False
 
 
 def empty_task_for(stage: StageLike) -> Any:

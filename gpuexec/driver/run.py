@@ -24,12 +24,15 @@ from gpuexec.core.worker import Worker
 from gpuexec.driver import exceptions
 from gpuexec.driver.autoscaler import Autoscaler
 from gpuexec.driver.blocks import InitialBlocks, ResultPayloads
+from gpuexec.driver.cancellation import Cancellation
 from gpuexec.driver.initial_tasks import InitialTasks, StreamedTasks
 from gpuexec.driver.limits import MemoryLimits
-from gpuexec.driver.shutdown import Shutdown
+from gpuexec.driver.observers import Observers
+from gpuexec.driver.shutdown import Shutdown, is_interruption
 from gpuexec.driver.worker_processes import WorkerProcesses
 from gpuexec.plan.allocator import Allocator
 from gpuexec.plan.model import Plan, WorkerGrant
+from gpuexec.processes.standard_streams import discard_what_cannot_be_written
 from gpuexec.processes.watch import Readiness
 
 if TYPE_CHECKING:
@@ -86,11 +89,13 @@ class Run:
         on_grants: Callable[[list[WorkerGrant]], None],
         capsules: CapsuleKeeper,
         checkpoint: Checkpoint | NoCheckpoint,
+        cancellation: Cancellation,
     ) -> None:
         self._specs = specs
         self._plan = plan
         self._checkpoint = checkpoint
-        self._observers = observers
+        self._cancellation = cancellation
+        self._emit = Observers(observers).emit
         self._gauge_every_s = gauge_every_s
         self._next_gauge = 0.0
         self._advanced_at = 0.0
@@ -137,34 +142,45 @@ class Run:
 
         Raises the stage's own exception, ``WorkerDied``, or ``KeyboardInterrupt``; no process is left.
         """
-        finished = [task for tasks in self.stream(keep_undelivered=True) for task in tasks]
+        finished = [task for tasks in self.stream() for task in tasks]
         finished.sort(key=lambda task: task[0])
         return [task for _, task in finished]
 
-    def stream(self, *, keep_undelivered: bool = False) -> Generator[list[OrderedTask], None, None]:
+    def stream(self) -> Generator[list[OrderedTask], None, None]:
         """Run, and yield the last stage's tasks as they come, each with its place in the order of results.
 
         While the caller is busy with them nothing new is started, so what waits stays bounded. Closing the iterator
-        ends the run. Raises what `execute` raises. ``keep_undelivered``: also record sources whose tasks were finished
-        but not yet handed to the caller when the run ended.
+        ends the run. Raises what `execute` raises.
         """
         with contextlib.ExitStack() as cleanup:
+            cleanup.callback(discard_what_cannot_be_written)
+            cleanup.callback(self._cancellation.close)
             cleanup.callback(self._processes.close)
             cleanup.callback(self._blocks.close)
             cleanup.callback(self._processes.kill_all)
             try:
                 self._emit(events.RunStarted(time.monotonic(), self._plan, tuple(s.name for s in self._specs)))
+                if self._checkpoint.start_note is not None:
+                    self._emit(events.Noticed(self._checkpoint.start_note, "INFO"))
+                self._processes.add_reader(self._cancellation, self._cancellation.on_readable)
                 self._watch_gpus(cleanup)
                 self._read_streamed_tasks(cleanup)
                 with _rare_collections():
                     for phase in self._plan.phases:
                         yield from self._run_phase([self._state.stages[p.stage_index] for p in phase.stages])
+                self._processes.raise_pending_signals()
+                self._cancellation.check()
             except BaseException as error:
                 Shutdown(self._processes, self._state, handle=self._handle, emit=self._emit).after(error)
-                if not keep_undelivered:
-                    self._checkpoint.discard_uncommitted()
+                note = self._checkpoint.end_early()
+                if note is not None:
+                    error.add_note(note)
+                    self._emit(events.Noticed(note))
                 stopped = isinstance(error, GeneratorExit)
-                self._end("stopped by the caller (iterator closed)" if stopped else exceptions.in_a_line(error))
+                self._end(
+                    "stopped by the caller (iterator closed)" if stopped else exceptions.in_a_line(error),
+                    interrupted=stopped or is_interruption(error),
+                )
                 raise
             else:
                 if self._checkpoint.skipped:
@@ -188,12 +204,12 @@ class Run:
             self._processes.add_reader(tasks, tasks.on_readable)
             cleanup.callback(self._processes.remove_reader, tasks)
 
-    def _end(self, error: str | None) -> None:
+    def _end(self, error: str | None, *, interrupted: bool = False) -> None:
         """Report how the run ended, once the last worker is gone."""
         if self._gpus is not None:
             self._gpus.report()
         self._checkpoint.close(error)
-        self._emit(events.RunEnded(time.monotonic(), error))
+        self._emit(events.RunEnded(time.monotonic(), error, interrupted))
 
     # ---- the loop ----------------------------------------------------------------------------------------
 
@@ -206,6 +222,7 @@ class Run:
                 return
             for worker, what in self._processes.wait(self._seconds_to_wait()):
                 self._handle(worker, what)
+            self._cancellation.check()
             finished = self._state.dispatcher.take_finished()
             if finished:
                 handed_over_at = time.monotonic()
@@ -235,6 +252,7 @@ class Run:
             self._next_gauge or None,
             self._autoscaler.next_cycle(),
             self._memory.next_check,
+            self._cancellation.next_poll,
         ]
         return max(0.0, min(t for t in times if t is not None) - now)
 
@@ -276,10 +294,6 @@ class Run:
             return
         self._next_gauge = now + self._gauge_every_s
         self._emit(events.Gauged(now, tuple(stage.gauges() for stage in self._state.stages)))
-
-    def _emit(self, event: events.RunEvent) -> None:
-        for observer in self._observers:
-            observer.on_event(event)
 
 
 def policy_of(config: ExecutorConfig) -> RetryPolicy:

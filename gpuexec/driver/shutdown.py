@@ -1,8 +1,9 @@
 """Ends a run that does not finish: every worker may tear down, nothing is left, nothing that is done is lost.
 
 * After a stage's exception or a worker's death, the workers are interrupted and tear down within ``stop_timeout_s``.
-* After the first Ctrl-C, or SIGTERM, they may finish the batches in flight, so that their results count. Those that
-  take longer than 2 s are interrupted. All of it takes less than 5 s. The second Ctrl-C kills the workers.
+* After the first Ctrl-C, SIGTERM or SIGHUP, or if the run is cancelled, they may finish the batches in flight, so that
+  their results count. Those that take longer than 2 s are interrupted. All of it takes less than 5 s. The second Ctrl-C
+  kills the workers.
 """
 
 from __future__ import annotations
@@ -14,10 +15,16 @@ from gpuexec import events
 from gpuexec.core.run_state import RunState
 from gpuexec.core.worker import Worker
 from gpuexec.driver.worker_processes import WorkerProcesses
+from gpuexec.errors import RunCancelled
 from gpuexec.processes.watch import Readiness
 
 _DRAIN_S = 2.0  # after Ctrl-C: to finish the batches in flight …
 _TEARDOWN_S = 1.5  # … and to tear down
+
+
+def is_interruption(error: BaseException) -> bool:
+    """Return whether the run was ended from outside, rather than failed."""
+    return isinstance(error, KeyboardInterrupt | SystemExit | RunCancelled)
 
 
 class Shutdown:
@@ -39,7 +46,7 @@ class Shutdown:
     def after(self, error: BaseException) -> None:
         """End all workers. A second Ctrl-C or SIGTERM kills them at once."""
         try:
-            if isinstance(error, KeyboardInterrupt | SystemExit):
+            if is_interruption(error):
                 now = time.monotonic()
                 self._state.stop_all(now, within_s=_DRAIN_S + _TEARDOWN_S)
                 self._wait(until=now + _DRAIN_S)

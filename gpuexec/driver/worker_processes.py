@@ -17,7 +17,7 @@ from gpuexec.errors import ConnectionLost, StartRefused
 from gpuexec.hardware.host import read_oom_kills
 from gpuexec.observe.logging_state import logging_disabled, logging_levels
 from gpuexec.plan.model import WorkerGrant
-from gpuexec.processes import reap
+from gpuexec.processes import interrupts, reap
 from gpuexec.processes.guardian import Guardian
 from gpuexec.processes.output_lines import OutputItem
 from gpuexec.processes.refusal import why_refused
@@ -171,6 +171,11 @@ class WorkerProcesses:
     def remove_reader(self, descriptor: HasFileno) -> None:
         """Stop waiting for it, before it is closed."""
         self._watch.remove_reader(descriptor)
+
+    def raise_pending_signals(self) -> None:
+        """Raise a signal that has arrived since the last wait, while the run can still end as interrupted."""
+        with interrupts.signals_delivered():
+            pass
 
     def wait(self, timeout: float | None) -> Iterator[tuple[Worker, Readiness]]:
         """Wait at most ``timeout`` seconds and yield what became ready, exits last.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
-from collections.abc import Generator, Iterable, Mapping, Sequence
+import sys
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gpuexec.channel import codec
@@ -16,16 +18,18 @@ from gpuexec.config import ExecutorConfig
 from gpuexec.contract.executor import BaseExecutor
 from gpuexec.core.stage import StageSpec
 from gpuexec.curator import registration, stage_facts
+from gpuexec.driver.cancellation import Cancellation
 from gpuexec.driver.capsules import CapsuleKeeper
 from gpuexec.driver.initial_tasks import InitialTasks, ListedTasks, StreamedTasks
 from gpuexec.driver.run import Run
-from gpuexec.errors import ConfigurationError, StageNotPicklable
+from gpuexec.errors import ConfigurationError, RunCancelled, StageNotPicklable
 from gpuexec.executors.initial_tasks import checked_tasks, initial_tasks_for
 from gpuexec.executors.option_repr import executor_repr
 from gpuexec.executors.prepare import Prepared, prepare
 from gpuexec.executors.progress import progress_for
 from gpuexec.observe.report import ReportBuilder, RunReport
 from gpuexec.processes.interrupts import signals_deferred
+from gpuexec.processes.standard_streams import occupy_standard_descriptors
 from gpuexec.processes.variables import variables_of_run
 from gpuexec.stage.environment import env_vars_for
 
@@ -49,6 +53,34 @@ class LocalExecutor(BaseExecutor):
         super().__init__({**(config or {}), **options}, ignore_head_node)
         self.options = ExecutorConfig.create(self.config)
         self.last_report: RunReport | None = None
+        self._running: set[Cancellation] = set()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the runs that are going on: they belong to this process."""
+        return {**self.__dict__, "_running": set()}
+
+    def cancel(self) -> None:
+        """End every run of this executor that is going on, within 5 s, from any thread.
+
+        A run ends as after Ctrl-C: batches in flight may be finished, workers tear down. Its caller gets
+        ``RunCancelled``. Without a run this does nothing; later runs are not affected.
+        """
+        for cancellation in tuple(self._running):
+            cancellation.request()
+
+    @contextlib.contextmanager
+    def _cancellable(self) -> Iterator[Cancellation]:
+        cancellation = Cancellation()
+        self._running.add(cancellation)
+        try:
+            yield cancellation
+        except RunCancelled as error:
+            if cancellation.by_own_task:  # which expects this, and is not cancelled otherwise
+                raise sys.modules["asyncio"].CancelledError(str(error)) from error
+            raise
+        finally:
+            self._running.discard(cancellation)
+            cancellation.close()
 
     def __repr__(self) -> str:
         return executor_repr(self, self.options)
@@ -63,16 +95,21 @@ class LocalExecutor(BaseExecutor):
         """Run the stages and return the last one's tasks, in the order in which one process would make them.
 
         ``checkpoint``: a folder to use instead of the option's. Sources that it records as done are skipped, so their
-        tasks are not returned.
+        tasks are not returned. A source is done once this call has returned its tasks or, if the last stage's class
+        declares ``is_sink_stage = True`` (or is a writer of Curator's), once that stage has stored them.
 
         Raises ``ResourcesError`` or ``ConfigurationError`` before anything starts, the stage's own exception (its
-        ``__cause__`` is the worker's traceback), ``WorkerDied``, and ``KeyboardInterrupt`` on Ctrl-C.
+        ``__cause__`` is the worker's traceback), ``WorkerDied``, ``KeyboardInterrupt`` on Ctrl-C, and ``RunCancelled``
+        after `cancel`. The run also ends if the asyncio task around it is cancelled, also one that awaits a thread
+        (``asyncio.to_thread(executor.execute, …)``).
         """
-        prepared = prepare(stages, self.options, takes_leases=True)
-        with prepared.leases, signals_deferred():
-            return self._run(
-                prepared, ListedTasks(initial_tasks_for(prepared.stages, initial_tasks)), checkpoint
-            ).execute()
+        occupy_standard_descriptors()
+        folder = (self.options if checkpoint is None else ExecutorConfig.create(checkpoint=checkpoint)).checkpoint
+        with self._cancellable() as cancellation:
+            prepared = prepare(stages, self.options, sleep=cancellation.sleep, takes_leases=True)
+            with prepared.leases, signals_deferred():
+                tasks = ListedTasks(initial_tasks_for(prepared.stages, initial_tasks))
+                return self._run(prepared, tasks, folder, cancellation, streams=False).execute()
 
     def execute_iter(
         self, stages: Sequence[Any], initial_tasks: Iterable[Any] | None = None
@@ -85,6 +122,7 @@ class LocalExecutor(BaseExecutor):
         ``initial_tasks`` may be any iterable, even one that is slow or never ends: a thread reads it. Raises what
         `execute` raises.
         """
+        occupy_standard_descriptors()
         prepared = prepare(stages, self.options, takes_leases=True)
         phases = len(prepared.plan.phases)
         if phases > 1 and initial_tasks is not None and not isinstance(initial_tasks, Sequence):
@@ -106,29 +144,36 @@ class LocalExecutor(BaseExecutor):
             tasks = ListedTasks(initial_tasks_for(prepared.stages, initial_tasks))
         else:
             tasks = StreamedTasks(checked_tasks(initial_tasks))
-        with signals_deferred():
-            results = self._run(prepared, tasks).stream()
-        try:
-            while True:
-                with signals_deferred():
-                    finished = next(results, None)
-                if finished is None:
-                    return
-                for _, task in finished:
-                    yield task
-        finally:
+        with self._cancellable() as cancellation:
             with signals_deferred():
-                results.close()
+                results = self._run(prepared, tasks, self.options.checkpoint, cancellation, streams=True).stream()
+            try:
+                while True:
+                    with signals_deferred():
+                        finished = next(results, None)
+                    if finished is None:
+                        return
+                    for _, task in finished:
+                        yield task
+            finally:
+                with signals_deferred():
+                    results.close()
 
     def _run(
-        self, prepared: Prepared, initial_tasks: InitialTasks, checkpoint: str | os.PathLike[str] | None = None
+        self,
+        prepared: Prepared,
+        initial_tasks: InitialTasks,
+        checkpoint: str | None,
+        cancellation: Cancellation,
+        *,
+        streams: bool,
     ) -> Run:
         specs = [self._spec(i, prepared) for i in range(len(prepared.stages))]
         report_builder = ReportBuilder()
         self.last_report = report_builder.report
-        opened = self._open_checkpoint(checkpoint or self.options.checkpoint, prepared.stages)
+        opened = self._open_checkpoint(checkpoint, prepared.stages, streams=streams)
         try:
-            return self._make_run(prepared, specs, initial_tasks, opened, report_builder)
+            return self._make_run(prepared, specs, initial_tasks, opened, report_builder, cancellation)
         except BaseException as error:
             opened.close(f"{type(error).__name__}: {error}")
             raise
@@ -140,6 +185,7 @@ class LocalExecutor(BaseExecutor):
         initial_tasks: InitialTasks,
         checkpoint: Checkpoint | NoCheckpoint,
         report_builder: ReportBuilder,
+        cancellation: Cancellation,
     ) -> Run:
         node_id = socket.gethostname()
         base_env, left_out = variables_of_run(os.environ, checkpoint.hash_seed)
@@ -162,16 +208,21 @@ class LocalExecutor(BaseExecutor):
                 self.options.capsule_dir, enabled=self.options.stores_capsules, node_id=node_id, base_env=base_env
             ),
             checkpoint=checkpoint,
+            cancellation=cancellation,
         )
 
     def _open_checkpoint(
-        self, folder: str | os.PathLike[str] | None, stages: Sequence[Any]
+        self, folder: str | None, stages: Sequence[Any], *, streams: bool
     ) -> Checkpoint | NoCheckpoint:
         if folder is None:
             return NoCheckpoint()
-        from gpuexec.checkpoint.checkpoint import Checkpoint  # only a run with a checkpoint pays for it
+        from gpuexec.checkpoint.checkpoint import Checkpoint, Delivery  # only a run with a checkpoint pays for it
 
-        return Checkpoint.open(folder, stages, accept_changed=self.options.accept_changed_pipeline)
+        if streams:
+            delivery = Delivery.STREAMED
+        else:
+            delivery = Delivery.STORED if stage_facts.is_sink(stages[-1]) else Delivery.AT_END
+        return Checkpoint.open(folder, stages, accept_changed=self.options.accept_changed_pipeline, delivery=delivery)
 
     def _spec(self, index: int, prepared: Prepared) -> StageSpec:
         stage, demand = prepared.stages[index], prepared.demands[index]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -53,13 +53,14 @@ def prepare(
     node: Node | None = None,
     *,
     takes_leases: bool = False,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> Prepared:
     """Check the stages and plan them on this node, or on ``node`` (read from a file, for example).
 
     GPUs are read only if a stage asks for one. CUDA_VISIBLE_DEVICES in ``environ`` restricts this node's GPUs, never
     those of a ``node`` that is passed in. With ``busy_gpus="wait"``, wait until other processes free their GPUs, for
-    ``busy_gpu_timeout_s`` at most. What other runs hold leases on is theirs; with ``takes_leases``, this plan's GPUs
-    are leased too.
+    ``busy_gpu_timeout_s`` at most; ``sleep`` may raise to end that. What other runs hold leases on is theirs; with
+    ``takes_leases``, this plan's GPUs are leased too.
 
     Raises ``ConfigurationError`` and ``ResourcesError``.
     """
@@ -78,7 +79,7 @@ def prepare(
         except GpusBusy:
             if node is not None or time.monotonic() >= deadline:
                 raise
-            time.sleep(min(_BUSY_POLL_S, max(0.0, deadline - time.monotonic())))
+            sleep(min(_BUSY_POLL_S, max(0.0, deadline - time.monotonic())))
 
 
 def _plan_among_runs(

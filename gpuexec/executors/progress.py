@@ -16,8 +16,17 @@ def progress_for(options: ExecutorConfig) -> tuple[list[events.Observer], float 
     The two belong together: a live table needs gauges more often than lines do. Without progress there are no gauges.
     """
     relay = LogRelay()
-    if not options.show_progress:
+    is_terminal = _stderr_is_terminal()
+    if not options.show_progress or is_terminal is None:
         return [relay], None
-    if sys.stderr.isatty():
+    if is_terminal:
         return [LiveProgress(relay)], LIVE_PERIOD_S
     return [relay, LineProgress()], options.progress_interval_s
+
+
+def _stderr_is_terminal() -> bool | None:
+    """Return ``None`` if there is no stderr: a daemon, pythonw, or a program that has closed it."""
+    try:
+        return sys.stderr.isatty()
+    except (AttributeError, OSError, ValueError):
+        return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections import deque
 from typing import TYPE_CHECKING, TextIO
@@ -64,12 +65,26 @@ class LiveProgress:
     def __init__(self, inner: events.Observer) -> None:
         self._inner = inner
         self._live: Live | None = None
+        self._given_up = False  # the terminal cannot be written
         self._stage_names: tuple[str, ...] = ()
         self._rates = Rates()
         self._started_at = 0.0
 
     def on_event(self, event: events.RunEvent) -> None:
-        """Redraw the table on a gauge reading, clear it before a log line; pass every event on to ``inner``."""
+        """Redraw the table on a gauge reading, clear it before a log line; pass every event on to ``inner``.
+
+        Raises what the terminal raises, once; there is no table from then on.
+        """
+        try:
+            if not self._given_up:
+                self._show(event)
+        except Exception:
+            self._give_up()
+            raise
+        finally:
+            self._inner.on_event(event)
+
+    def _show(self, event: events.RunEvent) -> None:
         match event:
             case events.RunStarted():
                 self._stage_names, self._started_at = event.stage_names, event.at
@@ -77,7 +92,13 @@ class LiveProgress:
                 self._draw(event)
             case events.WorkerLogged() | events.WorkerPrinted() | events.RunEnded():
                 self._clear()
-        self._inner.on_event(event)
+
+    def _give_up(self) -> None:
+        self._given_up = True
+        live, self._live = self._live, None
+        if live is not None:
+            with contextlib.suppress(Exception):  # it has put itself in the place of sys.stderr, also if it failed
+                live.stop()
 
     def _draw(self, event: events.Gauged) -> None:
         from rich.console import Console

@@ -103,7 +103,7 @@ class Quarantined:
 
 @dataclass(slots=True)
 class RunReport:
-    """One run. ``error`` is ``None`` after success.
+    """One run. ``error`` is ``None`` after success. ``interrupted``: the program or a signal ended it; nothing failed.
 
     ``wall_s``: seconds from the finished plan until the last worker was reaped, ``None`` while the run goes on.
     ``gpus_before``, ``gpus_after``: the state of its GPUs, ``None`` if no stage uses any.
@@ -121,6 +121,7 @@ class RunReport:
     gpus_after: Provenance | None = None
     wall_s: float | None = None
     error: str | None = None
+    interrupted: bool = False
 
 
 _MAX_RECORDS = 10_000
@@ -164,7 +165,7 @@ class ReportBuilder:
                 _add(report.notes, *event.notes)
             case events.RunEnded():
                 report.wall_s = event.at - self._started_at
-                report.error = event.error
+                report.error, report.interrupted = event.error, event.interrupted
 
     def _begin(self, event: events.RunStarted) -> None:
         self._started_at = event.at

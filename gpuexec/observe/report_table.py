@@ -13,8 +13,9 @@ from gpuexec.units import format_bytes
 def stage_table(report: RunReport) -> Table:
     """Return a table with one row per stage."""
     wall = f"{report.wall_s:.2f} s" if report.wall_s is not None else "still running"
+    how = "interrupted after" if report.interrupted else "failed in" if report.error else "done in"
     table = Table(
-        title=f"{'failed' if report.error else 'done'} in {wall}",
+        title=f"{how} {wall}",
         title_justify="left",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import queue
 import site
 import socket
 import subprocess
@@ -12,7 +13,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from gpuexec.channel.messages import LogLine
 from gpuexec.channel.recorder import FlightRecorder
@@ -21,9 +22,6 @@ from gpuexec.processes.exit_watch import ExitWatch
 from gpuexec.processes.output_lines import OutputItem, OutputLines
 from gpuexec.processes.variables import gpu_memory_limits, thread_caps
 from gpuexec.units import KIB
-
-if TYPE_CHECKING:
-    from concurrent.futures import ThreadPoolExecutor
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -65,14 +63,45 @@ def _call_in_permanent_thread(function: Callable[P, T], *args: P.args, **kwargs:
     """
     if threading.current_thread() is threading.main_thread():
         return function(*args, **kwargs)
-    return _permanent_thread().submit(function, *args, **kwargs).result()
+    return _permanent_thread().call(functools.partial(function, *args, **kwargs))
+
+
+class _CallingThread:
+    """A thread that calls functions for others.
+
+    No thread pool: those take no work once the main thread has ended, while other threads still run. A daemon, so that
+    it delays no exit.
+    """
+
+    def __init__(self) -> None:
+        self._calls: queue.SimpleQueue[tuple[Callable[[], Any], queue.SimpleQueue[Any]]] = queue.SimpleQueue()
+        threading.Thread(target=self._work, name="gpuexec-spawn", daemon=True).start()
+
+    def call(self, function: Callable[[], T]) -> T:
+        """Call the function there; return what it returns, or raise what it raises."""
+        answers: queue.SimpleQueue[tuple[T, BaseException | None]] = queue.SimpleQueue()
+        self._calls.put((function, answers))
+        value, error = answers.get()
+        if error is not None:
+            raise error
+        return value
+
+    def _work(self) -> None:
+        while True:
+            function, answers = self._calls.get()
+            try:
+                answers.put((function(), None))
+            except BaseException as error:  # noqa: BLE001 - it is the caller's
+                answers.put((None, error))
+            del function, answers
 
 
 @functools.cache
-def _permanent_thread() -> ThreadPoolExecutor:
-    from concurrent.futures import ThreadPoolExecutor
+def _permanent_thread() -> _CallingThread:
+    return _CallingThread()
 
-    return ThreadPoolExecutor(max_workers=1, thread_name_prefix="gpuexec-spawn")
+
+os.register_at_fork(after_in_child=_permanent_thread.cache_clear)  # a child has none of its parent's threads
 
 
 def _start_interpreter(fds: Sequence[int], env: Mapping[str, str]) -> subprocess.Popen[bytes]:

@@ -124,6 +124,7 @@ class Store(ProcessingStage[Number, Number]):
     """Sink: writes a file per task, whole or not at all. Each process logs every name it writes, repeated ones too."""
 
     name = "store"
+    is_sink_stage = True
     batch_size = 4
     resources = _CPUS
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from nemo_curator.pipeline import Pipeline
 from nemo_curator.stages.base import ProcessingStage
+from nemo_curator.stages.file_partitioning import FilePartitioningStage
 from nemo_curator.stages.text.filters import ScoreFilter
 from nemo_curator.stages.text.filters.heuristic import WordCountFilter
 from nemo_curator.stages.text.io.reader import JsonlReader
@@ -15,8 +17,10 @@ from nemo_curator.stages.text.io.writer import JsonlWriter
 from nemo_curator.tasks import DocumentBatch
 from nemo_curator.tasks.sentinels import FailedTask
 
-from gpuexec import LocalExecutor
+from gpuexec import ConfigurationError, InlineExecutor, LocalExecutor
 from gpuexec.checkpoint.history import Counts, read_history
+from gpuexec.curator import registration
+from gpuexec.curator.stage_facts import is_sink
 
 FILES = 5
 AT_FAULT = "poison"
@@ -62,6 +66,12 @@ def contents(folder: Path) -> dict[str, str]:
     return {path.name: path.read_text() for path in folder.glob("*.jsonl")}
 
 
+def test_a_writer_is_a_sink_and_a_filter_is_none(tmp_path: Path):
+    assert is_sink(JsonlWriter(path=str(tmp_path)))
+    assert not is_sink(FilePartitioningStage(str(tmp_path)))
+    assert not is_sink(Faulty(tmp_path))
+
+
 @pytest.mark.parametrize("fault", ["raise", "give-up"])
 def test_a_run_is_continued_where_it_stopped(texts: Path, tmp_path: Path, fault: str):
     note, target, checkpoint = tmp_path / "fault", tmp_path / "out", tmp_path / "checkpoint"
@@ -81,3 +91,55 @@ def test_a_run_is_continued_where_it_stopped(texts: Path, tmp_path: Path, fault:
     assert contents(target) == contents(tmp_path / "undisturbed")
     assert read_history(checkpoint).sources == Counts(done=FILES)
     assert run(texts, target, note, checkpoint) == 0
+
+
+class Counting(ProcessingStage[DocumentBatch, DocumentBatch]):
+    name = "counting"
+
+    def __init__(self, log: Path) -> None:
+        self.log = log
+
+    def process(self, task: DocumentBatch) -> DocumentBatch:
+        with self.log.open("a") as log:
+            log.write("x")
+        return task
+
+
+@pytest.mark.parametrize("cluster", [False, True], ids=["no cluster", "with a cluster"])
+def test_curators_own_checkpoint_path_uses_the_journal(texts: Path, tmp_path: Path, cluster: bool, monkeypatch):
+    """With RAY_ADDRESS set, Curator would take it and record nothing; without, it would demand a cluster."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if cluster:
+        monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # nobody answers there, and nobody must ask
+    log = tmp_path / "log"
+
+    def run_with(**options) -> int:
+        pipeline = Pipeline(name="text")
+        pipeline.add_stage(JsonlReader(file_paths=str(texts), files_per_partition=1))
+        pipeline.add_stage(Counting(log))
+        pipeline.add_stage(JsonlWriter(path=str(tmp_path / "out")))
+        return len(pipeline.run(LocalExecutor(show_progress=False), **options))
+
+    assert run_with(checkpoint_path=tmp_path / "checkpoint") == FILES
+    assert run_with(checkpoint_path=str(tmp_path / "checkpoint")) == 0
+    assert len(log.read_text()) == FILES
+    assert read_history(tmp_path / "checkpoint").sources == Counts(done=FILES)
+
+
+def test_curators_own_checkpoint_path_is_refused_where_it_has_no_effect(texts: Path, tmp_path: Path):
+    pipeline = Pipeline(name="text", stages=[JsonlReader(file_paths=str(texts), files_per_partition=1)])
+    with pytest.raises(ConfigurationError, match="InlineExecutor keeps no checkpoints"):
+        pipeline.run(InlineExecutor(), checkpoint_path=tmp_path / "checkpoint")
+
+
+def test_another_version_of_curator_refuses_a_checkpoint_path_that_it_does_not_pass_on(tmp_path: Path):
+    class OtherPipeline:
+        def run(self, executor=None, initial_tasks=None, checkpoint_path=None):
+            return executor, checkpoint_path
+
+    registration._register_pipeline(SimpleNamespace(Pipeline=OtherPipeline))
+    executor = LocalExecutor()
+    assert OtherPipeline().run(executor) == (executor, None)
+    assert OtherPipeline().run(None, checkpoint_path="c") == (None, "c")
+    with pytest.raises(ConfigurationError, match=r"LocalExecutor\(checkpoint='c'\)"):
+        OtherPipeline().run(executor, checkpoint_path="c")

@@ -26,7 +26,7 @@ from gpuexec import (
 )
 from gpuexec.checkpoint.history import INTERRUPTED, Counts, read_history
 from gpuexec.checkpoint.journal import Journal
-from tests.process.running import ROOT, Ran, local_executor, run_command, run_local
+from tests.process.running import ROOT, Ran, local_executor, logged, run_command, run_local
 from tests.process.stages import Apply, Item, items, same
 from tests.process.stages.checkpoints import AT_FAULT, FAULT, Faulty, Gather, Pair, Parts, Shuffle, Store, refuse
 from tests.process.waiting import wait_until
@@ -129,6 +129,91 @@ def test_a_task_that_fails(folder: Path, fault: str, options: dict, batch_size: 
     assert outputs(folder) == due()
     assert counts(folder) == Counts(done=PARTS)
     assert {item for item, times in written(folder).items() if times > 1} == {"p4-0"}
+
+
+def test_no_task_is_lost_between_a_run_that_fails_and_the_next(folder: Path):
+    """The last stage stores nothing, so what the failed run had finished comes from the next one."""
+    (folder / FAULT).write_text("raise")
+    with logged("WARNING") as warnings:
+        failed = run(folder, [Parts(folder), Pair(), Faulty(folder)], raises=LookupError)
+    assert counts(folder).done <= 1, "only the source whose items are all filtered out"
+    (note,) = [note for note in failed.error.__notes__ if note.startswith("checkpoint: ")]
+    assert "finished source(s) were not returned" in note
+    assert "is_sink_stage = True" in note
+    assert note in warnings
+    (folder / FAULT).unlink()
+    assert run(folder, [Parts(folder), Pair(), Faulty(folder)]).data == list(due().values())
+    assert counts(folder) == Counts(done=PARTS)
+    assert run(folder, [Parts(folder), Pair(), Faulty(folder)]).data == []
+
+
+class Last(ProcessingStage[Item, Item]):
+    """Raises at the seventh of ten items, while there is a fault."""
+
+    name = "last"
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def process(self, task: Item) -> Item | None:
+        if task.data == 6 and (self.folder / FAULT).exists():
+            raise LookupError("six")
+        return task
+
+
+class Sink(Last):
+    is_sink_stage = True
+
+
+class Discards(Last):
+    """Returns nothing, so there is nothing that a caller could miss."""
+
+    def process(self, task: Item) -> None:
+        super().process(task)
+
+
+def fails_at_the_seventh(folder: Path, stage: ProcessingStage) -> tuple[LookupError, list[str]]:
+    """Return the error of a run that fails, and the notes of its report."""
+    (folder / FAULT).touch()
+    executor = local_executor(checkpoint=folder / "checkpoint")
+    with pytest.raises(LookupError) as caught:
+        executor.execute([stage], items(*range(10)))
+    (folder / FAULT).unlink()
+    return caught.value, executor.last_report.notes
+
+
+def test_a_sink_that_fails_says_which_tasks_are_not_returned(folder: Path):
+    error, notes = fails_at_the_seventh(folder, Sink(folder))
+    done = counts(folder).done
+    assert done > 0
+    (note,) = [note for note in error.__notes__ if note.startswith("checkpoint: ")]
+    assert note.startswith(f"checkpoint: {done} source(s) were done before the run ended")
+    assert "neither by this run nor by a later one" in note
+    assert note in notes
+    rest = local_executor(checkpoint=folder / "checkpoint").execute([Sink(folder)], items(*range(10)))
+    assert len(rest) == 10 - done
+
+
+def test_what_returns_nothing_is_done_at_once(folder: Path):
+    error, _ = fails_at_the_seventh(folder, Discards(folder))
+    assert counts(folder).done > 0
+    assert not any(note.startswith("checkpoint: ") for note in error.__notes__)
+
+
+def test_only_a_class_declares_a_sink(folder: Path):
+    """Every pipeline marks its last stage."""
+    stage = Last(folder)
+    stage.is_sink_stage = True
+    fails_at_the_seventh(folder, stage)
+    assert counts(folder).done == 0
+
+
+@pytest.mark.parametrize("empty", ["", "  "])
+def test_an_empty_checkpoint_path_is_refused(folder: Path, empty: str):
+    with pytest.raises(ConfigurationError, match="must name a folder"):
+        Pipeline("p", stages=stages_in(folder)).run(local_executor(), checkpoint_path=empty)
+    with pytest.raises(ConfigurationError, match="must be text, got bool"):
+        Pipeline("p", stages=stages_in(folder)).run(local_executor(), checkpoint_path=False)
 
 
 def test_what_is_tried_again_is_counted_once(folder: Path):

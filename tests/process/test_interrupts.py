@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: batches in flight are finished and counted, workers tear down."""
+"""Ctrl-C, SIGTERM and SIGHUP: acknowledged at once; batches in flight are finished and counted, workers tear down."""
 
 from __future__ import annotations
 
@@ -24,13 +24,17 @@ try:
     Pipeline("p", stages=[stage]).run(executor, initial_tasks=items(*range(5)))
 finally:
     report = executor.last_report
-    print(report.stages[0].tasks_in, report.stages[0].tasks_out, report.error, flush=True)
+    print(report.stages[0].tasks_in, report.stages[0].tasks_out, report.error, report.interrupted, flush=True)
 """
 
 
 @pytest.mark.parametrize(
     ("how", "code", "error"),
-    [(signal.SIGINT, -signal.SIGINT, "KeyboardInterrupt"), (signal.SIGTERM, 143, "SystemExit")],
+    [
+        (signal.SIGINT, -signal.SIGINT, "KeyboardInterrupt"),
+        (signal.SIGTERM, 143, "SystemExit"),
+        (signal.SIGHUP, 129, "SystemExit"),
+    ],
 )
 def test_a_batch_in_flight_is_finished_and_counted(tmp_path: Path, how: signal.Signals, code: int, error: str):
     driver = subprocess.Popen(
@@ -51,4 +55,6 @@ def test_a_batch_in_flight_is_finished_and_counted(tmp_path: Path, how: signal.S
         driver.communicate()
     assert driver.returncode == code, err
     assert out.startswith(f"1 1 {error}"), "of five tasks, the one in flight"
+    assert out.rstrip().endswith("True"), "it was interrupted and has not failed"
+    assert "the run ends within 5 s" in err
     assert (tmp_path / "torn down").exists()

@@ -38,6 +38,30 @@ def test_exceptions_are_given_as_classes_or_names():
     )
 
 
+def test_a_log_level_may_be_written_in_any_case():
+    assert ExecutorConfig.create(log_level="warning").log_level == "WARNING"
+
+
+class Known(Exception):
+    """Loaded, so its bare name is one that an exception can have."""
+
+
+@pytest.mark.parametrize(
+    ("given", "taken"),
+    [
+        ("Known", "Known"),
+        ("IOError", "OSError"),  # what such an exception calls itself
+        ("socket.timeout", "builtins.TimeoutError"),
+        ("json.JSONDecodeError", "json.decoder.JSONDecodeError"),
+        ("not_loaded_here.SomeError", "not_loaded_here.SomeError"),
+        ("__main__.SomeError", "__main__.SomeError"),
+        ("module.function.<locals>.SomeError", "module.function.<locals>.SomeError"),
+    ],
+)
+def test_an_exception_is_taken_by_the_name_by_which_it_is_recognised(given, taken):
+    assert ExecutorConfig.create(retry_on=given).retry_on == (taken,)
+
+
 def test_keywords_win_over_the_mapping():
     assert ExecutorConfig.create({"queue_tasks": 5}, queue_tasks=6).queue_tasks == 6
 
@@ -61,6 +85,18 @@ def test_keywords_win_over_the_mapping():
         ({"on_task_failure": "ignore"}, "must be one of 'raise', 'quarantine', got 'ignore'"),
         ({"runtime_env": "A=1"}, "option 'runtime_env' must be a mapping, got str"),
         ({"checkpoint": ""}, "option 'checkpoint' must name a folder (leave it out for no checkpoint), got ''"),
+        ({"checkpoint": "  "}, "option 'checkpoint' must name a folder"),
+        ({"capsule_dir": " "}, "option 'capsule_dir' must name a folder"),
+        ({"log_level": "verbose"}, "option 'log_level' must be one of TRACE, DEBUG"),
+        ({"log_level": "WARN"}, "did you mean 'WARNING'?"),
+        ({"log_level": ""}, "option 'log_level' must be one of"),
+        ({"retry_on": "ConectionError"}, "option 'retry_on': no exception that is loaded is called 'ConectionError'"),
+        ({"retry_on": "ConectionError"}, "did you mean 'ConnectionError'?"),
+        ({"retry_on": "Value Error"}, "'Value Error' is not the name of a class; did you mean 'ValueError'?"),
+        ({"retire_on": "int"}, "option 'retire_on': 'int' is not an exception"),
+        ({"retire_on": "json.JSONDecodError"}, "did you mean 'json.JSONDecodeError'?"),
+        ({"retire_on": "json.loads"}, "'json.loads' is not an exception"),
+        ({"retire_on": "builtins.ValueErrors"}, "did you mean 'builtins.ValueError'?"),
         ({"retry_on": [3]}, "option 'retry_on' takes exception classes or their names"),
     ],
 )

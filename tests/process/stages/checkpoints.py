@@ -83,6 +83,7 @@ class Store(ProcessingStage[Item, Item]):
     """Sink: writes a file named by the task's id, and a line to a log for each write."""
 
     name = "store"
+    is_sink_stage = True
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

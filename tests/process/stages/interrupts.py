@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from gpuexec import ProcessingStage
@@ -27,3 +28,18 @@ class WaitsForGo(ProcessingStage[Item, Item]):
 
     def teardown(self) -> None:
         (self.folder / "torn down").touch()
+
+
+class Endless(ProcessingStage[Item, Item]):
+    """Processes a task for as long as no file ``go`` is in the folder."""
+
+    name = "endless"
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def process(self, task: Item) -> Item:
+        (self.folder / "at work").touch()
+        while not (self.folder / "go").exists():
+            time.sleep(0.01)
+        return task

@@ -139,11 +139,11 @@ def test_outputs_do_not_show_the_kills(tmp_path: Path, seed):
 
 
 def test_no_checkpoint_takes_the_calls_of_a_run_and_needs_no_database():
-    for name in ("commit", "discard_uncommitted", "close"):
+    for name in ("commit", "end_early", "close"):
         assert inspect.signature(getattr(NoCheckpoint, name)) == inspect.signature(getattr(Checkpoint, name))
     none = NoCheckpoint()
     none.commit()
-    none.discard_uncommitted()
+    none.end_early()
     none.close("an error")
     assert none.skipped == 0
     unwanted = {"gpuexec.checkpoint.checkpoint", "gpuexec.checkpoint.journal", "gpuexec.checkpoint.fingerprint"}
@@ -156,7 +156,7 @@ def test_discarded_completions_are_repeated_by_the_next_run(tmp_path):
     first.complete_batch([first.admit("0_a")], [0], ends=True)
     first.commit()
     first.complete_batch([first.admit("0_b")], [0], ends=True)
-    first.discard_uncommitted()
+    first.end_early()
     first.close("stopped")
     second = Checkpoint.open(tmp_path, STAGES)
     assert second.admit("0_a") is None
