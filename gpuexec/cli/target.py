@@ -6,6 +6,7 @@ import ast
 import difflib
 import importlib
 import inspect
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -70,7 +71,7 @@ def _load_file(path: Path) -> ModuleType:
     if not path.stem.isidentifier():
         raise ConfigurationError(f"{path} cannot be imported: its name must be a Python identifier, as in pipeline.py")
     # Import it by its plain name: workers get this sys.path and import the same module.
-    sys.path.insert(0, str(path.parent.resolve()))
+    _search_first(path.parent.resolve())
     module = importlib.import_module(path.stem)
     if module.__file__ is None or not path.samefile(module.__file__):
         raise ConfigurationError(f"{path} cannot be imported: another module is called {path.stem!r}; rename the file")
@@ -78,13 +79,28 @@ def _load_file(path: Path) -> ModuleType:
 
 
 def _load_module(name: str) -> ModuleType:
-    sys.path.insert(0, str(Path.cwd()))
+    _search_first(Path.cwd())
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name and f"{name}.".startswith(f"{error.name}."):
             raise ConfigurationError(f"there is no module {name!r} (searched sys.path and {Path.cwd()})") from None
         raise
+
+
+def _search_first(folder: Path) -> None:
+    """Put a folder first on the search path, but for the standard library.
+
+    A file of the folder may be called like a standard module, which this process or a worker imports only later.
+    """
+    library = Path(os.__file__).parent
+    folders = {
+        library,
+        library / "lib-dynload",
+        library.parent / f"python{sys.version_info[0]}{sys.version_info[1]}.zip",
+    }
+    standard = [entry for entry in sys.path if isinstance(entry, str) and Path(entry) in folders]
+    sys.path[:] = [*standard, str(folder), *(entry for entry in sys.path if entry not in standard)]
 
 
 def _call(function: Callable[..., Any], name: str, settings: Mapping[str, Any]) -> Any:

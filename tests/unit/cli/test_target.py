@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 import pytest
@@ -124,3 +125,19 @@ def test_an_import_error_inside_the_module_passes_through(tmp_path: Path, monkey
 def test_the_option_at_fault_is_named():
     with pytest.raises(ConfigurationError, match="--option 'reserved' must be"):
         parse_settings(["reserved"], "--option")
+
+
+@pytest.mark.parametrize("as_file", [True, False])
+def test_the_targets_folder_comes_first_but_hides_no_standard_module(target, tmp_path, monkeypatch, as_file):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for path in (tmp_path / "wave.py", tmp_path / "helper_module.py", elsewhere / "helper_module.py"):
+        path.touch()
+    sys.path.insert(0, str(elsewhere))
+    monkeypatch.chdir(tmp_path)
+    load_pipeline(f"{target}:pipeline" if as_file else "target_module:pipeline", {})
+    standard, helper = (PathFinder.find_spec(name) for name in ("wave", "helper_module"))
+    assert standard is not None
+    assert standard.origin != str(tmp_path / "wave.py")
+    assert helper is not None
+    assert helper.origin == str(tmp_path / "helper_module.py")
