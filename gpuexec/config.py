@@ -175,15 +175,25 @@ class ExecutorConfig:
         Raises ``ConfigurationError`` for an unknown option (naming the closest known one), a value of the wrong
         type, or a value out of range.
         """
-        merged = {**(config or {}), **options}
+        merged = merged_options(config, options)
         known = {f.name: f for f in dataclasses.fields(cls)}
         for name in merged:
             if name not in known:
-                raise ConfigurationError(_unknown_option(str(name), known))
+                raise ConfigurationError(unknown_option(str(name), known))
         return cls(**{name: _checked(known[name], value) for name, value in merged.items()})
 
 
-def _unknown_option(name: str, known: Mapping[str, Any]) -> str:
+def merged_options(config: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a mapping and of keywords, which win. Raises ``ConfigurationError`` for no mapping."""
+    if config is not None and not isinstance(config, Mapping):
+        raise ConfigurationError(
+            f"an executor's config must be a mapping of options, such as {{'reserved_cpus': 1}}, got {config!r}"
+        )
+    return {**(config or {}), **options}
+
+
+def unknown_option(name: str, known: Mapping[str, Any]) -> str:
+    """Return the message about an option that does not exist, with the closest of the ``known`` ones."""
     closest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean {closest[0]!r}?" if closest else f"known options: {', '.join(sorted(known))}"
     return f"unknown executor option {name!r}; {hint}"

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from gpuexec.cli.target import load_pipeline, parse_settings
+from gpuexec.cli.target import load_pipeline, parse_options, parse_settings
 
 _INTERRUPTED = 130  # the exit status that shells report after Ctrl-C
 
@@ -33,7 +33,12 @@ Settings = Annotated[
 ]
 Options = Annotated[
     list[str],
-    typer.Option("--option", "-o", metavar="KEY=VALUE", help="An executor option, e.g. reserved_cpus=1 (repeatable)."),
+    typer.Option(
+        "--option",
+        "-o",
+        metavar="KEY=VALUE",
+        help="An executor option, e.g. queue_bytes=100MB (repeatable); `gpuexec options` lists them.",
+    ),
 ]
 
 
@@ -46,7 +51,7 @@ def run(
     options: Options = [],  # noqa: B006
 ) -> None:
     """Run a pipeline on this node."""
-    executor = _make_executor(executor_name, parse_settings(options, "--option"))
+    executor = _make_executor(executor_name, parse_options(options))
     pipeline = load_pipeline(target, parse_settings(settings))
     console = Console(stderr=True)
     tasks: list[Any] | None = None

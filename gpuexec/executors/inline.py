@@ -10,7 +10,7 @@ import socket
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gpuexec.config import ExecutorConfig
+from gpuexec.config import ExecutorConfig, merged_options
 from gpuexec.contract.executor import BaseExecutor, NodeInfo, WorkerMetadata
 from gpuexec.curator import adapters, registration, stage_facts
 from gpuexec.errors import ConfigurationError
@@ -52,7 +52,7 @@ class InlineExecutor(BaseExecutor):
     """
 
     def __init__(self, config: Mapping[str, Any] | None = None, ignore_head_node: bool = False, **options: Any) -> None:
-        super().__init__({**(config or {}), **options}, ignore_head_node)
+        super().__init__(merged_options(config, options), ignore_head_node)
         self.options = ExecutorConfig.create(self.config)
         _refuse_checkpoint(self.options)
         _warn_of_options_without_effect(self.options)
