@@ -50,6 +50,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a test holds these names aga
     from gpuexec.errors import StageContractError as StageContractError
     from gpuexec.errors import StageError as StageError
     from gpuexec.errors import StageNotPicklable as StageNotPicklable
+    from gpuexec.errors import TooManyQuarantined as TooManyQuarantined
     from gpuexec.errors import WorkerDied as WorkerDied
     from gpuexec.executors.inline import InlineExecutor as InlineExecutor
     from gpuexec.executors.local import LocalExecutor as LocalExecutor
@@ -69,7 +70,8 @@ _HOMES = {
     "errors": (
         "CapsuleError CapsuleNotWritten CheckpointError CheckpointMismatch CompositeNotDecomposed ConfigurationError "
         "GpuexecError GpusBusy GpusLost InternalError InvalidTask NvmlError NvmlUnavailable RemoteStageError "
-        "RemoteTraceback ResourcesError ResultNotPicklable StageContractError StageError StageNotPicklable WorkerDied"
+        "RemoteTraceback ResourcesError ResultNotPicklable StageContractError StageError StageNotPicklable "
+        "TooManyQuarantined WorkerDied"
     ),
     "executors.inline": "InlineExecutor",
     "executors.local": "LocalExecutor",

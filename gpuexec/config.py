@@ -107,6 +107,18 @@ class ExecutorConfig:
         "what to do when a batch keeps failing: 'raise' its error and end the run, or 'quarantine' the task at fault, "
         "which is left out of the results, and continue",
     )
+    max_quarantined: float | None = _option(
+        0.9,
+        _at_least(0),
+        "tasks of one stage that may be quarantined before the run ends with TooManyQuarantined: a number, or below 1 "
+        "a fraction of the tasks that the stage has tried, judged from the 20th quarantined task on (None: no limit)",
+    )
+    retry_delay_s: float = _option(
+        0.0,
+        _at_least(0),
+        "seconds that a failed batch waits before it is tried again, while others go on; they double with every "
+        "further attempt, up to 32 times, and up to a quarter is added at random",
+    )
     retry_on: tuple[str, ...] = _option(
         (), None, "exceptions of a stage (classes or their names) after which the batch is tried again"
     )

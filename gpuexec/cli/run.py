@@ -10,6 +10,7 @@ from rich.console import Console
 
 from gpuexec.cli.target import load_pipeline, parse_options, parse_settings
 
+_WITH_QUARANTINE = 3
 _INTERRUPTED = 130  # the exit status that shells report after Ctrl-C
 
 
@@ -50,7 +51,10 @@ def run(
     settings: Settings = [],  # noqa: B006 - typer makes a new list
     options: Options = [],  # noqa: B006
 ) -> None:
-    """Run a pipeline on this node."""
+    """Run a pipeline on this node.
+
+    Exit status: 0 if it went through, 3 if it did with tasks in quarantine, 1 if it failed, 130 after Ctrl-C.
+    """
     executor = _make_executor(executor_name, parse_options(options))
     pipeline = load_pipeline(target, parse_settings(settings))
     console = Console(stderr=True)
@@ -67,6 +71,15 @@ def run(
 
             console.print(stage_table(report))
     console.print(f"{len(tasks or [])} tasks came out of the last stage")
+    quarantined = {stage.name: stage.quarantined for stage in report.stages if stage.quarantined} if report else {}
+    if quarantined:
+        where = ", ".join(f"{count} of stage {name!r}" for name, count in quarantined.items())
+        console.print(
+            f"{sum(quarantined.values())} quarantined: {where} (left out, the run went on without them)",
+            style="yellow",
+            markup=False,
+        )
+        raise typer.Exit(_WITH_QUARANTINE)
 
 
 def _make_executor(name: ExecutorName, options: dict[str, Any]) -> Any:

@@ -26,6 +26,8 @@ registration.install()
 _WITHOUT_EFFECT = {
     "max_attempts",
     "on_task_failure",
+    "max_quarantined",
+    "retry_delay_s",
     "retry_on",
     "retire_on",
     "split_on_oom",

@@ -44,7 +44,7 @@ class StageTable:
         yield "─" * max(map(len, (heading, *rows)))
         for stage, row in zip(report.stages, rows, strict=True):
             yield row
-            for detail in (*_trouble_lines(report, stage), *_peak_lines(stage)):
+            for detail in (*_trouble_lines(stage), *_peak_lines(stage)):
                 yield from textwrap.wrap(detail, max(20, width), initial_indent=_INDENT, subsequent_indent=_INDENT * 2)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
@@ -71,11 +71,10 @@ def _cells(report: RunReport, stage: StageReport) -> list[str]:
     ]
 
 
-def _trouble_lines(report: RunReport, stage: StageReport) -> list[str]:
-    quarantined = sum(task.stage_index == stage.index for task in report.quarantined)
+def _trouble_lines(stage: StageReport) -> list[str]:
     counts = {
         "failed attempts": stage.failed_attempts,
-        "quarantined": quarantined,
+        "quarantined": stage.quarantined,
         "halved for GPU memory": int(stage.metrics.get(OOM_SPLITS, 0)),
     }
     return [f"{count} {label}" for label, count in counts.items() if count]
