@@ -97,8 +97,8 @@ class StageSession:
         code = getattr(type(stage).setup_on_node, "__code__", None)
         if error.obj is stage and code is not None and error.name in code.co_names:
             error.add_note(
-                f"setup_on_node() of stage {self.adapter.stage.name!r} sets {error.name!r}, but it runs in a process of "
-                "its own, and what it sets on the stage is lost: set it in setup(), or write it to a file"
+                f"setup_on_node() of stage {self.adapter.stage.name!r} sets {error.name!r}, but it runs in a process "
+                "of its own, and what it sets on the stage is lost: set it in setup(), or write it to a file"
             )
 
     def __enter__(self) -> Self:
