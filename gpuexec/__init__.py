@@ -52,6 +52,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a test holds these names aga
     from gpuexec.errors import StageError as StageError
     from gpuexec.errors import StageNotPicklable as StageNotPicklable
     from gpuexec.errors import StartRefused as StartRefused
+    from gpuexec.errors import TooManyQuarantined as TooManyQuarantined
     from gpuexec.errors import WorkerDied as WorkerDied
     from gpuexec.executors.inline import InlineExecutor as InlineExecutor
     from gpuexec.executors.local import LocalExecutor as LocalExecutor
@@ -72,7 +73,7 @@ _HOMES = {
         "CapsuleError CapsuleNotWritten CheckpointError CheckpointMismatch CompositeNotDecomposed ConfigurationError "
         "GpuexecError GpusBusy GpusLost InternalError InvalidTask NvmlError NvmlUnavailable RemoteStageError "
         "RemoteTraceback ResourcesError ResultNotPicklable RunCancelled StageContractError StageError "
-        "StageNotPicklable StartRefused WorkerDied"
+        "StageNotPicklable StartRefused TooManyQuarantined WorkerDied"
     ),
     "executors.inline": "InlineExecutor",
     "executors.local": "LocalExecutor",

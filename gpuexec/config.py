@@ -136,6 +136,18 @@ class ExecutorConfig:
         "what to do when a batch keeps failing: 'raise' its error and end the run, or 'quarantine' the task at fault, "
         "which is left out of the results, and continue",
     )
+    max_quarantined: float | None = _option(
+        0.9,
+        _at_least(0),
+        "tasks of one stage that may be quarantined before the run ends with TooManyQuarantined: a number, or below 1 "
+        "a fraction of the tasks that the stage has tried, judged from the 20th quarantined task on (None: no limit)",
+    )
+    retry_delay_s: float = _option(
+        0.0,
+        _at_least(0),
+        "seconds that a failed batch waits before it is tried again, while others go on; they double with every "
+        "further attempt, up to 32 times, and up to a quarter is added at random",
+    )
     retry_on: tuple[str, ...] = _option(
         (), None, "exceptions of a stage (classes or their names) after which the batch is tried again"
     )
@@ -191,7 +203,16 @@ class ExecutorConfig:
         "DEBUG", _log_level, "lowest loguru level, such as 'INFO', of the log records that workers send to the driver"
     )
     runtime_env: Mapping[str, Any] | None = _option(
-        None, None, "runtime environment as for Ray; its env_vars are set in every worker, all else is ignored"
+        None,
+        None,
+        "runtime environment as for Ray; its env_vars are set in every worker, its pip and uv are compared with what "
+        "is installed, all else is ignored",
+    )
+    accept_unmet_requirements: bool = _option(
+        False,
+        None,
+        "run although packages that a stage's runtime_env asks for (pip, uv) are not installed here, or not in that "
+        "version, instead of raising ConfigurationError",
     )
 
     @property
@@ -206,15 +227,25 @@ class ExecutorConfig:
         Raises ``ConfigurationError`` for an unknown option (naming the closest known one), a value of the wrong
         type, or a value out of range.
         """
-        merged = {**(config or {}), **options}
+        merged = merged_options(config, options)
         known = {f.name: f for f in dataclasses.fields(cls)}
         for name in merged:
             if name not in known:
-                raise ConfigurationError(_unknown_option(str(name), known))
+                raise ConfigurationError(unknown_option(str(name), known))
         return cls(**{name: _checked(known[name], value) for name, value in merged.items()})
 
 
-def _unknown_option(name: str, known: Mapping[str, Any]) -> str:
+def merged_options(config: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a mapping and of keywords, which win. Raises ``ConfigurationError`` for no mapping."""
+    if config is not None and not isinstance(config, Mapping):
+        raise ConfigurationError(
+            f"an executor's config must be a mapping of options, such as {{'reserved_cpus': 1}}, got {config!r}"
+        )
+    return {**(config or {}), **options}
+
+
+def unknown_option(name: str, known: Mapping[str, Any]) -> str:
+    """Return the message about an option that does not exist, with the closest of the ``known`` ones."""
     closest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean {closest[0]!r}?" if closest else f"known options: {', '.join(sorted(known))}"
     return f"unknown executor option {name!r}; {hint}"

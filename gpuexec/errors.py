@@ -11,6 +11,7 @@ Built-in classes that an error is a subclass of, beside the one above it, stand 
     │   ├── StageNotPicklable (TypeError)       the stage cannot be sent to a worker
     │   ├── ResultNotPicklable (TypeError)      a task that the stage returned cannot be sent back
     │   ├── RemoteStageError                    the stage's exception cannot be sent back, only its text
+    │   ├── TooManyQuarantined                  so many of its tasks fail that the stage itself must be wrong
     │   └── StageContractError (TypeError)      it returned or declared something the contract does not allow
     │       └── InvalidTask (ValueError)        a task is of the right type, but not allowed there
     ├── ResourcesError                          the node cannot satisfy the request; the message shows the arithmetic
@@ -73,6 +74,13 @@ class StageContractError(StageError, TypeError):
 
 class InvalidTask(StageContractError, ValueError):
     """A task is not allowed where it is: it fails the stage's validation, or a source stage returned a FailedTask."""
+
+
+class TooManyQuarantined(StageError):
+    """More of a stage's tasks were quarantined than ``max_quarantined`` allows; the ``__cause__`` is the first error.
+
+    The message names the stage, the counts and the first error.
+    """
 
 
 class RemoteStageError(StageError):

@@ -9,6 +9,7 @@ import typer
 from gpuexec._version import __version__
 from gpuexec.cli.gpus import gpus
 from gpuexec.cli.history import show_history
+from gpuexec.cli.options import show_options
 from gpuexec.cli.plan import plan
 from gpuexec.cli.replay import replay
 from gpuexec.cli.run import run
@@ -23,6 +24,7 @@ app = typer.Typer(
 app.command()(gpus)
 app.command()(plan)
 app.command()(run)
+app.command("options")(show_options)
 app.command("history")(show_history)
 app.command()(replay)
 

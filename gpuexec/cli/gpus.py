@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Annotated
 
 import typer
@@ -39,7 +40,11 @@ def gpus(
         typer.echo(f"no GPU: {node.no_gpus_reason}")
         return
     console = Console()
-    console.print(gpu_table(node, wide=console.width >= _WIDE))
+    if console.width >= _WIDE:
+        console.print(gpu_table(node))
+    else:
+        for line in gpu_lines(node):
+            console.print(line, markup=False, highlight=False)
     for line in unknown_lines(node):
         console.print(line, style="dim", markup=False, highlight=False)
 
@@ -57,11 +62,31 @@ def unknown_lines(node: Node) -> list[str]:
     ]
 
 
-def gpu_table(node: Node, *, wide: bool = True) -> Table:
-    """Return a table with a row per GPU, followed by a row per MIG slice. ``wide``: show a UUID on one line."""
+def gpu_lines(node: Node) -> Iterator[str]:
+    """Yield a few lines per GPU and MIG slice, for terminals too narrow for the table."""
+    yield f"driver {node.driver_version or '?'}, CUDA {node.cuda_version or '?'}"
+    for gpu in node.gpus:
+        yield from _described(*_gpu_row(node, gpu))
+        for mig in gpu.mig_slices:
+            yield from _described(*_slice_row(gpu, mig))
+
+
+def _described(*cells: str) -> Iterator[str]:
+    index, name_and_uuid, total, used, free, load, numa, closest, processes = cells
+    name, _, uuid = name_and_uuid.partition("\n")
+    place = [f"{label} {value}" for label, value in (("NUMA", numa), ("closest", closest)) if value]
+    yield ", ".join([f"{index:>3}  {name}", *place])
+    indent = " " * 5
+    yield f"{indent}{uuid}"
+    yield f"{indent}{used} of {total} used, {free} free{f', load {load}' if load else ''}"
+    yield from (indent + ("processes unknown" if process == "?" else process) for process in processes.splitlines())
+
+
+def gpu_table(node: Node) -> Table:
+    """Return a table with a row per GPU, followed by a row per MIG slice."""
     table = Table(title=f"driver {node.driver_version or '?'}, CUDA {node.cuda_version or '?'}", title_justify="left")
     table.add_column("GPU", justify="right")
-    table.add_column("name\nUUID", overflow="fold", min_width=_UUID_WIDTH if wide else None)
+    table.add_column("name\nUUID", overflow="fold", min_width=_UUID_WIDTH)
     for heading in ("memory", "used", "free", "load"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("NUMA", justify="right")

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from gpuexec.cli.plan_view import render_plan
 from gpuexec.cli.run import Options, Settings, Target
-from gpuexec.cli.target import load_pipeline, parse_settings
+from gpuexec.cli.target import load_pipeline, parse_options, parse_settings
 from gpuexec.errors import ConfigurationError
 from gpuexec.hardware.model import Node
 
@@ -32,7 +32,7 @@ def plan(
     from gpuexec.config import ExecutorConfig
     from gpuexec.executors.prepare import prepare
 
-    config = ExecutorConfig.create(parse_settings(options, "--option"))
+    config = ExecutorConfig.create(parse_options(options))
     pipeline = load_pipeline(target, parse_settings(settings))
     pipeline.build()
     prepared = prepare(pipeline.stages, config, node=_read_node(node) if node else None)

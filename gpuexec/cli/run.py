@@ -9,8 +9,9 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from gpuexec.cli.target import load_pipeline, parse_settings
+from gpuexec.cli.target import load_pipeline, parse_options, parse_settings
 
+_WITH_QUARANTINE = 3
 _INTERRUPTED = 130  # the exit status that shells report after Ctrl-C
 
 
@@ -34,7 +35,12 @@ Settings = Annotated[
 ]
 Options = Annotated[
     list[str],
-    typer.Option("--option", "-o", metavar="KEY=VALUE", help="An executor option, e.g. reserved_cpus=1 (repeatable)."),
+    typer.Option(
+        "--option",
+        "-o",
+        metavar="KEY=VALUE",
+        help="An executor option, e.g. queue_bytes=100MB (repeatable); `gpuexec options` lists them.",
+    ),
 ]
 
 
@@ -46,8 +52,11 @@ def run(
     settings: Settings = [],  # noqa: B006 - typer makes a new list
     options: Options = [],  # noqa: B006
 ) -> None:
-    """Run a pipeline on this node."""
-    executor = _make_executor(executor_name, parse_settings(options, "--option"))
+    """Run a pipeline on this node.
+
+    Exit status: 0 if it went through, 3 if it did with tasks in quarantine, 1 if it failed, 130 after Ctrl-C.
+    """
+    executor = _make_executor(executor_name, parse_options(options))
     pipeline = load_pipeline(target, parse_settings(settings))
     console = Console(stderr=True)
     tasks: list[Any] | None = None
@@ -63,6 +72,14 @@ def run(
 
             _show(console, stage_table(report))
     _show(console, f"{len(tasks or [])} tasks came out of the last stage")
+    quarantined = {stage.name: stage.quarantined for stage in report.stages if stage.quarantined} if report else {}
+    if quarantined:
+        from rich.text import Text
+
+        where = ", ".join(f"{count} of stage {name!r}" for name, count in quarantined.items())
+        total = sum(quarantined.values())
+        _show(console, Text(f"{total} quarantined: {where} (left out, the run went on without them)", style="yellow"))
+        raise typer.Exit(_WITH_QUARANTINE)
 
 
 def _show(console: Console, what: Any) -> None:

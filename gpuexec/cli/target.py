@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-import ast
+import dataclasses
 import difflib
 import importlib
 import inspect
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from gpuexec.cli.values import guessed_value, read_value
+from gpuexec.config import ExecutorConfig
 from gpuexec.errors import ConfigurationError
 
 
-def load_pipeline(target: str, settings: Mapping[str, Any]) -> Any:
+def load_pipeline(target: str, settings: Mapping[str, str]) -> Any:
     """Import the target and return its pipeline; ``settings`` become the function's keyword arguments.
+
+    They are read as the types that the function declares, or that its defaults have.
 
     Raises ``ConfigurationError``, which says which part of the target is wrong. Errors that the module or the function
     raises pass through unchanged.
@@ -44,8 +49,8 @@ def load_pipeline(target: str, settings: Mapping[str, Any]) -> Any:
     return pipeline
 
 
-def parse_settings(settings: Sequence[str], option: str = "--set") -> dict[str, Any]:
-    """Return the dict of ``key=value`` settings; a value is read as a Python literal if it is one, else as text.
+def parse_settings(settings: Sequence[str], option: str = "--set") -> dict[str, str]:
+    """Return the dict of ``key=value`` settings, the values as they were written.
 
     ``option`` names the command-line option in the ``ConfigurationError`` of a malformed setting.
     """
@@ -54,11 +59,20 @@ def parse_settings(settings: Sequence[str], option: str = "--set") -> dict[str, 
         key, equals, value = setting.partition("=")
         if not equals or not key.isidentifier():
             raise ConfigurationError(f"{option} {setting!r} must be KEY=VALUE")
-        try:
-            parsed[key] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            parsed[key] = value
+        parsed[key] = value
     return parsed
+
+
+def parse_options(options: Sequence[str]) -> dict[str, Any]:
+    """Return the executor options that ``key=value`` texts stand for, each read as the option's type."""
+    kinds = {field.name: str(field.type) for field in dataclasses.fields(ExecutorConfig)}
+    texts = parse_settings(options, "--option")
+    return {
+        name: read_value(text, kinds[name], where=f"--option {name}={text!r}: it")
+        if name in kinds
+        else text  # refused where the executor is created, with the closest known option
+        for name, text in texts.items()
+    }
 
 
 def _is_pipeline(value: Any) -> bool:
@@ -103,7 +117,7 @@ def _search_first(folder: Path) -> None:
     sys.path[:] = [*standard, str(folder), *(entry for entry in sys.path if entry not in standard)]
 
 
-def _call(function: Callable[..., Any], name: str, settings: Mapping[str, Any]) -> Any:
+def _call(function: Callable[..., Any], name: str, settings: Mapping[str, str]) -> Any:
     parameters = inspect.signature(function).parameters
     accepts_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     for key in settings:
@@ -116,7 +130,28 @@ def _call(function: Callable[..., Any], name: str, settings: Mapping[str, Any]) 
     ]
     if missing:
         raise ConfigurationError(f"{name}() requires {', '.join(missing)}: add --set {missing[0]}=…")
-    return function(**settings)
+    kinds = {key: _kind(parameters[key]) for key in settings if key in parameters}
+    values = {
+        key: read_value(value, kinds[key], where=f"--set {key}={value!r}: it")
+        if kinds.get(key)
+        else guessed_value(value)
+        for key, value in settings.items()
+    }
+    return function(**values)
+
+
+def _kind(parameter: inspect.Parameter) -> str:
+    """Return the type of a parameter as its annotation or its default tells it, "" if neither does."""
+    annotation = parameter.annotation
+    if annotation is not parameter.empty:
+        text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+        text = re.sub(r"\b\w+\.", "", text)
+        return re.sub(r"^Optional\[(.*)\]$", r"\1 | None", text)
+    default = parameter.default
+    if default is parameter.empty or default is None:
+        return ""
+    name = type(default).__name__
+    return "int | float" if name == "int" else name
 
 
 def _suggestion(name: str, known: Mapping[str, Any]) -> str:

@@ -26,14 +26,18 @@ class Pipeline:
     ) -> None:
         self.name = name
         self.description = description
-        self.stages: list[Any] = stages or []
+        if isinstance(stages, type | str) or not isinstance(stages, Iterable | None):
+            raise StageContractError(
+                f"Pipeline {name!r}: stages must be a list, got {stages!r}; put a single stage into a list"
+            )
+        self.stages: list[Any] = list(stages or ()) if not isinstance(stages, list) else stages
         self.config = config or {}
         self.decomposition_info: dict[str, list[str]] = {}
 
     def add_stage(self, stage: Any) -> Pipeline:
         """Append a stage and return the pipeline. Raises ``StageContractError`` for anything that is not a stage."""
         if not is_stage(stage):
-            raise StageContractError(f"Stage must be a ProcessingStage, got {type(stage)}")
+            raise StageContractError(_not_a_stage(stage))
         self.stages.append(stage)
         return self
 
@@ -47,6 +51,8 @@ class Pipeline:
             raise ConfigurationError(f"Pipeline {self.name!r} has no stages: add_stage() first")
         stages: list[Any] = []
         for stage in self.stages:
+            if isinstance(stage, type):
+                raise StageContractError(_not_a_stage(stage))
             if _is_composite(stage):
                 parts = _decomposed(stage)
                 self.decomposition_info[stage.name] = [part.name for part in parts]
@@ -86,6 +92,7 @@ class Pipeline:
         (see ``gpuexec.checkpoint``). Raises what the executor raises.
         """
         self.build()
+        _check_executor(executor)
         if executor is None:
             executor = importlib.import_module("gpuexec.executors.local").LocalExecutor()
         if isinstance(initial_tasks, Sequence):
@@ -103,6 +110,7 @@ class Pipeline:
         ``initial_tasks`` may be an iterator that never ends. See ``LocalExecutor.execute_iter``.
         """
         self.build()
+        _check_executor(executor)
         if executor is None:
             executor = importlib.import_module("gpuexec.executors.local").LocalExecutor()
         tasks: Generator[Any, None, None] = executor.execute_iter(self.stages, initial_tasks)
@@ -111,6 +119,24 @@ class Pipeline:
     def __repr__(self) -> str:
         stages = ", ".join(f"{stage.name}({type(stage).__name__})" for stage in self.stages)
         return f"Pipeline(name={self.name!r}, stages=[{stages}])"
+
+
+def _not_a_stage(value: Any) -> str:
+    hint = f": write {value.__name__}(…), an instance of the class" if isinstance(value, type) else ""
+    return f"Stage must be a ProcessingStage, got {value!r}{hint}"
+
+
+def _check_executor(executor: Any) -> None:
+    """Refuse what is not an executor. Raises ``ConfigurationError``."""
+    if isinstance(executor, type):
+        raise ConfigurationError(
+            f"run() takes an executor, got the class {executor.__name__}: write {executor.__name__}()"
+        )
+    if executor is not None and not callable(getattr(executor, "execute", None)):
+        raise ConfigurationError(
+            f"run() takes an executor first, such as LocalExecutor(), got {executor!r}; "
+            "tasks are given as initial_tasks=[…]"
+        )
 
 
 def _is_composite(stage: Any) -> bool:

@@ -20,6 +20,13 @@ def check_worker_sizing(stage: StageLike) -> None:
     Raises ``ConfigurationError`` where it is set in more than one way or is not above 0, and
     ``StageContractError`` where it is not a number.
     """
+    for method in ("num_workers", "num_workers_per_node"):
+        value: object = getattr(stage, method)
+        if not callable(value):
+            raise StageContractError(
+                f"Stage {stage.name}: {method} is a method, and an attribute of that name ({value!r}) hides it: "
+                f"use with_({method}=...), or name the attribute differently"
+            )
     per_node = stage.num_workers_per_node()
     if per_node is not None:
         _check_per_node(per_node, stage.name)

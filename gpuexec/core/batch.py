@@ -73,6 +73,7 @@ class Batch:
     parents: list[int] = field(default_factory=list)  # of each output task; kept only for a checkpoint
     lifecycle: BatchLifecycle | None = None
     requeued: bool = False  # it was in flight before, at a worker that failed
+    not_before: float = 0.0  # it waits until then for its next attempt
 
     @classmethod
     def cut(cls, batch_id: int, slices: list[BlockSlice], now: float) -> Batch:

@@ -28,6 +28,8 @@ from gpuexec.core.stage import StageState
 from gpuexec.core.worker import Worker
 from gpuexec.records import Record
 
+_TASKS_WITHOUT_OUTPUT = 100  # after so many, the stage's author may have forgotten to return them
+
 
 class QueueLimits(Record):
     """How much may wait before one stage: tasks, bytes, and segments (each holds a file descriptor).
@@ -153,12 +155,20 @@ class Dispatcher:
 
         This way the worker's earlier results reach us before it starts a batch that may kill it.
         """
+        due = [batch for batch in stage.requeued if batch.not_before <= now]
         ready.sort(key=lambda worker: len(worker.in_flight))
-        chosen, others = ready[: len(stage.requeued)], ready[len(stage.requeued) :]
+        chosen, others = ready[: len(due)], ready[len(due) :]
         for worker in chosen:
             if not worker.in_flight:
-                self._send_work(worker, [stage.requeued.popleft()], now)
+                batch = due.pop(0)
+                stage.requeued.remove(batch)
+                self._send_work(worker, [batch], now)
         return others
+
+    def next_retry(self, now: float) -> float | None:
+        """Return when the next requeued batch that waits for its time is due; ``None`` if there is none."""
+        waiting = [b.not_before for stage in self._active for b in stage.requeued if b.not_before > now]
+        return min(waiting, default=None)
 
     def _counted(self, worker: Worker, limit: int) -> int:
         """Return a worker's batches in flight; those beyond ``max_batches_per_worker`` count as sent already."""
@@ -286,6 +296,8 @@ class Dispatcher:
         made = sum(batch.tasks_out for batch in completed)
         stage.done_tasks += stats.tasks_in
         stage.made_tasks += made
+        if not stage.made_tasks and stage.done_tasks >= _TASKS_WITHOUT_OUTPUT and not stage.hinted:
+            self._hint_at_no_output(stage)
         stage.times.add(stats, warm=worker.batches_done > 0)
         worker.batches_done += stats.batches
         worker.rss_peak_bytes = stats.rss_peak_bytes
@@ -299,6 +311,15 @@ class Dispatcher:
                 queued_s=sum(batch.queued_s for batch in completed),
                 in_worker_s=sum(now - batch.sent_at for batch in completed),
                 stats=stats,
+            )
+        )
+
+    def _hint_at_no_output(self, stage: StageState) -> None:
+        stage.hinted = True
+        self._emit(
+            events.Noticed(
+                f"stage {stage.spec.name!r} has dropped all of its first {stage.done_tasks} tasks: its process() "
+                "returned None, or an empty list, for each. If it should pass tasks on, return them at its end"
             )
         )
 

@@ -16,7 +16,7 @@ from gpuexec.core.ports import FailureRecord, Surroundings
 from gpuexec.core.retries import Action, DecisionReason, Failure, FailureKind, RetryPolicy, judge_setup
 from gpuexec.core.stage import StageState
 from gpuexec.core.worker import Exit, Worker
-from gpuexec.errors import WorkerDied
+from gpuexec.errors import TooManyQuarantined, WorkerDied
 
 MakeError = Callable[[], BaseException]
 
@@ -42,6 +42,7 @@ class Recovery:
         self._surroundings = surroundings
         self._emit = emit
         self._hinted: set[int] = set()  # stages, by index
+        self._first_quarantined: dict[int, tuple[str, MakeError]] = {}
         self._breakers = [Breaker(s.spec.name, policy, s.spec.batch_size) for s in stages]
 
     def setup_done(self, worker: Worker) -> None:
@@ -55,8 +56,10 @@ class Recovery:
         phase, names, batch_id = failed.phase, tuple(failed.error_names), failed.batch_id
         batch = worker.release(batch_id) if batch_id is not None and batch_id in worker.in_flight else None
 
-        def error() -> BaseException:
-            return make_error(batch.task_ids if batch else ())
+        task_ids = batch.task_ids if batch else ()
+
+        def error() -> BaseException:  # may be kept for long, so it must not hold the batch
+            return make_error(task_ids)
 
         record = FailureRecord(worker, batch, phase, names[0], failed.text, failed.traceback)
         if failed.is_exit:
@@ -146,6 +149,7 @@ class Recovery:
         self._report(record, verdict.action, verdict.reason, now)
         match verdict.action:
             case Action.RETRY:
+                batch.not_before = now + self._policy.delay_s(batch.lifecycle.failures, batch.batch_id)
                 self._dispatcher.requeue(stage, [batch])
             case Action.SPLIT:
                 self._dispatcher.split(stage, batch)
@@ -154,8 +158,20 @@ class Recovery:
                 self._emit(
                     events.TasksQuarantined(now, stage.spec.index, worker.worker_id, batch.task_ids, failure.text)
                 )
+                self._count_quarantined(stage, failure, error)
             case Action.RAISE:
                 raise _with_note(error(), _earlier_attempts(batch.lifecycle, self._policy))
+
+    def _count_quarantined(self, stage: StageState, failure: Failure, error: MakeError) -> None:
+        """End the run if too many of a stage's tasks are quarantined, with the first one's error as the cause."""
+        text, make_first = self._first_quarantined.setdefault(stage.spec.index, (failure.text, error))
+        if self._policy.allows_quarantined(stage.quarantined_tasks, stage.done_tasks):
+            return
+        raise TooManyQuarantined(
+            f"stage {stage.spec.name!r}: {stage.quarantined_tasks} tasks are in quarantine and {stage.done_tasks} "
+            f"done, more than max_quarantined={self._policy.max_quarantined:g} allows. The first error: {text}\n"
+            "  If so many tasks are bad, raise max_quarantined, or set it to None; otherwise mend the stage."
+        ) from make_first()
 
     def _count_loss(self, worker: Worker, cause: str, error: MakeError) -> None:
         stage = worker.stage

@@ -24,6 +24,9 @@ from enum import StrEnum
 from gpuexec.errors import ConfigurationError, error_names_match
 from gpuexec.records import Record
 
+_MAX_DOUBLINGS = 5
+_MIN_TO_JUDGE = 20  # quarantined tasks
+
 
 class FailureKind(StrEnum):
     """How a batch, or a worker's set-up, failed."""
@@ -87,13 +90,17 @@ class RetryPolicy:
     ``max_attempts``: of one batch, the first included. ``quarantine``: give up the failing task and go on, instead of
     ending the run. ``retry_on``, ``retire_on``: names of exception classes after which a batch is retried; after one
     of ``retire_on`` in another process. A name is given in full (``"torch.AcceleratorError"``) or without its module,
-    and stands for subclasses too. Raises ``ConfigurationError``.
+    and stands for subclasses too. ``retry_delay_s``: seconds before the second attempt. ``max_quarantined``: tasks that
+    a stage may lose, or below 1 a fraction of those that it has tried; ``None`` for any number. Raises
+    ``ConfigurationError``.
     """
 
     max_attempts: int = 3
     quarantine: bool = False
     retry_on: tuple[str, ...] = ()
     retire_on: tuple[str, ...] = ()
+    retry_delay_s: float = 0.0
+    max_quarantined: float | None = None
 
     def __post_init__(self) -> None:
         if self.max_attempts < 1:
@@ -110,6 +117,28 @@ class RetryPolicy:
         """Return whether another attempt may succeed."""
         raised_again = failure.kind is FailureKind.RAISED and error_names_match(failure.error_names, self.retry_on)
         return failure.kind.takes_worker or raised_again
+
+    def delay_s(self, failures: int, seed: int) -> float:
+        """Return the seconds before the next attempt at a batch that has failed ``failures`` times.
+
+        They double with every failure, up to 32 times the first delay. Up to a quarter is added, by ``seed``, so that
+        batches that failed together are not tried again together.
+        """
+        doublings = min(failures - 1, _MAX_DOUBLINGS)
+        spread = (seed * 0x9E3779B1 + failures * 0x85EBCA6B & 0xFFFF) / 0x10000
+        return self.retry_delay_s * 2.0**doublings * (1 + spread / 4)
+
+    def allows_quarantined(self, quarantined: int, done: int) -> bool:
+        """Return whether a stage with ``done`` finished tasks may go on without ``quarantined`` others.
+
+        A fraction is judged once there are 20 of those: a few bad tasks at the beginning say nothing about the rest.
+        """
+        limit = self.max_quarantined
+        if limit is None:
+            return True
+        if limit == 0 or limit >= 1:
+            return quarantined <= limit
+        return quarantined < _MIN_TO_JUDGE or quarantined <= limit * (quarantined + done)
 
 
 def judge(policy: RetryPolicy, *, tasks: int, failures: int, failure: Failure) -> Verdict:

@@ -53,6 +53,7 @@ class StageState:
         self.done_tasks = 0
         self.made_tasks = 0  # outputs of the done tasks
         self.quarantined_tasks = 0
+        self.hinted = False  # that nothing comes out of it
         self.segments_in_flight = 0
         self.times = ServiceTimes()
 

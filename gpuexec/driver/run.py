@@ -251,6 +251,7 @@ class Run:
             self._state.terminator.next_due(self._processes.workers),
             self._next_gauge or None,
             self._autoscaler.next_cycle(),
+            self._state.dispatcher.next_retry(time.monotonic()),
             self._memory.next_check,
             self._cancellation.next_poll,
         ]
@@ -303,6 +304,8 @@ def policy_of(config: ExecutorConfig) -> RetryPolicy:
         quarantine=config.on_task_failure == "quarantine",
         retry_on=config.retry_on,
         retire_on=config.retire_on,
+        retry_delay_s=config.retry_delay_s,
+        max_quarantined=config.max_quarantined,
     )
 
 

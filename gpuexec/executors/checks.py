@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gpuexec.errors import ConfigurationError
 from gpuexec.stage.loading import is_loading_stage
 
+_RESOURCES = ("cpus", "gpus", "gpu_memory_gb")
+
 
 def check_stages(stages: Sequence[Any]) -> None:
-    """Raise ``ConfigurationError`` if there are no stages, or one of them is not a stage."""
+    """Raise ``ConfigurationError`` if there are no stages, one of them is not a stage, or declares a wrong type."""
+    if hasattr(stages, "stages") or not isinstance(stages, Sequence) or isinstance(stages, str):
+        hint = "call its run(executor) instead" if hasattr(stages, "stages") else "put a single stage into a list"
+        raise ConfigurationError(f"execute() takes a list of stages, got a {type(stages).__name__}: {hint}")
     if not stages:
         raise ConfigurationError(
             "there are no stages to run: give execute() a list of stages, or add_stage() to the pipeline"
@@ -22,6 +27,30 @@ def check_stages(stages: Sequence[Any]) -> None:
             )
         if not callable(getattr(stage, "process_batch", None)):
             raise ConfigurationError(f"stage {position} is a {type(stage).__name__}, not a ProcessingStage")
+        _check_declarations(stage, position)
+
+
+def _check_declarations(stage: Any, position: int) -> None:
+    """Refuse attributes of a wrong type, which would otherwise fail far from here."""
+    if not isinstance(stage.name, str):
+        raise ConfigurationError(f"stage {position}: its name must be text, got {stage.name!r}")
+    resources = stage.resources
+    if isinstance(resources, type) or not all(hasattr(resources, field) for field in _RESOURCES):
+        given = ", ".join(f"{k}={v!r}" for k, v in resources.items()) if isinstance(resources, Mapping) else "…"
+        raise ConfigurationError(
+            f"stage {stage.name!r}: resources must be a Resources object, got {resources!r}: write Resources({given})"
+        )
+    runtime_env = getattr(stage, "runtime_env", None)
+    if runtime_env is not None and not isinstance(runtime_env, Mapping):
+        raise ConfigurationError(
+            f"stage {stage.name!r}: runtime_env must be a mapping such as {{'env_vars': {{'NAME': 'value'}}}}, "
+            f"got {runtime_env!r}"
+        )
+    env_vars = (runtime_env or {}).get("env_vars")
+    if env_vars is not None and not isinstance(env_vars, Mapping):
+        raise ConfigurationError(
+            f"stage {stage.name!r}: runtime_env['env_vars'] must be a mapping of names to values, got {env_vars!r}"
+        )
 
 
 def refuse_run_during_import() -> None:

@@ -18,7 +18,11 @@ def initial_tasks_for(stages: Sequence[Any], initial_tasks: Sequence[Any] | None
     if initial_tasks is not None and not isinstance(initial_tasks, Sequence):
         raise ConfigurationError(
             f"initial_tasks must be a list of tasks, got {type(initial_tasks).__name__}; "
-            "for an iterator, use run_iter() or execute_iter()"
+            + (
+                "put a single task into a list"
+                if is_task(initial_tasks)
+                else "for an iterator, use run_iter() or execute_iter()"
+            )
         )
     if initial_tasks:
         for position, task in enumerate(initial_tasks):
@@ -42,7 +46,8 @@ def checked_tasks(initial_tasks: Iterable[Any]) -> Iterator[Any]:
 
 def _checked_task(task: Any, position: int) -> Any:
     if not is_task(task):
-        raise ConfigurationError(f"initial task {position} is {task!r}, not a Task")
+        hint = f": write {task.__name__}(…), an instance of the class" if isinstance(task, type) else ""
+        raise ConfigurationError(f"initial task {position} is {task!r}, not a Task{hint}")
     if not task.task_id:  # Pipeline.run() gives ids; a direct call of execute() does not
         task._set_task_id("0", position)
     return task

@@ -14,7 +14,7 @@ from gpuexec.channel.payload import Payload, SegmentRef
 from gpuexec.channel.payload_store import store
 from gpuexec.channel.segments import SegmentPool
 from gpuexec.checkpoint.absent import NoCheckpoint
-from gpuexec.config import ExecutorConfig
+from gpuexec.config import ExecutorConfig, merged_options
 from gpuexec.contract.executor import BaseExecutor
 from gpuexec.core.stage import StageSpec
 from gpuexec.curator import registration, stage_facts
@@ -50,7 +50,7 @@ class LocalExecutor(BaseExecutor):
     """
 
     def __init__(self, config: Mapping[str, Any] | None = None, ignore_head_node: bool = False, **options: Any) -> None:
-        super().__init__({**(config or {}), **options}, ignore_head_node)
+        super().__init__(merged_options(config, options), ignore_head_node)
         self.options = ExecutorConfig.create(self.config)
         self.last_report: RunReport | None = None
         self._running: set[Cancellation] = set()

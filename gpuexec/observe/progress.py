@@ -5,16 +5,17 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections import deque
-from typing import TYPE_CHECKING, TextIO
+from collections.abc import Sequence
+from typing import TextIO
 
 from gpuexec import events
-
-if TYPE_CHECKING:
-    from rich.live import Live
-    from rich.table import Table
+from gpuexec.observe.columns import Column, lay_out, shortened
+from gpuexec.observe.live_region import LiveRegion
 
 LIVE_PERIOD_S = 0.2
 _RATE_WINDOW_S = 5.0
+_COLUMNS = (Column("done", 0), Column("queued", 3), Column("in flight", 4), Column("workers", 2), Column("rate", 1))
+_MIN_TABLE_HEIGHT = 4  # title, headings, a stage, and the number of the others
 
 
 class Rates:
@@ -60,18 +61,21 @@ class LineProgress:
 
 
 class LiveProgress:
-    """Redraws a table in place. ``inner`` is the observer that writes the log, which appears above the table."""
+    """Redraws a table in place. ``inner`` is the observer that writes the log, which appears above the table.
 
-    def __init__(self, inner: events.Observer) -> None:
+    ``out``: the terminal (default: stderr).
+    """
+
+    def __init__(self, inner: events.Observer, out: TextIO | None = None) -> None:
         self._inner = inner
-        self._live: Live | None = None
+        self._region = LiveRegion(out or sys.stderr)
         self._given_up = False  # the terminal cannot be written
         self._stage_names: tuple[str, ...] = ()
         self._rates = Rates()
         self._started_at = 0.0
 
     def on_event(self, event: events.RunEvent) -> None:
-        """Redraw the table on a gauge reading, clear it before a log line; pass every event on to ``inner``.
+        """Redraw the table on a gauge reading, take it away at the end; pass every event on to ``inner``.
 
         Raises what the terminal raises, once; there is no table from then on.
         """
@@ -90,51 +94,66 @@ class LiveProgress:
                 self._stage_names, self._started_at = event.stage_names, event.at
             case events.Gauged():
                 self._draw(event)
-            case events.WorkerLogged() | events.WorkerPrinted() | events.RunEnded():
-                self._clear()
+            case events.RunEnded():
+                self._region.close()
 
     def _give_up(self) -> None:
         self._given_up = True
-        live, self._live = self._live, None
-        if live is not None:
-            with contextlib.suppress(Exception):  # it has put itself in the place of sys.stderr, also if it failed
-                live.stop()
+        with contextlib.suppress(Exception):  # it watches the standard streams, also if it failed
+            self._region.close()
 
     def _draw(self, event: events.Gauged) -> None:
-        from rich.console import Console
-        from rich.live import Live
-
-        table = self._table(event)
-        if self._live is None:
-            console = Console(stderr=True)
-            self._live = Live(table, console=console, auto_refresh=False, transient=True, redirect_stdout=False)
-            self._live.start(refresh=True)
-        else:
-            self._live.update(table, refresh=True)
-
-    def _clear(self) -> None:
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
-
-    def _table(self, event: events.Gauged) -> Table:
-        from rich.table import Table
-
         rates = self._rates.update(event.at, tuple(g.done for g in event.stages))
-        table = Table(title=f"running for {event.at - self._started_at:.0f} s", title_justify="left")
-        table.add_column("stage", overflow="fold")
-        for heading in ("done", "queued", "in flight", "workers", "rate"):
-            table.add_column(heading, justify="right", no_wrap=True)
-        for name, gauges, rate in zip(self._stage_names, event.stages, rates, strict=True):
-            table.add_row(
-                name + (" ✓" if gauges.finished else ""),
-                str(gauges.done),
-                str(gauges.queued),
-                str(gauges.in_flight),
-                _workers(gauges),
-                _rate(rate),
-            )
-        return table
+        columns, rows = self._region.size()
+        seconds = event.at - self._started_at
+        # A full last column or row would make the terminal wrap or scroll.
+        self._region.draw(live_lines(seconds, self._stage_names, event.stages, rates, columns - 1, rows - 1))
+
+
+def live_lines(
+    seconds: float,
+    names: Sequence[str],
+    stages: Sequence[events.StageGauges],
+    rates: Sequence[float | None],
+    width: int,
+    height: int,
+) -> list[str]:
+    """Return the table's lines, no wider and no more than there is room for.
+
+    Where there are more stages than rows, finished stages are left out first, then the last ones.
+    """
+    if width < 1 or height < 1:
+        return []
+    title = shortened(f"running for {seconds:.0f} s", width)
+    if height < _MIN_TABLE_HEIGHT:
+        return [title]
+    chosen = _stages_shown([gauges.finished for gauges in stages], height - 2)
+    rows = [
+        (
+            f"{gauges.done}",
+            f"{gauges.queued}",
+            f"{gauges.in_flight}",
+            _workers(gauges),
+            _rate(rate),
+        )
+        for gauges, rate in zip(stages, rates, strict=True)
+    ]
+    shown_names = [names[n] + (" ✓" if stages[n].finished else "") for n in chosen]
+    lines = [title, *lay_out("stage", shown_names, _COLUMNS, [rows[n] for n in chosen], width)]
+    left_out = [gauges for n, gauges in enumerate(stages) if n not in set(chosen)]
+    if left_out:
+        finished = sum(gauges.finished for gauges in left_out)
+        lines.append(shortened(f"… {len(left_out)} more stages, {finished} of them finished", width))
+    return lines
+
+
+def _stages_shown(finished: Sequence[bool], rows: int) -> list[int]:
+    """Return which stages to show in so many rows, one of which tells of the others if there are too many."""
+    count = len(finished)
+    if count <= rows:
+        return list(range(count))
+    by_interest = sorted(range(count), key=lambda n: finished[n])
+    return sorted(by_interest[: rows - 1])
 
 
 def _describe(gauges: events.StageGauges, rate: float | None) -> str:

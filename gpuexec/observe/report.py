@@ -56,6 +56,7 @@ class StageReport:
     failed_attempts: int = 0
     tasks_in: int = 0
     tasks_out: int = 0
+    quarantined: int = 0  # tasks
     items: int = 0
     process_s: float = 0.0
     receive_s: float = 0.0
@@ -219,7 +220,9 @@ class ReportBuilder:
         _add(self.report.failures, failure)
 
     def _add_quarantined(self, event: events.TasksQuarantined) -> None:
-        name = self.report.stages[event.stage_index].name
+        stage = self.report.stages[event.stage_index]
+        name = stage.name
+        stage.quarantined += len(event.task_ids)
         for task_id in event.task_ids:
             task = Quarantined(stage_index=event.stage_index, stage_name=name, task_id=task_id, error=event.error)
             _add(self.report.quarantined, task)

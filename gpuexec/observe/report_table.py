@@ -2,40 +2,65 @@
 
 from __future__ import annotations
 
-from rich import box
-from rich.table import Table
+import textwrap
+from collections.abc import Iterator
+
+from rich.console import Console, ConsoleOptions
+from rich.text import Text
 
 from gpuexec.contract.metrics import OOM_SPLITS, gpu_peaks
+from gpuexec.observe.columns import Column, lay_out
 from gpuexec.observe.report import RunReport, StageReport
 from gpuexec.units import format_bytes
 
+# "in" and "out" count tasks; "wait s" is a task's mean time in the queue.
+_COLUMNS = (
+    Column("workers", 4),
+    Column("in", 1),
+    Column("out", 0),
+    Column("items/s", 3),
+    Column("busy s", 2),
+    Column("idle s", 5),
+    Column("wait s", 6),
+    Column("sent", 7),
+)
+_INDENT = "  "
 
-def stage_table(report: RunReport) -> Table:
+
+class StageTable:
+    """A row per stage, for a rich console of any width or, as `lines`, for anything else."""
+
+    def __init__(self, report: RunReport) -> None:
+        self._report = report
+
+    def lines(self, width: int) -> Iterator[str]:
+        """Yield lines of at most ``width`` columns; a stage's troubles and GPU peaks follow its row."""
+        report = self._report
+        wall = f"{report.wall_s:.2f} s" if report.wall_s is not None else "still running"
+        outcome = "interrupted after" if report.interrupted else "failed in" if report.error else "done in"
+        yield f"{outcome} {wall}"
+        names = [stage.name for stage in report.stages]
+        heading, *rows = lay_out("stage", names, _COLUMNS, [_cells(report, stage) for stage in report.stages], width)
+        yield heading
+        yield "─" * max(map(len, (heading, *rows)))
+        for stage, row in zip(report.stages, rows, strict=True):
+            yield row
+            for detail in (*_trouble_lines(stage), *_peak_lines(stage)):
+                yield from textwrap.wrap(detail, max(20, width), initial_indent=_INDENT, subsequent_indent=_INDENT * 2)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        """Render for rich."""
+        for number, line in enumerate(self.lines(options.max_width)):
+            yield Text(line, style="italic" if number == 0 else "bold" if number == 1 else "")
+
+
+def stage_table(report: RunReport) -> StageTable:
     """Return a table with one row per stage."""
-    wall = f"{report.wall_s:.2f} s" if report.wall_s is not None else "still running"
-    how = "interrupted after" if report.interrupted else "failed in" if report.error else "done in"
-    table = Table(
-        title=f"{how} {wall}",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-    )
-    table.add_column("stage", overflow="fold", min_width=14)
-    for heading in ("workers", "in", "out", "items/s", "busy s", "idle s", "wait s", "sent"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    with_gpu = any(gpu_peaks(stage.metrics) for stage in report.stages)
-    if with_gpu:
-        table.add_column("GPU peak", justify="right")
-    for stage in report.stages:
-        cells = _cells(report, stage)
-        table.add_row(*cells, *([_peaks(stage)] if with_gpu else []))
-    return table
+    return StageTable(report)
 
 
 def _cells(report: RunReport, stage: StageReport) -> list[str]:
-    """Return a row's cells. "in" and "out" count tasks; "wait s" is a task's mean time in the queue."""
     return [
-        "\n".join([stage.name, *_trouble_lines(report, stage)]),
         str(sum(w.stage_index == stage.index and w.batches > 0 for w in report.workers)),
         str(stage.tasks_in),
         str(stage.tasks_out),
@@ -47,18 +72,14 @@ def _cells(report: RunReport, stage: StageReport) -> list[str]:
     ]
 
 
-def _trouble_lines(report: RunReport, stage: StageReport) -> list[str]:
-    quarantined = sum(task.stage_index == stage.index for task in report.quarantined)
+def _trouble_lines(stage: StageReport) -> list[str]:
     counts = {
         "failed attempts": stage.failed_attempts,
-        "quarantined": quarantined,
+        "quarantined": stage.quarantined,
         "halved for GPU memory": int(stage.metrics.get(OOM_SPLITS, 0)),
     }
     return [f"{count} {label}" for label, count in counts.items() if count]
 
 
-def _peaks(stage: StageReport) -> str:
-    return (
-        "\n".join(f"{index}: {format_bytes(size)} ({figure})" for index, figure, size in gpu_peaks(stage.metrics))
-        or "–"
-    )
+def _peak_lines(stage: StageReport) -> list[str]:
+    return [f"GPU peak {index}: {format_bytes(size)} ({figure})" for index, figure, size in gpu_peaks(stage.metrics)]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpuexec import ProcessingStage, ResultNotPicklable, WorkerDied
+from gpuexec import ProcessingStage, ResultNotPicklable, TooManyQuarantined, WorkerDied
 from gpuexec.contract.phases import StagePhase
 from gpuexec.core.retries import Action, DecisionReason
 from tests.process.running import ids_and_data, run_command, run_inline, run_local
@@ -250,3 +250,23 @@ def test_the_stats_of_a_batch_that_failed_are_not_added_to_the_next():
     assert ran.data == [1, 2, 3, *range(5, 17)]
     (report,) = ran.report.stages
     assert (report.tasks_in, report.items) == (15, 15)
+
+
+# ---- delayed, and too many -----------------------------------------------------------------------------------
+
+
+def test_a_retry_waits_while_other_batches_go_on(tmp_path: Path):
+    stage = Fragile(tmp_path, fail, at={0}, times=2)
+    ran = run_local([stage], items(*range(5)), retry_on=ConnectionError, retry_delay_s=0.5)
+    assert ids_and_data(ran.tasks) == undisturbed(5)
+    assert len(stage.attempts(0)) == 3
+    assert ran.report.wall_s > 1.5, "0.5 s and 1 s"
+    times = [(tmp_path / f"item {value}").stat().st_mtime for value in range(5)]
+    assert max(times[1:]) < times[0] - 0.9
+
+
+def test_a_run_in_which_everything_fails_ends_with_the_first_traceback():
+    ran = run_local([Apply(fail)], items(*range(500)), raises=TooManyQuarantined, on_task_failure="quarantine")
+    assert ran.report.stages[0].quarantined == len(ran.report.quarantined) == 20
+    assert isinstance(ran.error.__cause__, ConnectionError)
+    assert "in fail" in str(ran.error.__cause__.__cause__), "the worker's traceback"

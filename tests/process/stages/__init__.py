@@ -233,6 +233,11 @@ def close_stdin_and_print(value: int) -> int:
 # ---- with an exception -------------------------------------------------------------------------------------
 
 
+def rest(value: Any) -> Any:
+    time.sleep(0.6)
+    return value
+
+
 def fail(value: Any = None) -> None:
     raise ConnectionError("refused")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import dataclasses
 import sys
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -9,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from gpuexec import ConfigurationError, Pipeline
-from gpuexec.cli.target import load_pipeline, parse_settings
+from gpuexec.cli.options import option_lines
+from gpuexec.cli.target import load_pipeline, parse_options, parse_settings
+from gpuexec.config import ExecutorConfig
 
 MODULE = """
 from gpuexec import Pipeline
@@ -23,6 +27,11 @@ def make(count: int = 2, *, name):
 
 def loose(**settings):
     return Pipeline(str(settings), stages=[Range(1)])
+
+def typed(flag: bool = None, size: "int" = None, names: list[str] = None, maybe: "Optional[float]" = None,
+          text: str = None, by_default=True, count=1, mapping: "typing.Mapping[str, int] | None" = None):
+    given = {k: v for k, v in locals().items() if v is not None and (k, v) not in (("by_default", True), ("count", 1))}
+    return Pipeline(str(given or {"maybe": None}), stages=[Range(1)])
 
 def number_of():
     return 3
@@ -48,10 +57,10 @@ def test_a_file_and_a_module(target, monkeypatch):
 
 
 def test_a_function_gets_its_settings(target):
-    made = load_pipeline(f"{target}:make", {"name": "n", "count": 5})
+    made = load_pipeline(f"{target}:make", {"name": "n", "count": "5"})
     assert isinstance(made, Pipeline)
     assert (made.name, made.stages[0].count) == ("n", 5)
-    assert load_pipeline(f"{target}:loose", {"a": 1}).name == "{'a': 1}"
+    assert load_pipeline(f"{target}:loose", {"a": "1"}).name == "{'a': 1}"
 
 
 @pytest.mark.parametrize(
@@ -59,10 +68,10 @@ def test_a_function_gets_its_settings(target):
     [
         ("pipelin", {}, "has no 'pipelin'; did you mean 'pipeline'?"),
         ("number", {}, "is an object of type int, not a Pipeline"),
-        ("make", {"name": "n", "cuont": 1}, "make() has no parameter 'cuont'; did you mean 'count'?"),
+        ("make", {"name": "n", "cuont": "1"}, "make() has no parameter 'cuont'; did you mean 'count'?"),
         ("number_of", {}, "returned an object of type int, not a Pipeline"),
         ("make", {}, "make() requires name: add --set name=…"),
-        ("pipeline", {"a": 1}, "is a Pipeline, not a function, so --set has no effect: leave it out"),
+        ("pipeline", {"a": "1"}, "is a Pipeline, not a function, so --set has no effect: leave it out"),
     ],
 )
 def test_a_wrong_object(target, name, settings, message):
@@ -92,9 +101,89 @@ def test_a_wrong_module_or_file(target_name, message, monkeypatch):
     assert message in str(caught.value)
 
 
-def test_settings_are_literals_or_text():
-    given = ["a=1", "b=1.5", "c=text", "d=[1, 2]", "e=None", "f=x=y", "g="]
-    assert parse_settings(given) == {"a": 1, "b": 1.5, "c": "text", "d": [1, 2], "e": None, "f": "x=y", "g": ""}
+def test_settings_without_a_type_are_literals_or_text(target):
+    given = ["a=1", "b=1.5", "c=text", "d=[1, 2]", "e=None", "f=x=y", "g=", "h=false"]
+    expected = {"a": 1, "b": 1.5, "c": "text", "d": [1, 2], "e": None, "f": "x=y", "g": "", "h": False}
+    assert load_pipeline(f"{target}:loose", parse_settings(given)).name == str(expected)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("flag=false", False),
+        ("flag=yes", True),
+        ("size=100MB", 100_000_000),
+        ("size=2GiB", 2 << 30),
+        ("size=1_000", 1000),
+        ("names=a,b", ["a", "b"]),
+        ("names=a", ["a"]),
+        ("names=['a', 'b']", ["a", "b"]),
+        ("maybe=none", None),
+        ("maybe=0.5", 0.5),
+        ("text=2024", "2024"),
+        ("text=false", "false"),
+        ("by_default=no", False),
+        ("count=3", 3),
+        ("mapping={'a': 1}", {"a": 1}),
+    ],
+)
+def test_a_setting_is_read_as_the_type_that_the_function_declares(target, setting, value):
+    (key,) = settings = parse_settings([setting])
+    assert ast.literal_eval(load_pipeline(f"{target}:typed", settings).name) == {key: value}
+
+
+def test_a_setting_of_another_type_is_refused(target):
+    with pytest.raises(ConfigurationError, match="--set flag='maybe': it must be true or false"):
+        load_pipeline(f"{target}:typed", {"flag": "maybe"})
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("queue_bytes=100MB", 100_000_000),
+        ("queue_bytes=1.5G", 3 << 29),
+        ("show_progress=false", False),
+        ("show_progress=On", True),
+        ("retry_on=ConnectionError,TimeoutError", ("ConnectionError", "TimeoutError")),
+        ("retry_on=ConnectionError", ("ConnectionError",)),
+        ("batch_timeout_s=10min", 600.0),
+        ("batch_timeout_s=None", None),
+        ("memory_high_watermark=80%", 0.8),
+        ("cpus=", None),
+        ("capsule_dir=", ""),
+        ("checkpoint=2024", "2024"),
+        ("runtime_env={'env_vars': {'A': '1'}}", {"env_vars": {"A": "1"}}),
+    ],
+)
+def test_an_option_is_read_as_its_type(option, value):
+    config = ExecutorConfig.create(parse_options([option]))
+    assert getattr(config, option.partition("=")[0]) == value
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("show_progress=maybe", "--option show_progress='maybe': it must be true or false"),
+        ("queue_tasks=many", "--option queue_tasks='many': it must be a whole number"),
+        ("queue_tasks=1.5", "it must be a whole number"),
+        ("reserved_cpus=1.2.3", "it must be a number"),
+        ("runtime_env=x", "it must be a mapping"),
+    ],
+)
+def test_an_option_of_another_type_is_refused(option, message):
+    with pytest.raises(ConfigurationError) as caught:
+        parse_options([option])
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_every_option_is_listed_with_its_type_default_and_meaning(width):
+    for option in dataclasses.fields(ExecutorConfig):
+        heading, *about = text = list(option_lines(option, width))
+        assert max(map(len, text)) <= width
+        assert heading.startswith(f"{option.name}: ")
+        assert "default" in " ".join(text)
+        assert option.metadata["about"] in " ".join(line.strip() for line in about)
 
 
 @pytest.mark.parametrize("wrong", ["a", "=1", "a b=1", "1a=2"])

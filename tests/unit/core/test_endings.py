@@ -9,7 +9,7 @@ from gpuexec.channel.messages import Failed
 from gpuexec.contract.phases import StagePhase
 from gpuexec.core.retries import Action, DecisionReason, RetryPolicy
 from gpuexec.core.worker import EndReason, WorkerState
-from gpuexec.errors import GpusLost, ResultNotPicklable, StartRefused, WorkerDied
+from gpuexec.errors import GpusLost, ResultNotPicklable, StartRefused, TooManyQuarantined, WorkerDied
 from tests.unit.core.world import UNPICKLABLE, StageRaised, World, ids
 
 
@@ -740,3 +740,79 @@ def test_a_hung_worker_that_raised_and_is_killed_in_teardown_is_described_by_its
     assert worker.state is WorkerState.KILLED
     world.exits(worker, -9, stopped=False)
     assert "it did not stop within stop_timeout_s = 10 s and was killed" in world.notices()
+
+
+# ---- later attempts, and too many failures ----------------------------------------------------------------
+
+
+def test_a_failed_batch_waits_for_its_time_while_others_go_on():
+    world = started(1, tasks=3, policy=RetryPolicy(max_attempts=3, retry_on=("ConnectionError",), retry_delay_s=10.0))
+    worker = world.worker()
+    for delay in (10.0, 20.0):
+        world.raises(worker, ConnectionError("busy"))
+        world.step()
+        due = world.state.dispatcher.next_retry(world.now)
+        assert world.now + delay <= due <= world.now + delay * 1.25
+        while world.inside(worker).todo:
+            world.works(worker)
+            world.reports(worker)
+            world.step()
+        world.step(delay - 0.1)
+        assert not world.inside(worker).todo, "not yet"
+        assert not world.state.phase_is_over
+        world.step(delay * 0.25 + 0.2)
+        assert world.state.dispatcher.next_retry(world.now) is None
+        assert len(world.inside(worker).todo) == 1
+    world.runs_to_its_end()
+    assert world.results() == ids(3)
+
+
+def test_the_innocent_batches_of_a_dead_worker_do_not_wait():
+    world = started(1, tasks=2, workers=2, policy=RetryPolicy(retry_delay_s=10.0))
+    world.state.dispatcher.requeue(world.stages[0], [world.worker().release(next(iter(world.worker().in_flight)))])
+    assert world.state.dispatcher.next_retry(world.now) is None
+
+
+def quarantining(limit: float | None, tasks: int) -> World:
+    return started(1, tasks=tasks, policy=RetryPolicy(quarantine=True, max_quarantined=limit))
+
+
+@pytest.mark.parametrize(("limit", "tried"), [(0, 1), (3, 4), (0.9, 20), (0.5, 20)])
+def test_a_run_in_which_everything_fails_ends_with_the_first_error_as_the_cause(limit, tried):
+    world = quarantining(limit, 50)
+    attempts = 0
+    while world.error is None:
+        world.step()
+        attempts += 1
+        world.raises(world.worker(), KeyError(f"number {attempts}"))
+    assert attempts == tried
+    assert isinstance(world.error, TooManyQuarantined)
+    assert "number 1'" in str(world.error)
+    assert isinstance(world.error.__cause__, StageRaised)
+    assert "number 1'" in str(world.error.__cause__)
+
+
+@pytest.mark.parametrize("limit", [None, 30, 0.9])
+def test_a_run_in_which_some_tasks_fail_goes_on(limit):
+    world = quarantining(limit, 60)
+    for number in range(60):
+        world.step()
+        if number % 2:
+            world.raises(world.worker(), KeyError("x"))
+        else:
+            world.works(world.worker())
+            world.reports(world.worker())
+    world.runs_to_its_end()
+    assert world.error is None
+    assert len(world.results()) == 30
+
+
+@pytest.mark.parametrize(("tasks", "hints"), [(99, 0), (250, 1)])
+def test_a_stage_that_drops_every_task_gets_one_hint(tasks, hints):
+    world = started(1, tasks=tasks)
+    while world.inside(world.worker()).todo or world.stages[0].queue:
+        if world.inside(world.worker()).todo:
+            world.works(world.worker(), [[]])
+            world.reports(world.worker())
+        world.step()
+    assert world.notices().count("has dropped all of its first") == hints

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import io
+import logging
+
+import pytest
 
 from gpuexec import events
-from gpuexec.observe.progress import LineProgress, LiveProgress, Rates
+from gpuexec.observe.columns import cell_width
+from gpuexec.observe.progress import LineProgress, LiveProgress, Rates, live_lines
 from gpuexec.plan.model import Plan
+
+pyte = pytest.importorskip("pyte", reason="it emulates a terminal")
 
 PLAN = Plan(())
 
@@ -46,23 +52,156 @@ class Recorder(list):
     on_event = list.append
 
 
-def test_the_live_table_is_cleared_for_logs(capsys, monkeypatch):
-    monkeypatch.setenv("FORCE_COLOR", "1")  # rich then takes the captured stderr for a terminal
-    inner = Recorder()
-    live = LiveProgress(inner)
-    printed = events.WorkerPrinted(0, "read-0", ("hello",))
-    run = [
-        events.RunStarted(100.0, PLAN, ("read", "embed")),
-        gauges(100.2, 1),
-        gauges(101.2, 11),
-        printed,
-        gauges(101.4, 12, finished=True),
-        events.RunEnded(102.0, None),
-    ]
+class Screen:
+    """A terminal of that size, emulated; ``stream`` is what a program writes to."""
+
+    def __init__(self, columns: int, rows: int) -> None:
+        self.screen = pyte.HistoryScreen(columns, rows, history=1000)
+        self.parser = pyte.Stream(self.screen)
+        self.stream = Terminal(self)
+
+    def lines(self) -> list[str]:
+        """The lines that have been scrolled away and those on the screen, without empty ones."""
+        columns = self.screen.columns
+        away = ["".join(row[x].data for x in range(columns)) for row in self.screen.history.top]
+        return [line.rstrip() for line in (*away, *self.screen.display) if line.strip()]
+
+
+class Terminal(io.StringIO):
+    def __init__(self, screen: Screen) -> None:
+        super().__init__()
+        self.screen = screen
+
+    def isatty(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        self.screen.parser.feed(text.replace("\n", "\r\n"))
+        return len(text)
+
+
+def live_on(screen: Screen, monkeypatch, inner=None) -> LiveProgress:
+    live = LiveProgress(Recorder() if inner is None else inner, screen.stream)
+    monkeypatch.setattr(live._region, "size", lambda: (screen.screen.columns, screen.screen.lines))
+    return live
+
+
+def test_the_live_table_shows_counts_and_rates(monkeypatch):
+    inner, screen = Recorder(), Screen(80, 24)
+    live = live_on(screen, monkeypatch, inner)
+    run = [events.RunStarted(100.0, PLAN, ("read", "embed")), gauges(100.2, 1), gauges(101.2, 11)]
     for event in run:
         live.on_event(event)
-    assert inner == run
-    text = capsys.readouterr().err
-    assert "running for 0 s" in text
-    assert "10.0/s" in text
-    assert "read ✓" in text
+    title, headings, read, embed = screen.lines()
+    assert title == "running for 1 s"
+    assert headings.split() == ["stage", "done", "queued", "in", "flight", "workers", "rate"]
+    assert read.split() == ["read", "11", "3", "2", "1", "10.0/s"]
+    assert "(+1 starting)" in embed
+    live.on_event(gauges(101.4, 12, finished=True))
+    assert "read ✓" in "\n".join(screen.lines())
+    live.on_event(events.RunEnded(102.0, None))
+    assert screen.lines() == []
+    assert inner[:3] == run
+    assert "write" not in vars(screen.stream), "the stream is as it was"
+
+
+@pytest.mark.parametrize("columns", [12, 20, 40, 80, 133])
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 10, 24])
+def test_lines_stay_whole_and_nothing_of_the_table_remains_at_any_size(monkeypatch, columns, rows):
+    screen = Screen(columns, rows)
+    live = live_on(screen, monkeypatch)
+    names = tuple(f"stage_with_a_long_name_{n}" for n in range(30))
+    live.on_event(events.RunStarted(0.0, PLAN, names))
+    written = []
+    for turn in range(20):
+        stages = tuple(events.StageGauges(turn * 10**n, 3, 2, 1, 1, n < turn) for n in range(30))
+        live.on_event(events.Gauged(turn * 0.2, stages))
+        lines = [f"{turn}.{n}" + "x" * 6 for n in range(turn % 3)]
+        for line in lines:
+            print(line, file=screen.stream)
+        written += lines
+    live.on_event(events.RunEnded(9.0, None))
+    assert screen.lines() == written
+
+
+def test_no_table_is_drawn_behind_a_line_that_goes_on(monkeypatch):
+    screen = Screen(40, 10)
+    live = live_on(screen, monkeypatch)
+    live.on_event(events.RunStarted(0.0, PLAN, ("read", "embed")))
+    live.on_event(gauges(0.2, 1))
+    screen.stream.write("half ")
+    live.on_event(gauges(0.4, 1))
+    assert screen.lines() == ["half"]
+    screen.stream.write("a line\n")
+    live.on_event(gauges(0.6, 1))
+    assert screen.lines()[:2] == ["half a line", "running for 1 s"]
+
+
+def test_a_log_sink_that_holds_the_stream_writes_above_the_table(monkeypatch):
+    screen = Screen(60, 10)
+    live = live_on(screen, monkeypatch)
+    handler = logging.StreamHandler(screen.stream)  # made before the table, as a program's log sinks are
+    live.on_event(events.RunStarted(0.0, PLAN, ("read", "embed")))
+    for number in range(30):
+        live.on_event(gauges(0.2 * number, number))
+        handler.emit(logging.makeLogRecord({"msg": f"warning {number}"}))
+    live.on_event(gauges(7.0, 30))
+    assert [line for line in screen.lines() if line.startswith("warning")] == [f"warning {n}" for n in range(30)]
+    assert sum("running for" in line for line in screen.lines()) == 1
+
+
+def test_a_terminal_that_is_gone_does_not_end_the_run(monkeypatch):
+    screen = Screen(60, 10)
+    live = live_on(screen, monkeypatch)
+
+    def fails(text: str) -> int:
+        raise OSError(5, "Input/output error")
+
+    screen.stream.write = fails
+    live.on_event(events.RunStarted(0.0, PLAN, ("read", "embed")))
+    live.on_event(gauges(0.2, 1))
+    live.on_event(events.RunEnded(1.0, None))
+
+
+def shown(width: int, height: int, names: tuple[str, ...], finished: int = 0) -> list[str]:
+    stages = [events.StageGauges(12345, 4096, 128, 8, 2, n < finished) for n in range(len(names))]
+    return live_lines(3.0, names, stages, [1234.5] * len(names), width, height)
+
+
+@pytest.mark.parametrize("width", range(18, 120, 7))
+def test_names_come_first_where_there_is_little_room(width):
+    lines = shown(width, 10, ("decode_video", "embed_frames"))
+    assert "decode_video" in lines[2]
+    assert "embed_frames" in lines[3]
+    assert max(map(cell_width, lines)) <= width
+
+
+def test_a_long_name_keeps_its_beginning_and_its_end():
+    (line,) = shown(24, 9, ("a_very_long_name_of_a_stage_number_1",))[2:]
+    assert line.startswith("a_very_lo")
+    assert line.split()[0].endswith("r_1")
+
+
+def test_wide_characters_count_twice_and_control_characters_do_nothing():
+    lines = shown(20, 9, ("阶段一二三四五六七八九十", "one\x1b[2Jtwo"))
+    assert max(map(cell_width, lines)) <= 20
+    assert not any("\x1b" in line for line in lines)
+
+
+def test_more_stages_than_rows_leave_out_those_that_are_finished():
+    names = tuple(f"stage{n}" for n in range(20))
+    lines = shown(80, 8, names, finished=16)
+    assert len(lines) == 8
+    assert [line.split()[0] for line in lines[2:7]] == ["stage0", "stage16", "stage17", "stage18", "stage19"]
+    assert lines[7] == "… 15 more stages, 15 of them finished"
+
+
+def test_a_terminal_that_cannot_show_a_character_gets_another_one_of_its_width(monkeypatch):
+    written = io.BytesIO()
+    out = io.TextIOWrapper(written, encoding="ascii", errors="backslashreplace")
+    live = LiveProgress(Recorder(), out)
+    live.on_event(events.RunStarted(0.0, PLAN, ("read", "embed")))
+    live.on_event(gauges(0.2, 1, finished=True))
+    text = written.getvalue().decode()
+    assert "read ?" in text
+    assert "\\u" not in text

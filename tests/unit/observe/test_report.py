@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+import pytest
 from rich.console import Console
 
 from gpuexec import events
@@ -126,6 +127,15 @@ def test_the_table_of_a_run():
     assert "1 failed attempts" in text
     assert "2 quarantined" in text
     assert "0: 9.0 GiB (torch_peak_bytes)" in text
+
+
+@pytest.mark.parametrize("width", [30, 40, 80, 200])
+def test_the_table_names_every_stage_and_keeps_figures_whole_at_any_width(width):
+    lines = rendered(stage_table(report_of_a_run()), width).splitlines()
+    assert max(map(len, lines)) <= width
+    assert any(line.startswith("read") for line in lines)
+    assert any(line.startswith("embed") for line in lines)
+    assert any("0: 9.0 GiB" in line for line in lines)
 
 
 def test_the_table_of_a_run_that_has_just_begun():
