@@ -74,8 +74,11 @@ class Checkpoint:
         journal = Journal.open(folder)
         try:
             last = journal.last_pipeline()
-            if last is not None and not accept_changed:
-                _refuse_change(str(folder), differences(Fingerprint.from_json(last), current))
+            changes = differences(Fingerprint.from_json(last), current) if last is not None else []
+            if changes and accept_changed:
+                _warn_of_change(str(folder), changes)
+            elif changes:
+                _refuse_change(str(folder), changes)
             journal.start_run(digest=current.digest, pipeline=current.to_json())
         except BaseException:
             journal.close()
@@ -220,12 +223,22 @@ def refuse_unresumable(stages: Sequence[Any]) -> None:
 
 
 def _refuse_change(folder: str, changes: Sequence[str]) -> None:
-    if not changes:
-        return
-    n_more = len(changes) - _MAX_SHOWN_DIFFERENCES
-    lines = [*changes[:_MAX_SHOWN_DIFFERENCES], *([f"and {n_more} more"] if n_more > 0 else [])]
     raise CheckpointMismatch(
         f"checkpoint {folder!r} was made by another pipeline, and its outputs would be mixed with this one's:\n"
-        + "".join(f"  {line}\n" for line in lines)
+        + _listed(changes)
         + "Give another folder, undo the change, or set accept_changed_pipeline=True to keep what is done"
     )
+
+
+def _warn_of_change(folder: str, changes: Sequence[str]) -> None:
+    from loguru import logger
+
+    logger.warning(
+        "checkpoint {!r} was made by another pipeline; what is done is kept as it is:\n{}", folder, _listed(changes)
+    )
+
+
+def _listed(changes: Sequence[str]) -> str:
+    n_more = len(changes) - _MAX_SHOWN_DIFFERENCES
+    lines = [*changes[:_MAX_SHOWN_DIFFERENCES], *([f"and {n_more} more"] if n_more > 0 else [])]
+    return "".join(f"  {line}\n" for line in lines)

@@ -47,7 +47,11 @@ class BaseExecutor(ABC):
 
 
 def execute_with_checkpoint(
-    executor: BaseExecutor, stages: Sequence[Any], initial_tasks: Sequence[Any] | None, folder: str | os.PathLike[str]
+    executor: BaseExecutor,
+    stages: Sequence[Any],
+    initial_tasks: Sequence[Any] | None,
+    folder: str | os.PathLike[str],
+    **more: Any,
 ) -> list[Any] | None:
     """Run the stages with a checkpoint. Raises ``ConfigurationError`` if the executor keeps none."""
     if "checkpoint" not in inspect.signature(executor.execute).parameters:
@@ -55,5 +59,5 @@ def execute_with_checkpoint(
             f"checkpoint_path={str(folder)!r}: {type(executor).__name__} keeps no checkpoints; "
             "run on LocalExecutor, or leave it out"
         )
-    tasks: list[Any] | None = cast(Any, executor).execute(stages, initial_tasks, checkpoint=folder)
+    tasks: list[Any] | None = cast(Any, executor).execute(stages, initial_tasks, checkpoint=folder, **more)
     return tasks

@@ -85,7 +85,10 @@ def _with_our_journal(run: Callable[..., Any]) -> Callable[..., Any]:
     def run_with_checkpoint(self: Any, runner: Any, initial_tasks: Any, checkpoint_path: Any) -> Any:
         if not isinstance(runner, executor.BaseExecutor):
             return run(self, runner, initial_tasks, checkpoint_path)
-        return executor.execute_with_checkpoint(runner, self.stages, initial_tasks, checkpoint_path)
+        # Curator itself never compares the pipeline with that of the run before: a difference is a warning.
+        return executor.execute_with_checkpoint(
+            runner, self.stages, initial_tasks, checkpoint_path, accept_changed_pipeline=True
+        )
 
     return run_with_checkpoint
 

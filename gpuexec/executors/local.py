@@ -91,12 +91,14 @@ class LocalExecutor(BaseExecutor):
         initial_tasks: Sequence[Any] | None = None,
         *,
         checkpoint: str | os.PathLike[str] | None = None,
+        accept_changed_pipeline: bool = False,
     ) -> list[Any]:
         """Run the stages and return the last one's tasks, in the order in which one process would make them.
 
         ``checkpoint``: a folder to use instead of the option's. Sources that it records as done are skipped, so their
         tasks are not returned. A source is done once this call has returned its tasks or, if the last stage's class
         declares ``is_sink_stage = True`` (or is a writer of Curator's), once that stage has stored them.
+        ``accept_changed_pipeline``: as if the option were set.
 
         Raises ``ResourcesError`` or ``ConfigurationError`` before anything starts, the stage's own exception (its
         ``__cause__`` is the worker's traceback), ``WorkerDied``, ``KeyboardInterrupt`` on Ctrl-C, and ``RunCancelled``
@@ -109,7 +111,9 @@ class LocalExecutor(BaseExecutor):
             prepared = prepare(stages, self.options, sleep=cancellation.sleep, takes_leases=True)
             with prepared.leases, signals_deferred():
                 tasks = ListedTasks(initial_tasks_for(prepared.stages, initial_tasks))
-                return self._run(prepared, tasks, folder, cancellation, streams=False).execute()
+                return self._run(
+                    prepared, tasks, folder, cancellation, streams=False, accept_changed=accept_changed_pipeline
+                ).execute()
 
     def execute_iter(
         self, stages: Sequence[Any], initial_tasks: Iterable[Any] | None = None
@@ -167,11 +171,13 @@ class LocalExecutor(BaseExecutor):
         cancellation: Cancellation,
         *,
         streams: bool,
+        accept_changed: bool = False,
     ) -> Run:
         specs = [self._spec(i, prepared) for i in range(len(prepared.stages))]
         report_builder = ReportBuilder()
         self.last_report = report_builder.report
-        opened = self._open_checkpoint(checkpoint, prepared.stages, streams=streams)
+        accept_changed = accept_changed or self.options.accept_changed_pipeline
+        opened = self._open_checkpoint(checkpoint, prepared.stages, accept_changed, streams=streams)
         try:
             return self._make_run(prepared, specs, initial_tasks, opened, report_builder, cancellation)
         except BaseException as error:
@@ -212,7 +218,7 @@ class LocalExecutor(BaseExecutor):
         )
 
     def _open_checkpoint(
-        self, folder: str | None, stages: Sequence[Any], *, streams: bool
+        self, folder: str | None, stages: Sequence[Any], accept_changed: bool, *, streams: bool
     ) -> Checkpoint | NoCheckpoint:
         if folder is None:
             return NoCheckpoint()
@@ -222,7 +228,7 @@ class LocalExecutor(BaseExecutor):
             delivery = Delivery.STREAMED
         else:
             delivery = Delivery.STORED if stage_facts.is_sink(stages[-1]) else Delivery.AT_END
-        return Checkpoint.open(folder, stages, accept_changed=self.options.accept_changed_pipeline, delivery=delivery)
+        return Checkpoint.open(folder, stages, accept_changed=accept_changed, delivery=delivery)
 
     def _spec(self, index: int, prepared: Prepared) -> StageSpec:
         stage, demand = prepared.stages[index], prepared.demands[index]

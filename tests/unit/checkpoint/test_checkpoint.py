@@ -74,6 +74,16 @@ def test_a_changed_pipeline_is_refused_with_what_changed(tmp_path):
     assert len(read_history(tmp_path).runs) == 4  # the refused one is none
 
 
+def test_a_change_that_is_accepted_is_warned_about(tmp_path, warnings):
+    first = Checkpoint.open(tmp_path, [Reader(), Filter(threshold=0.4)])
+    first.complete_batch([first.admit("0_a")], [])
+    first.close()
+    Checkpoint.open(tmp_path, [Reader(), Filter(threshold=0.5)], accept_changed=True).close()
+    (warning,) = warnings
+    assert "threshold was 0.4, is 0.5" in warning
+    assert "what is done is kept" in warning
+
+
 def test_a_long_list_of_changes_is_cut(tmp_path):
     first = Checkpoint.open(tmp_path, [Filter() for _ in range(15)])
     first.admit("0_a")
