@@ -7,6 +7,7 @@ same ids, same order. Its metrics lack bytes and GPU memory, since no task trave
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,9 +15,13 @@ from gpuexec.config import ExecutorConfig, merged_options
 from gpuexec.contract.executor import BaseExecutor, NodeInfo, WorkerMetadata
 from gpuexec.curator import adapters, registration, stage_facts
 from gpuexec.errors import ConfigurationError
+from gpuexec.executors.copies import own_copy
 from gpuexec.executors.initial_tasks import initial_tasks_for
+from gpuexec.executors.inline_events import InlineEvents
 from gpuexec.executors.option_repr import changed_options, executor_repr
 from gpuexec.executors.prepare import prepare
+from gpuexec.executors.progress import progress_for
+from gpuexec.observe.report import ReportBuilder, RunReport
 from gpuexec.plan.model import WorkerGrant
 from gpuexec.stage.environment import env_vars_for, temporary_environment
 from gpuexec.stage.session import StageSession
@@ -50,12 +55,17 @@ class InlineExecutor(BaseExecutor):
     ``CUDA_VISIBLE_DEVICES`` stays as it is, since CUDA may be initialised already. A stage's
     ``runtime_env["env_vars"]`` are set while that stage runs.
 
+    Stages and tasks are copied, as sending them to a worker would do, so the caller's stay as they were. Like there,
+    ``setup_on_node`` is called on a copy of its own: what it sets on the stage does not reach ``process``.
+
+    ``last_report``: the report of the latest run, also after a failure; ``None`` before the first.
     ``options``: the validated options. ``config``: the ``config`` mapping merged with the keywords, as given.
     """
 
     def __init__(self, config: Mapping[str, Any] | None = None, ignore_head_node: bool = False, **options: Any) -> None:
         super().__init__(merged_options(config, options), ignore_head_node)
         self.options = ExecutorConfig.create(self.config)
+        self.last_report: RunReport | None = None
         _refuse_checkpoint(self.options)
         _warn_of_options_without_effect(self.options)
 
@@ -70,24 +80,58 @@ class InlineExecutor(BaseExecutor):
         prepared = prepare(stages, self.options)
         grants = {plan.stage_index: plan.workers[0] for phase in prepared.plan.phases for plan in phase.stages}
         tasks = list(initial_tasks_for(prepared.stages, initial_tasks))
-        for index, stage in enumerate(prepared.stages):
-            tasks = self._run_stage(stage, grants[index], tasks)
+        builder = ReportBuilder()
+        self.last_report = builder.report
+        progress, gauge_every_s = progress_for(self.options)
+        names = [demand.name for demand in prepared.demands]
+        run = InlineEvents(prepared.plan, names, [builder, *progress], gauge_every_s)
+        try:
+            for index, stage in enumerate(prepared.stages):
+                tasks = self._run_stage(index, stage, grants[index], tasks, run)
+        except BaseException as error:
+            run.run_ended(error)
+            raise
+        run.run_ended(None)
         return tasks
 
-    def _run_stage(self, stage: Any, grant: WorkerGrant, tasks: list[Any]) -> list[Any]:
+    def _run_stage(self, index: int, stage: Any, grant: WorkerGrant, tasks: list[Any], run: InlineEvents) -> list[Any]:
         size = stage_facts.batch_size_of(stage)
-        node = NodeInfo(node_id=socket.gethostname())
-        worker = WorkerMetadata(worker_id=grant.worker_id, allocation=grant.allocation)
         outputs: list[Any] = []
-        with (
-            temporary_environment(env_vars_for(stage, self.options)),
-            StageSession(adapters.adapter_for(stage), node, worker) as session,
-        ):
-            session.set_up_on_node()
-            session.set_up()
-            for start in range(0, len(tasks), size):
-                outputs += session.process(tasks[start : start + size])
+        with temporary_environment(env_vars_for(stage, self.options)):
+            if stage_facts.sets_up_node(stage):
+                began = time.monotonic()
+                _session(stage, grant).set_up_on_node()  # as in its own process: what it sets on the stage is lost
+                run.node_set_up(index, began)
+            teardown_s = None
+            run.stage_began(index, grant.worker_id)
+            try:
+                with _session(stage, grant) as session:
+                    began = time.monotonic()
+                    session.set_up()
+                    run.stage_ready(index, grant.worker_id, began)
+                    for start in range(0, len(tasks), size):
+                        run.gauge_if_due(index, len(tasks) - start)
+                        batch = tasks[start : start + size]
+                        count = len(batch)
+                        if index == 0:
+                            batch = own_copy(batch)  # the caller's
+                        began = time.monotonic()
+                        made = session.process(batch)
+                        run.batch_done(index, grant.worker_id, began, (count, len(made)), session.adapter.last_stats)
+                        outputs += made
+                    began = time.monotonic()
+                    session.tear_down()
+                    teardown_s = time.monotonic() - began
+            finally:
+                run.stage_ended(index, grant.worker_id, teardown_s)
         return outputs
+
+
+def _session(stage: Any, grant: WorkerGrant) -> StageSession:
+    """Return a session of a copy of the stage, as every process of a run has its own."""
+    node = NodeInfo(node_id=socket.gethostname())
+    worker = WorkerMetadata(worker_id=grant.worker_id, allocation=grant.allocation)
+    return StageSession(adapters.adapter_for(own_copy(stage)), node, worker)
 
 
 def _refuse_checkpoint(options: ExecutorConfig) -> None:

@@ -64,7 +64,11 @@ class StageSession:
         """Call ``setup``. Raises ``StageContractError`` if the stage then sees GPUs that it was not given."""
         self.phase = StagePhase.SETUP
         self._needs_teardown = True
-        self.adapter.setup(self._worker)
+        try:
+            self.adapter.setup(self._worker)
+        except AttributeError as error:
+            self._explain_missing_attribute(error)
+            raise
         if self._checks_pinning:
             check_pinning(self._worker.allocation)
         self.phase = StagePhase.IDLE
@@ -72,7 +76,11 @@ class StageSession:
     def process(self, tasks: list[Any]) -> list[Any]:
         """Run one batch and return its outputs. ``phase`` stays PROCESS: what follows is the caller's to say."""
         self.phase = _PROCESS
-        return list(self.adapter.process_batch(tasks))
+        try:
+            return list(self.adapter.process_batch(tasks))
+        except AttributeError as error:
+            self._explain_missing_attribute(error)
+            raise
 
     def tear_down(self) -> None:
         """Call ``teardown`` if ``setup`` was called and ``teardown`` was not."""
@@ -82,6 +90,16 @@ class StageSession:
         self.phase = StagePhase.TEARDOWN
         self.adapter.teardown()
         self.phase = StagePhase.IDLE
+
+    def _explain_missing_attribute(self, error: AttributeError) -> None:
+        """Add a note if the attribute is one that ``setup_on_node`` sets."""
+        stage = self.adapter.stage
+        code = getattr(type(stage).setup_on_node, "__code__", None)
+        if error.obj is stage and code is not None and error.name in code.co_names:
+            error.add_note(
+                f"setup_on_node() of stage {self.adapter.stage.name!r} sets {error.name!r}, but it runs in a process "
+                "of its own, and what it sets on the stage is lost: set it in setup(), or write it to a file"
+            )
 
     def __enter__(self) -> Self:
         return self

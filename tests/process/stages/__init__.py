@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -192,6 +193,11 @@ def close_stdin_and_print(value: int) -> int:
 
 
 # ---- with an exception -------------------------------------------------------------------------------------
+
+
+def rest(value: Any) -> Any:
+    time.sleep(0.6)
+    return value
 
 
 def fail(value: Any = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 
 import pytest
 from loguru import logger
@@ -91,3 +92,82 @@ def test_an_exception_passes_through_as_it_is():
     with pytest.raises(stages.Choosy) as caught:
         Pipeline("p", stages=[Apply(stages.raise_choosy)]).run(InlineExecutor(), initial_tasks=items(1))
     assert caught.traceback[-1].name == "raise_choosy", "the debugger's frames are the stage's own"
+
+
+class KeepsState(Upper):
+    """Changes itself and its task in every way."""
+
+    name = "keeps_state"
+
+    def __init__(self):
+        self.seen = []
+
+    def setup(self, worker_metadata=None):
+        self.lock = threading.Lock()
+
+    def process(self, task):
+        self.seen.append(task.task_id)
+        task.data.append("changed")
+        return task
+
+
+def test_stages_and_tasks_stay_as_they_were():
+    stage, task = KeepsState(), Words("d", ["a"])
+    (out,) = Pipeline("p", stages=[stage]).run(InlineExecutor(), initial_tasks=[task])
+    assert out.data == ["a", "changed"]
+    assert (task.data, task._stage_perf) == (["a"], [])
+    assert stage.seen == []
+    assert "lock" not in vars(stage)
+
+
+def test_a_stage_that_cannot_be_copied_in_depth_still_runs():
+    stage = KeepsState()
+    stage.setup()
+    lock = stage.lock
+    Pipeline("p", stages=[stage]).run(InlineExecutor(), initial_tasks=[Words("d", ["a"])])
+    assert stage.lock is lock
+
+
+class SetsOnNode(Upper):
+    name = "sets_on_node"
+
+    def setup_on_node(self, node_info=None, worker_metadata=None):
+        self.prepared = 5
+
+    def process(self, task):
+        return Words("d", [str(self.prepared)])
+
+
+@pytest.mark.parametrize("executor", [InlineExecutor, LocalExecutor])
+def test_what_setup_on_node_sets_on_the_stage_is_lost_and_the_error_says_so(executor):
+    with pytest.raises(AttributeError) as caught:
+        Pipeline("p", stages=[SetsOnNode()]).run(executor(show_progress=False, capsules=False))
+    assert any("setup_on_node() of stage 'sets_on_node' sets 'prepared'" in note for note in caught.value.__notes__)
+
+
+def test_an_inline_run_has_a_report():
+    executor = InlineExecutor(show_progress=False)
+    Pipeline("p", stages=[stages.Range(5), Apply(stages.double)]).run(executor)
+    report = executor.last_report
+    assert [(stage.name, stage.tasks_in, stage.tasks_out) for stage in report.stages] == [
+        ("range", 1, 5),
+        ("apply", 5, 5),
+    ]
+    assert report.error is None
+    assert report.wall_s >= sum(stage.process_s for stage in report.stages) > 0
+    assert [worker.exit_code for worker in report.workers] == [0, 0]
+    assert all(worker.setup_s is not None and worker.teardown_s is not None for worker in report.workers)
+
+
+def test_the_report_of_an_inline_run_that_fails():
+    executor = InlineExecutor(show_progress=False)
+    with pytest.raises(ConnectionError):
+        Pipeline("p", stages=[Apply(stages.fail)]).run(executor, initial_tasks=items(1))
+    assert executor.last_report.error == "ConnectionError: refused"
+
+
+def test_an_inline_run_shows_progress(capsys):
+    Pipeline("p", stages=[Apply(stages.rest)]).run(
+        InlineExecutor(progress_interval_s=0.1), initial_tasks=items(1, 2, 3)
+    )
+    assert "apply 2 done, 1 queued" in capsys.readouterr().err
