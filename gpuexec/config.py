@@ -172,7 +172,16 @@ class ExecutorConfig:
     )
     log_level: str = _option("DEBUG", None, "lowest loguru level of the log records that workers send to the driver")
     runtime_env: Mapping[str, Any] | None = _option(
-        None, None, "runtime environment as for Ray; its env_vars are set in every worker, all else is ignored"
+        None,
+        None,
+        "runtime environment as for Ray; its env_vars are set in every worker, its pip and uv are compared with what "
+        "is installed, all else is ignored",
+    )
+    accept_unmet_requirements: bool = _option(
+        False,
+        None,
+        "run although packages that a stage's runtime_env asks for (pip, uv) are not installed here, or not in that "
+        "version, instead of raising ConfigurationError",
     )
 
     @property

@@ -13,6 +13,7 @@ from gpuexec.config import ExecutorConfig
 from gpuexec.curator import stage_facts
 from gpuexec.errors import GpusBusy
 from gpuexec.executors.checks import check_stages, refuse_run_during_import
+from gpuexec.executors.requirements import check_requirements
 from gpuexec.hardware import host, inventory, visible_devices
 from gpuexec.hardware.model import Node
 from gpuexec.hardware.visible_devices import VARIABLE, VisibleDevices
@@ -51,6 +52,7 @@ def prepare(
     """
     refuse_run_during_import()
     check_stages(stages)
+    check_requirements(stages, options)
     demands = tuple(stage_facts.demand_of(stage) for stage in stages)
     deadline = time.monotonic() + options.busy_gpu_timeout_s
     while True:

@@ -10,16 +10,17 @@ from typing import Any
 
 from gpuexec.config import ExecutorConfig
 
+CHECKED_PARTS = ("pip", "uv")  # of a runtime_env: executors.requirements compares them with what is installed
 _SUPPORTED = "env_vars"
 
 
 def env_vars_for(stage: Any, options: ExecutorConfig) -> dict[str, str]:
     """Return the variables to set for a stage: those of the executor's ``runtime_env``, then the stage's own.
 
-    The other parts of a Ray-style ``runtime_env`` (pip, working_dir, …) need Ray: a warning names those of the stage.
+    The other parts of a Ray-style ``runtime_env`` (conda, working_dir, …) need Ray: a warning names those of the stage.
     """
     own = getattr(stage, "runtime_env", None) or {}
-    ignored = sorted(set(own) - {_SUPPORTED})
+    ignored = sorted(set(own) - {_SUPPORTED, *CHECKED_PARTS})
     if ignored:
         from loguru import logger
 
@@ -28,7 +29,12 @@ def env_vars_for(stage: Any, options: ExecutorConfig) -> dict[str, str]:
             stage.name,
             ignored,
         )
-    return {**_env_vars_in(options.runtime_env), **_env_vars_in(own)}
+    return requested_variables(stage, options)
+
+
+def requested_variables(stage: Any, options: ExecutorConfig) -> dict[str, str]:
+    """Return the variables to set for a stage, without a word about the rest of its ``runtime_env``."""
+    return {**_env_vars_in(options.runtime_env), **_env_vars_in(getattr(stage, "runtime_env", None))}
 
 
 @contextlib.contextmanager
