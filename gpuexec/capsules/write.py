@@ -82,6 +82,7 @@ class CapsuleContents:
     last_lines: Sequence[str] = ()
     stacks: str | None = None  # of a worker that hung
     cause_of_death: str | None = None
+    script: str | None = None  # the file that was run as __main__, whose classes travel with their code
 
 
 PLAIN_FIELDS = tuple(

@@ -23,6 +23,9 @@ def replay(
     gpu: Annotated[
         int | None, typer.Option(min=0, help="Use this GPU, by its number in `gpuexec gpus`.", show_default=False)
     ] = None,
+    old_code: Annotated[
+        bool, typer.Option("--old-code", help="Run a script's code as it was in the run, not as its file is now.")
+    ] = False,
 ) -> None:
     """Run the batch of a failure capsule again. Opening a capsule runs code in it: open only capsules you trust."""
     from gpuexec.errors import CapsuleError
@@ -33,7 +36,7 @@ def replay(
     typer.echo("replay: opening the capsule's pickles, which runs the code in them", err=True)
     faulthandler.enable()  # the batch may kill this process as it killed the worker
     try:
-        tasks = executor.replay(loaded, gpu=gpu, on_error=_post_mortem if debug else None)
+        tasks = executor.replay(loaded, gpu=gpu, on_error=_post_mortem if debug else None, old_code=old_code)
     except CapsuleError:
         raise
     except bdb.BdbQuit:

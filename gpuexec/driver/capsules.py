@@ -77,7 +77,13 @@ class CapsuleKeeper:
             last_lines=last_lines,
             stacks=worker.stacks_text,
             cause_of_death=record.cause_of_death,
+            script=_script(),
         )
+
+
+def _script() -> str | None:
+    path = getattr(sys.modules.get("__main__"), "__file__", None)
+    return None if path is None else str(Path(path).absolute())
 
 
 def _attempt(batch: Batch | None) -> int:

@@ -23,6 +23,7 @@ from gpuexec.contract.executor import NodeInfo, WorkerMetadata
 from gpuexec.contract.phases import StagePhase
 from gpuexec.curator import adapters, registration
 from gpuexec.errors import CapsuleError
+from gpuexec.executors.script_code import renew
 from gpuexec.hardware.model import Device
 from gpuexec.hardware.visible_devices import ORDER_VARIABLE, VARIABLE, select
 from gpuexec.processes.spawn import THREAD_CAPS
@@ -36,14 +37,17 @@ OnError = Callable[[BaseException], object]
 _UNPICKLING_PHASES = {StagePhase.START_UP, StagePhase.IMPORT, StagePhase.RECEIVE}
 
 
-def replay(capsule: Capsule, *, gpu: int | None = None, on_error: OnError | None = None) -> list[Any]:
+def replay(
+    capsule: Capsule, *, gpu: int | None = None, on_error: OnError | None = None, old_code: bool = False
+) -> list[Any]:
     """Run a capsule's batch in this process and return its tasks.
 
     While it runs, this process has the failed worker's ``sys.path``, thread caps, GPU pinning, and the environment
     variables that its pipeline asked for. CUDA follows the pinning only if nothing has initialised CUDA here before.
 
     ``gpu``: the NVML index of the GPU to use instead of the worker's. ``on_error`` is called with the stage's exception
-    before ``teardown``, while everything is as the failure left it.
+    before ``teardown``, while everything is as the failure left it. ``old_code``: run the code of a script as it was in
+    the run; otherwise it is that of the script now, if the file is still there.
 
     Raises the stage's exception, and ``CapsuleError`` if the batch cannot be run here.
     """
@@ -62,6 +66,9 @@ def replay(capsule: Capsule, *, gpu: int | None = None, on_error: OnError | None
             if on_error is not None:
                 on_error(error)
             raise
+        code = None if old_code else renew(stage, tasks, failure.script)
+        if code is not None:
+            _warn(code)
         return _run(adapters.adapter_for(stage), tasks, failure, target, on_error)
 
 

@@ -173,3 +173,60 @@ def test_a_gpu_where_there_is_none(tmp_path: Path):
     assert done.returncode == 1
     assert "error: there is no GPU 63 to replay on: " in done.stderr
     assert replay(tmp_path, "--gpu", "-1").returncode == 2
+
+
+SCRIPT = """
+from __future__ import annotations
+from dataclasses import dataclass
+from gpuexec import LocalExecutor, Pipeline, ProcessingStage, Task
+
+@dataclass
+class Word(Task[str]):
+    extra: int = 0
+
+    @property
+    def num_items(self) -> int:
+        return 1
+
+    def validate(self) -> bool:
+        return True
+
+class Shout(ProcessingStage):
+    name = "shout"
+
+    def process(self, task):
+        assert isinstance(task, Word)
+        return LOUDER(task)
+
+def LOUDER(task):
+    raise ValueError("a bug")
+
+executor = LocalExecutor(show_progress=False)
+Pipeline("p", stages=[Shout()]).run(executor, initial_tasks=[Word("d", "a")])
+"""
+
+
+def test_a_mended_script_is_replayed_with_its_present_code(tmp_path: Path):
+    script = tmp_path / "shouting.py"
+    script.write_text(SCRIPT)
+    environ = {**os.environ, "XDG_STATE_HOME": str(tmp_path / "state"), "PYTHONPATH": str(ROOT)}
+    failed = subprocess.run([sys.executable, script], check=False, env=environ, capture_output=True, text=True)
+    assert "a bug" in failed.stderr
+    (capsule,) = (tmp_path / "state/gpuexec/capsules").iterdir()
+    again = replay(capsule)
+    assert again.returncode == 1
+    assert f"the code is that of {script} as it is now" in again.stderr
+
+    script.write_text(SCRIPT.replace('raise ValueError("a bug")', "return task"))
+    mended = replay(capsule)
+    assert mended.returncode == 0, mended.stderr
+    assert "the batch passes now; 1 tasks came out" in mended.stderr
+    assert "the code is that of" not in replay(capsule, "--old-code").stderr
+    assert replay(capsule, "--old-code").returncode == 1
+
+    script.write_text(SCRIPT.replace("class Shout", "class Whisper"))
+    renamed = replay(capsule)
+    assert renamed.returncode == 1
+    assert "it has no class Shout), so the code is that of the run" in renamed.stderr
+    script.unlink()
+    assert "is not here, so the code is that of the run" in replay(capsule).stderr
