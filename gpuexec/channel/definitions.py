@@ -7,11 +7,16 @@ once a receiver. The token is cloudpickle's own, so a class has one identity how
 
 from __future__ import annotations
 
+import functools
+import io
 import pickle
 import sys
 import weakref
-from types import FunctionType
-from typing import Any
+from collections import ChainMap
+from types import CodeType, FunctionType
+from typing import Any, ClassVar
+
+from gpuexec.channel import by_value
 
 _CLASSES: weakref.WeakValueDictionary[str, type] = weakref.WeakValueDictionary()  # by token
 
@@ -86,7 +91,21 @@ def _define(cls: type) -> tuple[Any, ...]:
 
     token: str = cloudpickle._get_or_create_tracker_id(cls)
     _CLASSES[token] = cls
-    return restore_class, (token, cloudpickle.dumps(cls, protocol=5))
+    sink = io.BytesIO()
+    _definition_pickler()(sink, protocol=5).dump(cls)
+    return restore_class, (token, sink.getvalue())
+
+
+@functools.cache
+def _definition_pickler() -> Any:
+    import cloudpickle
+
+    class DefinitionPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no type information
+        dispatch_table: ClassVar[Any] = ChainMap(
+            {CodeType: by_value.reduce_code, **by_value.logger_reducers()}, cloudpickle.Pickler.dispatch_table
+        )
+
+    return DefinitionPickler
 
 
 def restore_class(token: str, definition: bytes) -> type:

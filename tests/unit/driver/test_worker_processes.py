@@ -20,7 +20,11 @@ from gpuexec.processes.watch import Readiness, Watch
 @pytest.fixture
 def processes():
     processes = WorkerProcesses(
-        node_id="node", base_env=dict(os.environ), log_level="DEBUG", error_handling=ErrorHandling()
+        node_id="node",
+        base_env=dict(os.environ),
+        log_level="DEBUG",
+        error_handling=ErrorHandling(),
+        on_grants=lambda _grants: None,
     )
     yield processes
     processes.kill_all()
