@@ -111,7 +111,16 @@ class ExecutorConfig:
     )
     queue_tasks: int = _option(4096, _at_least(1), "maximum number of tasks waiting in front of a stage")
     queue_bytes: int = _option(
-        256 * MIB, _at_least(1), "maximum size of the tasks waiting in front of a stage, in bytes"
+        256 * MIB,
+        _at_least(1),
+        "maximum size of the tasks waiting in front of a stage, in bytes of memory; what waits for a later phase goes "
+        "to spill_dir beyond that",
+    )
+    spill_dir: str | None = _option(
+        None,
+        _folder("leave it out for the default"),
+        "folder, on a disk, for what waits between two phases and is more than queue_bytes (default: $TMPDIR, /var/tmp "
+        "or /tmp, the first that is not in memory)",
     )
     batch_wait_s: float | None = _option(
         1.0,
@@ -180,7 +189,8 @@ class ExecutorConfig:
     memory_high_watermark: float = _option(
         0.9,
         _fraction,
-        "fraction of the host's (or the cgroup's) memory in use above which no new initial tasks are taken in",
+        "fraction of the host's (or the cgroup's) memory in use above which no new initial tasks are taken in while "
+        "stages after the first have work, and what waits for a later phase goes to spill_dir (1: never)",
     )
     checkpoint: str | None = _option(
         None,

@@ -24,6 +24,7 @@ Built-in classes that an error is a subclass of, beside the one above it, stand 
     ├── RunCancelled                            the program ended the run, by ``cancel()`` or through asyncio
     ├── WorkerDied                              a worker process ended unexpectedly
     ├── StartRefused (OSError)                  the system refuses another process; the message names the limit
+    ├── SpillFailed (OSError)                   what waits for a later phase cannot be written to its folder
     ├── NvmlError                               the driver library answered with an error
     │   └── NvmlUnavailable                     there is no usable driver library
     ├── RemoteTraceback                         never raised: the `__cause__` that shows a worker's traceback
@@ -181,6 +182,13 @@ class WorkerDied(GpuexecError):
 
 class StartRefused(GpuexecError, OSError):
     """The system refuses a process (process or descriptor limit, memory), and a stage has no worker at all."""
+
+
+class SpillFailed(GpuexecError, OSError):
+    """What waits for a later phase does not fit in memory and cannot be written to ``spill_dir`` (disk full, quota).
+
+    The message names the folder, the bytes wanted and free, and the options to change.
+    """
 
 
 def _rebuild_worker_died(fields: dict[str, object]) -> WorkerDied:

@@ -23,9 +23,10 @@ OrderedTask = tuple[bytes, Any]  # a finished task after its place in the order 
 class Block:
     """Tasks in one payload.
 
-    ``in_segment``: the payload holds a descriptor of shared memory. ``paths``: each task's place in the order of
-    results. It is made of its ancestors' positions among their siblings, so that sorting by it gives the order of one
-    process doing everything in turn. ``sources``: the source that each task descends from, where a checkpoint is kept.
+    ``in_segment``: the payload holds a descriptor of shared memory. ``on_disk``: it takes no memory. ``paths``: each
+    task's place in the order of results. It is made of its ancestors' positions among their siblings, so that sorting
+    by it gives the order of one process doing everything in turn. ``sources``: the source that each task descends from,
+    where a checkpoint is kept.
     """
 
     payload: Payload
@@ -35,6 +36,7 @@ class Block:
     sources: list[int] | None = None
     bytes: int = field(init=False)
     in_segment: bool = field(init=False)
+    on_disk: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         payload = self.payload
@@ -46,10 +48,15 @@ class Block:
     def __len__(self) -> int:
         return len(self.task_ids)
 
-    def move(self, payload: Payload) -> None:
-        """Replace the payload by the same bytes elsewhere."""
+    def move(self, payload: Payload, *, on_disk: bool = False) -> None:
+        """Replace the payload by the same bytes elsewhere. It must not be in a queue."""
         self.payload = payload
-        self.in_segment = isinstance(payload, SegmentRef)
+        self.in_segment = isinstance(payload, SegmentRef) and not on_disk
+        self.on_disk = on_disk
+
+    def in_memory(self, count: int) -> int:
+        """Return the bytes of memory that ``count`` of its tasks take, on average."""
+        return 0 if self.on_disk else self.share(count)
 
     def share(self, count: int) -> int:
         """Return the bytes of ``count`` of its tasks, on average."""
@@ -70,6 +77,7 @@ class Batch:
     sent_at: float = 0.0
     outputs: list[BlockSlice] = field(default_factory=list)  # whole blocks
     tasks_out: int = 0  # in the outputs
+    memory_out: int = 0  # bytes of memory that the outputs take, if they are for a later phase
     parents: list[int] = field(default_factory=list)  # of each output task; kept only for a checkpoint
     lifecycle: BatchLifecycle | None = None
     requeued: bool = False  # it was in flight before, at a worker that failed

@@ -21,7 +21,8 @@ from gpuexec.channel.messages import BatchStats, Results, Work
 from gpuexec.channel.payload import Payload
 from gpuexec.core import decide
 from gpuexec.core.attempts import AttemptEvent, halve
-from gpuexec.core.batch import Batch, Block, BlockSlice, OrderedTask, place_among_siblings
+from gpuexec.core.batch import Batch, Block, OrderedTask, place_among_siblings
+from gpuexec.core.between_phases import BetweenPhases
 from gpuexec.core.lineage import Lineage, NoLineage
 from gpuexec.core.ports import Payloads, Processes
 from gpuexec.core.stage import StageState
@@ -68,11 +69,15 @@ class Dispatcher:
         self._finished: list[OrderedTask] = []
         self._waits_since = -math.inf  # the earliest time from which a batch's wait counts
         self._batch_ids = itertools.count()
+        self._between = BetweenPhases(limits, payloads)
         self.hold_sources = False  # memory is short: the first stage waits while others have work
+        self._hold_reason = ""
+        self._told_of_hold = False
 
     def begin_phase(self, active: Sequence[StageState]) -> None:
         """Run these stages from now on, joined by bounded queues."""
         self._active = active
+        self._told_of_hold = False
         if active[0].spec.index > 0:
             active[0].upstream_done = True  # the phase before put everything in its queue
 
@@ -81,17 +86,31 @@ class Dispatcher:
         index = stage.spec.index + 1
         return self._stages[index] if index < len(self._stages) else None
 
-    def hold_first_stage(self, *, hold: bool) -> None:
-        """Let the first stage wait while others have work, because memory is short; or end that."""
-        self.hold_sources = hold
+    def hold_first_stage(self, *, hold: bool, reason: str) -> None:
+        """Let the first stage wait while others have work, because memory is short; or end that.
+
+        What waits for a later phase goes to disk meanwhile.
+        """
+        self.hold_sources, self._hold_reason = hold, reason
+        if self._told_of_hold and not hold:
+            self._told_of_hold = False
+            self._emit(events.Noticed(f"resuming intake of {self._intake()}: {reason}"))
+
+    def end(self) -> None:
+        """Take note that the run ends early: what waits for a later phase is not wanted any more."""
+        self._between.ending = True
 
     # ---- from and to the caller ------------------------------------------------------------------------
 
     def initial_tasks_wanted(self) -> int:
         """Return how many initial tasks fit before the first stage now; 0 if it takes none."""
         stage = self._active[0]
-        if stage.spec.index > 0 or stage.upstream_done or not self._has_free_space(stage):
+        if stage.spec.index > 0 or stage.upstream_done or not self._has_free_space(stage) or self._is_held(stage):
             return 0
+        if self.hold_sources:  # nothing else can free memory: no more than can be worked on now
+            limit = self._prefetch_limit(stage)
+            batches = sum(max(0, limit - len(w.in_flight)) for w in stage.workers.values() if w.is_ready)
+            return max(0, batches * stage.spec.batch_size - len(stage.queue))
         return max(1, self._limits.tasks - len(stage.queue))
 
     def add_block(self, block: Block) -> None:
@@ -116,18 +135,23 @@ class Dispatcher:
         following = self.following(stage)
         if following is not None and not self._has_free_space(following):
             return
-        if self.hold_sources and stage is self._active[0] and self._others_have_work(stage):
+        if self._is_held(stage):
             return
         ready = [w for w in stage.workers.values() if w.is_ready and not _has_requeued_batch(w)]
         if stage.requeued:
             ready = self._send_requeued(stage, ready, now)
-        limit = decide.prefetch_limit(stage.times.batch_s, stage.times.batch_bytes)
+        limit = self._prefetch_limit(stage)
         in_flight = [self._counted(worker, limit) for worker in ready]
         waiting = decide.batches_ready(stage.view(), rest_is_due=self._rest_is_due(stage, ready, now))
         dealt = decide.share_out(waiting - len(stage.requeued), in_flight, limit)
         for worker, count in zip(ready, dealt, strict=True):
             if count:
                 self._send_work(worker, [self._cut_batch(stage, now) for _ in range(count)], now)
+
+    def _prefetch_limit(self, stage: StageState) -> int:
+        if self.hold_sources and stage is self._active[0] is not self._active[-1]:
+            return 1  # the others get to work as soon as it is done
+        return decide.prefetch_limit(stage.times.batch_s, stage.times.batch_bytes)
 
     def restart_waits(self, now: float) -> None:
         """Count from now how long tasks wait for a full batch: nothing was taken in while the caller was busy."""
@@ -174,6 +198,19 @@ class Dispatcher:
         """Return a worker's batches in flight; those beyond ``max_batches_per_worker`` count as sent already."""
         maximum, in_flight = self._limits.max_batches_per_worker, len(worker.in_flight)
         return in_flight if maximum is None else max(in_flight, limit - (maximum - worker.batches_done - in_flight))
+
+    def _is_held(self, stage: StageState) -> bool:
+        """Return whether a stage that could take tasks waits because memory is short. The first time, say so."""
+        if not (self.hold_sources and stage is self._active[0] and self._others_have_work(stage)):
+            return False
+        if not self._told_of_hold:
+            self._told_of_hold = True
+            self._emit(events.Noticed(f"pausing intake of {self._intake()}: {self._hold_reason}"))
+        return True
+
+    def _intake(self) -> str:
+        spec = self._active[0].spec
+        return f"what waits before stage {spec.name!r}" if spec.index else "new tasks"
 
     def _others_have_work(self, source: StageState) -> bool:
         """Return whether a stage after the first can free memory. Fewer tasks than a full batch do not count."""
@@ -242,11 +279,16 @@ class Dispatcher:
     # ---- from the workers ------------------------------------------------------------------------------
 
     def take_results(self, worker: Worker, results: Results, now: float) -> None:
-        """Take a worker's outputs; a batch that is complete enters the next queue. Raises ``ResultNotPicklable``."""
+        """Take a worker's outputs; a batch that is complete enters the next queue.
+
+        Raises ``ResultNotPicklable`` and ``SpillFailed``.
+        """
         payloads, sizes = iter(results.payloads), iter(results.sizes)
         at = 0
         completed: list[Batch] = []
         keeps_parents = self._lineage.keeps_parents
+        later = self.following(worker.stage) if worker.stage is self._active[-1] else None
+        spilled = later.spilled_bytes if later is not None else 0
         if results.failed:
             self._lineage.gave_up_tasks(worker, results.failed)
         for batch_id, blocks, complete in zip(results.batch_ids, results.blocks, results.complete, strict=True):
@@ -256,7 +298,10 @@ class Dispatcher:
                 size = next(sizes)
                 stop = at + size
                 paths = _output_paths(inputs, results.parents[at:stop], batch.tasks_out)
-                batch.outputs.append((Block(next(payloads), results.task_ids[at:stop], paths, now), 0, size))
+                block = Block(next(payloads), results.task_ids[at:stop], paths, now)
+                if later is not None:
+                    self._between.place(block, worker.stage, batch, later, memory_is_short=self.hold_sources)
+                batch.outputs.append((block, 0, size))
                 batch.tasks_out += size
                 if keeps_parents:
                     batch.parents += results.parents[at:stop]
@@ -265,6 +310,8 @@ class Dispatcher:
                 worker.release(batch_id)
                 self._complete(worker.stage, batch)
                 completed.append(batch)
+        if later is not None and later.spilled_bytes > spilled:
+            self._emit(events.PayloadsSpilled(now, later.spec.index, later.spilled_bytes - spilled))
         if results.stats is not None:
             self._account(worker, completed, BatchStats(*results.stats), now)
 
@@ -279,17 +326,7 @@ class Dispatcher:
                 self._finished += zip(block.paths[start:stop], tasks_of[id(block)][start:stop], strict=True)
         else:
             for part in self._lineage.completed(stage, batch):
-                self._enqueue(following, part)
-
-    def _enqueue(self, stage: StageState, part: BlockSlice) -> None:
-        """Put tasks before a stage.
-
-        Blocks for a later phase are copied out of shared memory, since they may outnumber the file descriptors.
-        """
-        block = part[0]
-        if block.in_segment and stage.queue.segments >= self._limits.segments and stage not in self._active:
-            block.move(self._payloads.copy_out(block.payload))
-        stage.queue.push(part)
+                following.queue.push(part)
 
     def _account(self, worker: Worker, completed: Sequence[Batch], stats: BatchStats, now: float) -> None:
         stage = worker.stage

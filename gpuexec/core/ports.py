@@ -54,6 +54,12 @@ class Payloads(Protocol):
     def copy_out(self, payload: Payload) -> Payload:
         """Return the payload outside shared memory, so that it holds no descriptor."""
 
+    def trim(self, payload: Payload) -> None:
+        """Give back the memory of its segment that the payload does not use."""
+
+    def spill(self, payload: Payload) -> Payload:
+        """Return the payload on disk, where it holds no memory and shares a descriptor. Raises ``SpillFailed``."""
+
 
 class FailureRecord(Record):
     """All that is known of a failed batch, or of a failed set-up (then ``batch`` is ``None``), for its capsule.

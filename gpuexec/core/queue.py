@@ -8,7 +8,7 @@ from gpuexec.core.batch import BlockSlice
 
 
 class TaskQueue:
-    """Block slices in order, counted by tasks, bytes and segments."""
+    """Block slices in order, counted by tasks, bytes of memory and segments."""
 
     __slots__ = ("_slices", "_tasks", "bytes", "segments")
 
@@ -31,7 +31,7 @@ class TaskQueue:
         block, start, stop = part
         self._slices.append(part)
         self._tasks += stop - start
-        self.bytes += block.share(stop - start)
+        self.bytes += block.in_memory(stop - start)
         self.segments += block.in_segment
 
     def take(self, count: int) -> list[BlockSlice]:
@@ -43,12 +43,12 @@ class TaskQueue:
             if waiting <= count:
                 self._slices.popleft()
                 self.segments -= block.in_segment
-                self.bytes -= block.share(waiting)
+                self.bytes -= block.in_memory(waiting)
                 taken.append(first)
             else:
                 stop = start + count
                 self._slices[0] = (block, stop, end)
-                self.bytes += block.share(end - stop) - block.share(waiting)
+                self.bytes += block.in_memory(end - stop) - block.in_memory(waiting)
                 taken.append((block, start, stop))
                 waiting = count
             count -= waiting

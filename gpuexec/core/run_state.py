@@ -108,17 +108,21 @@ class RunState:
 
     def stop_all(self, now: float, *, within_s: float) -> None:
         """End the run, but let every worker finish the batches it has, within ``within_s`` seconds."""
-        self._ending = True
+        self._end()
         for worker in list(self.pool.workers):
             self.terminator.stop(worker, EndReason.RUN_ENDED, now, within_s=within_s)
 
     def interrupt_all(self, now: float, *, within_s: float) -> None:
         """End the run: every worker leaves the stage's code at once and tears down within ``within_s`` seconds."""
-        self._ending = True
+        self._end()
         for worker in list(self.pool.workers):
             # An idle worker is outside the stage's code, and so is one whose stage has raised.
             busy = worker.is_setting_up or (bool(worker.in_flight) and worker.failed_at is None)
             self.terminator.stop(worker, EndReason.RUN_ENDED, now, interrupt=busy, within_s=within_s)
+
+    def _end(self) -> None:
+        self._ending = True
+        self.dispatcher.end()
 
     # ---- what workers say ----------------------------------------------------------------------------------
 

@@ -55,6 +55,8 @@ class StageState:
         self.quarantined_tasks = 0
         self.hinted = False  # that nothing comes out of it
         self.segments_in_flight = 0
+        self.memory_out = 0  # bytes of memory that outputs of its batches in flight take, if they are for a later phase
+        self.spilled_bytes = 0  # of what waited before it
         self.times = ServiceTimes()
 
     @property

@@ -261,6 +261,9 @@ class Worker:
         batch = self.in_flight.pop(batch_id)
         if batch.segments:
             self.stage.segments_in_flight -= batch.segments
+        if batch.memory_out:
+            self.stage.memory_out -= batch.memory_out
+            batch.memory_out = 0
         return batch
 
     def exit_rule(self) -> ExitRule:

@@ -1,4 +1,4 @@
-"""Packs the caller's tasks into blocks, and unpacks the blocks of results."""
+"""Packs the caller's tasks into blocks, unpacks the blocks of results, and puts away those that wait."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from gpuexec.channel.block_sizer import BlockSizer
 from gpuexec.channel.payload import Payload, SegmentRef
 from gpuexec.channel.payload_store import load, store
 from gpuexec.channel.segments import SegmentPool, read_segment
+from gpuexec.channel.spill import SpillFiles
 from gpuexec.core.batch import Block, place_among_siblings
 from gpuexec.core.dispatch import Dispatcher
 from gpuexec.core.lineage import Lineage, NoLineage
@@ -39,7 +40,7 @@ class InitialBlocks:
 
     def feed(self, dispatcher: Dispatcher) -> None:
         """Put tasks before the first stage. Raises ``StageNotPicklable``, and whatever the caller's iterator raises."""
-        while wanted := dispatcher.initial_tasks_wanted():
+        while wanted := self._wanted(dispatcher):
             tasks = self._tasks.take(min(wanted, self._sizer.next()))
             if tasks is None:
                 dispatcher.end_of_initial_tasks()
@@ -49,6 +50,11 @@ class InitialBlocks:
             tasks, numbers, sources = self._lineage.admit_initial_tasks(tasks, numbers)
             if tasks:
                 dispatcher.add_block(self._pack(tasks, numbers, sources))
+
+    def _wanted(self, dispatcher: Dispatcher) -> int:
+        wanted = dispatcher.initial_tasks_wanted()
+        self._tasks.read_ahead(wanted if dispatcher.hold_sources else None)
+        return wanted
 
     def _pack(self, tasks: list[Any], numbers: list[int], sources: list[int] | None) -> Block:
         try:
@@ -65,8 +71,11 @@ class InitialBlocks:
         self._pool.close()
 
 
-class ResultPayloads:
-    """Implements ``core.ports.Payloads``."""
+class StoredPayloads:
+    """Implements ``core.ports.Payloads``. ``spill_folder``: for what waits between phases, if there are several."""
+
+    def __init__(self, spill_folder: str | None) -> None:
+        self._files = SpillFiles(spill_folder) if spill_folder is not None else None
 
     def unpack(self, stage: StageState, block: Block) -> list[Any]:
         """Return the tasks of a block of the last stage. Raises ``ResultNotPicklable``."""
@@ -82,6 +91,26 @@ class ResultPayloads:
     def copy_out(self, payload: Payload) -> Payload:
         """Return the payload in memory of this process."""
         return read_segment(payload) if isinstance(payload, SegmentRef) else payload
+
+    def trim(self, payload: Payload) -> None:
+        """Give back the memory that a segment has beyond its payload: it may have carried a larger one before."""
+        if isinstance(payload, SegmentRef) and payload.exclusive:
+            payload.segment.trim(payload.length)
+
+    def spill(self, payload: Payload) -> Payload:
+        """Return the payload in a file. Raises ``SpillFailed``."""
+        assert self._files is not None, "nothing waits for a later phase where there is only one"
+        return self._files.store(payload)
+
+    def finish_phase(self) -> None:
+        """Note that no more will be added to what has been spilled. Raises ``SpillFailed`` if the disk failed to."""
+        if self._files is not None:
+            self._files.finish_file()
+
+    def close(self) -> None:
+        """Let go of the files that are being written."""
+        if self._files is not None:
+            self._files.close()
 
 
 def _unsendable_task(tasks: Sequence[Any], numbers: Sequence[int], error: Exception) -> StageNotPicklable:

@@ -1,14 +1,11 @@
 """Watches the memory of the host and of the workers, and acts on its limits.
 
-Above ``memory_high_watermark`` no new tasks are taken in while other stages can free memory. A worker above
-``worker_memory_limit_bytes`` is replaced once it is idle.
+Above ``memory_high_watermark`` no new tasks are taken in while other stages can free memory, and what waits for a later
+phase goes to disk. A worker above ``worker_memory_limit_bytes`` is replaced once it is idle.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from gpuexec import events
 from gpuexec.config import ExecutorConfig
 from gpuexec.core.run_state import RunState
 from gpuexec.driver.worker_processes import WorkerProcesses
@@ -27,13 +24,11 @@ class MemoryLimits:
         config: ExecutorConfig,
         state: RunState,
         processes: WorkerProcesses,
-        emit: Callable[[events.RunEvent], None],
     ) -> None:
         self._high = config.memory_high_watermark
         self._worker_limit = config.worker_memory_limit_bytes
         self._state = state
         self._processes = processes
-        self._emit = emit
         self.next_check = 0.0  # of the monotonic clock
 
     def check(self, now: float) -> None:
@@ -51,10 +46,8 @@ class MemoryLimits:
         dispatcher = self._state.dispatcher
         low = max(0.0, self._high - _HYSTERESIS)
         hold, reason = pressure(read_memory(), self._high, low, dispatcher.hold_sources)
-        if hold != dispatcher.hold_sources:
-            dispatcher.hold_first_stage(hold=hold)
-            what = "pausing intake of new tasks" if hold else "resuming intake of new tasks"
-            self._emit(events.Noticed(f"{what}: {reason}"))
+        if hold or dispatcher.hold_sources:
+            dispatcher.hold_first_stage(hold=hold, reason=reason)
 
     def _check_workers(self, limit: int) -> None:
         for worker in self._state.pool.workers:

@@ -23,12 +23,13 @@ from gpuexec.core.termination import Terminator
 from gpuexec.core.worker import Worker
 from gpuexec.driver import exceptions
 from gpuexec.driver.autoscaler import Autoscaler
-from gpuexec.driver.blocks import InitialBlocks, ResultPayloads
+from gpuexec.driver.blocks import InitialBlocks, StoredPayloads
 from gpuexec.driver.cancellation import Cancellation
 from gpuexec.driver.initial_tasks import InitialTasks, StreamedTasks
 from gpuexec.driver.limits import MemoryLimits
 from gpuexec.driver.observers import Observers
 from gpuexec.driver.shutdown import Shutdown, is_interruption
+from gpuexec.driver.spill_folder import SpillFolder
 from gpuexec.driver.worker_processes import WorkerProcesses
 from gpuexec.plan.allocator import Allocator
 from gpuexec.plan.model import Plan, WorkerGrant
@@ -70,7 +71,7 @@ class Run:
     """Executes one plan once. The run closes a ``checkpoint``.
 
     ``gpu_used`` reads the bytes in use by GPU UUID. ``on_grants`` is told the grants of all workers alive whenever one
-    with a GPU is about to start.
+    with a GPU is about to start. ``spill_folder``: for what waits between phases; ``None`` if there is only one.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class Run:
         capsules: CapsuleKeeper,
         checkpoint: Checkpoint | NoCheckpoint,
         cancellation: Cancellation,
+        spill_folder: SpillFolder | None,
     ) -> None:
         self._specs = specs
         self._plan = plan
@@ -113,6 +115,8 @@ class Run:
         )
         lineage = checkpoint.lineage(specs)
         self._blocks = InitialBlocks(initial_tasks, lineage)
+        self._spill_folder = spill_folder
+        self._payloads = StoredPayloads(spill_folder.path if spill_folder is not None else None)
         self._state = RunState(
             [StageState(specs[s.stage_index], s) for phase in plan.phases for s in phase.stages],
             queue_limits=_queue_limits(config, len(specs)),
@@ -125,7 +129,7 @@ class Run:
             ),
             max_parallel_setups=config.max_parallel_setups,
             processes=self._processes,
-            payloads=ResultPayloads(),
+            payloads=self._payloads,
             surroundings=RunSurroundings(self._processes, capsules, gpu_used),
             lineage=lineage,
             make_error=self._make_error,
@@ -134,7 +138,7 @@ class Run:
         self._autoscaler = Autoscaler(
             allocator, self._state.pool, tasks_left=lambda: self._blocks.tasks_left, emit=self._emit
         )
-        self._memory = MemoryLimits(config, self._state, self._processes, self._emit)
+        self._memory = MemoryLimits(config, self._state, self._processes)
         self._gpus: RunGpus | None = None
 
     def execute(self) -> list[Any]:
@@ -157,6 +161,7 @@ class Run:
             cleanup.callback(self._cancellation.close)
             cleanup.callback(self._processes.close)
             cleanup.callback(self._blocks.close)
+            cleanup.callback(self._payloads.close)
             cleanup.callback(self._processes.kill_all)
             try:
                 self._emit(events.RunStarted(time.monotonic(), self._plan, tuple(s.name for s in self._specs)))
@@ -164,10 +169,14 @@ class Run:
                     self._emit(events.Noticed(self._checkpoint.start_note, "INFO"))
                 self._processes.add_reader(self._cancellation, self._cancellation.on_readable)
                 self._watch_gpus(cleanup)
+                if self._spill_folder is not None and self._spill_folder.warning is not None:
+                    self._emit(events.Noticed(self._spill_folder.warning))
+                self._memory.check(time.monotonic())  # before anything is taken in
                 self._read_streamed_tasks(cleanup)
                 with _rare_collections():
                     for phase in self._plan.phases:
                         yield from self._run_phase([self._state.stages[p.stage_index] for p in phase.stages])
+                        self._end_phase(self._state.stages[phase.stages[-1].stage_index])
                 self._processes.raise_pending_signals()
                 self._cancellation.check()
             except BaseException as error:
@@ -200,9 +209,19 @@ class Run:
         tasks = self._initial_tasks
         if isinstance(tasks, StreamedTasks):
             cleanup.callback(tasks.close)
+            if self._state.dispatcher.hold_sources:
+                tasks.read_ahead(0)
             tasks.start()
             self._processes.add_reader(tasks, tasks.on_readable)
             cleanup.callback(self._processes.remove_reader, tasks)
+
+    def _end_phase(self, last: StageState) -> None:
+        """Say how much of what waits for the next phase is on disk. Raises ``SpillFailed`` if the disk has failed."""
+        following = self._state.dispatcher.following(last)
+        if following is not None and following.spilled_bytes and self._spill_folder is not None:
+            self._payloads.finish_phase()
+            note = self._spill_folder.note(following.spilled_bytes, following.spec.name)
+            self._emit(events.Noticed(note, "INFO"))
 
     def _end(self, error: str | None, *, interrupted: bool = False) -> None:
         """Report how the run ended, once the last worker is gone."""

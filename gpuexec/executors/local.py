@@ -25,7 +25,7 @@ from gpuexec.driver.run import Run
 from gpuexec.errors import ConfigurationError, RunCancelled, StageNotPicklable
 from gpuexec.executors.initial_tasks import checked_tasks, initial_tasks_for
 from gpuexec.executors.option_repr import executor_repr
-from gpuexec.executors.prepare import Prepared, prepare
+from gpuexec.executors.prepare import Prepared, prepare, with_spill_folder
 from gpuexec.executors.progress import progress_for
 from gpuexec.observe.report import ReportBuilder, RunReport
 from gpuexec.processes.interrupts import signals_deferred
@@ -109,6 +109,7 @@ class LocalExecutor(BaseExecutor):
         folder = (self.options if checkpoint is None else ExecutorConfig.create(checkpoint=checkpoint)).checkpoint
         with self._cancellable() as cancellation:
             prepared = prepare(stages, self.options, sleep=cancellation.sleep, takes_leases=True)
+            prepared = with_spill_folder(prepared, self.options)
             with prepared.leases, signals_deferred():
                 tasks = ListedTasks(initial_tasks_for(prepared.stages, initial_tasks))
                 return self._run(
@@ -127,7 +128,7 @@ class LocalExecutor(BaseExecutor):
         `execute` raises.
         """
         occupy_standard_descriptors()
-        prepared = prepare(stages, self.options, takes_leases=True)
+        prepared = with_spill_folder(prepare(stages, self.options, takes_leases=True), self.options)
         phases = len(prepared.plan.phases)
         if phases > 1 and initial_tasks is not None and not isinstance(initial_tasks, Sequence):
             prepared.leases.close()
@@ -215,6 +216,7 @@ class LocalExecutor(BaseExecutor):
             ),
             checkpoint=checkpoint,
             cancellation=cancellation,
+            spill_folder=prepared.spill_folder,
         )
 
     def _open_checkpoint(

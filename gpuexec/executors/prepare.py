@@ -12,6 +12,7 @@ from typing import Any
 
 from gpuexec.config import ExecutorConfig
 from gpuexec.curator import stage_facts
+from gpuexec.driver.spill_folder import SpillFolder, choose_folder
 from gpuexec.errors import GpusBusy
 from gpuexec.executors.checks import check_stages, refuse_run_during_import
 from gpuexec.executors.requirements import check_requirements
@@ -32,7 +33,7 @@ _BUSY_POLL_S = 2.0  # NVML has no event for freed memory
 class Prepared:
     """A checked pipeline and its plan. ``allocator`` makes the grants of later plans of the same run.
 
-    ``leases``: what tells other runs on this machine; the run closes them.
+    ``leases``: what tells other runs on this machine; the run closes them. ``spill_folder``: see `with_spill_folder`.
     """
 
     stages: tuple[Any, ...]
@@ -41,6 +42,7 @@ class Prepared:
     plan: Plan
     allocator: Allocator
     leases: HeldLeases = field(default_factory=HeldLeases)
+    spill_folder: SpillFolder | None = None
 
     def cover(self, grants: Iterable[WorkerGrant]) -> None:
         """Keep the leases as large as what these workers, all that are alive, were granted."""
@@ -82,6 +84,20 @@ def prepare(
             if node is not None or time.monotonic() >= deadline:
                 raise
             sleep(min(_BUSY_POLL_S, max(0.0, deadline - time.monotonic())))
+
+
+def with_spill_folder(prepared: Prepared, options: ExecutorConfig) -> Prepared:
+    """Choose the folder for what waits between phases, if there are several or the options name one.
+
+    Raises ``ConfigurationError`` if it cannot be used; the leases are closed then.
+    """
+    if options.spill_dir is None and len(prepared.plan.phases) == 1:
+        return prepared
+    try:
+        return dataclasses.replace(prepared, spill_folder=choose_folder(options.spill_dir))
+    except BaseException:
+        prepared.leases.close()
+        raise
 
 
 def _plan_among_runs(

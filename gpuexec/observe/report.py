@@ -66,6 +66,7 @@ class StageReport:
     queued_s: float = 0.0  # in the stage's queue, summed over tasks
     input_bytes: int = 0
     output_bytes: int = 0
+    spilled_bytes: int = 0  # of its input, written to disk while an earlier phase ran
     node_setup_s: float | None = None
     node_setup_gpu_growth_bytes: tuple[tuple[str, int], ...] = ()
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -152,9 +153,8 @@ class ReportBuilder:
                 self._begin(event)
             case events.WorkerStarted() | events.WorkerLoaded() | events.WorkerReady() | events.WorkerStopped():
                 self._update_worker(event)
-            case events.NodeSetUp():
-                stage = report.stages[event.stage_index]
-                stage.node_setup_s, stage.node_setup_gpu_growth_bytes = event.seconds, event.gpu_growth_bytes
+            case events.NodeSetUp() | events.PayloadsSpilled():
+                self._add_to_stage(event)
             case events.BatchFailed():
                 self._add_failure(event)
             case events.TasksQuarantined():
@@ -200,6 +200,13 @@ class ReportBuilder:
             case events.WorkerStopped():
                 worker.exit_code, worker.teardown_s = event.exit_code, event.teardown_s
                 del self._live_workers[event.worker_id]
+
+    def _add_to_stage(self, event: events.NodeSetUp | events.PayloadsSpilled) -> None:
+        stage = self.report.stages[event.stage_index]
+        if isinstance(event, events.PayloadsSpilled):
+            stage.spilled_bytes += event.bytes
+        else:
+            stage.node_setup_s, stage.node_setup_gpu_growth_bytes = event.seconds, event.gpu_growth_bytes
 
     def _add_failure(self, event: events.BatchFailed) -> None:
         stage = self.report.stages[event.stage_index]

@@ -113,7 +113,7 @@ def _notes(phases: Sequence[Sequence[Request]], requests: Sequence[Request], usa
         parts = " | ".join(", ".join(request.demand.name for request in phase) for phase in phases)
         notes.append(
             f"the stages' GPU needs do not fit at once: {len(phases)} phases, one after the other ({parts}); "
-            "tasks that pass from one phase to the next are kept in memory"
+            "what passes from one to the next waits in memory up to queue_bytes, and beyond that in spill_dir"
         )
     for request in requests:
         count = request.demand.num_workers

@@ -71,7 +71,9 @@ class Outbox:
             at += size
             total += encoded.size
             self._inline_bytes += encoded.size if not isinstance(payload, SegmentRef) else _SEGMENT_REF_BYTES
-        self._arena = None
+        if self._arena is not None:
+            self._arena.trim(self._arena_used)  # it may have carried a large payload before, and nobody reuses it
+            self._arena = None
         return total
 
     def finish(self, metrics: dict[str, float], rss_peak_bytes: int, now: float) -> None:

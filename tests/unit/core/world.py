@@ -113,6 +113,7 @@ class World:
         self.error: BaseException | None = None
         self.finished: list[tuple[bytes, Any]] = []
         self.refuse_starts = False
+        self.spilled = 0
         self._pids = itertools.count(1000)
         self._simulated: dict[int, SimulatedWorker] = {}
         self.policy = policy or RetryPolicy()
@@ -180,6 +181,13 @@ class World:
 
     def copy_out(self, payload: Any) -> bytes:
         return b"copied out"
+
+    def trim(self, payload: Any) -> None:
+        pass
+
+    def spill(self, payload: Any) -> Any:
+        self.spilled += 1
+        return payload
 
     def gpu_memory_used(self, uuids: Sequence[str]) -> dict[str, int]:
         return {uuid: self.gpu_memory.get(uuid, 0) for uuid in uuids}
