@@ -326,7 +326,10 @@ class Dispatcher:
                 self._finished += zip(block.paths[start:stop], tasks_of[id(block)][start:stop], strict=True)
         else:
             for part in self._lineage.completed(stage, batch):
-                following.queue.push(part)
+                if stage is self._active[-1]:
+                    self._between.push(part, following)
+                else:
+                    following.queue.push(part)
 
     def _account(self, worker: Worker, completed: Sequence[Batch], stats: BatchStats, now: float) -> None:
         stage = worker.stage

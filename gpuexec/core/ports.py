@@ -11,7 +11,8 @@ from gpuexec.records import Record
 if TYPE_CHECKING:
     from gpuexec.channel.messages import Message
     from gpuexec.channel.payload import Payload
-    from gpuexec.core.batch import Batch, Block
+    from gpuexec.core.batch import Batch, Block, BlockSlice
+    from gpuexec.core.queue import PutAway
     from gpuexec.core.stage import StageState
     from gpuexec.core.worker import Worker
 
@@ -59,6 +60,9 @@ class Payloads(Protocol):
 
     def spill(self, payload: Payload) -> Payload:
         """Return the payload on disk, where it holds no memory and shares a descriptor. Raises ``SpillFailed``."""
+
+    def put_away(self, parts: Sequence[BlockSlice]) -> PutAway:
+        """Write slices of blocks to disk, with all that is known of their tasks. Raises ``SpillFailed``."""
 
 
 class FailureRecord(Record):

@@ -56,6 +56,7 @@ class StageState:
         self.hinted = False  # that nothing comes out of it
         self.segments_in_flight = 0
         self.memory_out = 0  # bytes of memory that outputs of its batches in flight take, if they are for a later phase
+        self.spills = False  # what is put before it now goes to disk
         self.spilled_bytes = 0  # of what waited before it
         self.times = ServiceTimes()
 

@@ -1,4 +1,4 @@
-"""Packs the caller's tasks into blocks, unpacks the blocks of results, and puts away those that wait."""
+"""Packs the caller's tasks into blocks."""
 
 from __future__ import annotations
 
@@ -9,17 +9,13 @@ from typing import Any
 
 from gpuexec.channel import codec
 from gpuexec.channel.block_sizer import BlockSizer
-from gpuexec.channel.payload import Payload, SegmentRef
-from gpuexec.channel.payload_store import load, store
-from gpuexec.channel.segments import SegmentPool, read_segment
-from gpuexec.channel.spill import SpillFiles
+from gpuexec.channel.payload_store import store
+from gpuexec.channel.segments import SegmentPool
 from gpuexec.core.batch import Block, place_among_siblings
 from gpuexec.core.dispatch import Dispatcher
 from gpuexec.core.lineage import Lineage, NoLineage
-from gpuexec.core.stage import StageState
 from gpuexec.driver.initial_tasks import InitialTasks
-from gpuexec.errors import ResultNotPicklable, StageNotPicklable
-from gpuexec.naming import abbreviated
+from gpuexec.errors import StageNotPicklable
 
 
 class InitialBlocks:
@@ -69,48 +65,6 @@ class InitialBlocks:
     def close(self) -> None:
         """Release the segments kept for reuse."""
         self._pool.close()
-
-
-class StoredPayloads:
-    """Implements ``core.ports.Payloads``. ``spill_folder``: for what waits between phases, if there are several."""
-
-    def __init__(self, spill_folder: str | None) -> None:
-        self._files = SpillFiles(spill_folder) if spill_folder is not None else None
-
-    def unpack(self, stage: StageState, block: Block) -> list[Any]:
-        """Return the tasks of a block of the last stage. Raises ``ResultNotPicklable``."""
-        try:
-            tasks: list[Any] = load(block.payload)
-        except Exception as error:
-            raise ResultNotPicklable(
-                f"task {abbreviated(block.task_ids)} returned by stage {stage.spec.name!r} was pickled but cannot be "
-                f"unpickled here: {type(error).__name__}: {error}"
-            ) from error
-        return tasks
-
-    def copy_out(self, payload: Payload) -> Payload:
-        """Return the payload in memory of this process."""
-        return read_segment(payload) if isinstance(payload, SegmentRef) else payload
-
-    def trim(self, payload: Payload) -> None:
-        """Give back the memory that a segment has beyond its payload: it may have carried a larger one before."""
-        if isinstance(payload, SegmentRef) and payload.exclusive:
-            payload.segment.trim(payload.length)
-
-    def spill(self, payload: Payload) -> Payload:
-        """Return the payload in a file. Raises ``SpillFailed``."""
-        assert self._files is not None, "nothing waits for a later phase where there is only one"
-        return self._files.store(payload)
-
-    def finish_phase(self) -> None:
-        """Note that no more will be added to what has been spilled. Raises ``SpillFailed`` if the disk failed to."""
-        if self._files is not None:
-            self._files.finish_file()
-
-    def close(self) -> None:
-        """Let go of the files that are being written."""
-        if self._files is not None:
-            self._files.close()
 
 
 def _unsendable_task(tasks: Sequence[Any], numbers: Sequence[int], error: Exception) -> StageNotPicklable:

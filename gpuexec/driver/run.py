@@ -23,13 +23,14 @@ from gpuexec.core.termination import Terminator
 from gpuexec.core.worker import Worker
 from gpuexec.driver import exceptions
 from gpuexec.driver.autoscaler import Autoscaler
-from gpuexec.driver.blocks import InitialBlocks, StoredPayloads
+from gpuexec.driver.blocks import InitialBlocks
 from gpuexec.driver.cancellation import Cancellation
 from gpuexec.driver.initial_tasks import InitialTasks, StreamedTasks
 from gpuexec.driver.limits import MemoryLimits
 from gpuexec.driver.observers import Observers
 from gpuexec.driver.shutdown import Shutdown, is_interruption
 from gpuexec.driver.spill_folder import SpillFolder
+from gpuexec.driver.stored_payloads import StoredPayloads
 from gpuexec.driver.worker_processes import WorkerProcesses
 from gpuexec.plan.allocator import Allocator
 from gpuexec.plan.model import Plan, WorkerGrant

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import signal
@@ -27,12 +28,15 @@ KIB, MIB = 2**10, 2**20
 
 
 @pytest.fixture
-def folder(tmp_path: Path, nvml_node) -> Path:
-    """The folder to spill to, on a node with one GPU."""
+def folder(tmp_path: Path, nvml_node) -> Iterator[Path]:
+    """The folder to spill to, on a node with one GPU. Nothing is left in it, nor held of it."""
     nvml_node(nodes.node(nodes.gpu(0)))
     folder = tmp_path / "spill"
     folder.mkdir()
-    return folder
+    yield folder
+    gc.collect()
+    assert not list(folder.iterdir())
+    assert not spilled_files(os.getpid(), folder)
 
 
 def spilled_files(pid: int, folder: Path) -> dict[int, int]:
@@ -156,9 +160,9 @@ def test_a_batch_that_keeps_failing_is_kept_for_replay(folder, tmp_path):
 
 
 def test_a_full_disk_ends_the_run_and_a_checkpoint_keeps_what_was_finished(folder, tmp_path, monkeypatch):
-    sizes, checkpoint = [MIB] * 12, tmp_path / "checkpoint"
+    sizes, checkpoint = [MIB, 10, 100 * KIB] * 4, tmp_path / "checkpoint"
     stages = [Makes(), Measures(folder)]
-    options = {"queue_bytes": MIB, "spill_dir": folder, "checkpoint": checkpoint}
+    options = {"queue_bytes": 1, "spill_dir": folder, "checkpoint": checkpoint}
     first = run_local(stages, items(*sizes[:3]), **options)
     assert len(first.tasks) == 3
     really = os.fstatvfs
@@ -173,7 +177,7 @@ def test_a_full_disk_ends_the_run_and_a_checkpoint_keeps_what_was_finished(folde
     for part in (str(folder), "are to stay free", "spill_dir", "queue_bytes", "next phase"):
         assert part in str(failed.error)
     assert "SpillFailed" in failed.report.error
-    assert len(run_local(stages, items(*sizes), **options).tasks) == 9
+    assert [data[0] for data in run_local(stages, items(*sizes), **options).data] == sizes[3:]
 
 
 REFUSED = """

@@ -177,33 +177,52 @@ def _makes_in_segments(world: World, *made: int, complete: int = 1) -> None:
 
 
 def test_what_waits_for_a_later_phase_takes_no_more_memory_than_queue_bytes():
-    world = World(1, 1, phases=[1], queue_bytes=100)
+    world = World(1, 1, phases=[1], queue_bytes=4000)
     world.feed(ids(9), block_size=1)
     world.all_set_up()
-    for size in (40, 50, 20, 10, 1):
+    for size in (1000, 1000, 500, 10, 1):  # a task takes 640 bytes beside its payload
         _makes_in_segments(world, size)
         world.step()
     queue = world.stages[1].queue
-    assert [block.on_disk for block, _, _ in queue.take(1)] == [False]
-    assert queue.bytes == 60
-    assert [block.on_disk for block, _, _ in queue.take(4)] == [False, True, False, True]
+    assert (len(queue), queue.bytes, queue.segments) == (5, 2000, 2)
+    assert [block.on_disk for block, _, _ in queue.take(5)] == [False, False, True, True, True], "in their order"
     assert (queue.bytes, queue.segments) == (0, 0)
-    assert world.stages[1].spilled_bytes == 21
-    assert [(e.stage_index, e.bytes) for e in world.of_type(events.PayloadsSpilled)] == [(1, 20), (1, 1)]
+    assert world.stages[1].spilled_bytes == 511
+    assert [(e.stage_index, e.bytes) for e in world.of_type(events.PayloadsSpilled)] == [(1, 500), (1, 10), (1, 1)]
+
+
+def test_small_payloads_are_written_together_and_come_back_in_their_order():
+    world = World(1, 1, phases=[1], queue_bytes=4000)
+    world.feed(ids(30), block_size=1)
+    world.all_set_up()
+    worker = world.worker()
+    for number in range(20):
+        world.inside(worker).todo.clear()
+        if number == 12:
+            _makes_in_segments(world, 500)
+        else:
+            world.says(worker, _results(worker, [f"o{number}"], [b"x" * 800]))
+        world.step()
+    queue = world.stages[1].queue
+    assert world.put_away_groups == [5, 5, 6], "of 800 bytes; what is in a file already takes no memory"
+    assert (len(queue), queue.bytes) == (20, 2 * 800 + 2 * 800)
+    assert world.stages[1].spilled_bytes == 15 * 800 + 500
+    assert sum(event.bytes for event in world.of_type(events.PayloadsSpilled)) == 15 * 800 + 500
+    taken = [block.task_ids[0] for block, _, _ in queue.take(9)]
+    taken += [block.task_ids[0] for block, _, _ in queue.take(11)]
+    assert taken == [f"o{number}" if number != 12 else "o500" for number in range(20)]
+    assert (len(queue), queue.bytes, queue.segments) == (0, 0, 0)
 
 
 def test_what_an_unfinished_batch_has_made_for_a_later_phase_counts_until_it_leaves_its_worker():
-    world = World(1, 1, phases=[1], queue_bytes=100)
+    world = World(1, 1, phases=[1], queue_bytes=2000)
     world.feed(ids(2), block_size=1)
     world.all_set_up()
-    _makes_in_segments(world, 60, 60, complete=0)
+    _makes_in_segments(world, 600, 900, complete=0)
     stage = world.stages[0]
-    assert (stage.memory_out, world.spilled) == (60, 1)
+    assert (stage.memory_out, world.spilled) == (600, 1)
     world.exits(world.worker(), -9)
     assert stage.memory_out == 0
-    world.all_set_up()
-    _makes_in_segments(world, 60, 40)
-    assert (stage.memory_out, world.stages[1].queue.bytes, world.spilled) == (0, 100, 1)
 
 
 def test_while_memory_is_short_everything_for_a_later_phase_goes_to_disk():

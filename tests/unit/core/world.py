@@ -50,6 +50,16 @@ class StageRaised(Exception):
 
 
 @dataclass(eq=False)
+class InMemory:
+    """Slices that were put away, as ``core.queue.PutAway``."""
+
+    parts: list[Any]
+
+    def load(self) -> list[Any]:
+        return self.parts
+
+
+@dataclass(eq=False)
 class SimulatedWorker:
     """The inside of a worker: what it was sent, and what it has not reported."""
 
@@ -114,6 +124,7 @@ class World:
         self.finished: list[tuple[bytes, Any]] = []
         self.refuse_starts = False
         self.spilled = 0
+        self.put_away_groups: list[int] = []
         self._pids = itertools.count(1000)
         self._simulated: dict[int, SimulatedWorker] = {}
         self.policy = policy or RetryPolicy()
@@ -188,6 +199,10 @@ class World:
     def spill(self, payload: Any) -> Any:
         self.spilled += 1
         return payload
+
+    def put_away(self, parts: Any) -> Any:
+        self.put_away_groups.append(len(parts))
+        return InMemory(parts)
 
     def gpu_memory_used(self, uuids: Sequence[str]) -> dict[str, int]:
         return {uuid: self.gpu_memory.get(uuid, 0) for uuid in uuids}
