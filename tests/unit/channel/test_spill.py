@@ -114,6 +114,21 @@ def test_files_grow_with_the_total_so_that_there_are_few(folder, monkeypatch):
     assert len({ref.segment.fd for ref in refs}) < 140
 
 
+def test_the_disk_begins_with_what_was_written_so_that_it_does_not_pile_up_in_memory(folder, monkeypatch):
+    begun: list[tuple[int, int]] = []
+    really = os.posix_fadvise
+
+    def note(fd: int, offset: int, length: int, advice: int) -> None:
+        begun.append((offset, offset + length))
+        really(fd, offset, length, advice)
+
+    monkeypatch.setattr(os, "posix_fadvise", note)
+    files = SpillFiles(str(folder))
+    refs = [files.store(bytes(3 * MIB)) for _ in range(10)]
+    assert begun == [(0, 9 * MIB), (9 * MIB, 18 * MIB), (18 * MIB, 27 * MIB)]
+    assert len(refs) == 10
+
+
 def test_a_full_disk_is_refused_before_it_is_full(folder, monkeypatch):
     files = SpillFiles(str(folder))
     files.store(b"x" * 1000)

@@ -123,7 +123,7 @@ class World:
         self.error: BaseException | None = None
         self.finished: list[tuple[bytes, Any]] = []
         self.refuse_starts = False
-        self.spilled = 0
+        self.spilled = self.trimmed = 0
         self.put_away_groups: list[int] = []
         self._pids = itertools.count(1000)
         self._simulated: dict[int, SimulatedWorker] = {}
@@ -194,7 +194,7 @@ class World:
         return b"copied out"
 
     def trim(self, payload: Any) -> None:
-        pass
+        self.trimmed += 1
 
     def spill(self, payload: Any) -> Any:
         self.spilled += 1

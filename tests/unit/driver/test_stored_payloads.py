@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpuexec.channel.payload import SegmentRef
-from gpuexec.channel.segments import read_segment
+from gpuexec.channel.segments import PAGE, SegmentPool, read_segment
 from gpuexec.core.batch import Block
 from gpuexec.core.queue import TaskQueue
 from gpuexec.driver.stored_payloads import StoredPayloads
@@ -68,6 +68,16 @@ def test_what_is_put_away_comes_back_in_its_order(folder, blocks, away):
     assert taken == expected
     assert queue.bytes == 0
     stored.close()
+
+
+def test_a_segment_is_trimmed_to_its_payload_unless_it_holds_others_too(folder):
+    stored, pool = StoredPayloads(str(folder)), SegmentPool()
+    for exclusive, pages in ((True, 1), (False, 9)):
+        segment = pool.acquire(9 * PAGE)
+        stored.trim(SegmentRef(segment, 0, 10, exclusive=exclusive))
+        assert os.fstat(segment.fd).st_size == pages * PAGE
+        segment.close()
+    stored.trim(b"not in a segment")
 
 
 def test_a_disk_that_fails_to_read(folder, monkeypatch):
