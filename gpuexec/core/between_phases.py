@@ -8,6 +8,7 @@ is known of their tasks, and come back together into the queue.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -34,24 +35,33 @@ class _Tail:
 
 
 class BetweenPhases:
-    """Decides block by block, as they arrive. ``ending``: the run ends early, so nothing is worth writing any more."""
+    """Decides block by block, as they arrive.
+
+    ``running``: the stages of the present phase. ``ending``: the run ends early, so nothing is worth writing any more.
+    """
 
     def __init__(self, limits: QueueLimits, payloads: Payloads) -> None:
         self._limits = limits
         self._group_bytes = min(_GROUP_BYTES, limits.bytes)
         self._payloads = payloads
         self._tails: defaultdict[int, _Tail] = defaultdict(_Tail)  # by the index of the stage that they wait for
+        self.running: Sequence[StageState] = ()
+        self.memory_is_short = False
         self.ending = False
 
-    def place(self, block: Block, stage: StageState, batch: Batch, later: StageState, *, memory_is_short: bool) -> None:
+    def place(self, block: Block, stage: StageState, batch: Batch, later: StageState) -> None:
         """Put an output of a stage's batch where it holds neither too much memory nor too many descriptors.
 
-        It waits for the stage ``later``. What batches in flight have made so far counts too: one batch may make more
-        than there is memory. Raises ``SpillFailed``.
+        It waits for the stage ``later``. The limit holds for all that does, together with what batches in flight have
+        made so far (one batch may make more than there is memory) and what waits before the running stages. Raises
+        ``SpillFailed``.
         """
         waiting, limits = later.queue, self._limits
-        in_memory = waiting.bytes + stage.memory_out + block.bytes + _TASK_BYTES * (len(waiting) + len(block))
-        later.spills = later.spills or memory_is_short or in_memory > limits.bytes
+        in_memory = (
+            sum(running.queue.bytes for running in self.running) + waiting.bytes + stage.memory_out + block.bytes
+        )
+        in_memory += _TASK_BYTES * (len(waiting) + len(block))
+        later.spills = later.spills or self.memory_is_short or in_memory > limits.bytes
         if later.spills and not self.ending:
             if block.in_segment or batch.memory_out + block.bytes > self._group_bytes:
                 block.move(self._payloads.spill(block.payload), on_disk=True)

@@ -76,7 +76,7 @@ class Dispatcher:
 
     def begin_phase(self, active: Sequence[StageState]) -> None:
         """Run these stages from now on, joined by bounded queues."""
-        self._active = active
+        self._active = self._between.running = active
         self._told_of_hold = False
         if active[0].spec.index > 0:
             active[0].upstream_done = True  # the phase before put everything in its queue
@@ -91,7 +91,8 @@ class Dispatcher:
 
         What waits for a later phase goes to disk meanwhile.
         """
-        self.hold_sources, self._hold_reason = hold, reason
+        self.hold_sources = self._between.memory_is_short = hold
+        self._hold_reason = reason
         if self._told_of_hold and not hold:
             self._told_of_hold = False
             self._emit(events.Noticed(f"resuming intake of {self._intake()}: {reason}"))
@@ -300,7 +301,7 @@ class Dispatcher:
                 paths = _output_paths(inputs, results.parents[at:stop], batch.tasks_out)
                 block = Block(next(payloads), results.task_ids[at:stop], paths, now)
                 if later is not None:
-                    self._between.place(block, worker.stage, batch, later, memory_is_short=self.hold_sources)
+                    self._between.place(block, worker.stage, batch, later)
                 batch.outputs.append((block, 0, size))
                 batch.tasks_out += size
                 if keeps_parents:

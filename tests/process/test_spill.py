@@ -120,6 +120,17 @@ def test_a_batch_that_makes_more_than_there_is_memory_for(folder):
     assert held.memory < 100 * MIB
 
 
+def test_three_phases_with_full_queues_in_them_take_no_more_memory_than_two(folder):
+    ahead = Apply(bytes, "ahead").with_(num_workers=1)  # on a CPU, so it runs ahead of the next stage
+    passes = [Apply(same, name).with_(resources=Makes.resources) for name in ("first", "second")]
+    stages = [ahead, *passes, Measures(folder)]
+    with Held(folder) as held:
+        ran = run_local(stages, items(*[MIB] * 200), queue_bytes=32 * MIB, spill_dir=folder)
+    assert len(ran.tasks) == 200
+    assert [stage.spilled_bytes > 150 * MIB for stage in ran.report.stages] == [False, False, True, True]
+    assert held.memory < 130 * MIB
+
+
 def test_space_is_freed_while_the_second_phase_goes_on(folder, monkeypatch):
     monkeypatch.setattr(spill, "_MIN_FILE_BYTES", 4 * MIB)
     results = local_executor(queue_bytes=1, spill_dir=folder).execute_iter(

@@ -192,6 +192,15 @@ def test_what_waits_for_a_later_phase_takes_no_more_memory_than_queue_bytes():
     assert [(e.stage_index, e.bytes) for e in world.of_type(events.PayloadsSpilled)] == [(1, 500), (1, 10), (1, 1)]
 
 
+def test_what_waits_before_running_stages_counts_with_what_waits_for_a_later_phase():
+    world = World(1, 1, phases=[1], queue_bytes=4000)
+    world.feed(["x" * 500] * 7, block_size=1)
+    world.all_set_up()
+    assert world.stages[0].queue.bytes == 3000
+    _makes_in_segments(world, 400)
+    assert world.spilled == 1, "3000 + 400 + 640"
+
+
 def test_small_payloads_are_written_together_and_come_back_in_their_order():
     world = World(1, 1, phases=[1], queue_bytes=4000)
     world.feed(ids(30), block_size=1)
