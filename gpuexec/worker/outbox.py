@@ -23,6 +23,7 @@ from gpuexec.units import KIB, MIB
 
 _FLUSH_BYTES = 256 * KIB
 _FLUSH_SECONDS = 0.005
+_FLUSH_SEGMENT_BYTES = 64 * MIB  # what a batch makes may be too much for memory, which only the driver can tell
 _SEGMENT_REF_BYTES = 64  # what a reference to a segment adds to a message, roughly
 _ARENA_BYTES = 16 * MIB  # large payloads of one batch share segments of this size
 
@@ -60,7 +61,7 @@ class Outbox:
             self._block_sizer.learn(size, encoded.size)
             del block
             payload = self._store(encoded, many=many)
-            if self._inline_bytes > _FLUSH_BYTES:
+            if self._inline_bytes > _FLUSH_BYTES or self._segment_bytes > _FLUSH_SEGMENT_BYTES:
                 self.flush()
                 self._begin_piece(batch_id)
             self._blocks[-1] += 1
@@ -70,7 +71,11 @@ class Outbox:
             self._payloads.append(payload)
             at += size
             total += encoded.size
-            self._inline_bytes += encoded.size if not isinstance(payload, SegmentRef) else _SEGMENT_REF_BYTES
+            if isinstance(payload, SegmentRef):
+                self._inline_bytes += _SEGMENT_REF_BYTES
+                self._segment_bytes += encoded.size
+            else:
+                self._inline_bytes += encoded.size
         if self._arena is not None:
             self._arena.trim(self._arena_used)  # it may have carried a large payload before, and nobody reuses it
             self._arena = None
@@ -143,7 +148,7 @@ class Outbox:
         self._reusable: list[Segment] = []
         self._failed: list[list[int]] = []
         self.totals = BatchStats()
-        self._inline_bytes = 0
+        self._inline_bytes = self._segment_bytes = 0
         self._oldest = 0.0
 
     def _begin_piece(self, batch_id: int) -> None:

@@ -112,12 +112,13 @@ def test_memory_is_bounded(folder, count, size):
     assert held.on_disk > 200 * MIB
 
 
-def test_a_batch_that_makes_more_than_there_is_memory_for(folder):
-    sizes = [50 * KIB] * 4000
+@pytest.mark.parametrize(("count", "size"), [(400, MIB), (6000, 50 * KIB)])
+def test_a_batch_that_makes_more_than_there_is_memory_for(folder, count, size):
     with Held(folder) as held:
-        ran = run_local([MakesAll(), Measures(folder)], items(sizes), queue_bytes=16 * MIB, spill_dir=folder)
-    assert len(ran.tasks) == 4000
-    assert held.memory < 100 * MIB
+        ran = run_local([MakesAll(), Measures(folder)], items([size] * count), queue_bytes=16 * MIB, spill_dir=folder)
+    assert len(ran.tasks) == count
+    assert held.memory < 200 * MIB
+    assert held.on_disk > 250 * MIB
 
 
 def test_three_phases_with_full_queues_in_them_take_no_more_memory_than_two(folder):

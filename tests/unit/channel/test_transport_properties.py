@@ -502,6 +502,17 @@ def test_an_input_segment_is_reused_for_outputs_once_the_driver_has_the_results(
     driver.messages.clear()
 
 
+def test_what_a_large_batch_makes_is_sent_while_the_rest_is_still_packed():
+    made = [Item("d", np.ones(20 * 1024 * 1024, np.uint8)) for _ in range(9)]
+    with Driver() as driver:
+        outbox = Outbox(driver.connection, SegmentPool())
+        _run(outbox, 0, Ran(made, [0] * 9, "done"))
+        outbox.flush()
+    assert [len(message.payloads) for message in driver.messages] == [4, 4, 1]
+    assert [message.complete for message in driver.messages] == [[0], [0], [1]]
+    driver.messages.clear()
+
+
 def test_outputs_that_share_a_reused_segment_do_not_hold_the_rest_of_it():
     pool = SegmentPool()
     spent = pool.acquire(20 * 1024 * 1024)
