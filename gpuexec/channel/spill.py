@@ -11,6 +11,7 @@ Workers read a payload from the file itself, as they read one from a segment.
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 from gpuexec.channel.anonymous import unnamed_file
@@ -86,6 +87,8 @@ class SpillFiles:
     def _check_space(self, file: Segment, size: int) -> None:
         """Raise ``SpillFailed`` if the file system would be nearly full afterwards; others write to it too."""
         space = os.fstatvfs(file.fd)
+        if not space.f_blocks:
+            return  # some file systems do not say; writing will
         reserve = min(_MAX_RESERVE, space.f_blocks * space.f_frsize // _RESERVE_SHARE)
         if space.f_bavail * space.f_frsize - size < reserve:
             raise self._failure(size, f"{format_bytes(reserve)} are to stay free")
@@ -104,7 +107,8 @@ class SpillFiles:
         """Have the disk begin with what was written, so that it does not pile up in memory."""
         if self._used - self._written_back >= _WRITE_BACK_BYTES:
             # This call also drops pages from the cache that are on disk already, of which there are none yet.
-            os.posix_fadvise(file.fd, self._written_back, self._used - self._written_back, os.POSIX_FADV_DONTNEED)
+            with contextlib.suppress(OSError):  # it is only advice
+                os.posix_fadvise(file.fd, self._written_back, self._used - self._written_back, os.POSIX_FADV_DONTNEED)
             self._written_back = self._used
 
     def _failure(self, size: int, reason: str) -> SpillFailed:

@@ -144,6 +144,11 @@ def test_a_full_disk_is_refused_before_it_is_full(folder, monkeypatch):
     assert bytes(read_segment(files.store(b"y"))) == b"y", "once there is room"
 
 
+def test_a_file_system_that_does_not_tell_its_size(folder, monkeypatch):
+    monkeypatch.setattr(os, "fstatvfs", lambda fd: os.statvfs_result((0,) * 10))
+    assert bytes(read_segment(SpillFiles(str(folder)).store(b"x"))) == b"x"
+
+
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
 def test_a_write_that_the_system_refuses(folder, monkeypatch, code):
     files = SpillFiles(str(folder))
