@@ -44,10 +44,10 @@ def show_own_gpu(allocation: Allocation) -> None:
 
 def _memory(uuid: str, field: str) -> int | None:
     """Return the ``total`` or ``free`` bytes of a device, ``None`` if they cannot be read."""
-    from gpuexec.hardware import nvml  # only a stage that asks pays for it
+    from gpuexec.hardware import nvml_calls  # only a stage that asks pays for it
 
-    with contextlib.suppress(NvmlUnavailable), nvml.session() as library:
-        reader = nvml.Reader(library)
+    with contextlib.suppress(NvmlUnavailable), nvml_calls.session(nvml_calls.RUNNING_TIMEOUT_S) as reader:
+        library = reader.nvml
         handle, _ = reader.ask(library.nvmlDeviceGetHandleByUUID, uuid)
         memory, _ = reader.ask(library.nvmlDeviceGetMemoryInfo, handle) if handle is not None else (None, "")
         return None if memory is None else int(getattr(memory, field))

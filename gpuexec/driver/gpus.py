@@ -31,6 +31,7 @@ class RunGpus:
         self._emit = emit
         self._before: Provenance = read_provenance(uuids)
         self._watch = GpuWatch(uuids)
+        self._watches = True
         processes.add_reader(self._watch, self._on_faults)
 
     def _on_faults(self) -> None:
@@ -40,18 +41,30 @@ class RunGpus:
             self._emit(events.Noticed(fault.text + (": the GPU is cordoned" if fault.fatal else "")))
             if fault.fatal:
                 self._state.cordon(fault.devices, fault.text)
+        for notice in self._watch.read_notices():
+            self._emit(events.Noticed(notice))
 
     def report(self) -> None:
-        """Report what the run ran on and what else used it. Call it when the last worker is gone."""
+        """Report what the run ran on and what else used it, and end the watch. Call it when the last worker is gone."""
+        self.close()
         after = read_provenance(self._uuids)
         notes = contamination(self._before, after, {os.getpid(), *self._processes.pids_so_far})
-        unwatched = [f"{uuid} was not watched for faults: {why}" for uuid, why in self._watch.unwatched.items()]
-        self._emit(events.GpusRead(self._before, after, (*notes, *unwatched)))
+        self._emit(events.GpusRead(self._before, after, (*notes, *self._unwatched(after))))
+
+    def _unwatched(self, after: Provenance) -> list[str]:
+        """Say which devices were not watched, in a line for each reason. A hang has been named already."""
+        devices: dict[str, list[str]] = {}
+        for uuid, why in self._watch.unwatched.items():
+            if not any(hang is not None and hang in why for hang in (self._before.hang, after.hang)):
+                devices.setdefault(why, []).append(uuid)
+        return [f"not watched for faults: {', '.join(uuids)}: {why}" for why, uuids in devices.items()]
 
     def close(self) -> None:
-        """Stop watching."""
-        self._processes.remove_reader(self._watch)
-        self._watch.close()
+        """Stop watching; idempotent."""
+        if self._watches:
+            self._watches = False
+            self._processes.remove_reader(self._watch)
+            self._watch.close()
 
 
 def uuids_of(plan: Plan) -> list[str]:

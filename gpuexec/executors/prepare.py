@@ -12,19 +12,22 @@ from typing import Any
 
 from gpuexec.config import ExecutorConfig
 from gpuexec.curator import stage_facts
-from gpuexec.errors import GpusBusy
+from gpuexec.errors import GpusBusy, ResourcesError
 from gpuexec.executors.checks import check_stages, refuse_run_during_import
 from gpuexec.executors.requirements import check_requirements
 from gpuexec.hardware import host, inventory, visible_devices
 from gpuexec.hardware.leases import HeldLeases, LeaseFolder, with_leases
 from gpuexec.hardware.model import Lease, Node
+from gpuexec.hardware.nvml_errors import HANG_REMEDY
 from gpuexec.hardware.visible_devices import VARIABLE, VisibleDevices
 from gpuexec.plan.allocator import Allocator
 from gpuexec.plan.model import Plan, PlanOptions, StageDemand, WorkerGrant
 from gpuexec.plan.planner import make_allocator, plan_phases
+from gpuexec.plan.request import request_of
 from gpuexec.plan.shares import amounts_of, amounts_of_plan
 from gpuexec.policies import BusyGpuPolicy, GpuPinning
 
+_NEEDED_READINGS = ("handle", "uuid", "memory_total_bytes", "mig_enabled", "compute_mode")
 _BUSY_POLL_S = 2.0  # NVML has no event for freed memory
 
 
@@ -128,6 +131,8 @@ def _plan(
         node = dataclasses.replace(node, host=dataclasses.replace(node.host, granted_cpus=options.cpus))
     reads_gpus = _reads_gpus(demands, options)
     visible = visible_devices.select(node.gpus, environ or {}) if reads_gpus else VisibleDevices(())
+    if node.hang is not None:
+        visible = _despite_hang(node.hang, node, demands, visible)
     allocator, notes = make_allocator(
         demands,
         with_leases(visible.devices, leases) if leases else visible.devices,
@@ -137,6 +142,28 @@ def _plan(
         device_notes=visible.notes,
     )
     return Prepared(tuple(stages), tuple(demands), node, plan_phases(allocator, notes), allocator)
+
+
+def _despite_hang(hang: str, node: Node, demands: Sequence[StageDemand], visible: VisibleDevices) -> VisibleDevices:
+    """Return the devices with a note about the NVML call that hangs, if what a plan needs was read before it.
+
+    Otherwise raise ``ResourcesError``: nobody who runs a pipeline wants it on the few GPUs that were read by chance.
+    """
+    unread = [gpu.index for gpu in node.gpus if any(gpu.unknown.get(name) == hang for name in _NEEDED_READINGS)]
+    unread += [gpu.index for gpu in node.gpus if any(hang in mig.unknown.values() for mig in gpu.mig_slices)]
+    asking = next((i for i, demand in enumerate(demands) if demand.gpus or demand.gpu_memory_gb), None)
+    chosen = {device.index for device in visible.devices}
+    if asking is None or (chosen.isdisjoint(unread) and not any(hang in note for note in visible.notes)):
+        note = f"some readings of the GPUs are unknown: {hang}. {HANG_REMEDY}"
+        return dataclasses.replace(visible, notes=(*visible.notes, note))
+    request = request_of(asking, demands[asking])
+    readable = [str(gpu.index) for gpu in node.gpus if not (gpu.index in unread or gpu.lost)]
+    others = f". Until then, {VARIABLE}={','.join(readable)} leaves out what cannot be read" if readable else ""
+    numbers = ", ".join(map(str, unread)) or "the chosen ones"
+    raise ResourcesError(
+        f"stage {request.demand.name!r} asks for {request.describe()}, but GPU {numbers} cannot be read: {hang}. "
+        f"{HANG_REMEDY}{others}"
+    )
 
 
 def _reads_gpus(demands: Sequence[StageDemand], options: ExecutorConfig) -> bool:

@@ -10,7 +10,7 @@ from enum import Enum
 from typing import Any, TypeVar
 
 from gpuexec.errors import ConfigurationError, NvmlUnavailable
-from gpuexec.hardware import nvml
+from gpuexec.hardware import nvml, nvml_calls, nvml_errors
 from gpuexec.hardware.host import read_host
 from gpuexec.hardware.model import Gpu, Host, Node
 
@@ -23,7 +23,9 @@ def read_node() -> Node:
     try:
         listing = nvml.list_gpus()
     except NvmlUnavailable as error:
-        return Node(host=host, no_gpus_reason=str(error))
+        hang = nvml_calls.hung_call()
+        reason = str(error) if hang is None else f"{error}. {nvml_errors.HANG_REMEDY}"
+        return Node(host=host, no_gpus_reason=reason, hang=hang)
     return Node(
         host=host,
         gpus=tuple(_with_host_memory(gpu, host) if gpu.unified_memory else gpu for gpu in listing.gpus),
@@ -31,6 +33,7 @@ def read_node() -> Node:
         driver_version=listing.driver_version,
         cuda_version=listing.cuda_version,
         no_gpus_reason=None if listing.gpus else "the NVIDIA driver is loaded, but reports no GPU",
+        hang=listing.hang,
     )
 
 
