@@ -99,9 +99,8 @@ class Reader:
         self._subjects: dict[int | None, str] = {}  # what a handle is of, by its address
         self._jobs: queue.SimpleQueue[tuple[_Call, Callable[..., Any], tuple[Any, ...]] | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[tuple[_Call, Any, BaseException | None]] = queue.SimpleQueue()
-        self._thread = threading.Thread(
-            target=_serve, args=(self._jobs, self._answers), name="gpuexec-nvml", daemon=True
-        )
+        self._late: list[tuple[Callable[..., Any], Any]] = []
+        self._thread = threading.Thread(target=self._serve, name="gpuexec-nvml", daemon=True)
         try:
             self._thread.start()
         except RuntimeError as error:
@@ -152,6 +151,11 @@ class Reader:
             self._subjects[address(value)] = self._subject(args, slice_too=True)
         return value
 
+    def take_late_values(self, function: Callable[..., Any]) -> list[Any]:
+        """Return what calls of a function returned when they were no longer waited for, each once."""
+        late, self._late = self._late, []
+        return [value for called, value in late if called is function]
+
     def is_lost(self, handle: Any) -> bool:
         """Return whether the GPU no longer answers. Raises ``NvmlHangs``."""
         try:
@@ -165,14 +169,12 @@ class Reader:
 
     def close(self) -> None:
         """Undo `initialise` and end the thread. While a call hangs, both are left to the thread, should it return."""
-        if self._initialised and not _abandoned:
-            with contextlib.suppress(self.nvml.NVMLError, NvmlHangs):
-                self.call(self.nvml.nvmlShutdown)
-        elif self._initialised:
-            nobody_waits = _Call()
-            nobody_waits.settled.acquire()
-            self._jobs.put((nobody_waits, self.nvml.nvmlShutdown, ()))
-        self._jobs.put(None)
+        try:
+            if self._initialised and not _abandoned:
+                with contextlib.suppress(self.nvml.NVMLError, NvmlHangs):
+                    self.call(self.nvml.nvmlShutdown)
+        finally:
+            self._jobs.put(None)
         if not _abandoned:
             self._thread.join(_JOIN_S)
 
@@ -181,6 +183,29 @@ class Reader:
             answered, value, error = self._answers.get(timeout=seconds)
             if answered is call:  # an earlier call's answer was not fetched if a signal came just then
                 return value, error
+
+    def _serve(self) -> None:
+        """Make the calls, in the session's thread, until there is no next one. Then undo `initialise`, if need be."""
+        initialised = False
+        while (job := self._jobs.get()) is not None:
+            call, function, args = job
+            value: Any = None
+            error: BaseException | None = None
+            try:
+                value = function(*args)
+                initialised = function is not self.nvml.nvmlShutdown and (initialised or function is self.nvml.nvmlInit)
+            except BaseException as raised:  # noqa: BLE001 - it is raised where the call was asked for
+                error = raised
+            if call.settled.acquire(blocking=False):
+                self._answers.put((call, value, error))
+            else:
+                if error is None:
+                    self._late.append((function, value))
+                _abandoned.pop(call, None)
+            del job, call, function, args, value, error  # an exception refers to this frame
+        if initialised:
+            with contextlib.suppress(self.nvml.NVMLError):
+                self.nvml.nvmlShutdown()
 
     def _describe(self, function: Callable[..., Any], args: tuple[Any, ...]) -> str:
         subject = self._subject(args)
@@ -195,32 +220,15 @@ class Reader:
         if isinstance(args[0], str):
             return args[0]
         device = self._subjects.get(address(args[0]), "")
-        return f"{device}, MIG slice {args[1]}" if slice_too and len(args) > 1 else device
+        if slice_too and len(args) > 1:
+            return f"{device}, MIG slice {args[1]}"
+        other = self._subjects.get(address(args[1])) if len(args) > 1 and not isinstance(args[1], int | list) else None
+        return f"{device} and {other}" if other else device
 
 
 def address(handle: Any) -> int | None:
     """Return what a handle of NVML points to."""
     return ctypes.cast(handle, ctypes.c_void_p).value
-
-
-def _serve(
-    jobs: queue.SimpleQueue[tuple[_Call, Callable[..., Any], tuple[Any, ...]] | None],
-    answers: queue.SimpleQueue[tuple[_Call, Any, BaseException | None]],
-) -> None:
-    """Make the calls of one session, until there is no next one."""
-    while (job := jobs.get()) is not None:
-        call, function, args = job
-        value: Any = None
-        error: BaseException | None = None
-        try:
-            value = function(*args)
-        except BaseException as raised:  # noqa: BLE001 - it is raised where the call was asked for
-            error = raised
-        if call.settled.acquire(blocking=False):
-            answers.put((call, value, error))
-        else:
-            _abandoned.pop(call, None)
-        del job, call, function, args, value, error  # an exception refers to this frame
 
 
 def _refuse_while_one_hangs(limit_s: float) -> None:

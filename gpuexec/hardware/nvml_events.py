@@ -123,6 +123,13 @@ class GpuEvents:
 
         Return its fault, and those of all events that arrived with it: one bad kernel raises hundreds at once.
         """
+        late = [
+            fault
+            for event in self._reader.take_late_values(self._nvml.nvmlEventSetWait_v2)
+            for fault in self._fault_of(event)
+        ]
+        if late:
+            return late
         try:
             first = self._wait(self._set, timeout_ms)
             return self._fault_of(first) + self._drain(self._set)
