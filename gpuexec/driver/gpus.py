@@ -10,8 +10,9 @@ from gpuexec.core.run_state import RunState
 from gpuexec.driver.worker_processes import WorkerProcesses
 from gpuexec.hardware.provenance import Provenance, contamination, read_provenance
 from gpuexec.plan.model import Plan
-from gpuexec.processes.gpu_watch import GpuWatch
+from gpuexec.processes.gpu_watch import PATIENCE_S, GpuWatch
 
+_HURRIED_S = 0.5  # for an answer of the driver library, after Ctrl-C
 _PROCESS_CLEANUP_XID = 45  # follows every kill of a process that holds a GPU, ours included
 
 
@@ -44,10 +45,14 @@ class RunGpus:
         for notice in self._watch.read_notices():
             self._emit(events.Noticed(notice))
 
-    def report(self) -> None:
-        """Report what the run ran on and what else used it, and end the watch. Call it when the last worker is gone."""
-        self.close()
-        after = read_provenance(self._uuids)
+    def report(self, *, interrupted: bool = False) -> None:
+        """Report what the run ran on and what else used it, and end the watch. Call it when the last worker is gone.
+
+        ``interrupted``: somebody has pressed Ctrl-C and waits for the end.
+        """
+        patience = {"patience_s": _HURRIED_S} if interrupted else {}
+        self.close(**patience)
+        after = read_provenance(self._uuids, **patience)
         notes = contamination(self._before, after, {os.getpid(), *self._processes.pids_so_far})
         self._emit(events.GpusRead(self._before, after, (*notes, *self._unwatched(after))))
 
@@ -59,12 +64,12 @@ class RunGpus:
                 devices.setdefault(why, []).append(uuid)
         return [f"not watched for faults: {', '.join(uuids)}: {why}" for why, uuids in devices.items()]
 
-    def close(self) -> None:
+    def close(self, patience_s: float = PATIENCE_S) -> None:
         """Stop watching; idempotent."""
         if self._watches:
             self._watches = False
             self._processes.remove_reader(self._watch)
-            self._watch.close()
+            self._watch.close(patience_s)
 
 
 def uuids_of(plan: Plan) -> list[str]:

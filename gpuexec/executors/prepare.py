@@ -158,7 +158,11 @@ def _despite_hang(hang: str, node: Node, demands: Sequence[StageDemand], visible
         return dataclasses.replace(visible, notes=(*visible.notes, note))
     request = request_of(asking, demands[asking])
     readable = [str(gpu.index) for gpu in node.gpus if not (gpu.index in unread or gpu.lost)]
-    others = f". Until then, {VARIABLE}={','.join(readable)} leaves out what cannot be read" if readable else ""
+    others = (
+        f". Until then, {VARIABLE}={','.join(readable)} in a new process leaves out what cannot be read"
+        if readable
+        else ""
+    )
     numbers = ", ".join(map(str, unread)) or "the chosen ones"
     raise ResourcesError(
         f"stage {request.demand.name!r} asks for {request.describe()}, but GPU {numbers} cannot be read: {hang}. "

@@ -15,7 +15,7 @@ from gpuexec.hardware.nvml_events import GpuEvents, GpuFault
 
 _WAIT_MS = 100  # one wait inside NVML; close() waits about this long for the thread if the driver is healthy
 _LOST_CHECK_INTERVAL_S = 1.0
-_JOIN_TIMEOUT_S = nvml_calls.RUNNING_TIMEOUT_S + 1.0
+PATIENCE_S = nvml_calls.RUNNING_TIMEOUT_S + 0.5  # until a call that hangs has been given up
 
 
 class GpuWatch:
@@ -76,11 +76,14 @@ class GpuWatch:
             notices, self._notices = self._notices, []
         return notices
 
-    def close(self) -> None:
-        """End the thread and its NVML session; idempotent. Faults not read yet can still be read."""
+    def close(self, patience_s: float = PATIENCE_S) -> None:
+        """End the thread and its NVML session; idempotent. Faults not read yet can still be read.
+
+        If NVML does not answer for ``patience_s``, the thread ends by itself, when its call has been given up.
+        """
         self._stopping.set()
         if self._thread is not None:
-            self._thread.join(_JOIN_TIMEOUT_S)
+            self._thread.join(patience_s)
         with self._lock:
             if self._wake_fd >= 0:
                 os.close(self._wake_fd)
