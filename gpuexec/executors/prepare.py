@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -77,7 +78,7 @@ def prepare(
         try:
             if node is not None:
                 return _plan(stages, demands, options, node, environ=None)
-            here = _read_node(demands, options)
+            here = _read_node(demands, options, environ)
             if not any(demand.gpus or demand.gpu_memory_gb for demand in demands):
                 return _plan(stages, demands, options, here, environ=environ)
             return _plan_among_runs(stages, demands, options, here, environ, takes_leases=takes_leases)
@@ -157,16 +158,13 @@ def _despite_hang(hang: str, node: Node, demands: Sequence[StageDemand], visible
         note = f"some readings of the GPUs are unknown: {hang}. {HANG_REMEDY}"
         return dataclasses.replace(visible, notes=(*visible.notes, note))
     request = request_of(asking, demands[asking])
-    readable = [str(gpu.index) for gpu in node.gpus if not (gpu.index in unread or gpu.lost)]
-    others = (
-        f". Until then, {VARIABLE}={','.join(readable)} in a new process leaves out what cannot be read"
-        if readable
-        else ""
-    )
-    numbers = ", ".join(map(str, unread)) or "the chosen ones"
+    # Those that were to be read after it may be well.
+    others = [str(gpu.index) for gpu in node.gpus if not (gpu.lost or re.search(rf"\bGPU {gpu.index}\b", hang))]
+    way_out = f". Until then, {VARIABLE}={','.join(others)} in a new process does without it" if others else ""
+    numbers = ", ".join(map(str, dict.fromkeys(unread)))
     raise ResourcesError(
         f"stage {request.demand.name!r} asks for {request.describe()}, but GPU {numbers} cannot be read: {hang}. "
-        f"{HANG_REMEDY}{others}"
+        f"{HANG_REMEDY}{way_out}"
     )
 
 
@@ -174,8 +172,10 @@ def _reads_gpus(demands: Sequence[StageDemand], options: ExecutorConfig) -> bool
     return options.cpu_stages_see_gpus or any(demand.gpus or demand.gpu_memory_gb for demand in demands)
 
 
-def _read_node(demands: Sequence[StageDemand], options: ExecutorConfig) -> Node:
-    return inventory.read_node() if _reads_gpus(demands, options) else Node(host=host.read_host())
+def _read_node(demands: Sequence[StageDemand], options: ExecutorConfig, environ: Mapping[str, str]) -> Node:
+    if _reads_gpus(demands, options):
+        return inventory.read_node(first=visible_devices.numbers_in(environ))
+    return Node(host=host.read_host())
 
 
 def _no_devices_reason(node: Node, environ: Mapping[str, str], visible: VisibleDevices) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from enum import Enum
 from typing import Any, TypeVar
 
@@ -17,11 +17,14 @@ from gpuexec.hardware.model import Gpu, Host, Node
 T = TypeVar("T")
 
 
-def read_node() -> Node:
-    """Read this machine. Without a usable driver, ``gpus`` is empty and ``no_gpus_reason`` says why."""
+def read_node(first: Collection[int] = ()) -> Node:
+    """Read this machine. Without a usable driver, ``gpus`` is empty and ``no_gpus_reason`` says why.
+
+    ``first``: indices of the GPUs to read before the others, which may be stuck.
+    """
     host = read_host()
     try:
-        listing = nvml.list_gpus()
+        listing = nvml.list_gpus(first)
     except NvmlUnavailable as error:
         hang = nvml_calls.hung_call()
         reason = str(error) if hang is None else f"{error}. {nvml_errors.HANG_REMEDY}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
@@ -37,10 +37,11 @@ class NvmlListing:
     hang: str | None = None
 
 
-def list_gpus() -> NvmlListing:
+def list_gpus(first: Collection[int] = ()) -> NvmlListing:
     """List the node's GPUs in NVML's (PCI) order. Raises ``NvmlUnavailable``.
 
-    What a plan cannot do without is read first, of all GPUs: if a call hangs, everything after it is unknown.
+    If a call hangs, everything after it is unknown. So the GPUs ``first`` (indices) are read before the others, and of
+    each GPU first what a plan cannot do without.
     """
     with session() as reader:
         nvml = reader.nvml
@@ -48,11 +49,13 @@ def list_gpus() -> NvmlListing:
         if count is None:
             raise NvmlUnavailable(f"the GPUs cannot be counted: {reason}")
         opened = [_Opened(reader, index) for index in range(count)]
-        for gpu in opened:
+        in_order = sorted(opened, key=lambda gpu: (gpu.index not in first, gpu.index))
+        for gpu in in_order:
             gpu.read_what_plans_need()
         driver_version = reader.ask(nvml.nvmlSystemGetDriverVersion)[0]
         cuda = cuda_version(reader.ask(nvml.nvmlSystemGetCudaDriverVersion)[0])
-        gpus = tuple(gpu.read_the_rest() for gpu in opened)
+        read = {gpu.index: gpu.read_the_rest() for gpu in in_order}
+        gpus = tuple(read[gpu.index] for gpu in opened)
         links = _read_links(reader, [gpu.handle for gpu in opened], gpus)
     return NvmlListing(gpus, links, driver_version, cuda, hung_call())
 

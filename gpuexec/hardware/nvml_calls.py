@@ -30,6 +30,7 @@ TIMEOUT_S = 4.0
 # During a run the driver waits for some of the answers, and Ctrl-C must end it within 5 s. A reading that is given up
 # by mistake is only missing.
 RUNNING_TIMEOUT_S = 2.0
+SAMPLING_TIMEOUT_S = 1.0  # in workers, where a batch waits for the answer
 _POLL_S = 0.01
 _JOIN_S = 1.0
 

@@ -60,6 +60,11 @@ def select(gpus: Sequence[Gpu], environ: Mapping[str, str]) -> VisibleDevices:
     return VisibleDevices(tuple(selection.devices), tuple(notes))
 
 
+def numbers_in(environ: Mapping[str, str]) -> set[int]:
+    """Return the indices in CUDA_VISIBLE_DEVICES, nothing if it names UUIDs."""
+    return {int(entry) for entry in environ.get(VARIABLE, "").split(",") if _NUMBER.fullmatch(entry)}
+
+
 def devices_of(gpu: Gpu) -> list[Device]:
     """Return what CUDA can select of one GPU: its slices in MIG mode, else the GPU itself; nothing if it is lost."""
     if gpu.lost or gpu.uuid is None:

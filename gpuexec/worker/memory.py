@@ -153,7 +153,7 @@ class GpuProbe:
 
             session = contextlib.ExitStack()
             try:
-                reader = session.enter_context(nvml_calls.session(nvml_calls.RUNNING_TIMEOUT_S))
+                reader = session.enter_context(nvml_calls.session(nvml_calls.SAMPLING_TIMEOUT_S))
             except NvmlHangs:
                 self._nvml_absence = MemoryAbsence.NVML_HANGS
                 return

@@ -76,7 +76,7 @@ def test_gpus_that_can_be_read_are_used_if_the_user_says_so(node, monkeypatch):
     node.hang("nvmlDeviceGetMigMode", gpu=1)
     error = run_local([OnGpu(gpus=1)], items(0), raises=ResourcesError).error
     assert "GPU 1 cannot be read: " + told(node, "nvmlDeviceGetMigMode", "GPU 1") in str(error)
-    assert "CUDA_VISIBLE_DEVICES=0 in a new process leaves out what cannot be read" in str(error)
+    assert "CUDA_VISIBLE_DEVICES=0 in a new process does without it" in str(error)
     for value in ("1", nodes.uuid(1), f"{nodes.uuid(0)},{nodes.uuid(1)}"):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
         run_local([OnGpu(gpus=1)], items(0), raises=ResourcesError)
@@ -84,6 +84,15 @@ def test_gpus_that_can_be_read_are_used_if_the_user_says_so(node, monkeypatch):
     done = run_command("run", "tests.process.stages.gpus:planned")
     assert (done.returncode, "3 tasks came out" in done.stderr) == (0, True), done
     assert told(node, "nvmlDeviceGetMigMode", "GPU 1") in done.stderr
+
+
+def test_a_first_gpu_that_hangs_can_be_done_without(node):
+    node.hang("nvmlDeviceGetHandleByIndex", gpu=0)
+    done = run_command("run", "tests.process.stages.gpus:planned")
+    assert "GPU 0, 1 cannot be read" in done.stderr
+    assert "CUDA_VISIBLE_DEVICES=1 in a new process does without it" in done.stderr
+    done = run_command("run", "tests.process.stages.gpus:planned", CUDA_VISIBLE_DEVICES="1")
+    assert (done.returncode, "3 tasks came out" in done.stderr) == (0, True), done
 
 
 def test_gpus_behind_one_that_hangs_are_not_found_by_uuid_either(node, monkeypatch):
