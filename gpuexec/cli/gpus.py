@@ -12,7 +12,7 @@ from rich.table import Table
 
 from gpuexec.errors import NvmlHangs
 from gpuexec.hardware.model import Gpu, LinkKind, MigSlice, Node
-from gpuexec.hardware.nvml_errors import HANG_REMEDY
+from gpuexec.hardware.nvml_errors import with_remedy
 from gpuexec.units import format_bytes
 
 _WIDE = 110  # columns from which a UUID fits on one line
@@ -40,7 +40,7 @@ def gpus(
     else:
         _print(node)
     if node.hang is not None:
-        raise NvmlHangs(node.no_gpus_reason or f"{node.hang}. {HANG_REMEDY}")
+        raise NvmlHangs(node.no_gpus_reason or with_remedy(node.hang))
 
 
 def _print(node: Node) -> None:

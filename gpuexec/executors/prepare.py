@@ -19,7 +19,7 @@ from gpuexec.executors.requirements import check_requirements
 from gpuexec.hardware import host, inventory, visible_devices
 from gpuexec.hardware.leases import HeldLeases, LeaseFolder, with_leases
 from gpuexec.hardware.model import Lease, Node
-from gpuexec.hardware.nvml_errors import HANG_REMEDY
+from gpuexec.hardware.nvml_errors import with_remedy
 from gpuexec.hardware.visible_devices import VARIABLE, VisibleDevices
 from gpuexec.plan.allocator import Allocator
 from gpuexec.plan.model import Plan, PlanOptions, StageDemand, WorkerGrant
@@ -155,7 +155,7 @@ def _despite_hang(hang: str, node: Node, demands: Sequence[StageDemand], visible
     asking = next((i for i, demand in enumerate(demands) if demand.gpus or demand.gpu_memory_gb), None)
     chosen = {device.index for device in visible.devices}
     if asking is None or (chosen.isdisjoint(unread) and not any(hang in note for note in visible.notes)):
-        note = f"some readings of the GPUs are unknown: {hang}. {HANG_REMEDY}"
+        note = f"some readings of the GPUs are unknown: {with_remedy(hang)}"
         return dataclasses.replace(visible, notes=(*visible.notes, note))
     request = request_of(asking, demands[asking])
     # Those that were to be read after it may be well.
@@ -163,8 +163,8 @@ def _despite_hang(hang: str, node: Node, demands: Sequence[StageDemand], visible
     way_out = f". Until then, {VARIABLE}={','.join(others)} in a new process does without it" if others else ""
     numbers = ", ".join(map(str, dict.fromkeys(unread)))
     raise ResourcesError(
-        f"stage {request.demand.name!r} asks for {request.describe()}, but GPU {numbers} cannot be read: {hang}. "
-        f"{HANG_REMEDY}{way_out}"
+        f"stage {request.demand.name!r} asks for {request.describe()}, but GPU {numbers} cannot be read: "
+        f"{with_remedy(hang)}{way_out}"
     )
 
 

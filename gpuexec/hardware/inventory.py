@@ -27,7 +27,7 @@ def read_node(first: Collection[int] = ()) -> Node:
         listing = nvml.list_gpus(first)
     except NvmlUnavailable as error:
         hang = nvml_calls.hung_call()
-        reason = str(error) if hang is None else f"{error}. {nvml_errors.HANG_REMEDY}"
+        reason = str(error) if hang is None else nvml_errors.with_remedy(str(error))
         return Node(host=host, no_gpus_reason=reason, hang=hang)
     return Node(
         host=host,

@@ -172,11 +172,13 @@ class _Opened:
         total, used, free, reserved = memory or (None, None, None, None)
         mig = self._ask("mig_enabled", nvml.nvmlDeviceGetMigMode)
         mode = self._ask("compute_mode", nvml.nvmlDeviceGetComputeMode)
+        name = self._ask("name", nvml.nvmlDeviceGetName)
         is_mig = None if mig is None else mig[0] == nvml.NVML_DEVICE_MIG_ENABLE
         if is_mig:
             self.slices = _read_slices(self.reader, self.handle)
         self.readings.update(
             uuid=uuid,
+            name=name,
             memory_total_bytes=total,
             memory_used_bytes=used,
             memory_free_bytes=free,
@@ -194,7 +196,6 @@ class _Opened:
             lost = self.unknown["handle"] == GPU_IS_LOST
             return Gpu(index=self.index, uuid=None, lost=lost, unknown=self.unknown)
         nvml = self.reader.nvml
-        name = self._ask("name", nvml.nvmlDeviceGetName)
         utilization = self._ask("utilization_percent", nvml.nvmlDeviceGetUtilizationRates)
         pci = self._ask("pci_bus_id", nvml.nvmlDeviceGetPciInfo)
         bus_id = _text(pci.busId) if pci is not None else None
@@ -205,7 +206,6 @@ class _Opened:
         numa = _sysfs_numa_node(bus_id)
         return Gpu(
             index=self.index,
-            name=name,
             pci_bus_id=bus_id,
             compute_capability=self._ask("compute_capability", nvml.nvmlDeviceGetCudaComputeCapability),
             utilization_percent=None if utilization is None else int(utilization.gpu),

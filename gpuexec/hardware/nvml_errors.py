@@ -7,6 +7,7 @@ remedies is from "NVIDIA GPU Debug Guidelines", "XID Errors" and "Driver Persist
 from __future__ import annotations
 
 import ctypes
+import re
 from typing import Any
 
 LIBRARY = "libnvidia-ml.so.1"
@@ -14,10 +15,10 @@ TIMEOUT_VARIABLE = "GPUEXEC_NVML_TIMEOUT_S"
 
 NOT_SUPPORTED = "not supported by this GPU"
 GPU_IS_LOST = "the GPU is lost (it has fallen off the bus; see dmesg)"
-HANG_REMEDY = (
-    "The driver or this GPU is stuck: `nvidia-smi` then hangs too, and `dmesg` says more. Reset the GPU "
-    "(`nvidia-smi --gpu-reset -i N`, as root) or reboot. If the driver is only slow, as without persistence mode "
-    f"(`nvidia-smi -pm 1`), set {TIMEOUT_VARIABLE} to the seconds to wait"
+_HANG_REMEDY = (
+    "The driver or {the_gpu} is stuck: `nvidia-smi` then hangs too, and `dmesg` says more. Reset the GPU "
+    "(`nvidia-smi --gpu-reset -i {number}`, as root) or reboot. If the driver is only slow, as without persistence "
+    f"mode (`nvidia-smi -pm 1`), set {TIMEOUT_VARIABLE} to the seconds to wait"
 )
 
 _OURS = "this is a fault of gpuexec or of nvidia-ml-py; please report it"
@@ -72,6 +73,14 @@ def reason(error: Any) -> str:
     number = int(error.value)
     cause = CAUSES.get(number, "which the documentation of gpuexec does not know; nvml.h may")
     return cause if number in _PLAIN else f"NVML error {number}, {cause}"
+
+
+def with_remedy(hang: str) -> str:
+    """Add what can be done to a text that says which call does not return."""
+    gpu = re.search(r"\bGPU (\d+)\b", hang)
+    if gpu is None:
+        return f"{hang}. {_HANG_REMEDY.format(the_gpu='a GPU', number='N')}"
+    return f"{hang}. {_HANG_REMEDY.format(the_gpu=gpu[0], number=gpu[1])}"
 
 
 def why_unavailable(error: Any) -> str:

@@ -125,7 +125,7 @@ def _hangs(before: Provenance, after: Provenance) -> Iterator[str]:
     when = {"before the run": before.hang, "after the run": after.hang}
     for hang in dict.fromkeys(hang for hang in when.values() if hang is not None):
         moments = " and ".join(moment for moment, found in when.items() if found == hang)
-        yield f"not everything could be read of the GPUs {moments}: {hang}. {nvml_errors.HANG_REMEDY}"
+        yield f"not everything could be read of the GPUs {moments}: {nvml_errors.with_remedy(hang)}"
 
 
 def _other_processes(

@@ -115,7 +115,7 @@ class GpuWatch:
     def _note_gap(self, events: GpuEvents, hang: str) -> None:
         self._gaps = {device: hang for gpu in events.gpus for device in gpu.devices}
         consequence = "the GPUs are no longer read or watched for faults, and the run goes on"
-        self._report(notice=f"{hang}: {consequence}. {nvml_errors.HANG_REMEDY}")
+        self._report(notice=f"{consequence}: {nvml_errors.with_remedy(hang)}")
 
     def _note_end_of_gap(self, hang: str) -> None:
         self._gaps = dict.fromkeys(self._gaps, f"for a while, since {hang} in time")

@@ -12,13 +12,14 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import pynvml
 import pytest
 
 from gpuexec.contract.metrics import MemoryAbsence
 from gpuexec.errors import ConfigurationError, NvmlHangs, NvmlUnavailable
 from gpuexec.hardware import nvml, nvml_calls
 from gpuexec.hardware.inventory import read_node
-from gpuexec.hardware.nvml_errors import HANG_REMEDY
+from gpuexec.hardware.nvml_errors import with_remedy
 from gpuexec.hardware.provenance import contamination, read_provenance
 from tests.nvml_sim import nodes
 from tests.nvml_sim.simulator import SimulatedNode
@@ -35,6 +36,7 @@ NEEDED_CALLS = [
     "nvmlDeviceGetMemoryInfo",
     "nvmlDeviceGetMigMode",
     "nvmlDeviceGetComputeMode",
+    "nvmlDeviceGetName",
 ]
 SLICE_CALLS = [
     "nvmlDeviceGetMaxMigDeviceCount",
@@ -43,7 +45,6 @@ SLICE_CALLS = [
     "nvmlDeviceGetComputeInstanceId",
 ]
 OTHER_CALLS = [
-    "nvmlDeviceGetName",
     "nvmlDeviceGetUtilizationRates",
     "nvmlDeviceGetPciInfo",
     "nvmlDeviceGetCpuAffinity",
@@ -157,9 +158,11 @@ def test_a_library_that_does_not_initialise_or_count(node):
     with soon():
         made = read_node()
     assert "nvmlInit" in made.hang
-    assert made.no_gpus_reason.endswith(HANG_REMEDY)
+    assert made.no_gpus_reason == with_remedy(made.hang)
     node.release()
-    wait_until(lambda: nvml_calls.hung_call() is None)
+    wait_until(lambda: not threads())
+    with pytest.raises(pynvml.NVMLError_Uninitialized):
+        pynvml.nvmlDeviceGetCount()  # what was initialised too late was shut down
     node.hang("nvmlDeviceGetCount")
     with soon(), pytest.raises(NvmlUnavailable, match="nvmlDeviceGetCount does not return"):
         nvml.list_gpus()
@@ -232,7 +235,7 @@ def test_a_reading_before_or_after_a_run_is_given_up_and_told_once(node, call):
     assert [gpu.index for gpu in after.gpus] in ([0], [0, 1])
     notes = contamination(before, after, [])
     assert [note for note in notes if call in note] == [
-        f"not everything could be read of the GPUs after the run: {after.hang}. {HANG_REMEDY}"
+        f"not everything could be read of the GPUs after the run: {with_remedy(after.hang)}"
     ]
     (both,) = contamination(after, after, [])
     assert "before the run and after the run" in both
