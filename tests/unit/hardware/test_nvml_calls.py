@@ -14,6 +14,8 @@ from typing import Any
 
 import pynvml
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gpuexec.contract.metrics import MemoryAbsence
 from gpuexec.errors import ConfigurationError, NvmlHangs, NvmlUnavailable
@@ -286,3 +288,53 @@ def test_a_forked_child_answers_at_once(node):
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60)
     assert done.stdout == "0\n"
+
+
+class Interrupted(Exception):
+    """What the handler of a signal raises."""
+
+
+def interrupt(_number: int, _frame: Any) -> None:
+    raise Interrupted
+
+
+def answer(number: int, seconds: float) -> int:
+    time.sleep(seconds)
+    return number
+
+
+moment = st.sampled_from([0.0, 0.001, 0.009, 0.01, 0.011, 0.02])
+
+
+@settings(max_examples=50)
+@given(steps=st.lists(st.tuples(moment, st.none() | moment), max_size=10))
+def test_whenever_calls_return_and_signals_come_no_call_gets_the_answer_of_another(steps):
+    """The limit is 0.01 s: calls return just before and just after they are given up, or are cut short by a signal."""
+    reader = nvml_calls.Reader(pynvml, 0.01)
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    try:
+        for number, (seconds, signal_at) in enumerate(steps):
+            timer = threading.Timer(signal_at or 0, os.kill, [os.getpid(), signal.SIGUSR1])
+            try:
+                if signal_at is not None:
+                    timer.start()
+                with contextlib.suppress(NvmlHangs):
+                    assert reader.call(answer, number, seconds) == number
+                if signal_at is not None:
+                    timer.join()
+                    time.sleep(0.001)  # the handler runs here if it has not run during the call
+            except Interrupted:
+                timer.join()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+        reader.close()
+    wait_until(lambda: nvml_calls.hung_call() is None)
+    wait_until(lambda: not threads())
+
+
+def test_a_system_that_refuses_a_thread(node, monkeypatch):
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert "can't start new thread" in read_node().no_gpus_reason
