@@ -50,9 +50,8 @@ class RunGpus:
 
         ``interrupted``: somebody has pressed Ctrl-C and waits for the end.
         """
-        patience = {"patience_s": _HURRIED_S} if interrupted else {}
-        self.close(**patience)
-        after = read_provenance(self._uuids, **patience)
+        self.close(_HURRIED_S if interrupted else PATIENCE_S)
+        after = read_provenance(self._uuids, _HURRIED_S if interrupted else float("inf"))
         notes = contamination(self._before, after, {os.getpid(), *self._processes.pids_so_far})
         self._emit(events.GpusRead(self._before, after, (*notes, *self._unwatched(after))))
 

@@ -24,13 +24,16 @@ from typing import Any
 from gpuexec.errors import ConfigurationError, NvmlHangs, NvmlUnavailable
 from gpuexec.hardware import nvml_errors
 
-# A GPU that no process uses is initialised when it is opened, which takes about 3 s without persistence mode
-# (Azure/AgentBaker#2829: 25 s for eight).
-TIMEOUT_S = 4.0
+# How long to wait for a call, unless the user says it.
+TIMEOUT_S = 3.0
 # During a run the driver waits for some of the answers, and Ctrl-C must end it within 5 s. A reading that is given up
 # by mistake is only missing.
 RUNNING_TIMEOUT_S = 2.0
 SAMPLING_TIMEOUT_S = 1.0  # in workers, where a batch waits for the answer
+# A GPU that no process uses is initialised when it is opened, which takes about 3 s without persistence mode
+# (Azure/AgentBaker#2829: 25 s for eight).
+_OPENING = 1.5
+_LONGEST_S = 86_400.0
 _POLL_S = 0.01
 _JOIN_S = 1.0
 
@@ -42,15 +45,14 @@ def hung_call() -> str | None:
     return next(iter(list(_abandoned.values())), None)
 
 
-def timeout_s(at_most: float = float("inf")) -> float:
-    """Return how long to wait for a call, in seconds. Raises ``ConfigurationError`` if the variable is no number."""
+def _timeout_s(default_s: float) -> float:
     value = os.environ.get(nvml_errors.TIMEOUT_VARIABLE)
     if value is None:
-        return min(TIMEOUT_S, at_most)
+        return default_s
     with contextlib.suppress(ValueError):
         seconds = float(value)
-        if 0 < seconds < threading.TIMEOUT_MAX:
-            return min(seconds, at_most)
+        if 0 < seconds < _LONGEST_S:
+            return seconds
     raise ConfigurationError(
         f"{nvml_errors.TIMEOUT_VARIABLE}={value!r} must be the seconds to wait for an answer of the NVIDIA driver, "
         f"such as {TIMEOUT_S:g}"
@@ -58,12 +60,13 @@ def timeout_s(at_most: float = float("inf")) -> float:
 
 
 @contextlib.contextmanager
-def session(at_most_s: float = float("inf")) -> Iterator[Reader]:
-    """Initialise NVML for the duration of the block. Raises ``NvmlUnavailable``.
+def session(timeout_s: float = TIMEOUT_S, *, at_most_s: float = _LONGEST_S) -> Iterator[Reader]:
+    """Initialise NVML for the duration of the block.
 
-    ``at_most_s``: wait for a call no longer than this, even if the user allows more.
+    ``timeout_s``: how long to wait for a call, unless the user sets the variable for it. ``at_most_s``: no longer than
+    this, whatever the user says. Raises ``NvmlUnavailable``, ``ConfigurationError`` if the variable is no such number.
     """
-    limit = timeout_s(at_most_s)
+    limit = min(_timeout_s(timeout_s), at_most_s)
     _refuse_while_one_hangs(limit)
     try:
         import pynvml
@@ -133,9 +136,10 @@ class Reader:
         """
         _refuse_while_one_hangs(self._limit_s)
         call = _Call()
+        opens = "Handle" in function.__name__
         try:
             self._jobs.put((call, function, args))
-            value, error = self._answer_to(call, self._limit_s + blocks_s)
+            value, error = self._answer_to(call, self._limit_s * (_OPENING if opens else 1) + blocks_s)
         except BaseException as problem:
             _abandoned[call] = hang = self._describe(function, args)
             if call.settled.acquire(blocking=False):
@@ -148,7 +152,7 @@ class Reader:
             value, error = self._answer_to(call, self._limit_s)  # it came in this very moment
         if error is not None:
             raise error
-        if "Handle" in function.__name__:
+        if opens:
             self._subjects[address(value)] = self._subject(args, slice_too=True)
         return value
 

@@ -75,13 +75,13 @@ class Provenance:
     hang: str | None = None
 
 
-def read_provenance(uuids: Sequence[str], patience_s: float = nvml_calls.RUNNING_TIMEOUT_S) -> Provenance:
+def read_provenance(uuids: Sequence[str], at_most_s: float = float("inf")) -> Provenance:
     """Read the GPUs that the given devices (GPUs or MIG slices) are on. Without a driver, all of them are missing.
 
-    ``patience_s``: how long to wait for a call into the driver library before the rest is given up.
+    ``at_most_s``: how long to wait for a call into the driver library, if that is less than usual.
     """
     try:
-        with nvml_calls.session(patience_s) as reader:
+        with nvml_calls.session(nvml_calls.RUNNING_TIMEOUT_S, at_most_s=at_most_s) as reader:
             library = reader.nvml
             opened, missing = nvml.open_gpus(reader, uuids)
             foreign = not in_initial_pid_namespace()

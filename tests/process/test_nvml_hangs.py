@@ -21,7 +21,7 @@ from tests.process.stages import Item, items
 from tests.process.stages.gpus import GrowsOnNode, Hangs, OnGpu
 from tests.process.waiting import wait_until
 
-IN_TIME_S = 8.0  # the limit is 4 s
+IN_TIME_S = 8.0  # the limit is 3 s
 
 
 @pytest.fixture
@@ -120,8 +120,8 @@ REPEATED = [
     ("nvmlDeviceGetUUID", 0),
     ("nvmlDeviceGetMemoryInfo", 1),
     ("nvmlEventSetWait", None),
-    ("nvmlDeviceGetComputeRunningProcesses", 0),
-    ("nvmlDeviceGetGraphicsRunningProcesses", 1),
+    ("nvmlDeviceGetComputeRunningProcesses", None),
+    ("nvmlDeviceGetGraphicsRunningProcesses", None),
 ]
 AT_THE_END = [
     ("nvmlInitWithFlags", None),
@@ -150,7 +150,7 @@ def test_a_hang_that_begins_in_the_middle_of_a_run_does_not_end_it(node, call, g
     assert [note for note in ran.report.notes if note.startswith("not everything could be read")] == [
         f"not everything could be read of the GPUs after the run: {with_remedy(hang)}"
     ]
-    assert not [note for note in ran.report.notes if note.startswith("not watched")], "it has been said"
+    assert not [note for note in ran.report.notes if note.startswith("not watched") and hang in note], "said once"
 
 
 @pytest.mark.parametrize("call", ["nvmlDeviceGetMemoryInfo", "nvmlEventSetWait"])
