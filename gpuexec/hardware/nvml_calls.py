@@ -146,7 +146,7 @@ class Reader:
                 if isinstance(problem, queue.Empty):
                     raise NvmlHangs(hang) from None
                 raise
-            del _abandoned[call]
+            _abandoned.pop(call, None)
             if not isinstance(problem, queue.Empty):
                 raise
             value, error = self._answer_to(call, self._limit_s)  # it came in this very moment
@@ -203,10 +203,9 @@ class Reader:
                 error = raised
             if call.settled.acquire(blocking=False):
                 self._answers.put((call, value, error))
-            else:
-                if error is None:
-                    self._late.append((function, value))
-                _abandoned.pop(call, None)
+            elif error is None:
+                self._late.append((function, value))
+            _abandoned.pop(call, None)
             del job, call, function, args, value, error  # an exception refers to this frame
         if initialised:
             with contextlib.suppress(self.nvml.NVMLError):
