@@ -14,7 +14,7 @@ from typing import Any
 from gpuexec.errors import ConfigurationError
 from gpuexec.exception_names import exception_named, problem_with_exception_name
 from gpuexec.naming import full_name
-from gpuexec.policies import BusyGpuPolicy, GpuPinning, TaskFailurePolicy
+from gpuexec.policies import BusyGpuPolicy, FusionPolicy, GpuPinning, TaskFailurePolicy
 from gpuexec.units import MIB
 
 _TYPE_NAMES = {"bool": "True or False", "int": "a whole number", "float": "a number", "str": "text"}
@@ -108,6 +108,12 @@ class ExecutorConfig:
         _one_of(GpuPinning),
         "how CUDA_VISIBLE_DEVICES names a worker's GPUs: 'uuid', or 'index' (numbers in PCI order) for libraries that "
         "turn its entries into integers",
+    )
+    fusion: str = _option(
+        FusionPolicy.AUTO.value,
+        _one_of(FusionPolicy),
+        "'auto': neighbouring light stages run in the same workers, and tasks pass between them without being pickled; "
+        "'off': every stage has workers of its own. A stage with fuse=False is never fused",
     )
     queue_tasks: int = _option(4096, _at_least(1), "maximum number of tasks waiting in front of a stage")
     queue_bytes: int = _option(

@@ -117,6 +117,10 @@ class Checkpoint:
         """Account for a complete batch and return the source of each output. See ``SourceTracker.moved_batch``."""
         return self._tracker.moved_batch(inputs, parents, ends=ends)
 
+    def note_returned(self, inputs: Sequence[int], parents: Sequence[int]) -> None:
+        """Note tasks that came out of the last stage. See ``SourceTracker.note_returned``."""
+        self._tracker.note_returned(inputs, parents)
+
     def fail_source(self, source: int, reason: str) -> None:
         """Record that a task of the source failed for good, so a later run processes the source again.
 

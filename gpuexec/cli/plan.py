@@ -35,8 +35,14 @@ def plan(
     config = ExecutorConfig.create(parse_options(options))
     pipeline = load_pipeline(target, parse_settings(settings))
     pipeline.build()
-    prepared = prepare(pipeline.stages, config, node=_read_node(node) if node else None)
-    for part in render_plan(prepared.plan, prepared.node):
+    prepared = prepare(
+        pipeline.stages,
+        config,
+        node=_read_node(node) if node else None,
+        fuses=True,
+        has_checkpoint=config.checkpoint is not None,
+    )
+    for part in render_plan(prepared.plan, prepared.node, [d.name for d in prepared.demands], prepared.groups):
         Console().print(part)
 
 

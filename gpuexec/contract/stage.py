@@ -65,7 +65,8 @@ class ProcessingStage(ABC, Generic[X, Y], metaclass=StageMeta):
     ``is_source_stage`` and ``is_sink_stage``, which ``Pipeline.build`` sets if no stage has them. A class that declares
     ``is_sink_stage = True`` itself says that it stores what it gets, so that the tasks it returns are of no further
     value: with a checkpoint, sources are then done as soon as they are stored;
-    ``is_resumable``, whether outputs can be traced to inputs.
+    ``is_resumable``, whether outputs can be traced to inputs; ``fuse``, whether the stage may share its workers with
+    light neighbours.
     """
 
     _is_abstract_root = True
@@ -77,6 +78,7 @@ class ProcessingStage(ABC, Generic[X, Y], metaclass=StageMeta):
     is_source_stage: bool = False
     is_sink_stage: bool = False
     is_resumable: bool = True
+    fuse: bool = True
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -202,10 +204,17 @@ class ProcessingStage(ABC, Generic[X, Y], metaclass=StageMeta):
         xenna_stage_spec: Mapping[str, Any] | None = None,
         num_workers: int | None = _UNSET,
         num_workers_per_node: float | None = _UNSET,
+        fuse: bool | None = None,
     ) -> Any:
         """Return a copy with other settings. ``num_workers=None`` leaves the number to the executor again."""
         changed = copy.deepcopy(self)
-        plain = {"name": name, "resources": resources, "batch_size": batch_size, "runtime_env": runtime_env}
+        plain = {
+            "name": name,
+            "resources": resources,
+            "batch_size": batch_size,
+            "runtime_env": runtime_env,
+            "fuse": fuse,
+        }
         for attribute, value in plain.items():
             if value is not None:
                 setattr(changed, attribute, value)

@@ -192,7 +192,7 @@ class WorkerPool:
         before = self._gpu_memory_before.pop(stage.spec.index, {})
         after = self._surroundings.gpu_memory_used(tuple(before))
         growth = tuple((uuid, after[uuid] - before[uuid]) for uuid in before if after.get(uuid, 0) > before[uuid])
-        self._emit(events.NodeSetUp(now, stage.spec.index, now - worker.spawned_at, growth))
+        self._emit(events.NodeSetUp(now, worker.members[0].spec.index, now - worker.spawned_at, growth))
 
     # ---- GPUs that fail --------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ Invariants
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 from gpuexec import events
@@ -97,7 +98,8 @@ class RunState:
         return all(stage.finished for stage in self.active) and not any(self.pool.workers)
 
     def _finish(self, stage: StageState, now: float) -> None:
-        stage.finished = True
+        for member in stage.members:
+            member.finished = True
         for worker in stage.workers.values():
             self.terminator.stop(worker, EndReason.STAGE_DONE, now)
         following = self.dispatcher.following(stage)
@@ -154,13 +156,20 @@ class RunState:
 
     def _on_results(self, worker: Worker, results: Results, now: float) -> None:
         try:
-            self.dispatcher.take_results(worker, results, now)
+            raised = self.dispatcher.take_results(worker, results, now)
         except ResultNotPicklable as error:
             if not self._ending:
                 raise
             self._emit(events.Noticed(str(error)))  # the run ends for another reason, which is the one to report
+            return
+        for task in raised if not self._ending else ():
+            self._recovery.task_raised(worker, task, functools.partial(self._make_error, worker, task[1]), now)
 
     def _on_failed(self, worker: Worker, failed: Failed, now: float) -> None:
+        if failed.output is not None:
+            assert failed.batch_id is not None
+            worker.in_flight[failed.batch_id].failures[failed.output] = failed  # judged when the batch is complete
+            return
         if self._ending or worker.end_reason is EndReason.CORDONED:
             return  # the worker is leaving, and its batches are requeued or dropped
         worker.failed_at = now if failed.halted else None
@@ -171,7 +180,7 @@ class RunState:
             return
         if failed.halted:
             worker.advance(WorkerEvent.STAGE_RAISED, EndReason.STAGE_RAISED)
-        self._recovery.stage_raised(worker, failed, lambda ids: self._make_error(worker, failed, ids), now)
+        self._recovery.stage_raised(worker, failed, functools.partial(self._make_error, worker, failed), now)
         if failed.halted:
             self._recovery.requeue_batches(worker)
             self.terminator.stop(worker, None, now)
@@ -211,7 +220,7 @@ class RunState:
 
     def on_output(self, worker: Worker, items: Sequence[str | LogLine]) -> None:
         """Take note of what a worker printed (lines) and logged (records), in order; a hung one prints its stacks."""
-        index, worker_id = worker.stage.spec.index, worker.worker_id
+        worker_id = worker.worker_id
         lines: list[str] = []
         for item in items:
             if isinstance(item, str):
@@ -219,7 +228,7 @@ class RunState:
                 continue
             self._emit_printed(worker, lines)
             lines = []
-            self._emit(events.WorkerLogged(index, worker_id, item))
+            self._emit(events.WorkerLogged(worker.members[item.stage].spec.index, worker_id, item))
         self._emit_printed(worker, lines)
 
     def _emit_printed(self, worker: Worker, lines: list[str]) -> None:

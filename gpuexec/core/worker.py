@@ -20,6 +20,7 @@ Invariants
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -138,14 +139,15 @@ EXIT_RULES: dict[EndReason | None, ExitRule] = {
 class Exit(Record):
     """How a process ended. ``code``: negative for a signal, as in subprocess. ``cause``: the same in one line.
 
-    ``current_batch``: the id of the batch it was processing, of its flight recorder. ``last_lines``: what it printed
-    and logged last.
+    ``current_batch``: the id of the batch it was processing, of its flight recorder; ``current_stage``: in which stage
+    of its group. ``last_lines``: what it printed and logged last.
     """
 
     code: int
     cause: str
     current_batch: int | None = None
     last_lines: tuple[str, ...] = ()
+    current_stage: int = 0
 
 
 @dataclass(slots=True)
@@ -194,6 +196,12 @@ class Worker:
 
     def __post_init__(self) -> None:
         self.machine = Machine(f"worker {self.worker_id!r}", TRANSITIONS, WorkerState.SPAWNED)
+
+    @property
+    def members(self) -> Sequence[StageState]:
+        """The stages that it runs: those of its group, or to set up the node the one that does so."""
+        members = self.stage.members
+        return [member for member in members if member.spec.sets_up_node] if self.node_setup else members
 
     @property
     def state(self) -> WorkerState:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpuexec.channel.payload import Payload, SegmentRef
 from gpuexec.channel.segments import read_segment
-from gpuexec.core.batch import Batch
+from gpuexec.core.batch import Batch, BlockSlice
 from gpuexec.core.ports import FailureRecord
+from gpuexec.core.stage import StageState
 from gpuexec.processes.spawn import worker_environment
 
 if TYPE_CHECKING:
@@ -56,9 +57,8 @@ class CapsuleKeeper:
     def _contents(self, record: FailureRecord, last_lines: tuple[str, ...]) -> CapsuleContents:
         from gpuexec.capsules.write import CapsuleContents
 
-        worker, batch = record.worker, record.batch
-        spec, grant = worker.stage.spec, worker.grant
-        slices = batch.slices if batch else []
+        worker, batch, spec, grant = record.worker, record.batch, record.stage.spec, record.worker.grant
+        slices, earlier = _what_was_sent(record)
         return CapsuleContents(
             stage=spec.name,
             worker_id=worker.worker_id,
@@ -68,10 +68,11 @@ class CapsuleKeeper:
             error_type=record.error_type,
             text=record.text,
             traceback=record.traceback,
-            task_ids=batch.task_ids if batch else (),
+            task_ids=record.task_ids,
             allocation=grant.allocation.to_dict(),
             environ=worker_environment(self._base_env, grant, spec.env_vars),
             stage_payload=_bytes(spec.payload),
+            earlier_payloads=[_bytes(stage.spec.payload) for stage in earlier],
             task_payloads=[_bytes(block.payload) for block, _, _ in slices],
             task_slices=[(start, stop) for _, start, stop in slices],
             env_vars=spec.env_vars,
@@ -81,6 +82,19 @@ class CapsuleKeeper:
             cause_of_death=record.cause_of_death,
             script=_script(),
         )
+
+
+def _what_was_sent(record: FailureRecord) -> tuple[Sequence[BlockSlice], Sequence[StageState]]:
+    """Return the tasks that were sent, and the stages of the group that they went through before they failed."""
+    if record.batch is None:
+        return (), ()
+    batch, slices = record.batch, record.batch.slices
+    if record.origin is not None:
+        batch, parent = record.origin
+        slices = [(block, n, n + 1) for block, start, stop in batch.slices for n in range(start, stop)]
+        slices = slices[parent : parent + 1] if parent >= 0 else slices
+    first, last = batch.stage.spec.index, record.stage.spec.index
+    return slices, [stage for stage in record.worker.members if first <= stage.spec.index < last]
 
 
 def _script() -> str | None:

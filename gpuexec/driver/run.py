@@ -109,12 +109,13 @@ class Run:
                 continue_on_error=config.on_task_failure == "quarantine" or bool(config.retry_on),
                 retire_on=config.retire_on,
                 split_on_oom=config.split_on_oom,
+                keeps_inputs=bool(config.retry_on),
             ),
         )
         lineage = checkpoint.lineage(specs)
         self._blocks = InitialBlocks(initial_tasks, lineage)
         self._state = RunState(
-            [StageState(specs[s.stage_index], s) for phase in plan.phases for s in phase.stages],
+            _stage_states(specs, plan),
             queue_limits=_queue_limits(config, len(specs)),
             policy=policy_of(config),
             terminator=Terminator(
@@ -276,11 +277,12 @@ class Run:
                 self._autoscaler.batches_finished()
 
     def _make_error(self, worker: Worker, failed: Failed, task_ids: Sequence[str]) -> BaseException:
-        index = worker.stage.spec.index
+        spec = worker.members[failed.stage].spec
+        index = spec.index
         producer = f"stage {self._specs[index - 1].name!r}" if index else "the caller (an initial task)"
         error = exceptions.stage_exception(
             failed,
-            stage=worker.stage.spec.name,
+            stage=spec.name,
             producer=producer,
             worker_id=worker.worker_id,
             task_ids=tuple(task_ids),
@@ -295,6 +297,16 @@ class Run:
             return
         self._next_gauge = now + self._gauge_every_s
         self._emit(events.Gauged(now, tuple(stage.gauges() for stage in self._state.stages)))
+
+
+def _stage_states(specs: Sequence[StageSpec], plan: Plan) -> list[StageState]:
+    """Return the states of all stages, in their order. Of a group, the first has the workers."""
+    states: list[StageState] = []
+    for planned in (stage for phase in plan.phases for stage in phase.stages):
+        lead = StageState(specs[planned.stage_index], planned)
+        states.append(lead)
+        states += [StageState(specs[index], lead=lead) for index in planned.fused]
+    return states
 
 
 def policy_of(config: ExecutorConfig) -> RetryPolicy:

@@ -90,9 +90,9 @@ class WorkerProcesses:
 
     def start(self, worker: Worker) -> Started:
         """Spawn a worker and send it its stage. Raises ``StartRefused`` if the system refuses."""
-        grant, spec = worker.grant, worker.stage.spec
+        grant, specs = worker.grant, [member.spec for member in worker.members]
         message = Start(
-            stage=spec.name,
+            stages=[spec.name for spec in specs],
             worker_id=worker.worker_id,
             node_id=self._node_id,
             allocation=grant.allocation.to_dict(),
@@ -102,14 +102,14 @@ class WorkerProcesses:
             error_handling=self._error_handling.to_list(),
             logging_levels=logging_levels(),
             logging_disabled=logging_disabled(),
-            payloads=(spec.payload,),
+            payloads=tuple(spec.payload for spec in specs),
         )
         if grant.allocation.gpus:
             # setup_on_node runs with the grant of its stage's first worker
             self._on_grants(list({w.worker_id: w.grant for w in [*self.workers, worker]}.values()))
         oom_kills = read_oom_kills()
         spawned_at = time.monotonic()
-        env = worker_environment(self._base_env, grant, spec.env_vars)
+        env = worker_environment(self._base_env, grant, specs[0].env_vars)  # fused stages have the same
         try:
             if PORT_VARIABLE not in env:
                 env[PORT_VARIABLE] = str(self._ports.take())
@@ -157,7 +157,8 @@ class WorkerProcesses:
 
     def current_batch(self, worker: Worker) -> tuple[int, float] | None:
         """Return the id of the batch it is processing and since when, from its flight recorder."""
-        return self._handles[worker.number].process.recorder.read()
+        current = self._handles[worker.number].process.recorder.read()
+        return None if current is None else (current.batch_id, current.since)
 
     def _signal(self, worker: Worker, number: int) -> None:
         os.kill(self._handles[worker.number].process.pid, number)  # not reaped yet, so the pid is its own
@@ -271,7 +272,10 @@ class WorkerProcesses:
         after, before = read_oom_kills(), handle.oom_kills_before
         kills = after - before if after is not None and before is not None else None
         cause = reap.describe_exit(code, oom_kills=kills, rss_peak_bytes=worker.rss_peak_bytes)
-        return Exit(code, cause, current[0] if current is not None else None, tuple(process.last_lines))
+        last_lines = tuple(process.last_lines)
+        if current is None:
+            return Exit(code, cause, last_lines=last_lines)
+        return Exit(code, cause, current.batch_id, last_lines, current.stage)
 
     def kill_all(self) -> None:
         """Kill and reap every worker at once."""

@@ -108,7 +108,14 @@ class LocalExecutor(BaseExecutor):
         occupy_standard_descriptors()
         folder = (self.options if checkpoint is None else ExecutorConfig.create(checkpoint=checkpoint)).checkpoint
         with self._cancellable() as cancellation:
-            prepared = prepare(stages, self.options, sleep=cancellation.sleep, takes_leases=True)
+            prepared = prepare(
+                stages,
+                self.options,
+                sleep=cancellation.sleep,
+                takes_leases=True,
+                fuses=True,
+                has_checkpoint=folder is not None,
+            )
             with prepared.leases, signals_deferred():
                 tasks = ListedTasks(initial_tasks_for(prepared.stages, initial_tasks))
                 return self._run(
@@ -127,7 +134,8 @@ class LocalExecutor(BaseExecutor):
         `execute` raises.
         """
         occupy_standard_descriptors()
-        prepared = prepare(stages, self.options, takes_leases=True)
+        has_checkpoint = self.options.checkpoint is not None
+        prepared = prepare(stages, self.options, takes_leases=True, fuses=True, has_checkpoint=has_checkpoint)
         phases = len(prepared.plan.phases)
         if phases > 1 and initial_tasks is not None and not isinstance(initial_tasks, Sequence):
             prepared.leases.close()

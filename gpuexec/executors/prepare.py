@@ -8,10 +8,11 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from gpuexec.config import ExecutorConfig
 from gpuexec.curator import stage_facts
+from gpuexec.curator.fusion_facts import fusion_facts
 from gpuexec.errors import GpusBusy
 from gpuexec.executors.checks import check_stages, refuse_run_during_import
 from gpuexec.executors.requirements import check_requirements
@@ -20,10 +21,12 @@ from gpuexec.hardware.leases import HeldLeases, LeaseFolder, with_leases
 from gpuexec.hardware.model import Lease, Node
 from gpuexec.hardware.visible_devices import VARIABLE, VisibleDevices
 from gpuexec.plan.allocator import Allocator
+from gpuexec.plan.fusion import Group, group_stages
 from gpuexec.plan.model import Plan, PlanOptions, StageDemand, WorkerGrant
 from gpuexec.plan.planner import make_allocator, plan_phases
 from gpuexec.plan.shares import amounts_of, amounts_of_plan
-from gpuexec.policies import BusyGpuPolicy, GpuPinning
+from gpuexec.policies import BusyGpuPolicy, FusionPolicy, GpuPinning
+from gpuexec.stage.environment import requested_variables
 
 _BUSY_POLL_S = 2.0  # NVML has no event for freed memory
 
@@ -32,6 +35,7 @@ _BUSY_POLL_S = 2.0  # NVML has no event for freed memory
 class Prepared:
     """A checked pipeline and its plan. ``allocator`` makes the grants of later plans of the same run.
 
+    ``groups``: which stages are fused, every stage in one group.
     ``leases``: what tells other runs on this machine; the run closes them.
     """
 
@@ -40,6 +44,7 @@ class Prepared:
     node: Node
     plan: Plan
     allocator: Allocator
+    groups: tuple[Group, ...]
     leases: HeldLeases = field(default_factory=HeldLeases)
 
     def cover(self, grants: Iterable[WorkerGrant]) -> None:
@@ -54,6 +59,8 @@ def prepare(
     node: Node | None = None,
     *,
     takes_leases: bool = False,
+    fuses: bool = False,
+    has_checkpoint: bool = False,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Prepared:
     """Check the stages and plan them on this node, or on ``node`` (read from a file, for example).
@@ -61,7 +68,8 @@ def prepare(
     GPUs are read only if a stage asks for one. CUDA_VISIBLE_DEVICES in ``environ`` restricts this node's GPUs, never
     those of a ``node`` that is passed in. With ``busy_gpus="wait"``, wait until other processes free their GPUs, for
     ``busy_gpu_timeout_s`` at most; ``sleep`` may raise to end that. What other runs hold leases on is theirs; with
-    ``takes_leases``, this plan's GPUs are leased too.
+    ``takes_leases``, this plan's GPUs are leased too. ``fuses``: light neighbours share their workers, if the options
+    say so too; with a checkpoint, only those after the stage that makes the sources.
 
     Raises ``ConfigurationError`` and ``ResourcesError``.
     """
@@ -69,24 +77,55 @@ def prepare(
     check_stages(stages)
     check_requirements(stages, options)
     demands = tuple(stage_facts.demand_of(stage) for stage in stages)
+    groups = _groups(stages, demands, options, fuses=fuses, has_checkpoint=has_checkpoint)
+    wanted = _Wanted(tuple(stages), demands, groups)
     deadline = time.monotonic() + options.busy_gpu_timeout_s
     while True:
         try:
             if node is not None:
-                return _plan(stages, demands, options, node, environ=None)
+                return _plan(wanted, options, node, environ=None)
             here = _read_node(demands, options)
             if not any(demand.gpus or demand.gpu_memory_gb for demand in demands):
-                return _plan(stages, demands, options, here, environ=environ)
-            return _plan_among_runs(stages, demands, options, here, environ, takes_leases=takes_leases)
+                return _plan(wanted, options, here, environ=environ)
+            return _plan_among_runs(wanted, options, here, environ, takes_leases=takes_leases)
         except GpusBusy:
             if node is not None or time.monotonic() >= deadline:
                 raise
             sleep(min(_BUSY_POLL_S, max(0.0, deadline - time.monotonic())))
 
 
-def _plan_among_runs(
+class _Wanted(NamedTuple):
+    """What is to be planned."""
+
+    stages: tuple[Any, ...]
+    demands: tuple[StageDemand, ...]
+    groups: tuple[Group, ...]
+
+
+def _groups(
     stages: Sequence[Any],
     demands: Sequence[StageDemand],
+    options: ExecutorConfig,
+    *,
+    fuses: bool,
+    has_checkpoint: bool,
+) -> tuple[Group, ...]:
+    if not fuses or options.fusion == FusionPolicy.OFF:
+        return tuple(Group((index,)) for index in range(len(stages)))
+    facts = [
+        fusion_facts(stage, demand, requested_variables(stage, options))
+        for stage, demand in zip(stages, demands, strict=True)
+    ]
+    if has_checkpoint:
+        sources = [index for index, stage in enumerate(stages) if getattr(stage, "is_source_stage", False)]
+        for index in range(sources[0] + 1 if sources else 0):
+            obstacle = facts[index].obstacle or "the checkpoint has to know the tasks that it makes"
+            facts[index] = dataclasses.replace(facts[index], obstacle=obstacle)
+    return group_stages(facts)
+
+
+def _plan_among_runs(
+    wanted: _Wanted,
     options: ExecutorConfig,
     node: Node,
     environ: Mapping[str, str],
@@ -98,7 +137,7 @@ def _plan_among_runs(
         folder = LeaseFolder.open()
         with folder.locked():
             uuids = [device.uuid for gpu in node.gpus for device in visible_devices.devices_of(gpu)]
-            prepared = _plan(stages, demands, options, node, environ=environ, leases=folder.read(uuids))
+            prepared = _plan(wanted, options, node, environ=environ, leases=folder.read(uuids))
             if not takes_leases:
                 return prepared
             amounts = amounts_of_plan(prepared.plan, prepared.allocator.requests)
@@ -111,12 +150,11 @@ def _plan_among_runs(
             "used ({}). Set XDG_STATE_HOME to a folder that can be written",
             error,
         )
-        return _plan(stages, demands, options, node, environ=environ)
+        return _plan(wanted, options, node, environ=environ)
 
 
 def _plan(
-    stages: Sequence[Any],
-    demands: Sequence[StageDemand],
+    wanted: _Wanted,
     options: ExecutorConfig,
     node: Node,
     *,
@@ -126,6 +164,7 @@ def _plan(
     """Plan on the node as it is now; ``environ``: the variables that restrict its GPUs, if it is this one."""
     if options.cpus is not None:
         node = dataclasses.replace(node, host=dataclasses.replace(node.host, granted_cpus=options.cpus))
+    demands, groups = wanted.demands, [group.stages for group in wanted.groups]
     reads_gpus = _reads_gpus(demands, options)
     visible = visible_devices.select(node.gpus, environ or {}) if reads_gpus else VisibleDevices(())
     allocator, notes = make_allocator(
@@ -135,8 +174,9 @@ def _plan(
         _plan_options(options),
         no_devices_reason=_no_devices_reason(node, environ or {}, visible),
         device_notes=visible.notes,
+        groups=groups,
     )
-    return Prepared(tuple(stages), tuple(demands), node, plan_phases(allocator, notes), allocator)
+    return Prepared(wanted.stages, demands, node, plan_phases(allocator, notes, groups), allocator, wanted.groups)
 
 
 def _reads_gpus(demands: Sequence[StageDemand], options: ExecutorConfig) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
+from typing import Any
 
 from gpuexec.channel import codec
 from gpuexec.channel.messages import Failed
@@ -16,15 +17,19 @@ _CALLERS = {  # of a stage's methods: their frames say nothing about the failure
     "gpuexec.contract.stage",
     "gpuexec.stage.session",
     "gpuexec.worker.loop",
+    "gpuexec.worker.group_loop",
     "nemo_curator.backends.base",
     "nemo_curator.stages.base",
 }
 
 
 def describe_failure(
-    error: BaseException, phase: StagePhase, batch_id: int | None = None, *, halted: bool = True
+    error: BaseException, phase: StagePhase, batch_id: int | None = None, *, halted: bool = True, **where: Any
 ) -> Failed:
-    """Return the message for an exception; it has the exception itself only if that survives pickling."""
+    """Return the message for an exception; it has the exception itself only if that survives pickling.
+
+    ``where``: the fields of `Failed` that say where in a group it was raised.
+    """
     text = "".join(traceback.format_exception_only(error)).strip()
     is_exit = not isinstance(error, Exception)
     return Failed(
@@ -35,6 +40,7 @@ def describe_failure(
         traceback=_stage_traceback(error),
         is_exit=is_exit,
         halted=halted,
+        **where,
         payloads=() if is_exit else _pickled_if_portable(error),
     )
 

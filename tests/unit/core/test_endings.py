@@ -769,7 +769,7 @@ def test_a_failed_batch_waits_for_its_time_while_others_go_on():
 
 def test_the_innocent_batches_of_a_dead_worker_do_not_wait():
     world = started(1, tasks=2, workers=2, policy=RetryPolicy(retry_delay_s=10.0))
-    world.state.dispatcher.requeue(world.stages[0], [world.worker().release(next(iter(world.worker().in_flight)))])
+    world.state.dispatcher.requeue([world.worker().release(next(iter(world.worker().in_flight)))])
     assert world.state.dispatcher.next_retry(world.now) is None
 
 

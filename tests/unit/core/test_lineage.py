@@ -106,7 +106,7 @@ def test_tasks_that_a_stage_gave_up_fail_their_sources():
         worker = world.worker()
         batch_id = next(iter(worker.in_flight))
         world.inside(worker).todo.clear()
-        world.says(worker, Results([batch_id], [0], [1], [], [], [], None, [[batch_id, parent]]))
+        world.says(worker, Results([batch_id], [0], [1], [], [], [], None, [[batch_id, parent, 0]]))
         world.runs_to_its_end()
         settled = records.tracker.settle()
         assert [key for key, _ in settled.failed] == failed
@@ -123,6 +123,6 @@ def test_without_a_checkpoint_nothing_changes():
     worker = world.worker()
     batch_id = next(iter(worker.in_flight))
     world.inside(worker).todo.clear()
-    world.says(worker, Results([batch_id], [0], [1], [], [], [], None, [[batch_id, 0]]))
+    world.says(worker, Results([batch_id], [0], [1], [], [], [], None, [[batch_id, 0, 0]]))
     world.runs_to_its_end()
     assert world.results() == []
