@@ -118,6 +118,16 @@ class Batch:
             paths += block.paths[start:stop]
         return paths
 
+    def route(self) -> list[int]:
+        """Return the stages of its group that it goes through, as positions in it: from, and up to but without."""
+        lead = self.stage.lead
+        end = lead.spec.index + len(lead.members) if self.stops_before is None else self.stops_before
+        return [self.stage.spec.index - lead.spec.index, end - lead.spec.index]
+
+    def singles(self) -> list[BlockSlice]:
+        """Return its tasks, each by itself."""
+        return [(block, at, at + 1) for block, start, stop in self.slices for at in range(start, stop)]
+
     def discard_progress(self) -> None:
         """Drop what it has made: it left its worker unfinished."""
         self.outputs, self.tasks_out = [], 0

@@ -128,7 +128,8 @@ class Dispatcher:
         view = stage.view()
         if view.requeued:
             ready = self._send_requeued(stage, ready, now)
-        limit = decide.prefetch_limit(stage.times.batch_s, stage.times.batch_bytes)
+        unmeasured = any(member.queue and not member.done_tasks for member in stage.members)
+        limit = 1 if unmeasured else decide.prefetch_limit(stage.times.batch_s, stage.times.batch_bytes)
         in_flight = [self._counted(worker, limit) for worker in ready]
         if stage.is_fused:
             size = self._fused_batch_size(stage, view.queued, len(ready))
@@ -239,7 +240,7 @@ class Dispatcher:
                     payloads.append(block.payload)
                 worker.open_block = (block, stop) if stop < len(block.task_ids) else None
         ids, sizes = [batch.batch_id for batch in batches], [batch.size for batch in batches]
-        routes = [_route(worker.stage, batch) for batch in batches] if worker.stage.is_fused else None
+        routes = [batch.route() for batch in batches] if worker.stage.is_fused else None
         self._processes.send(worker, Work(ids, sizes, slices, routes, payloads=tuple(payloads)))
 
     # ---- batches that left their worker unfinished -----------------------------------------------------
@@ -254,11 +255,21 @@ class Dispatcher:
     def split(self, batch: Batch) -> None:
         """Requeue a failed batch as two half batches; no other tasks are added to them."""
         assert batch.lifecycle is not None
-        singles = [(block, at, at + 1) for block, start, stop in batch.slices for at in range(start, stop)]
-        halves = [self.cut(batch.stage, list(half), batch.sent_at) for half in halve(singles)]
+        halves = [self.cut(batch.stage, list(half), batch.sent_at) for half in halve(batch.singles())]
         for half, lifecycle in zip(halves, batch.lifecycle.halves(), strict=True):
             half.lifecycle = lifecycle
         self.requeue(halves)
+
+    def isolate(self, batch: Batch, index: int) -> Batch:
+        """Return a batch of the one task at fault, with the history of the batch; the other tasks are requeued."""
+        if batch.size == 1:
+            return batch
+        singles = batch.singles()
+        others = (part for part in (singles[:index], singles[index + 1 :]) if part)
+        self.requeue([self.cut(batch.stage, part, batch.sent_at) for part in others])
+        at_fault = self.cut(batch.stage, [singles[index]], batch.sent_at)
+        at_fault.lifecycle, at_fault.sent_at = batch.lifecycle, batch.sent_at
+        return at_fault
 
     def quarantine(self, batch: Batch, reason: str) -> None:
         """Give up a batch; the run goes on without its tasks."""
@@ -367,13 +378,6 @@ class Dispatcher:
         if block.in_segment and stage.queue.segments >= self._limits.segments and stage not in self._active:
             block.move(self._payloads.copy_out(block.payload))
         stage.queue.push(part)
-
-
-def _route(lead: StageState, batch: Batch) -> list[int]:
-    """Return the stages of its group, as positions in it, that a batch goes through: from, and up to but without."""
-    first = lead.spec.index
-    end = len(lead.members) if batch.stops_before is None else batch.stops_before - first
-    return [batch.stage.spec.index - first, end]
 
 
 def _output_paths(inputs: Sequence[bytes], parents: Sequence[int], made: int) -> list[bytes]:

@@ -66,6 +66,8 @@ class Recovery:
         def error() -> BaseException:  # may be kept for long, so it must not hold the batch
             return make_error(task_ids)
 
+        if batch is not None and failed.task_ids:
+            batch = self._dispatcher.isolate(batch, failed.parent)
         record = _record_of(worker, batch, failed, task_ids)
         if failed.is_exit:
             self._report(record, Action.RAISE, DecisionReason.ENDED_PROCESS, now)
@@ -103,6 +105,8 @@ class Recovery:
         failure = Failure(FailureKind.TIMED_OUT if timed_out else FailureKind.DIED, died.cause)
         batch_id = exit_.current_batch
         batch = worker.release(batch_id) if batch_id is not None and batch_id in worker.in_flight else None
+        if batch is not None and worker.stage.is_fused:
+            batch = self._dispatcher.isolate(batch, exit_.current_task)
         record = FailureRecord(
             worker,
             stage,

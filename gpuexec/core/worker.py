@@ -139,8 +139,8 @@ EXIT_RULES: dict[EndReason | None, ExitRule] = {
 class Exit(Record):
     """How a process ended. ``code``: negative for a signal, as in subprocess. ``cause``: the same in one line.
 
-    ``current_batch``: the id of the batch it was processing, of its flight recorder; ``current_stage``: in which stage
-    of its group. ``last_lines``: what it printed and logged last.
+    ``current_batch``: the id of the batch it was processing, of its flight recorder; in a group also ``current_stage``
+    and ``current_task``, the index of the batch's input at hand. ``last_lines``: what it printed and logged last.
     """
 
     code: int
@@ -148,6 +148,7 @@ class Exit(Record):
     current_batch: int | None = None
     last_lines: tuple[str, ...] = ()
     current_stage: int = 0
+    current_task: int = 0
 
 
 @dataclass(slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from gpuexec.curator.stage_facts import is_own_method, sets_up_node
+from gpuexec.curator.stage_facts import is_own_method, is_sink, sets_up_node
 from gpuexec.plan.fusion import FusionFacts
 from gpuexec.plan.model import StageDemand
 
@@ -34,3 +34,6 @@ def _obstacles(stage: Any, demand: StageDemand) -> Iterator[str]:
         yield f"it processes batches of {stage.batch_size} tasks"
     if demand.num_workers is not None:
         yield "it asks for its own number of workers"
+    if is_sink(stage):
+        # After a crash of the process, tasks of the batch at hand are run again: they would be stored twice.
+        yield "it stores what it gets, and another stage's crash must not repeat that"

@@ -91,8 +91,7 @@ def _what_was_sent(record: FailureRecord) -> tuple[Sequence[BlockSlice], Sequenc
     batch, slices = record.batch, record.batch.slices
     if record.origin is not None:
         batch, parent = record.origin
-        slices = [(block, n, n + 1) for block, start, stop in batch.slices for n in range(start, stop)]
-        slices = slices[parent : parent + 1] if parent >= 0 else slices
+        slices = [batch.singles()[parent]]
     first, last = batch.stage.spec.index, record.stage.spec.index
     return slices, [stage for stage in record.worker.members if first <= stage.spec.index < last]
 

@@ -173,15 +173,13 @@ class Run:
                 self._cancellation.check()
             except BaseException as error:
                 Shutdown(self._processes, self._state, handle=self._handle, emit=self._emit).after(error)
+                stopped = isinstance(error, GeneratorExit)
+                outcome = "stopped by the caller (iterator closed)" if stopped else exceptions.in_a_line(error)
                 note = self._checkpoint.end_early()
                 if note is not None:
                     error.add_note(note)
                     self._emit(events.Noticed(note))
-                stopped = isinstance(error, GeneratorExit)
-                self._end(
-                    "stopped by the caller (iterator closed)" if stopped else exceptions.in_a_line(error),
-                    interrupted=stopped or is_interruption(error),
-                )
+                self._end(outcome, interrupted=stopped or is_interruption(error))
                 raise
             else:
                 if self._checkpoint.skipped:

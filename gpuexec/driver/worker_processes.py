@@ -275,7 +275,7 @@ class WorkerProcesses:
         last_lines = tuple(process.last_lines)
         if current is None:
             return Exit(code, cause, last_lines=last_lines)
-        return Exit(code, cause, current.batch_id, last_lines, current.stage)
+        return Exit(code, cause, current.batch_id, last_lines, current.stage, current.task)
 
     def kill_all(self) -> None:
         """Kill and reap every worker at once."""

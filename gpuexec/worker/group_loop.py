@@ -143,11 +143,11 @@ class GroupLoop(WorkerLoop):
         session = self._enter(stage)
         kept = codec.encode([task]).join() if self._error_handling.keeps_inputs else b""
         began = time.monotonic()
-        self._recorder.note_batch(batch_id, began, stage)
+        self._recorder.note_batch(batch_id, began, stage, parent)
         try:
             outputs = session.process([task])
         except Exception as error:
-            self._blamed = (task.task_id,)
+            self._blamed, self._blamed_input = (task.task_id,), parent
             if self._in_forked_child or self._halts_after(error):
                 raise
             self._leave_out(batch_id, error, kept, parent)
@@ -217,6 +217,7 @@ class GroupLoop(WorkerLoop):
                 return sum(self._return_tasks(batch_id, [one], goes_to) for one in run[done:])
             task_id = run[0].task.task_id
             self._blamed = (task_id.rpartition("_")[0] or task_id,)  # the task that the stage was given
+            self._blamed_input = run[0].parent
             if self._halts_after(error):
                 raise
             self._leave_out(batch_id, error, b"", run[0].parent)

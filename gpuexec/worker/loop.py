@@ -57,6 +57,7 @@ class WorkerLoop:
         self._session = sessions[0]  # of the stage that this process is in or was in last
         self._stage = 0  # its position in the group
         self._blamed: tuple[str, ...] = ()  # ids of the tasks at fault, if not all of the batch
+        self._blamed_input = 0  # the index of the batch's input that they were made of
         self._probe = probe
         self._recorder = recorder
         self._error_handling = error_handling
@@ -279,9 +280,9 @@ class WorkerLoop:
 
     def _report(self, error: BaseException, batch_id: int | None = None, *, halted: bool) -> None:
         self._outbox.flush()
-        where = {"stage": self._stage, "task_ids": self._blamed or None}
+        where = {"stage": self._stage, "task_ids": self._blamed or None, "parent": self._blamed_input}
         self._connection.send(describe_failure(error, self._session.phase, batch_id, halted=halted, **where))
-        self._blamed = ()
+        self._blamed, self._blamed_input = (), 0
 
     def _note_fork(self) -> None:
         self._in_forked_child = True

@@ -99,7 +99,7 @@ def test_a_result_that_cannot_be_pickled():
 def test_a_result_that_can_be_pickled_but_not_unpickled(stages_after: list[Apply]):
     """Whoever is the first to unpickle it, the driver or the next stage, the error names the stage that made it."""
     given = [Apply(stages.return_pickles_only, "first"), *stages_after]
-    ran = run_local(given, items(1), raises=ResultNotPicklable)
+    ran = run_local(given, items(1), fusion="off", raises=ResultNotPicklable)
     assert "stage 'first'" in str(ran.error)
     assert "cannot be unpickled" in str(ran.error)
 
