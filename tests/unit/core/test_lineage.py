@@ -25,6 +25,9 @@ class Records:
     def complete_batch(self, inputs: Sequence[int], parents: Sequence[int], *, ends: bool = False) -> list[int]:
         return self.tracker.moved_batch(inputs, parents, ends=ends)
 
+    def note_returned(self, inputs: Sequence[int], parents: Sequence[int]) -> None:
+        self.tracker.note_returned(inputs, parents)
+
     def fail_source(self, source: int, reason: str) -> None:
         self.tracker.failed(source, reason)
 

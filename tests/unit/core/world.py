@@ -83,7 +83,10 @@ class SimulatedWorker:
 
 
 class World:
-    """One run of ``batch_sizes`` stages. ``now`` is the clock; ``error`` what ended the run."""
+    """One run of ``batch_sizes`` stages. ``now`` is the clock; ``error`` what ended the run.
+
+    ``fused``: the stages are one group. Tests of groups move its workers themselves.
+    """
 
     def __init__(
         self,
@@ -104,6 +107,7 @@ class World:
         setup_timeout_s: float | None = None,
         lineage: Any = None,
         phases: Sequence[int] | None = None,
+        fused: bool = False,
     ) -> None:
         self.now = 100.0
         self.batch_s = 0.001  # what every batch takes, as the workers report
@@ -128,7 +132,10 @@ class World:
                 is_source=index == sources,
             )
             grants = tuple(_grant(index, number, gpus=gpus) for number in range(workers))
-            self.stages.append(StageState(spec, StagePlan(index, spec.name, grants, fixed, "")))
+            if fused and self.stages:
+                self.stages.append(StageState(spec, lead=self.stages[0]))
+            else:
+                self.stages.append(StageState(spec, StagePlan(index, spec.name, grants, fixed, "")))
         self.terminator = Terminator(
             self, stop_timeout_s=10.0, batch_timeout_s=batch_timeout_s, setup_timeout_s=setup_timeout_s
         )
@@ -146,7 +153,9 @@ class World:
             emit=self.events.append,
         )
         split = phases[0] if phases else len(self.stages)
-        self.phases = [self.stages[:split], self.stages[split:]] if phases else [self.stages]
+        self.phases = (
+            [self.stages[:split], self.stages[split:]] if phases else [self.stages[:1] if fused else self.stages]
+        )
         self.state.begin_phase(self.phases[0])
 
     # ---- ports -------------------------------------------------------------------------------------------
