@@ -19,6 +19,7 @@ Invariants
 from __future__ import annotations
 
 import itertools
+import operator
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -40,12 +41,14 @@ _RECEIVE, _RETURN = StagePhase.RECEIVE, StagePhase.RETURN
 class Made(NamedTuple):
     """A task that leaves the worker: the index of the batch's input that it was made of, and the stage it goes to.
 
-    ``stands_for``: the id of a task that the stage raised about; then ``task`` is its pickle, if it may be needed.
+    ``is_only``: nothing else was made of that input. ``stands_for``: the id of a task that the stage raised about; then
+    ``task`` is its pickle, if it may be needed.
     """
 
     task: Any
     parent: int
     goes_to: int
+    is_only: bool = False
     stands_for: str | None = None
 
 
@@ -112,23 +115,25 @@ class GroupLoop(WorkerLoop):
         ``until``: the time from which on what a stage has made many of goes back to the driver.
         """
         entry, end = route
+        is_only = True
         waiting = [_Waiting(task, entry, goes_on=True)]
         while waiting:
             task, stage, goes_on = waiting.pop()
             if not goes_on or (stage > entry and time.monotonic() > until):
-                self._made.append(Made(task, parent, stage))
+                self._made.append(Made(task, parent, stage, is_only))
                 continue
             while stage < end:
                 outputs = self._run_stage(batch_id, stage, task, parent)
                 stage += 1
                 if len(outputs) != 1:
+                    is_only = False
                     count = self._count_going_on(len(outputs), stage, end, until) if stage < end else len(outputs)
                     waiting += [_Waiting(o, stage, goes_on=False) for o in reversed(outputs[count:])]
                     waiting += [_Waiting(o, stage, goes_on=True) for o in reversed(outputs[:count])]
                     break
                 task = outputs[0]
             else:
-                self._made.append(Made(task, parent, end))
+                self._made.append(Made(task, parent, end, is_only))
 
     def _count_going_on(self, count: int, stage: int, end: int, until: float) -> int:
         """Return how many of so many tasks the stages from ``stage`` on can do in the time that is left."""
@@ -185,7 +190,7 @@ class GroupLoop(WorkerLoop):
         )
         self._connection.send(failed)
         (task_id,), self._blamed = self._blamed, ()
-        self._made.append(Made(kept, parent, self._stage, task_id))
+        self._made.append(Made(kept, parent, self._stage, stands_for=task_id))
 
     # ---- out of the worker ---------------------------------------------------------------------------------
 
@@ -195,26 +200,27 @@ class GroupLoop(WorkerLoop):
         if not made:
             return self._outbox.add(batch_id, [], [])
         total = 0
-        for (goes_to, stands_for), group in itertools.groupby(made, lambda one: (one.goes_to, one.stands_for)):
+        for (goes_to, is_only, stands_for), group in itertools.groupby(made, operator.itemgetter(2, 3, 4)):
             run = list(group)
             if stands_for is not None:
                 self._made.append(run[0])
                 self._outbox.add_pickled(batch_id, run[0].task, stands_for, run[0].parent, goes_to)
                 continue
             self._enter(goes_to - 1).phase = _RETURN
-            total += self._return_tasks(batch_id, run, goes_to)
+            total += self._return_tasks(batch_id, run, goes_to, shared_stats=not is_only)
         return total
 
-    def _return_tasks(self, batch_id: int, run: Sequence[Made], goes_to: int) -> int:
+    def _return_tasks(self, batch_id: int, run: Sequence[Made], goes_to: int, *, shared_stats: bool) -> int:
         """Pickle tasks that go to the same stage. One that cannot be pickled is left out, like one that raises."""
         tasks, parents = [one.task for one in run], [one.parent for one in run]
         try:
-            size = self._outbox.add(batch_id, tasks, parents, goes_to)
+            size = self._outbox.add(batch_id, tasks, parents, goes_to, shared_stats=shared_stats)
         except Exception as error:
             done = self._outbox.added
             self._made += run[:done]  # only to keep count
             if len(run) > 1:
-                return sum(self._return_tasks(batch_id, [one], goes_to) for one in run[done:])
+                singles = ([one] for one in run[done:])
+                return sum(self._return_tasks(batch_id, one, goes_to, shared_stats=True) for one in singles)
             task_id = run[0].task.task_id
             self._blamed = (task_id.rpartition("_")[0] or task_id,)  # the task that the stage was given
             self._blamed_input = run[0].parent

@@ -47,11 +47,20 @@ class Outbox:
         self.added = 0
         self._clear()
 
-    def add(self, batch_id: int, tasks: list[Any], parents: Sequence[int], goes_to: int | None = None) -> int:
+    def add(
+        self,
+        batch_id: int,
+        tasks: list[Any],
+        parents: Sequence[int],
+        goes_to: int | None = None,
+        *,
+        shared_stats: bool = True,
+    ) -> int:
         """Pickle a batch's outputs, emptying ``tasks``, and return their size in bytes.
 
-        ``parents``: the index of each output's input. ``goes_to``: the stage of the group that gets them. Raises what
-        pickling raised. Call `finish` afterwards.
+        ``parents``: the index of each output's input. ``goes_to``: the stage of the group that gets them.
+        ``shared_stats``: whether several of them have the same stats. Raises what pickling raised. Call `finish`
+        afterwards.
         """
         total = at = self.added = 0
         many = len(tasks) > 1
@@ -61,7 +70,7 @@ class Outbox:
             block = [tasks.pop() for _ in range(min(len(tasks), self._block_sizer.next()))]
             size = len(block)
             task_ids = [task.task_id for task in block]
-            encoded = self._encoder.encode(block, shared_stats=many)
+            encoded = self._encoder.encode(block, shared_stats=many and shared_stats)
             self._block_sizer.learn(size, encoded.size)
             del block
             payload = self._store(encoded, many=many)
