@@ -83,6 +83,7 @@ class CapsuleContents:
     stacks: str | None = None  # of a worker that hung
     cause_of_death: str | None = None
     script: str | None = None  # the file that was run as __main__, whose classes travel with their code
+    task_seed: int | None = None  # of the run, see ``stage.seeds``
 
 
 PLAIN_FIELDS = tuple(

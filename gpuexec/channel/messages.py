@@ -68,6 +68,7 @@ class Start(Message):
     error_handling: list[Any]  # see ``ErrorHandling.to_list``
     logging_levels: dict[str, int]  # of the driver's loggers of the standard library that have one set
     logging_disabled: int  # what the driver gave to ``logging.disable``
+    task_seed: int | None = None  # see ``stage.seeds``
 
     kind: ClassVar[int] = 1
 

@@ -39,7 +39,8 @@ Options = Annotated[
         "--option",
         "-o",
         metavar="KEY=VALUE",
-        help="An executor option, e.g. queue_bytes=100MB (repeatable); `gpuexec options` lists them.",
+        help="An executor option, e.g. queue_bytes=100MB, or one of a single stage, e.g. embed.max_attempts=5 "
+        "(repeatable); `gpuexec options` lists them.",
     ),
 ]
 

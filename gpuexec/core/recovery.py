@@ -30,20 +30,18 @@ class Recovery:
 
     def __init__(
         self,
-        policy: RetryPolicy,
         stages: Sequence[StageState],
         *,
         dispatcher: Dispatcher,
         surroundings: Surroundings,
         emit: Callable[[events.RunEvent], None],
     ) -> None:
-        self._policy = policy
         self._dispatcher = dispatcher
         self._surroundings = surroundings
         self._emit = emit
         self._hinted: set[int] = set()  # stages, by index
         self._first_quarantined: dict[int, tuple[str, MakeError]] = {}
-        self._breakers = [Breaker(s.spec.name, policy, s.spec.batch_size) for s in stages]
+        self._breakers = [Breaker(s.spec.name, s.spec.policy, s.spec.batch_size) for s in stages]
 
     def setup_done(self, worker: Worker) -> None:
         """Note that a worker is ready."""
@@ -65,7 +63,7 @@ class Recovery:
         if failed.is_exit:
             self._report(record, Action.RAISE, DecisionReason.ENDED_PROCESS, now)
             raise error()
-        kind = FailureKind.NOT_PICKLABLE if phase.is_transfer else self._policy.kind_of(names)
+        kind = FailureKind.NOT_PICKLABLE if phase.is_transfer else worker.stage.spec.policy.kind_of(names)
         failure = Failure(kind, failed.text, names)
         if batch is None:
             self._setup_failed(record, failure, error, now)
@@ -129,7 +127,7 @@ class Recovery:
 
     def _setup_failed(self, record: FailureRecord, failure: Failure, error: MakeError, now: float) -> None:
         worker = record.worker
-        verdict = judge_setup(self._policy, failure)
+        verdict = judge_setup(worker.stage.spec.policy, failure)
         trip = None
         if verdict.action is Action.RETRY:
             breaker = self._breakers[worker.stage.spec.index]
@@ -143,13 +141,14 @@ class Recovery:
 
     def _judge(self, record: FailureRecord, batch: Batch, failure: Failure, error: MakeError, now: float) -> None:
         worker, stage = record.worker, record.worker.stage
+        policy = stage.spec.policy
         if batch.lifecycle is None:
             batch.lifecycle = BatchLifecycle(f"batch {batch.batch_id} of stage {stage.spec.name!r}")
-        verdict = batch.lifecycle.fail(self._policy, tasks=batch.size, worker_id=worker.worker_id, failure=failure)
+        verdict = batch.lifecycle.fail(policy, tasks=batch.size, worker_id=worker.worker_id, failure=failure)
         self._report(record, verdict.action, verdict.reason, now)
         match verdict.action:
             case Action.RETRY:
-                batch.not_before = now + self._policy.delay_s(batch.lifecycle.failures, batch.batch_id)
+                batch.not_before = now + policy.delay_s(batch.lifecycle.failures, batch.batch_id)
                 self._dispatcher.requeue(stage, [batch])
             case Action.SPLIT:
                 self._dispatcher.split(stage, batch)
@@ -160,16 +159,17 @@ class Recovery:
                 )
                 self._count_quarantined(stage, failure, error)
             case Action.RAISE:
-                raise _with_note(error(), _earlier_attempts(batch.lifecycle, self._policy))
+                raise _with_note(error(), _earlier_attempts(batch.lifecycle, policy))
 
     def _count_quarantined(self, stage: StageState, failure: Failure, error: MakeError) -> None:
         """End the run if too many of a stage's tasks are quarantined, with the first one's error as the cause."""
         text, make_first = self._first_quarantined.setdefault(stage.spec.index, (failure.text, error))
-        if self._policy.allows_quarantined(stage.quarantined_tasks, stage.done_tasks):
+        policy = stage.spec.policy
+        if policy.allows_quarantined(stage.quarantined_tasks, stage.done_tasks):
             return
         raise TooManyQuarantined(
             f"stage {stage.spec.name!r}: {stage.quarantined_tasks} tasks are in quarantine and {stage.done_tasks} "
-            f"done, more than max_quarantined={self._policy.max_quarantined:g} allows. The first error: {text}\n"
+            f"done, more than max_quarantined={policy.max_quarantined:g} allows. The first error: {text}\n"
             "  If so many tasks are bad, raise max_quarantined, or set it to None; otherwise mend the stage."
         ) from make_first()
 

@@ -24,11 +24,20 @@ _MAX_CAPSULES = 100  # per run and folder: a run that quarantines thousands of t
 class CapsuleKeeper:
     """Writes the capsules of one run, if ``enabled``. ``folder``: ``None`` for the user's own folder."""
 
-    def __init__(self, folder: str | None, *, enabled: bool, node_id: str, base_env: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        folder: str | None,
+        *,
+        enabled: bool,
+        node_id: str,
+        base_env: Mapping[str, str],
+        task_seed: int | None = None,
+    ) -> None:
         self._folder = folder
         self._enabled = enabled
         self._node_id = node_id
         self._base_env = base_env
+        self._task_seed = task_seed
         self._written = 0
 
     def keep(self, record: FailureRecord, last_lines: tuple[str, ...]) -> str | None:
@@ -80,6 +89,7 @@ class CapsuleKeeper:
             stacks=worker.stacks_text,
             cause_of_death=record.cause_of_death,
             script=_script(),
+            task_seed=self._task_seed,
         )
 
 

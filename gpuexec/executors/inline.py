@@ -24,6 +24,7 @@ from gpuexec.executors.progress import progress_for
 from gpuexec.observe.report import ReportBuilder, RunReport
 from gpuexec.plan.model import WorkerGrant
 from gpuexec.stage.environment import env_vars_for, temporary_environment
+from gpuexec.stage.seeds import random_states_kept, seeded
 from gpuexec.stage.session import StageSession
 
 registration.install()
@@ -40,6 +41,7 @@ _WITHOUT_EFFECT = {
     "setup_timeout_s",
     "max_batches_per_worker",
     "worker_memory_limit_bytes",
+    "stage_options",
     "capsules",
     "capsule_dir",
 }
@@ -86,8 +88,9 @@ class InlineExecutor(BaseExecutor):
         names = [demand.name for demand in prepared.demands]
         run = InlineEvents(prepared.plan, names, [builder, *progress], gauge_every_s)
         try:
-            for index, stage in enumerate(prepared.stages):
-                tasks = self._run_stage(index, stage, grants[index], tasks, run)
+            with random_states_kept(self.options.task_seed):
+                for index, stage in enumerate(prepared.stages):
+                    tasks = self._run_stage(index, stage, grants[index], tasks, run)
         except BaseException as error:
             run.run_ended(error)
             raise
@@ -100,12 +103,12 @@ class InlineExecutor(BaseExecutor):
         with temporary_environment(env_vars_for(stage, self.options)):
             if stage_facts.sets_up_node(stage):
                 began = time.monotonic()
-                _session(stage, grant).set_up_on_node()  # as in its own process: what it sets on the stage is lost
+                self._session(stage, grant).set_up_on_node()  # as in its own process: what it sets on the stage is lost
                 run.node_set_up(index, began)
             teardown_s = None
             run.stage_began(index, grant.worker_id)
             try:
-                with _session(stage, grant) as session:
+                with self._session(stage, grant) as session:
                     began = time.monotonic()
                     session.set_up()
                     run.stage_ready(index, grant.worker_id, began)
@@ -126,12 +129,12 @@ class InlineExecutor(BaseExecutor):
                 run.stage_ended(index, grant.worker_id, teardown_s)
         return outputs
 
-
-def _session(stage: Any, grant: WorkerGrant) -> StageSession:
-    """Return a session of a copy of the stage, as every process of a run has its own."""
-    node = NodeInfo(node_id=socket.gethostname())
-    worker = WorkerMetadata(worker_id=grant.worker_id, allocation=grant.allocation)
-    return StageSession(adapters.adapter_for(own_copy(stage)), node, worker)
+    def _session(self, stage: Any, grant: WorkerGrant) -> StageSession:
+        """Return a session of a copy of the stage, as every process of a run has its own."""
+        node = NodeInfo(node_id=socket.gethostname())
+        worker = WorkerMetadata(worker_id=grant.worker_id, allocation=grant.allocation)
+        adapter = seeded(adapters.adapter_for(own_copy(stage)), self.options.task_seed)
+        return StageSession(adapter, node, worker)
 
 
 def _refuse_checkpoint(options: ExecutorConfig) -> None:

@@ -27,6 +27,7 @@ from gpuexec.executors.initial_tasks import checked_tasks, initial_tasks_for
 from gpuexec.executors.option_repr import executor_repr
 from gpuexec.executors.prepare import Prepared, prepare
 from gpuexec.executors.progress import progress_for
+from gpuexec.executors.stage_options import error_handling_of, limits_of, own_options, policy_of
 from gpuexec.observe.report import ReportBuilder, RunReport
 from gpuexec.processes.interrupts import signals_deferred
 from gpuexec.processes.standard_streams import occupy_standard_descriptors
@@ -197,6 +198,7 @@ class LocalExecutor(BaseExecutor):
         base_env, left_out = variables_of_run(os.environ, checkpoint.hash_seed)
         if left_out:
             _say_what_workers_do_not_get(left_out)
+        task_seed = checkpoint.task_seed if self.options.task_seed is None else self.options.task_seed
         progress, gauge_period_s = progress_for(self.options)
         return Run(
             specs,
@@ -204,6 +206,7 @@ class LocalExecutor(BaseExecutor):
             prepared.allocator,
             initial_tasks,
             config=self.options,
+            task_seed=task_seed,
             node_id=node_id,
             base_env=base_env,
             observers=[report_builder, *progress],
@@ -211,7 +214,11 @@ class LocalExecutor(BaseExecutor):
             gpu_used=_gpu_memory_used,
             on_grants=prepared.cover,
             capsules=CapsuleKeeper(
-                self.options.capsule_dir, enabled=self.options.stores_capsules, node_id=node_id, base_env=base_env
+                self.options.capsule_dir,
+                enabled=self.options.stores_capsules,
+                node_id=node_id,
+                base_env=base_env,
+                task_seed=task_seed,
             ),
             checkpoint=checkpoint,
             cancellation=cancellation,
@@ -228,10 +235,13 @@ class LocalExecutor(BaseExecutor):
             delivery = Delivery.STREAMED
         else:
             delivery = Delivery.STORED if stage_facts.is_sink(stages[-1]) else Delivery.AT_END
-        return Checkpoint.open(folder, stages, accept_changed=accept_changed, delivery=delivery)
+        return Checkpoint.open(
+            folder, stages, accept_changed=accept_changed, delivery=delivery, task_seed=self.options.task_seed
+        )
 
     def _spec(self, index: int, prepared: Prepared) -> StageSpec:
         stage, demand = prepared.stages[index], prepared.demands[index]
+        options = self.options.for_stage(own_options(stage, self.options))
         return StageSpec(
             index=index,
             name=demand.name,
@@ -241,6 +251,9 @@ class LocalExecutor(BaseExecutor):
             sets_up_node=stage_facts.sets_up_node(stage),
             uses_gpu=bool(demand.gpus or demand.gpu_memory_gb),
             is_source=bool(getattr(stage, "is_source_stage", False)),
+            policy=policy_of(options),
+            limits=limits_of(options),
+            error_handling=error_handling_of(options),
         )
 
 

@@ -14,6 +14,7 @@ from gpuexec.errors import names_of
 _CALLERS = {  # of a stage's methods: their frames say nothing about the failure
     "gpuexec.contract.adapter",
     "gpuexec.contract.stage",
+    "gpuexec.stage.seeds",
     "gpuexec.stage.session",
     "gpuexec.worker.loop",
     "nemo_curator.backends.base",
