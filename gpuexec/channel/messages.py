@@ -168,6 +168,7 @@ class Failed(Message):
     traceback: str
     is_exit: bool = False  # SystemExit and similar exceptions, which must not end the driver
     halted: bool = True  # the worker takes no more batches
+    brief: str = ""  # the traceback in few lines, see ``stage.brief_traceback``
 
     kind: ClassVar[int] = 10
 

@@ -18,6 +18,7 @@ from gpuexec.core.stage import StageState
 from gpuexec.core.worker import Exit, Worker
 from gpuexec.errors import TooManyQuarantined, WorkerDied
 
+HOW_TO_REPLAY = "to run it again: gpuexec replay "
 MakeError = Callable[[], BaseException]
 
 
@@ -61,8 +62,8 @@ class Recovery:
 
         record = FailureRecord(worker, batch, phase, names[0], failed.text, failed.traceback)
         if failed.is_exit:
-            self._report(record, Action.RAISE, DecisionReason.ENDED_PROCESS, now)
-            raise error()
+            capsule = self._report(record, Action.RAISE, DecisionReason.ENDED_PROCESS, now)
+            raise _with_notes(error(), _how_to_replay(capsule))
         kind = FailureKind.NOT_PICKLABLE if phase.is_transfer else worker.stage.spec.policy.kind_of(names)
         failure = Failure(kind, failed.text, names)
         if batch is None:
@@ -134,8 +135,8 @@ class Recovery:
             trip = breaker.setup_failed(live=_live(worker), cause=failure.text)
         if trip is not None or verdict.action is Action.RAISE:
             reason = verdict.reason if trip is None else DecisionReason.BREAKER
-            self._report(record, Action.RAISE, reason, now)
-            raise _with_note(error(), str(trip) if trip is not None else None)
+            capsule = self._report(record, Action.RAISE, reason, now)
+            raise _with_notes(error(), str(trip) if trip is not None else None, _how_to_replay(capsule))
         where = f"{record.phase} of worker {worker.worker_id!r} (stage {worker.stage.spec.name!r}) failed"
         self._emit(events.Noticed(f"{where}: {failure.text}; starting another worker"))
 
@@ -145,7 +146,7 @@ class Recovery:
         if batch.lifecycle is None:
             batch.lifecycle = BatchLifecycle(f"batch {batch.batch_id} of stage {stage.spec.name!r}")
         verdict = batch.lifecycle.fail(policy, tasks=batch.size, worker_id=worker.worker_id, failure=failure)
-        self._report(record, verdict.action, verdict.reason, now)
+        capsule = self._report(record, verdict.action, verdict.reason, now)
         match verdict.action:
             case Action.RETRY:
                 batch.not_before = now + policy.delay_s(batch.lifecycle.failures, batch.batch_id)
@@ -159,7 +160,7 @@ class Recovery:
                 )
                 self._count_quarantined(stage, failure, error)
             case Action.RAISE:
-                raise _with_note(error(), _earlier_attempts(batch.lifecycle, policy))
+                raise _with_notes(error(), _earlier_attempts(batch.lifecycle, policy), _how_to_replay(capsule))
 
     def _count_quarantined(self, stage: StageState, failure: Failure, error: MakeError) -> None:
         """End the run if too many of a stage's tasks are quarantined, with the first one's error as the cause."""
@@ -178,12 +179,14 @@ class Recovery:
         breaker = self._breakers[stage.spec.index]
         trip = breaker.worker_lost(done=stage.done_tasks, live=_live(worker), cause=cause)
         if trip is not None:
-            raise _with_note(error(), str(trip))
+            raise _with_notes(error(), str(trip))
 
-    def _report(self, record: FailureRecord, action: Action, reason: DecisionReason, now: float) -> None:
+    def _report(self, record: FailureRecord, action: Action, reason: DecisionReason, now: float) -> str | None:
+        """Report a failure, and return the folder of its capsule, if it is kept."""
         batch, final = record.batch, action in (Action.QUARANTINE, Action.RAISE)
         if action is Action.QUARANTINE:
             self._hint_once(record)
+        capsule = self._surroundings.keep(record) if final else None
         self._emit(
             events.BatchFailed(
                 now,
@@ -196,9 +199,10 @@ class Recovery:
                 action=action,
                 reason=reason,
                 stacks=record.worker.stacks_text,
-                capsule=self._surroundings.keep(record) if final else None,
+                capsule=capsule,
             )
         )
+        return capsule
 
     def _hint_once(self, record: FailureRecord) -> None:
         """Say which option may help where the run goes on, so that no exception says it."""
@@ -211,10 +215,15 @@ class Recovery:
             self._emit(events.Noticed(f"stage {spec.name!r}: {hint}"))
 
 
-def _with_note(error: BaseException, note: str | None) -> BaseException:
-    if note is not None:
-        error.add_note(note)
+def _with_notes(error: BaseException, *notes: str | None) -> BaseException:
+    for note in notes:
+        if note is not None:
+            error.add_note(note)
     return error
+
+
+def _how_to_replay(capsule: str | None) -> str | None:
+    return None if capsule is None else f"{HOW_TO_REPLAY}{capsule}"
 
 
 def _earlier_attempts(lifecycle: BatchLifecycle, policy: RetryPolicy) -> str | None:

@@ -22,7 +22,7 @@ from gpuexec.driver.cancellation import Cancellation
 from gpuexec.driver.capsules import CapsuleKeeper
 from gpuexec.driver.initial_tasks import InitialTasks, ListedTasks, StreamedTasks
 from gpuexec.driver.run import Run
-from gpuexec.errors import ConfigurationError, RunCancelled, StageNotPicklable
+from gpuexec.errors import ConfigurationError, RemoteTraceback, RunCancelled, StageNotPicklable
 from gpuexec.executors.initial_tasks import checked_tasks, initial_tasks_for
 from gpuexec.executors.option_repr import executor_repr
 from gpuexec.executors.prepare import Prepared, prepare
@@ -112,9 +112,14 @@ class LocalExecutor(BaseExecutor):
             prepared = prepare(stages, self.options, sleep=cancellation.sleep, takes_leases=True)
             with prepared.leases, signals_deferred():
                 tasks = ListedTasks(initial_tasks_for(prepared.stages, initial_tasks))
-                return self._run(
+                run = self._run(
                     prepared, tasks, folder, cancellation, streams=False, accept_changed=accept_changed_pipeline
-                ).execute()
+                )
+                try:
+                    return run.execute()
+                except BaseException as error:
+                    _drop_own_frames(error)
+                    raise
 
     def execute_iter(
         self, stages: Sequence[Any], initial_tasks: Iterable[Any] | None = None
@@ -155,7 +160,11 @@ class LocalExecutor(BaseExecutor):
             try:
                 while True:
                     with signals_deferred():
-                        finished = next(results, None)
+                        try:
+                            finished = next(results, None)
+                        except BaseException as error:
+                            _drop_own_frames(error)
+                            raise
                     if finished is None:
                         return
                     for _, task in finished:
@@ -255,6 +264,12 @@ class LocalExecutor(BaseExecutor):
             limits=limits_of(options),
             error_handling=error_handling_of(options),
         )
+
+
+def _drop_own_frames(error: BaseException) -> None:
+    """Drop this package's frames from a stage's exception: it was raised in a worker, as its ``__cause__`` says."""
+    if isinstance(error.__cause__, RemoteTraceback):
+        error.__traceback__ = None
 
 
 def _say_what_workers_do_not_get(names: Sequence[str]) -> None:
