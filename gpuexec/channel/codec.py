@@ -20,12 +20,12 @@ import pickle
 import struct
 import sys
 from collections import ChainMap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from types import CodeType
 from typing import Any, ClassVar, NamedTuple
 
 from gpuexec.channel import by_value, tensors
-from gpuexec.channel.definitions import Definitions, NamingPickler
+from gpuexec.channel.definitions import ANNOUNCED, Definitions, NamingPickler
 from gpuexec.channel.perf_identity import PERF_IDENTITY
 
 Buffer = bytes | bytearray | memoryview
@@ -127,13 +127,14 @@ class _ReusedPickler:
 class Encoder:
     """Pickles objects one after the other. Only one thread may use it.
 
-    ``looks_at_classes``: do so at once, and not only when an object needs it.
+    ``looks_at_classes``: do so at once, and not only when an object needs it. ``announced``: tokens of the classes that
+    all receivers know already; by default those that this process, a worker, was told of.
     """
 
-    def __init__(self, *, looks_at_classes: bool = False) -> None:
+    def __init__(self, *, looks_at_classes: bool = False, announced: Collection[str] = ANNOUNCED) -> None:
         self._with_shared_stats = _ReusedPickler(shared_stats=True)
         self._with_unshared_stats = _ReusedPickler(shared_stats=False)
-        self._definitions = Definitions()
+        self._definitions = Definitions(announced)
         if looks_at_classes:
             self._with_shared_stats.look_at_classes(self._definitions)
 

@@ -56,7 +56,7 @@ class ErrorHandling(Record):
 
 
 class Start(Message):
-    """Tell a worker who it is and what it runs. The only payload is the pickled stage."""
+    """Tell a worker who it is and what it runs. The payloads are the pickled stage and, if any, an `announcement`."""
 
     stage: str
     worker_id: str

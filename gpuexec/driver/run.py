@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gpuexec import events
+from gpuexec.channel.announcement import Announcement
 from gpuexec.channel.messages import Failed, Message, Results
 from gpuexec.config import ExecutorConfig
 from gpuexec.contract.gpu_hints import hint_for
@@ -81,6 +82,7 @@ class Run:
         *,
         config: ExecutorConfig,
         task_seed: int | None,
+        announcement: Announcement | None,
         node_id: str,
         base_env: Mapping[str, str],
         observers: Sequence[events.Observer],
@@ -106,9 +108,10 @@ class Run:
             on_grants=on_grants,
             log_level=config.log_level,
             task_seed=task_seed,
+            announcement=announcement.payload if announcement is not None else None,
         )
         lineage = checkpoint.lineage(specs)
-        self._blocks = InitialBlocks(initial_tasks, lineage)
+        self._blocks = InitialBlocks(initial_tasks, lineage, announcement.tokens if announcement is not None else ())
         self._state = RunState(
             [StageState(specs[s.stage_index], s) for phase in plan.phases for s in phase.stages],
             queue_limits=_queue_limits(config, len(specs)),
@@ -125,6 +128,7 @@ class Run:
             allocator, self._state.pool, tasks_left=lambda: self._blocks.tasks_left, emit=self._emit
         )
         self._memory = MemoryLimits(config.memory_high_watermark, self._state, self._processes, self._emit)
+        self._announcement = announcement  # keeps its classes alive
         self._gpus: RunGpus | None = None
 
     def execute(self) -> list[Any]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from gpuexec.channel.messages import Message, Start
+from gpuexec.channel.payload import Payload
 from gpuexec.channel.wire import Receiver, Sender
 from gpuexec.core.ports import Started
 from gpuexec.core.worker import Exit, Worker
@@ -56,12 +57,14 @@ class WorkerProcesses:
         on_grants: Callable[[list[WorkerGrant]], None],
         log_level: str,
         task_seed: int | None,
+        announcement: Payload | None = None,
     ) -> None:
         self._node_id = node_id
         self._base_env = base_env
         self._on_grants = on_grants
         self._log_level = log_level
         self._task_seed = task_seed
+        self._announcement = announcement
         self._watch = Watch()
         try:
             self._guardian = Guardian()
@@ -103,7 +106,7 @@ class WorkerProcesses:
             logging_levels=logging_levels(),
             logging_disabled=logging_disabled(),
             task_seed=self._task_seed,
-            payloads=(spec.payload,),
+            payloads=(spec.payload,) if self._announcement is None else (spec.payload, self._announcement),
         )
         if grant.allocation.gpus:
             # setup_on_node runs with the grant of its stage's first worker

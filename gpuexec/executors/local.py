@@ -10,6 +10,7 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gpuexec.channel import codec
+from gpuexec.channel.announcement import announce_task_classes
 from gpuexec.channel.payload import Payload, SegmentRef
 from gpuexec.channel.payload_store import store
 from gpuexec.channel.segments import SegmentPool
@@ -208,6 +209,7 @@ class LocalExecutor(BaseExecutor):
         if left_out:
             _say_what_workers_do_not_get(left_out)
         task_seed = checkpoint.task_seed if self.options.task_seed is None else self.options.task_seed
+        announcement = announce_task_classes()
         progress, gauge_period_s = progress_for(self.options)
         return Run(
             specs,
@@ -216,6 +218,7 @@ class LocalExecutor(BaseExecutor):
             initial_tasks,
             config=self.options,
             task_seed=task_seed,
+            announcement=announcement,
             node_id=node_id,
             base_env=base_env,
             observers=[report_builder, *progress],
@@ -228,6 +231,7 @@ class LocalExecutor(BaseExecutor):
                 node_id=node_id,
                 base_env=base_env,
                 task_seed=task_seed,
+                announcement=announcement.payload if announcement is not None else None,
             ),
             checkpoint=checkpoint,
             cancellation=cancellation,

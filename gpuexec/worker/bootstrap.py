@@ -66,8 +66,10 @@ def _serve(connection: BlockingConnection, recorder: FlightRecorder, log: LogSin
     registration.install()
     allocation = Allocation.from_dict(start.allocation)
     own_gpu.show_own_gpu(allocation)
-    (payload,) = start.payloads
+    payload, *announcement = start.payloads
     try:
+        for each in announcement:
+            load(each)
         with loading_stage():
             adapter = adapters.adapter_for(load(payload))
             if start.task_seed is not None:
