@@ -55,6 +55,11 @@ class Definitions:
             return announced_class, (token,)
         return restore_class, define(cls)
 
+    def of_abstract_class(self, cls: type) -> Any:
+        """Return how to pickle a class as a dispatch table has to be told it."""
+        reduced = self.of_class(cls)
+        return cls.__qualname__ if reduced is NotImplemented else reduced
+
     def of_function(self, function: FunctionType) -> Any:
         """Pickle a function pickle's own way. Raises `NotNameable` if it cannot be imported: it may hold data."""
         if function not in self._importable:
