@@ -175,7 +175,7 @@ class WorkerDied(GpuexecError):
             lines.append(f"  tasks in flight: {abbreviated(self.task_ids)}")
         if self.last_lines:
             lines.append("  its last lines:")
-            lines += [f"    | {line}" for line in self.last_lines]
+            lines += [f"    | {line}" for line in self.last_lines if line.strip()]
         return "\n".join(lines)
 
 
