@@ -7,7 +7,6 @@ import sys
 import typer
 
 from gpuexec._version import __version__
-from gpuexec.cli.failure import show_failure
 from gpuexec.cli.gpus import gpus
 from gpuexec.cli.history import show_history
 from gpuexec.cli.options import show_options
@@ -51,5 +50,7 @@ def main() -> None:
         typer.secho("\n".join([f"error: {error}", *getattr(error, "__notes__", ())]), fg="red", err=True)
         sys.exit(1)
     except Exception as error:  # noqa: BLE001 - raised again if it is not of the user's code
+        from gpuexec.cli.failure import show_failure
+
         show_failure(error)
         sys.exit(1)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from gpuexec.cli.failure import show_failure
 from gpuexec.cli.target import load_pipeline, parse_options, parse_settings
+from gpuexec.errors import GpuexecError
 
 if TYPE_CHECKING:
     from gpuexec.observe.report import RunReport
@@ -71,7 +71,11 @@ def run(
         _show(console, "[red]interrupted[/red]")
         _show_table(console, executor.last_report)
         raise typer.Exit(_INTERRUPTED) from None
-    except Exception as error:  # noqa: BLE001 - raised again if it is not of the user's code
+    except Exception as error:
+        if executor.last_report is None and isinstance(error, GpuexecError):
+            raise  # nothing has started
+        from gpuexec.cli.failure import show_failure
+
         show_failure(error, executor.last_report)
         raise typer.Exit(1) from None
     report = executor.last_report
