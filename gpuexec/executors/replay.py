@@ -33,6 +33,7 @@ from gpuexec.processes.variables import GPU_MEMORY_LIMITS, HASH_SEED, THREAD_CAP
 from gpuexec.stage.environment import temporary_environment
 from gpuexec.stage.loading import loading_stage
 from gpuexec.stage.pools import support_pools
+from gpuexec.stage.seeds import random_states_kept, seeded
 from gpuexec.stage.session import StageSession
 
 __all__ = ["Capsule", "load_capsule", "replay"]
@@ -74,7 +75,9 @@ def replay(
         code = None if old_code else renew(stage, tasks, failure.script)
         if code is not None:
             _warn(code)
-        return _run(adapters.adapter_for(stage), tasks, failure, target, on_error)
+        adapter = seeded(adapters.adapter_for(stage), failure.task_seed)
+        with random_states_kept(failure.task_seed):
+            return _run(adapter, tasks, failure, target, on_error)
 
 
 def hash_seed(capsule: Capsule) -> str | None:
