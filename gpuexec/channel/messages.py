@@ -58,7 +58,10 @@ class ErrorHandling(Record):
 
 
 class Start(Message):
-    """Tell a worker who it is and what it runs. The payloads are the pickled stages: one, or a group of fused ones."""
+    """Tell a worker who it is and what it runs.
+
+    The payloads are the pickled stages, one or a group of fused ones, and, if any, an `announcement`.
+    """
 
     stages: list[str]
     worker_id: str
@@ -70,6 +73,7 @@ class Start(Message):
     error_handling: list[Any]  # see ``ErrorHandling.to_list``
     logging_levels: dict[str, int]  # of the driver's loggers of the standard library that have one set
     logging_disabled: int  # what the driver gave to ``logging.disable``
+    task_seed: int | None = None  # see ``stage.seeds``
 
     kind: ClassVar[int] = 1
 
@@ -181,6 +185,7 @@ class Failed(Message):
     traceback: str
     is_exit: bool = False  # SystemExit and similar exceptions, which must not end the driver
     halted: bool = True  # the worker takes no more batches
+    brief: str = ""  # the traceback in few lines, see ``stage.brief_traceback``
     stage: int = 0
     task_ids: Sequence[str] | None = None
     output: int | None = None

@@ -38,17 +38,11 @@ RaisedTask = tuple[Batch, Failed, BlockSlice]
 
 
 class QueueLimits(Record):
-    """How much may wait before one stage: tasks, bytes, and segments (each holds a file descriptor).
-
-    ``max_batches_per_worker``: batches after which a worker is replaced, so it is sent no more than that.
-    ``batch_wait_s``: how long tasks wait for a full batch, ``None`` for as long as it takes.
-    """
+    """How much may wait before one stage: tasks, bytes, and segments (each holds a file descriptor)."""
 
     tasks: int
     bytes: int
     segments: int
-    max_batches_per_worker: int | None = None
-    batch_wait_s: float | None = None
 
 
 class Dispatcher:
@@ -143,7 +137,7 @@ class Dispatcher:
                 self._send_work(worker, [self._cut_batch(stage, size, now) for _ in range(count)], now)
 
     def _fused_batch_size(self, stage: StageState, waiting: int, workers: int) -> int:
-        if self._limits.max_batches_per_worker is not None:
+        if stage.spec.limits.max_batches_per_worker is not None:
             return 1  # which the option counts
         return decide.tasks_per_fused_batch(stage.times.task_s, waiting, workers)
 
@@ -163,7 +157,7 @@ class Dispatcher:
 
     def _rest_due_at(self, stage: StageState) -> float | None:
         """Return when the tasks before a stage go as a batch that is not full; ``None`` where that is not the case."""
-        queue, wait_s = stage.queue, self._limits.batch_wait_s
+        queue, wait_s = stage.queue, stage.spec.limits.batch_wait_s
         if wait_s is None or stage.upstream_done or not 0 < len(queue) < stage.batch_size:
             return None
         return max(queue.oldest_at, self._waits_since) + wait_s
@@ -189,9 +183,10 @@ class Dispatcher:
         waiting = [b.not_before for member in members for b in member.requeued if b.not_before > now]
         return min(waiting, default=None)
 
-    def _counted(self, worker: Worker, limit: int) -> int:
+    @staticmethod
+    def _counted(worker: Worker, limit: int) -> int:
         """Return a worker's batches in flight; those beyond ``max_batches_per_worker`` count as sent already."""
-        maximum, in_flight = self._limits.max_batches_per_worker, len(worker.in_flight)
+        maximum, in_flight = worker.stage.spec.limits.max_batches_per_worker, len(worker.in_flight)
         return in_flight if maximum is None else max(in_flight, limit - (maximum - worker.batches_done - in_flight))
 
     def _others_have_work(self, source: StageState) -> bool:

@@ -19,6 +19,7 @@ from gpuexec.core.stage import StageState
 from gpuexec.core.worker import Exit, Worker
 from gpuexec.errors import TooManyQuarantined, WorkerDied
 
+HOW_TO_REPLAY = "to run it again: gpuexec replay "
 MakeError = Callable[[], BaseException]
 
 
@@ -31,14 +32,12 @@ class Recovery:
 
     def __init__(
         self,
-        policy: RetryPolicy,
         stages: Sequence[StageState],
         *,
         dispatcher: Dispatcher,
         surroundings: Surroundings,
         emit: Callable[[events.RunEvent], None],
     ) -> None:
-        self._policy = policy
         self._dispatcher = dispatcher
         self._surroundings = surroundings
         self._emit = emit
@@ -46,7 +45,9 @@ class Recovery:
         self._first_quarantined: dict[int, tuple[str, MakeError]] = {}
         # By lead: workers are lost to a whole group.
         self._breakers = {
-            s.spec.index: Breaker(s.spec.name, policy, decide.MAX_FUSED_TASKS if s.is_fused else s.spec.batch_size)
+            s.spec.index: Breaker(
+                s.spec.name, s.spec.policy, decide.MAX_FUSED_TASKS if s.is_fused else s.spec.batch_size
+            )
             for s in stages
             if s.lead is s
         }
@@ -70,9 +71,9 @@ class Recovery:
             batch = self._dispatcher.isolate(batch, failed.parent)
         record = _record_of(worker, batch, failed, task_ids)
         if failed.is_exit:
-            self._report(record, Action.RAISE, DecisionReason.ENDED_PROCESS, now)
-            raise error()
-        failure = self._failure_of(failed)
+            capsule = self._report(record, Action.RAISE, DecisionReason.ENDED_PROCESS, now)
+            raise _with_notes(error(), _how_to_replay(capsule))
+        failure = self._failure_of(record.stage, failed)
         if batch is None:
             self._setup_failed(record, failure, error, now)
             return
@@ -89,11 +90,12 @@ class Recovery:
         batch.sent_at = origin.sent_at
         task_ids = tuple(failed.task_ids or ())
         record = _record_of(worker, batch, failed, task_ids, (origin, failed.parent))
-        self._judge(record, batch, self._failure_of(failed), lambda: make_error(task_ids), now)
+        self._judge(record, batch, self._failure_of(record.stage, failed), lambda: make_error(task_ids), now)
 
-    def _failure_of(self, failed: Failed) -> Failure:
+    @staticmethod
+    def _failure_of(stage: StageState, failed: Failed) -> Failure:
         names = tuple(failed.error_names)
-        kind = FailureKind.NOT_PICKLABLE if failed.phase.is_transfer else self._policy.kind_of(names)
+        kind = FailureKind.NOT_PICKLABLE if failed.phase.is_transfer else stage.spec.policy.kind_of(names)
         return Failure(kind, failed.text, names)
 
     def worker_died(self, worker: Worker, exit_: Exit, phase: StagePhase, now: float) -> None:
@@ -156,36 +158,37 @@ class Recovery:
 
     def _setup_failed(self, record: FailureRecord, failure: Failure, error: MakeError, now: float) -> None:
         worker = record.worker
-        verdict = judge_setup(self._policy, failure)
+        verdict = judge_setup(worker.stage.spec.policy, failure)
         trip = None
         if verdict.action is Action.RETRY:
             breaker = self._breakers[worker.stage.spec.index]
             trip = breaker.setup_failed(live=_live(worker), cause=failure.text)
         if trip is not None or verdict.action is Action.RAISE:
             reason = verdict.reason if trip is None else DecisionReason.BREAKER
-            self._report(record, Action.RAISE, reason, now)
-            raise _with_note(error(), str(trip) if trip is not None else None)
+            capsule = self._report(record, Action.RAISE, reason, now)
+            raise _with_notes(error(), str(trip) if trip is not None else None, _how_to_replay(capsule))
         where = f"{record.phase} of worker {worker.worker_id!r} (stage {record.stage.spec.name!r}) failed"
         self._emit(events.Noticed(f"{where}: {failure.text}; starting another worker"))
 
     def _judge(self, record: FailureRecord, batch: Batch, failure: Failure, error: MakeError, now: float) -> None:
         worker, stage = record.worker, record.stage
+        policy = stage.spec.policy
         if batch.lifecycle is None:
             batch.lifecycle = BatchLifecycle(f"batch {batch.batch_id} of stage {stage.spec.name!r}")
         in_later_stage = batch.stage is not stage
         if in_later_stage:
             batch.stops_before = stage.spec.index
         verdict = batch.lifecycle.fail(
-            self._policy,
+            policy,
             tasks=batch.size,
             worker_id=worker.worker_id,
             failure=failure,
             in_later_stage=in_later_stage,
         )
-        self._report(record, verdict.action, verdict.reason, now)
+        capsule = self._report(record, verdict.action, verdict.reason, now)
         match verdict.action:
             case Action.RETRY:
-                batch.not_before = now + self._policy.delay_s(batch.lifecycle.failures, batch.batch_id)
+                batch.not_before = now + policy.delay_s(batch.lifecycle.failures, batch.batch_id)
                 self._dispatcher.requeue([batch])
             case Action.SPLIT:
                 self._dispatcher.split(batch)
@@ -196,16 +199,17 @@ class Recovery:
                 )
                 self._count_quarantined(stage, failure, error)
             case Action.RAISE:
-                raise _with_note(error(), _earlier_attempts(batch.lifecycle, self._policy))
+                raise _with_notes(error(), _earlier_attempts(batch.lifecycle, policy), _how_to_replay(capsule))
 
     def _count_quarantined(self, stage: StageState, failure: Failure, error: MakeError) -> None:
         """End the run if too many of a stage's tasks are quarantined, with the first one's error as the cause."""
         text, make_first = self._first_quarantined.setdefault(stage.spec.index, (failure.text, error))
-        if self._policy.allows_quarantined(stage.quarantined_tasks, stage.done_tasks):
+        policy = stage.spec.policy
+        if policy.allows_quarantined(stage.quarantined_tasks, stage.done_tasks):
             return
         raise TooManyQuarantined(
             f"stage {stage.spec.name!r}: {stage.quarantined_tasks} tasks are in quarantine and {stage.done_tasks} "
-            f"done, more than max_quarantined={self._policy.max_quarantined:g} allows. The first error: {text}\n"
+            f"done, more than max_quarantined={policy.max_quarantined:g} allows. The first error: {text}\n"
             "  If so many tasks are bad, raise max_quarantined, or set it to None; otherwise mend the stage."
         ) from make_first()
 
@@ -214,12 +218,14 @@ class Recovery:
         breaker = self._breakers[stage.spec.index]
         trip = breaker.worker_lost(done=stage.group_done_tasks, live=_live(worker), cause=cause)
         if trip is not None:
-            raise _with_note(error(), str(trip))
+            raise _with_notes(error(), str(trip))
 
-    def _report(self, record: FailureRecord, action: Action, reason: DecisionReason, now: float) -> None:
+    def _report(self, record: FailureRecord, action: Action, reason: DecisionReason, now: float) -> str | None:
+        """Report a failure, and return the folder of its capsule, if it is kept."""
         batch, final = record.batch, action in (Action.QUARANTINE, Action.RAISE)
         if action is Action.QUARANTINE:
             self._hint_once(record)
+        capsule = self._surroundings.keep(record) if final else None
         self._emit(
             events.BatchFailed(
                 now,
@@ -232,9 +238,10 @@ class Recovery:
                 action=action,
                 reason=reason,
                 stacks=record.worker.stacks_text,
-                capsule=self._surroundings.keep(record) if final else None,
+                capsule=capsule,
             )
         )
+        return capsule
 
     def _hint_once(self, record: FailureRecord) -> None:
         """Say which option may help where the run goes on, so that no exception says it."""
@@ -268,10 +275,15 @@ def _record_of(
     )
 
 
-def _with_note(error: BaseException, note: str | None) -> BaseException:
-    if note is not None:
-        error.add_note(note)
+def _with_notes(error: BaseException, *notes: str | None) -> BaseException:
+    for note in notes:
+        if note is not None:
+            error.add_note(note)
     return error
+
+
+def _how_to_replay(capsule: str | None) -> str | None:
+    return None if capsule is None else f"{HOW_TO_REPLAY}{capsule}"
 
 
 def _earlier_attempts(lifecycle: BatchLifecycle, policy: RetryPolicy) -> str | None:

@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from gpuexec.channel.messages import ErrorHandling, Message, Start
+from gpuexec.channel.messages import Message, Start
+from gpuexec.channel.payload import Payload
 from gpuexec.channel.wire import Receiver, Sender
 from gpuexec.core.ports import Started
 from gpuexec.core.worker import Exit, Worker
@@ -55,13 +56,15 @@ class WorkerProcesses:
         base_env: Mapping[str, str],
         on_grants: Callable[[list[WorkerGrant]], None],
         log_level: str,
-        error_handling: ErrorHandling,
+        task_seed: int | None,
+        announcement: Payload | None = None,
     ) -> None:
         self._node_id = node_id
         self._base_env = base_env
         self._on_grants = on_grants
         self._log_level = log_level
-        self._error_handling = error_handling
+        self._task_seed = task_seed
+        self._announcement = announcement
         self._watch = Watch()
         try:
             self._guardian = Guardian()
@@ -99,17 +102,21 @@ class WorkerProcesses:
             sys_path=[os.fspath(entry) for entry in sys.path if isinstance(entry, str | os.PathLike)],
             cpu_affinity=list(grant.cpu_affinity),
             log_level=self._log_level,
-            error_handling=self._error_handling.to_list(),
+            error_handling=specs[0].error_handling.to_list(),  # fused stages have the same
             logging_levels=logging_levels(),
             logging_disabled=logging_disabled(),
-            payloads=tuple(spec.payload for spec in specs),
+            task_seed=self._task_seed,
+            payloads=(
+                *(spec.payload for spec in specs),
+                *(() if self._announcement is None else (self._announcement,)),
+            ),
         )
         if grant.allocation.gpus:
             # setup_on_node runs with the grant of its stage's first worker
             self._on_grants(list({w.worker_id: w.grant for w in [*self.workers, worker]}.values()))
         oom_kills = read_oom_kills()
         spawned_at = time.monotonic()
-        env = worker_environment(self._base_env, grant, specs[0].env_vars)  # fused stages have the same
+        env = worker_environment(self._base_env, grant, specs[0].env_vars)
         try:
             if PORT_VARIABLE not in env:
                 env[PORT_VARIABLE] = str(self._ports.take())

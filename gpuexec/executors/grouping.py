@@ -8,8 +8,10 @@ from typing import Any
 
 from gpuexec.config import ExecutorConfig
 from gpuexec.curator.fusion_facts import fusion_facts
-from gpuexec.plan.fusion import Group, group_stages
+from gpuexec.executors.stage_options import own_options
+from gpuexec.plan.fusion import FusionFacts, Group, group_stages
 from gpuexec.plan.model import StageDemand
+from gpuexec.policies import FusionPolicy
 from gpuexec.stage.environment import requested_variables
 
 
@@ -25,13 +27,18 @@ def groups_of(
 
     It has to be asked of every source whether an earlier run has done it, before a stage gets its tasks.
     """
-    facts = [
-        fusion_facts(stage, demand, requested_variables(stage, options))
-        for stage, demand in zip(stages, demands, strict=True)
-    ]
+    facts = [_facts(stage, demand, options) for stage, demand in zip(stages, demands, strict=True)]
     sources = [index for index, stage in enumerate(stages) if getattr(stage, "is_source_stage", False)]
     if has_checkpoint and sources:
         for index in range(sources[0] + 1):
             obstacle = facts[index].obstacle or "the checkpoint has to know the tasks that it makes"
             facts[index] = dataclasses.replace(facts[index], obstacle=obstacle)
     return group_stages(facts)
+
+
+def _facts(stage: Any, demand: StageDemand, options: ExecutorConfig) -> FusionFacts:
+    own = own_options(stage, options)
+    facts = fusion_facts(stage, demand, requested_variables(stage, options))
+    if options.for_stage(own).fusion == FusionPolicy.OFF:
+        facts = dataclasses.replace(facts, obstacle="fusion is off for it")
+    return dataclasses.replace(facts, environment=(*facts.environment, own))

@@ -17,6 +17,7 @@ from gpuexec.errors import GpusBusy, ResourcesError
 from gpuexec.executors.checks import check_stages, refuse_run_during_import
 from gpuexec.executors.grouping import groups_of, separate
 from gpuexec.executors.requirements import check_requirements
+from gpuexec.executors.stage_options import check_stage_options
 from gpuexec.hardware import host, inventory, visible_devices
 from gpuexec.hardware.leases import HeldLeases, LeaseFolder, with_leases
 from gpuexec.hardware.model import Lease, Node
@@ -78,6 +79,7 @@ def prepare(
     """
     refuse_run_during_import()
     check_stages(stages)
+    check_stage_options(stages, options)
     check_requirements(stages, options)
     demands = tuple(stage_facts.demand_of(stage) for stage in stages)
     fuses = fuses and options.fusion == FusionPolicy.AUTO

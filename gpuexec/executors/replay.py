@@ -33,6 +33,7 @@ from gpuexec.processes.variables import GPU_MEMORY_LIMITS, HASH_SEED, THREAD_CAP
 from gpuexec.stage.environment import temporary_environment
 from gpuexec.stage.loading import loading_stage
 from gpuexec.stage.pools import support_pools
+from gpuexec.stage.seeds import random_states_kept, seeded
 from gpuexec.stage.session import StageSession
 
 __all__ = ["Capsule", "load_capsule", "replay"]
@@ -75,10 +76,11 @@ def replay(
             code = None if old_code else renew(stage, tasks, failure.script)
             if code is not None:
                 _warn(code)
-        *earlier, failed = map(adapters.adapter_for, stages)
-        for adapter in earlier:
-            tasks = _run(adapter, tasks, failure, target, on_error, one_by_one=True)
-        return _run(failed, tasks, failure, target, on_error, one_by_one=bool(earlier))
+        *earlier, failed = (seeded(adapters.adapter_for(stage), failure.task_seed) for stage in stages)
+        with random_states_kept(failure.task_seed):
+            for adapter in earlier:
+                tasks = _run(adapter, tasks, failure, target, on_error, one_by_one=True)
+            return _run(failed, tasks, failure, target, on_error, one_by_one=bool(earlier))
 
 
 def hash_seed(capsule: Capsule) -> str | None:

@@ -22,8 +22,8 @@ class FusionFacts:
     """What decides whether a stage is fused.
 
     ``obstacle``: why it is fused with no other, in words; ``None`` if nothing forbids it. ``sets_up``: it does
-    something in ``setup``, ``setup_on_node`` or ``teardown``. ``environment``: what must be the same in a group, such
-    as variables and CPUs.
+    something in ``setup``, ``setup_on_node`` or ``teardown``. ``environment``: what must be the same in a group: CPUs,
+    variables, options.
     """
 
     name: str
@@ -62,5 +62,5 @@ def _why_not_with(group: Sequence[FusionFacts], facts: FusionFacts) -> str | Non
     if facts.sets_up and any(member.sets_up for member in group):
         return "another stage of the group before it has something to set up too"
     if facts.environment != before.environment:
-        return "its environment variables or CPUs differ from those of the stage before"
+        return "its CPUs, variables or options are not those of the stage before"
     return None

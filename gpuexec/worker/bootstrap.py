@@ -67,14 +67,22 @@ def _serve(connection: BlockingConnection, recorder: FlightRecorder, log: LogSin
     registration.install()
     allocation = Allocation.from_dict(start.allocation)
     own_gpu.show_own_gpu(allocation)
+    stages, announcement = start.payloads[: len(start.stages)], start.payloads[len(start.stages) :]
     loaded: list[StageAdapter] = []
     try:
+        for each in announcement:
+            load(each)
         with loading_stage():
-            for payload in start.payloads:
-                loaded.append(adapters.adapter_for(load(payload)))  # noqa: PERF401 - its length is needed if one raises
+            for payload in stages:
+                adapter = adapters.adapter_for(load(payload))
+                if start.task_seed is not None:
+                    from gpuexec.stage.seeds import seeded  # only a run with seeds pays for it
+
+                    adapter = seeded(adapter, start.task_seed)
+                loaded.append(adapter)
         support_pools()
     except BaseException as error:  # noqa: BLE001 - an import can raise anything, SystemExit included
-        at_fault = min(len(loaded), len(start.payloads) - 1)
+        at_fault = min(len(loaded), len(stages) - 1)
         connection.send(describe_failure(error, StagePhase.IMPORT, stage=at_fault))
         return
     log.apply_levels()

@@ -15,6 +15,7 @@ from gpuexec.errors import names_of
 _CALLERS = {  # of a stage's methods: their frames say nothing about the failure
     "gpuexec.contract.adapter",
     "gpuexec.contract.stage",
+    "gpuexec.stage.seeds",
     "gpuexec.stage.session",
     "gpuexec.worker.loop",
     "gpuexec.worker.group_loop",
@@ -40,6 +41,7 @@ def describe_failure(
         traceback=_stage_traceback(error),
         is_exit=is_exit,
         halted=halted,
+        brief=_brief(error),
         **where,
         payloads=() if is_exit else _pickled_if_portable(error),
     )
@@ -54,6 +56,15 @@ def _pickled_if_portable(error: BaseException) -> tuple[Payload, ...]:
     except Exception:  # noqa: BLE001, S110 - the text and traceback still travel
         pass
     return ()
+
+
+def _brief(error: BaseException) -> str:
+    from gpuexec.stage.brief_traceback import brief_traceback  # only failures pay for it
+
+    try:
+        return brief_traceback(error)
+    except Exception:  # noqa: BLE001 - the whole traceback is sent too
+        return ""
 
 
 def _stage_traceback(error: BaseException) -> str:

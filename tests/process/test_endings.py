@@ -301,4 +301,4 @@ def test_a_module_that_runs_its_pipeline_when_imported_is_refused(tmp_path: Path
     )
     done = run_python("-c", "import careless", PYTHONPATH=f"{tmp_path}:{ROOT}")
     assert done.returncode == 1
-    assert "starts a run when it is imported" in done.stderr.splitlines()[-2]
+    assert "starts a run when it is imported" in done.stderr.splitlines()[-3]
