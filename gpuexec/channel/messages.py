@@ -221,6 +221,12 @@ class LogLine(Message):
     kind: ClassVar[int] = 11
 
 
+class PrintsFor(Record):
+    """What the worker prints from here on is of this stage of its group. It travels in the output, as records do."""
+
+    stage: int
+
+
 class Stopped(Message):
     """``teardown`` returned after ``seconds``; the worker exits."""
 

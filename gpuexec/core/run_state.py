@@ -15,7 +15,7 @@ import functools
 from collections.abc import Callable, Sequence
 
 from gpuexec import events
-from gpuexec.channel.messages import Booted, Failed, LogLine, Message, NodeReady, Ready, Results, Stopped
+from gpuexec.channel.messages import Booted, Failed, LogLine, Message, NodeReady, PrintsFor, Ready, Results, Stopped
 from gpuexec.contract.phases import StagePhase
 from gpuexec.core import decide
 from gpuexec.core.dispatch import Dispatcher, QueueLimits
@@ -218,7 +218,7 @@ class RunState:
         if not self._ending:
             self.pool.check_gpus_left()
 
-    def on_output(self, worker: Worker, items: Sequence[str | LogLine]) -> None:
+    def on_output(self, worker: Worker, items: Sequence[str | LogLine | PrintsFor]) -> None:
         """Take note of what a worker printed (lines) and logged (records), in order; a hung one prints its stacks."""
         worker_id = worker.worker_id
         lines: list[str] = []
@@ -228,7 +228,10 @@ class RunState:
                 continue
             self._emit_printed(worker, lines)
             lines = []
-            self._emit(events.WorkerLogged(worker.members[item.stage].spec.index, worker_id, item))
+            if isinstance(item, PrintsFor):
+                worker.prints_for = item.stage
+            else:
+                self._emit(events.WorkerLogged(worker.members[item.stage].spec.index, worker_id, item))
         self._emit_printed(worker, lines)
 
     def _emit_printed(self, worker: Worker, lines: list[str]) -> None:
@@ -236,4 +239,4 @@ class RunState:
             return
         if worker.timeout is not None and worker.state is WorkerState.HUNG:
             worker.timeout.stacks += lines
-        self._emit(events.WorkerPrinted(worker.stage.spec.index, worker.worker_id, tuple(lines)))
+        self._emit(events.WorkerPrinted(worker.members[worker.prints_for].spec.index, worker.worker_id, tuple(lines)))

@@ -194,6 +194,7 @@ class Worker:
     rss_peak_bytes: int | None = None  # as of its last batch
     timeout: Timeout | None = None
     termination: Termination | None = None
+    prints_for: int = 0  # the stage of the group whose output it is that comes next
 
     def __post_init__(self) -> None:
         self.machine = Machine(f"worker {self.worker_id!r}", TRANSITIONS, WorkerState.SPAWNED)

@@ -7,7 +7,7 @@ import os
 import re
 
 from gpuexec.channel.log_frames import MARK, decode_record
-from gpuexec.channel.messages import LogLine
+from gpuexec.channel.messages import LogLine, PrintsFor
 from gpuexec.units import MIB
 
 _MAX_LINE_BYTES = MIB  # a longer line is reported in parts
@@ -21,7 +21,7 @@ _FRAME = b'  File "'
 _OWN_FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120
 _OWN_FRAMES = (os.fsencode(f'  File "{_OWN_FOLDER}/'), b'  File "<frozen runpy>"')
 
-OutputItem = str | LogLine
+OutputItem = str | LogLine | PrintsFor
 
 
 class OutputLines:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from gpuexec.channel.messages import LogLine
+from gpuexec.channel.messages import LogLine, PrintsFor
 from gpuexec.channel.recorder import FlightRecorder
 from gpuexec.plan.model import WorkerGrant
 from gpuexec.processes.exit_watch import ExitWatch
@@ -196,7 +196,8 @@ class WorkerProcess:
 
     def _remember(self, items: list[OutputItem]) -> list[OutputItem]:
         for item in items[-_MAX_LAST_LINES:]:
-            self.last_lines.append(f"{item.level}: {item.text}" if isinstance(item, LogLine) else item)
+            if not isinstance(item, PrintsFor):
+                self.last_lines.append(f"{item.level}: {item.text}" if isinstance(item, LogLine) else item)
         return items
 
     def close(self) -> None:

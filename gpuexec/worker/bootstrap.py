@@ -73,7 +73,7 @@ def _serve(connection: BlockingConnection, recorder: FlightRecorder, log: LogSin
         for each in announcement:
             load(each)
         with loading_stage():
-            for payload in stages:
+            for log.stage, payload in enumerate(stages):
                 adapter = adapters.adapter_for(load(payload))
                 if start.task_seed is not None:
                     from gpuexec.stage.seeds import seeded  # only a run with seeds pays for it
@@ -85,6 +85,7 @@ def _serve(connection: BlockingConnection, recorder: FlightRecorder, log: LogSin
         at_fault = min(len(loaded), len(stages) - 1)
         connection.send(describe_failure(error, StagePhase.IMPORT, stage=at_fault))
         return
+    log.stage = 0
     log.apply_levels()
     connection.send(Booted(began, time.monotonic()))
     worker = WorkerMetadata(worker_id=start.worker_id, allocation=allocation)
@@ -95,6 +96,7 @@ def _serve(connection: BlockingConnection, recorder: FlightRecorder, log: LogSin
         memory.probe_for(allocation),
         recorder,
         ErrorHandling.from_list(start.error_handling),
+        log,
     )
 
     def terminate_once(_signal: int, _frame: FrameType | None) -> None:

@@ -172,7 +172,7 @@ class GroupLoop(WorkerLoop):
 
     def _enter(self, stage: int) -> StageSession:
         """Make a stage the one that this process is in, for messages."""
-        self._stage = stage
+        self._stage = self._log.stage = stage
         self._session = self._sessions[stage]
         return self._session
 

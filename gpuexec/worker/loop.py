@@ -26,6 +26,7 @@ from gpuexec.stage.session import StageSession
 from gpuexec.worker.failures import describe_failure
 from gpuexec.worker.gpu_memory_errors import free_gpu_cache, is_out_of_gpu_memory
 from gpuexec.worker.inbox import Inbox
+from gpuexec.worker.log_sink import LogSink
 from gpuexec.worker.memory import MemoryProbe, PeakRss
 from gpuexec.worker.outbox import Outbox
 
@@ -51,6 +52,7 @@ class WorkerLoop:
         probe: MemoryProbe,
         recorder: FlightRecorder,
         error_handling: ErrorHandling,
+        log: LogSink,
     ) -> None:
         self._connection = connection
         self._sessions = sessions
@@ -61,6 +63,7 @@ class WorkerLoop:
         self._probe = probe
         self._recorder = recorder
         self._error_handling = error_handling
+        self._log = log
         self._pool = SegmentPool()
         self._outbox = Outbox(connection, self._pool)
         self._inbox = Inbox(self._outbox.reuse_when_sent)
@@ -152,6 +155,7 @@ class WorkerLoop:
         """Yield the sessions of the group's stages, each as the one that this process is in."""
         for stage, session in enumerate(self._sessions):
             self._stage, self._session = stage, session
+            self._log.stage = stage
             yield session
 
     @contextlib.contextmanager

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gpuexec import ConfigurationError, InlineExecutor, Pipeline, Resources, WorkerDied
+from gpuexec import ConfigurationError, InlineExecutor, Pipeline, Resources, WorkerDied, events
 from tests.process.running import Ran, run_command, run_inline, run_local
 from tests.process.stages import Item, items
-from tests.process.stages.fusion import InBatches, Light, Unpicklable, WithSetup
+from tests.process.stages.fusion import InBatches, Light, Talks, Unpicklable, WithSetup
 
 
 def given_items(count: int) -> list[Item]:
@@ -201,3 +201,24 @@ def test_the_callers_stages_and_tasks_stay_as_they_were():
     Pipeline("p", stages=stages).run(InlineExecutor(show_progress=False), initial_tasks=tasks)
     run_local(stages, tasks)
     assert [task.data for task in tasks] == [(1, ()), (2, ()), (3, ())]
+
+
+class Heard:
+    """Notes who said what."""
+
+    def __init__(self) -> None:
+        self.said: list[tuple[int, str]] = []
+
+    def on_event(self, event: events.RunEvent) -> None:
+        match event:
+            case events.WorkerPrinted():
+                self.said += [(event.stage_index, line) for line in event.lines]
+            case events.WorkerLogged():
+                self.said.append((event.stage_index, event.record.text))
+
+
+def test_what_a_stage_says_is_its_own(monkeypatch: pytest.MonkeyPatch):
+    heard = Heard()
+    monkeypatch.setattr("gpuexec.executors.local.progress_for", lambda _options: ([heard], None))
+    run_local([Talks("a"), Light("b"), Talks("c")], given_items(2))
+    assert heard.said == [(0, "a prints"), (0, "a logs"), (2, "c prints"), (2, "c logs")] * 2

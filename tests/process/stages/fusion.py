@@ -89,3 +89,14 @@ class Unpicklable(Light):
         if task.data[0] == self.at:
             return items((self.at, (number for number in ())))  # a generator
         return super().process(task)
+
+
+class Talks(Light):
+    """Prints and logs."""
+
+    def process(self, task: Item) -> Any:
+        from loguru import logger
+
+        print(f"{self.name} prints")
+        logger.warning("{} logs", self.name)
+        return super().process(task)
