@@ -131,6 +131,7 @@ class Encoder:
     """
 
     def __init__(self, *, looks_at_classes: bool = False) -> None:
+        by_value.send_spawned_main_by_value()
         self._with_shared_stats = _ReusedPickler(shared_stats=True)
         self._with_unshared_stats = _ReusedPickler(shared_stats=False)
         self._definitions = Definitions()
@@ -172,6 +173,10 @@ def _by_value_pickler(_reduced_classes: tuple[type, ...], *, shared_stats: bool)
             _own_reducers(shared_stats=shared_stats),
             cloudpickle.Pickler.dispatch_table,
         )
+
+        def reducer_override(self, obj: Any) -> Any:
+            reduced = super().reducer_override(obj)
+            return by_value.with_slots(obj, reduced) if isinstance(obj, type) else reduced
 
     return ByValuePickler
 
