@@ -1,0 +1,132 @@
+"""Runs of programs of many kinds: in children, in threads, inside a stage, in a program that forks or is stopped."""
+
+from __future__ import annotations
+
+import os
+import sys
+import textwrap
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from gpuexec import ConfigurationError, Pipeline
+from tests.process.running import local_executor, run_local, run_python
+from tests.process.stages import Apply, double, items
+from tests.process.stages.programs import Waits, doubled_by_a_run
+
+SCRIPT = """
+import multiprocessing, sys
+from dataclasses import dataclass
+from gpuexec import LocalExecutor, Pipeline, ProcessingStage
+from tests.process.stages import Item, items
+
+@dataclass(slots=True)
+class Pair:
+    first: int
+    second: int
+
+class Swaps(ProcessingStage[Item, Item]):
+    name = "swaps"
+
+    def process(self, task):
+        task.data = Pair(task.data.second, task.data.first)
+        return task
+
+def run(queue):
+    executor = LocalExecutor(show_progress=False, capsules=False)
+    pairs = [task.data for task in Pipeline("p", stages=[Swaps()]).run(executor, initial_tasks=items(Pair(1, 2)))]
+    queue.put([(type(pair) is Pair, pair.first) for pair in pairs])
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context(sys.argv[1])
+    queue = context.SimpleQueue()
+    process = context.Process(target=run, args=(queue,), daemon=True)
+    process.start()
+    process.join()
+    print(queue.get() if not process.exitcode else process.exitcode)
+"""
+
+
+@pytest.mark.parametrize("start_method", ["fork", "spawn", "forkserver"])
+def test_a_daemonic_child_of_multiprocessing_runs_a_scripts_pipeline(tmp_path: Path, start_method: str):
+    script = tmp_path / "script.py"
+    script.write_text(textwrap.dedent(SCRIPT))
+    done = run_python(script, start_method)
+    assert done.stdout == "[(True, 2)]\n", done.stderr
+
+
+def test_threads_run_pipelines_side_by_side():
+    executor, pipeline = local_executor(), Pipeline("p", stages=[Apply(double)])
+
+    def run(first: int) -> list[int]:
+        return [task.data for task in pipeline.run(executor, initial_tasks=items(first, first + 1))]
+
+    with ThreadPoolExecutor(3) as threads:
+        assert list(threads.map(run, [1, 10, 20])) == [[2, 4], [20, 22], [40, 42]]
+
+
+def test_a_stage_runs_a_pipeline_of_its_own():
+    assert run_local([Apply(doubled_by_a_run)], items(1, 2)).data == [2, 4]
+
+
+@pytest.mark.parametrize(
+    "end",
+    [lambda run: run.close(), lambda run: sys.exit(), lambda run: None],
+    ids=["closes it", "exits", "lets it go"],
+)
+def test_a_forked_child_does_not_end_its_parents_run(end):
+    run = Pipeline("p", stages=[Apply(double)]).run_iter(local_executor(), items(*range(200)))
+    results = [next(run).data]
+    child = os.fork()
+    if child == 0:
+        try:
+            end(run)
+        finally:
+            del run
+            os._exit(0)
+    os.waitpid(child, 0)
+    results += [task.data for task in run]
+    assert sorted(results) == list(range(0, 400, 2))
+
+
+def test_a_forked_child_cannot_take_its_parents_tasks():
+    run = Pipeline("p", stages=[Apply(double)]).run_iter(local_executor(), items(*range(200)))
+    results = [next(run).data]
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            list(run)
+        except ConfigurationError as error:
+            status = 0 if str(os.getppid()) in str(error) else 2
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    results += [task.data for task in run]
+    assert sorted(results) == list(range(0, 400, 2))
+
+
+def test_a_driver_that_is_stopped_does_not_hold_the_time_against_its_workers(tmp_path: Path):
+    """As when a laptop sleeps, or after Ctrl-Z: the worker waits for the driver, not the other way round."""
+    stage = Waits(tmp_path)
+    driver, pause_s = os.getpid(), 2.0
+
+    def stop_for_a_while() -> None:
+        stage.wait_until_at_work()
+        stopper = f"kill -STOP {driver}; touch {stage.go}; sleep {pause_s}; kill -CONT {driver}"
+        os.posix_spawn("/bin/sh", ["sh", "-c", stopper], os.environ)
+
+    thread = threading.Thread(target=stop_for_a_while)
+    thread.start()
+    ran = run_local([stage], items(1), batch_timeout_s=pause_s / 2, max_attempts=1)
+    thread.join()
+    os.wait()
+    assert ran.data == [1]
+
+
+def test_a_stage_may_take_over_the_signals_and_the_working_directory(tmp_path: Path):
+    stage = Waits(tmp_path, takes_over=True)
+    stage.go.touch()
+    assert run_local([stage], items(1, 2)).data == [1, 2]
