@@ -6,7 +6,6 @@
   logger, with what was bound to it. Its handlers, with their locks and open files, stay where they are.
 * A class with ``__slots__`` has them again where it arrives. cloudpickle restores it with a ``__dict__`` instead, and
   its instances then do not fit the class they came from (cloudpickle#225, cloudpickle#311).
-* The main module of a process that multiprocessing has spawned is called ``__mp_main__``. No other process has it.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ from collections.abc import Callable
 from types import CodeType, GetSetDescriptorType, MemberDescriptorType
 from typing import Any
 
-_SPAWNED_MAIN = "__mp_main__"
 _DROPPED = "<dynamic-code>"  # what cloudpickle puts in the place of the file's name
 
 _sources: dict[str, tuple[Any, str]] = {}  # one text per file, so that it is in a pickle once
@@ -71,17 +69,6 @@ def with_slots(cls: type, reduced: Any) -> Any:
     begins_with = {**begins_with, "__slots__": tuple(own)}
     attributes = {name: value for name, value in attributes.items() if name not in own and name != "__slotnames__"}
     return (make, (metaclass, name, bases, begins_with, *others), (attributes, more), *rest)
-
-
-def send_spawned_main_by_value() -> None:
-    """Do so in this process, if multiprocessing has spawned it."""
-    module = sys.modules.get(_SPAWNED_MAIN)
-    if module is None:
-        return
-    import cloudpickle
-
-    if _SPAWNED_MAIN not in cloudpickle.list_registry_pickle_by_value():
-        cloudpickle.register_pickle_by_value(module)
 
 
 def logger_reducers() -> dict[type, Callable[[Any], Any]]:

@@ -131,7 +131,6 @@ class Encoder:
     """
 
     def __init__(self, *, looks_at_classes: bool = False) -> None:
-        by_value.send_spawned_main_by_value()
         self._with_shared_stats = _ReusedPickler(shared_stats=True)
         self._with_unshared_stats = _ReusedPickler(shared_stats=False)
         self._definitions = Definitions()

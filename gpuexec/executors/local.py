@@ -10,6 +10,7 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gpuexec.channel import codec
+from gpuexec.channel.own_modules import send_own_modules_by_value
 from gpuexec.channel.payload import Payload, SegmentRef
 from gpuexec.channel.payload_store import store
 from gpuexec.channel.segments import SegmentPool
@@ -110,7 +111,7 @@ class LocalExecutor(BaseExecutor):
         with self._cancellable() as cancellation:
             prepared = prepare(stages, self.options, sleep=cancellation.sleep, takes_leases=True)
             with prepared.leases, signals_deferred():
-                tasks = ListedTasks(initial_tasks_for(prepared.stages, initial_tasks))
+                tasks = _listed(prepared.stages, initial_tasks)
                 return self._run(
                     prepared, tasks, folder, cancellation, streams=False, accept_changed=accept_changed_pipeline
                 ).execute()
@@ -145,8 +146,9 @@ class LocalExecutor(BaseExecutor):
     def _stream_results(self, prepared: Prepared, initial_tasks: Iterable[Any] | None) -> Generator[Any, None, None]:
         tasks: InitialTasks
         if initial_tasks is None or isinstance(initial_tasks, Sequence):
-            tasks = ListedTasks(initial_tasks_for(prepared.stages, initial_tasks))
+            tasks = _listed(prepared.stages, initial_tasks)
         else:
+            send_own_modules_by_value(prepared.stages)
             tasks = StreamedTasks(checked_tasks(initial_tasks))
         with self._cancellable() as cancellation:
             with signals_deferred():
@@ -242,6 +244,12 @@ class LocalExecutor(BaseExecutor):
             uses_gpu=bool(demand.gpus or demand.gpu_memory_gb),
             is_source=bool(getattr(stage, "is_source_stage", False)),
         )
+
+
+def _listed(stages: Sequence[Any], initial_tasks: Sequence[Any] | None) -> ListedTasks:
+    tasks = initial_tasks_for(stages, initial_tasks)
+    send_own_modules_by_value((*stages, tasks[0]))
+    return ListedTasks(tasks)
 
 
 def _say_what_workers_do_not_get(names: Sequence[str]) -> None:

@@ -57,6 +57,53 @@ def test_a_daemonic_child_of_multiprocessing_runs_a_scripts_pipeline(tmp_path: P
     assert done.stdout == "[(True, 2)]\n", done.stderr
 
 
+PLUGIN = """
+from gpuexec import ProcessingStage
+from tests.process.running import run_local
+from tests.process.stages import Item, items
+
+OFFSET = 10
+
+class Mine:
+    def __init__(self, value):
+        self.value = value + OFFSET
+
+class Makes(ProcessingStage[Item, Item]):
+    name = "makes"
+
+    def process(self, task):
+        task.data = Mine(task.data)
+        return task
+
+print([mine.value for mine in run_local([Makes()], items(1, 2)).data if type(mine) is Mine])
+"""
+
+BY_PATH = """
+import importlib.util, sys
+spec = importlib.util.spec_from_file_location("plugin_by_path", sys.argv[1])
+module = importlib.util.module_from_spec(spec)
+sys.modules["plugin_by_path"] = module
+spec.loader.exec_module(module)
+"""
+
+
+@pytest.mark.parametrize(
+    "load",
+    [
+        BY_PATH,
+        "import runpy, sys; runpy.run_path(sys.argv[1], run_name='a_name')",
+        "import sys; exec(open(sys.argv[1]).read())",
+    ],
+    ids=["importlib", "runpy", "exec"],
+)
+def test_a_module_that_no_name_leads_to_runs_a_pipeline(tmp_path: Path, load: str):
+    """As plugins are loaded, and tests in pytest's import mode ``importlib``."""
+    script = tmp_path / "no name.py"
+    script.write_text(PLUGIN)
+    done = run_python("-c", load, script)
+    assert done.stdout == "[11, 12]\n", done.stderr
+
+
 def test_threads_run_pipelines_side_by_side():
     executor, pipeline = local_executor(), Pipeline("p", stages=[Apply(double)])
 
