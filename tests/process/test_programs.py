@@ -14,7 +14,7 @@ import pytest
 from gpuexec import ConfigurationError, Pipeline
 from tests.process.running import local_executor, run_local, run_python
 from tests.process.stages import Apply, double, items
-from tests.process.stages.programs import Waits, doubled_by_a_run
+from tests.process.stages.programs import Waits, doubled_by_a_run, working_directory
 
 SCRIPT = """
 import multiprocessing, sys
@@ -177,3 +177,28 @@ def test_a_stage_may_take_over_the_signals_and_the_working_directory(tmp_path: P
     stage = Waits(tmp_path, takes_over=True)
     stage.go.touch()
     assert run_local([stage], items(1, 2)).data == [1, 2]
+
+
+def test_all_workers_of_a_run_have_its_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Those too that start after the caller of a stream has gone elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    executor = local_executor(max_batches_per_worker=2)
+    run = Pipeline("p", stages=[Apply(working_directory)]).run_iter(executor, items(*range(20)))
+    seen = {next(run).data}
+    monkeypatch.chdir("/")
+    seen |= {task.data for task in run}
+    assert {folder for folder, _ in seen} == {str(tmp_path)}
+    assert len(seen) > 1, "several workers"
+
+
+def test_a_working_directory_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    executor = local_executor(max_batches_per_worker=2)
+    run = Pipeline("p", stages=[Apply(double)]).run_iter(executor, items(*range(20)))
+    results = [next(run).data]
+    gone.rmdir()
+    results += [task.data for task in run]
+    assert sorted(results) == list(range(0, 40, 2))
+    assert run_local([Apply(double)], items(1, 2)).data == [2, 4]

@@ -17,6 +17,10 @@ def doubled_by_a_run(value: int) -> int:
     return task.data
 
 
+def working_directory(value: object) -> tuple[str, int]:
+    return str(Path.cwd()), os.getpid()
+
+
 class Waits(ProcessingStage[Item, Item]):
     """Says in ``folder`` that it is at work and waits for a go; with ``takes_over``, it changes its process first."""
 
