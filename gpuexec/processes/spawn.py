@@ -8,7 +8,6 @@ import queue
 import site
 import socket
 import subprocess
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +18,7 @@ from gpuexec.channel.messages import LogLine
 from gpuexec.channel.recorder import FlightRecorder
 from gpuexec.plan.model import WorkerGrant
 from gpuexec.processes.exit_watch import ExitWatch
+from gpuexec.processes.interpreter import interpreter
 from gpuexec.processes.output_lines import OutputItem, OutputLines
 from gpuexec.processes.variables import gpu_memory_limits, thread_caps
 from gpuexec.units import KIB
@@ -119,7 +119,7 @@ def _start_interpreter(fds: Sequence[int], env: Mapping[str, str], folder: str |
     # Without -P, -m would look in the working directory first, where a file may be called like a standard module. The
     # worker gets the driver's sys.path once it is running, so the stage's own imports are as in the driver.
     return subprocess.Popen(
-        [sys.executable, *flags, "-P", "-m", "gpuexec.worker", *map(str, fds), str(os.getpid())],
+        [interpreter(), *flags, "-P", "-m", "gpuexec.worker", *map(str, fds), str(os.getpid())],
         env=dict(env),
         cwd=folder if folder and Path(folder).is_dir() else None,
         stdin=subprocess.DEVNULL,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing.spawn
 import os
 import sys
 import textwrap
@@ -201,4 +202,10 @@ def test_a_working_directory_that_is_gone(tmp_path: Path, monkeypatch: pytest.Mo
     gone.rmdir()
     results += [task.data for task in run]
     assert sorted(results) == list(range(0, 40, 2))
+    assert run_local([Apply(double)], items(1, 2)).data == [2, 4]
+
+
+def test_a_program_that_python_is_embedded_in(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(multiprocessing.spawn, "_python_exe", "/usr/bin/uwsgi")
+    monkeypatch.setattr(sys, "executable", "/usr/bin/uwsgi")
     assert run_local([Apply(double)], items(1, 2)).data == [2, 4]
