@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from gpuexec import ConfigurationError, Pipeline
-from tests.process.running import local_executor, run_local, run_python
+from tests.process.running import local_executor, logged, run_local, run_python
 from tests.process.stages import Apply, double, items
+from tests.process.stages.endings import EndsOnNode
 from tests.process.stages.programs import Waits, doubled_by_a_run, working_directory
 
 SCRIPT = """
@@ -209,3 +210,13 @@ def test_a_program_that_python_is_embedded_in(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(multiprocessing.spawn, "_python_exe", "/usr/bin/uwsgi")
     monkeypatch.setattr(sys, "executable", "/usr/bin/uwsgi")
     assert run_local([Apply(double)], items(1, 2)).data == [2, 4]
+
+
+def test_a_user_without_a_folder_of_their_own(monkeypatch: pytest.MonkeyPatch):
+    """As in containers with a read-only file system, or for a user without a home: no capsule is kept, that is all."""
+    for name in ("HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR", "TMPDIR"):
+        monkeypatch.setenv(name, "/proc/none")
+    with logged() as messages:
+        ran = run_local([EndsOnNode("nowhere", None, Path("/proc/none"))], items(1), raises=OSError, capsules=True)
+    assert any("could not be kept for replay" in message and "/proc/none" in message for message in messages)
+    assert "stage 'ends'" in ran.error.__notes__[0], "the stage's own error"
