@@ -20,7 +20,7 @@ _IN_EVERY_WORKER = sys.stdlib_module_names | {__name__.partition(".")[0], "__mai
 def send_own_modules_by_value(objects: Iterable[Any]) -> None:
     """Do so in this process, for the modules of these objects' classes, and of the functions and classes they hold."""
     names = {name for obj in objects for name in _modules_of(obj)} | {_SPAWNED_MAIN}
-    own = [name for name in names if name in sys.modules and not _can_be_imported(name)]
+    own = [name for name in names if _is_here(name) and not _can_be_imported(name)]
     if not own:
         return
     import cloudpickle
@@ -29,6 +29,13 @@ def send_own_modules_by_value(objects: Iterable[Any]) -> None:
     for name in own:
         if name not in known:
             cloudpickle.register_pickle_by_value(sys.modules[name])
+
+
+def _is_here(name: str) -> bool:
+    module = sys.modules.get(name)
+    return (
+        getattr(module, "__name__", None) == name
+    )  # multiprocessing calls every process's main module __mp_main__ too
 
 
 def _modules_of(obj: Any) -> Iterator[str]:

@@ -60,7 +60,7 @@ def test_so_does_one_inside_a_package(plugin, monkeypatch):
 
 def test_a_module_that_a_library_makes_stays_as_it_is(plugin, monkeypatch):
     """As ``six.moves`` does: its parent is no package, and makes it when it is imported."""
-    monkeypatch.setitem(sys.modules, "tests.waiting.made", plugin)
+    monkeypatch.setitem(sys.modules, "tests.process.waiting.made", plugin)
     plugin.__name__ = plugin.Mine.__module__ = "tests.process.waiting.made"
     send_own_modules_by_value([plugin.Mine()])
     assert not by_value()
@@ -70,3 +70,10 @@ def test_the_main_module_of_a_spawned_process_goes_by_value(monkeypatch):
     monkeypatch.setitem(sys.modules, "__mp_main__", ModuleType("__mp_main__"))
     send_own_modules_by_value([])
     assert by_value() == {"__mp_main__"}
+
+
+def test_a_second_name_of_the_main_module_changes_nothing(monkeypatch):
+    """multiprocessing gives it one in every process that imports it."""
+    monkeypatch.setitem(sys.modules, "__mp_main__", sys.modules["__main__"])
+    send_own_modules_by_value([])
+    assert not by_value()
