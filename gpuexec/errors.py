@@ -26,6 +26,7 @@ Built-in classes that an error is a subclass of, beside the one above it, stand 
     ├── StartRefused (OSError)                  the system refuses another process; the message names the limit
     ├── NvmlError                               the driver library answered with an error
     │   └── NvmlUnavailable                     there is no usable driver library
+    │       └── NvmlHangs                       a call into it does not return
     ├── RemoteTraceback                         never raised: the `__cause__` that shows a worker's traceback
     ├── ConnectionLost (ConnectionError)        internal: the process at the other end of a socket is gone
     └── InternalError                           our own fault: please report it
@@ -110,6 +111,10 @@ class NvmlUnavailable(NvmlError):
     """There is no usable driver; the message gives the reason in one line."""
 
 
+class NvmlHangs(NvmlUnavailable):
+    """A call into the driver library does not return; the message names the call and the GPU."""
+
+
 # ---- files ---------------------------------------------------------------------------------------------
 
 
@@ -175,7 +180,7 @@ class WorkerDied(GpuexecError):
             lines.append(f"  tasks in flight: {abbreviated(self.task_ids)}")
         if self.last_lines:
             lines.append("  its last lines:")
-            lines += [f"    | {line}" for line in self.last_lines]
+            lines += [f"    | {line}" for line in self.last_lines if line.strip()]
         return "\n".join(lines)
 
 
@@ -190,16 +195,20 @@ def _rebuild_worker_died(fields: dict[str, object]) -> WorkerDied:
 class RemoteTraceback(GpuexecError):
     """The ``__cause__`` of a stage's exception. It shows where in the worker the exception was raised.
 
-    Attributes: ``stage``, ``worker_id``, ``phase``, ``task_ids`` and ``text`` (the worker's traceback).
+    Attributes: ``stage``, ``worker_id``, ``phase``, ``task_ids``, ``text`` (the worker's traceback) and ``brief`` (of
+    it, the frames of the user's own code; empty if there are none).
     """
 
-    def __init__(self, text: str, stage: str, worker_id: str, phase: str, task_ids: tuple[str, ...]) -> None:
+    def __init__(
+        self, text: str, stage: str, worker_id: str, phase: str, task_ids: tuple[str, ...], brief: str = ""
+    ) -> None:
         super().__init__(text)
         self.text = text
         self.stage = stage
         self.worker_id = worker_id
         self.phase = phase
         self.task_ids = task_ids
+        self.brief = brief
 
     def __str__(self) -> str:
         return f"\n\n{self.text.rstrip()}\n"

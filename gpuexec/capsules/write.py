@@ -35,7 +35,7 @@ from gpuexec.capsules import redact
 from gpuexec.capsules.summary import summary_of
 from gpuexec.contract.phases import StagePhase
 from gpuexec.errors import CapsuleNotWritten
-from gpuexec.private_folder import private_folder
+from gpuexec.private_folder import state_folder
 from gpuexec.units import MIB
 
 FORMAT = "gpuexec failure capsule"
@@ -83,6 +83,7 @@ class CapsuleContents:
     stacks: str | None = None  # of a worker that hung
     cause_of_death: str | None = None
     script: str | None = None  # the file that was run as __main__, whose classes travel with their code
+    task_seed: int | None = None  # of the run, see ``stage.seeds``
 
 
 PLAIN_FIELDS = tuple(
@@ -141,11 +142,8 @@ def default_folder() -> Path:
     It is ``gpuexec/capsules`` in $XDG_STATE_HOME, or in ``~/.local/state`` (XDG Base Directory Specification). Raises
     ``CapsuleNotWritten`` if it cannot be made or is another user's.
     """
-    configured = Path(os.environ.get("XDG_STATE_HOME") or "")
-    try:  # the specification says to ignore relative paths
-        state = configured if configured.is_absolute() else Path.home() / ".local" / "state"
-        state.mkdir(parents=True, exist_ok=True)
-        return private_folder(private_folder(state / "gpuexec") / "capsules")
+    try:
+        return state_folder("capsules")
     except (OSError, RuntimeError) as error:  # RuntimeError: no home directory
         raise CapsuleNotWritten(f"there is no folder for failure capsules: {error}") from error
 

@@ -56,7 +56,7 @@ class ErrorHandling(Record):
 
 
 class Start(Message):
-    """Tell a worker who it is and what it runs. The only payload is the pickled stage."""
+    """Tell a worker who it is and what it runs. The payloads are the pickled stage and, if any, an `announcement`."""
 
     stage: str
     worker_id: str
@@ -68,6 +68,7 @@ class Start(Message):
     error_handling: list[Any]  # see ``ErrorHandling.to_list``
     logging_levels: dict[str, int]  # of the driver's loggers of the standard library that have one set
     logging_disabled: int  # what the driver gave to ``logging.disable``
+    task_seed: int | None = None  # see ``stage.seeds``
 
     kind: ClassVar[int] = 1
 
@@ -167,6 +168,7 @@ class Failed(Message):
     traceback: str
     is_exit: bool = False  # SystemExit and similar exceptions, which must not end the driver
     halted: bool = True  # the worker takes no more batches
+    brief: str = ""  # the traceback in few lines, see ``stage.brief_traceback``
 
     kind: ClassVar[int] = 10
 

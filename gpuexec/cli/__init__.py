@@ -45,12 +45,17 @@ def _options(
 
 
 def main() -> None:
-    """Run the command; after an error of gpuexec's own, print its message and exit with status 1."""
+    """Run the command; after an error of gpuexec's own or of the user's code, print it and exit with status 1."""
     _accept_any_terminal()
     try:
         app()
     except GpuexecError as error:
         typer.secho("\n".join([f"error: {error}", *getattr(error, "__notes__", ())]), fg="red", err=True)
+        sys.exit(1)
+    except Exception as error:  # noqa: BLE001 - raised again if it is not of the user's code
+        from gpuexec.cli.failure import show_failure
+
+        show_failure(error)
         sys.exit(1)
 
 

@@ -32,17 +32,11 @@ _TASKS_WITHOUT_OUTPUT = 100  # after so many, the stage's author may have forgot
 
 
 class QueueLimits(Record):
-    """How much may wait before one stage: tasks, bytes, and segments (each holds a file descriptor).
-
-    ``max_batches_per_worker``: batches after which a worker is replaced, so it is sent no more than that.
-    ``batch_wait_s``: how long tasks wait for a full batch, ``None`` for as long as it takes.
-    """
+    """How much may wait before one stage: tasks, bytes, and segments (each holds a file descriptor)."""
 
     tasks: int
     bytes: int
     segments: int
-    max_batches_per_worker: int | None = None
-    batch_wait_s: float | None = None
 
 
 class Dispatcher:
@@ -145,7 +139,7 @@ class Dispatcher:
 
     def _rest_due_at(self, stage: StageState) -> float | None:
         """Return when the tasks before a stage go as a batch that is not full; ``None`` where that is not the case."""
-        queue, wait_s = stage.queue, self._limits.batch_wait_s
+        queue, wait_s = stage.queue, stage.spec.limits.batch_wait_s
         if wait_s is None or stage.upstream_done or not 0 < len(queue) < stage.spec.batch_size:
             return None
         return max(queue.oldest_at, self._waits_since) + wait_s
@@ -170,9 +164,10 @@ class Dispatcher:
         waiting = [b.not_before for stage in self._active for b in stage.requeued if b.not_before > now]
         return min(waiting, default=None)
 
-    def _counted(self, worker: Worker, limit: int) -> int:
+    @staticmethod
+    def _counted(worker: Worker, limit: int) -> int:
         """Return a worker's batches in flight; those beyond ``max_batches_per_worker`` count as sent already."""
-        maximum, in_flight = self._limits.max_batches_per_worker, len(worker.in_flight)
+        maximum, in_flight = worker.stage.spec.limits.max_batches_per_worker, len(worker.in_flight)
         return in_flight if maximum is None else max(in_flight, limit - (maximum - worker.batches_done - in_flight))
 
     def _others_have_work(self, source: StageState) -> bool:

@@ -18,6 +18,7 @@ from gpuexec.core.stage import StageState
 from gpuexec.core.worker import Exit, Worker
 from gpuexec.errors import TooManyQuarantined, WorkerDied
 
+HOW_TO_REPLAY = "to run it again: gpuexec replay "
 MakeError = Callable[[], BaseException]
 
 
@@ -30,20 +31,18 @@ class Recovery:
 
     def __init__(
         self,
-        policy: RetryPolicy,
         stages: Sequence[StageState],
         *,
         dispatcher: Dispatcher,
         surroundings: Surroundings,
         emit: Callable[[events.RunEvent], None],
     ) -> None:
-        self._policy = policy
         self._dispatcher = dispatcher
         self._surroundings = surroundings
         self._emit = emit
         self._hinted: set[int] = set()  # stages, by index
         self._first_quarantined: dict[int, tuple[str, MakeError]] = {}
-        self._breakers = [Breaker(s.spec.name, policy, s.spec.batch_size) for s in stages]
+        self._breakers = [Breaker(s.spec.name, s.spec.policy, s.spec.batch_size) for s in stages]
 
     def setup_done(self, worker: Worker) -> None:
         """Note that a worker is ready."""
@@ -63,9 +62,9 @@ class Recovery:
 
         record = FailureRecord(worker, batch, phase, names[0], failed.text, failed.traceback)
         if failed.is_exit:
-            self._report(record, Action.RAISE, DecisionReason.ENDED_PROCESS, now)
-            raise error()
-        kind = FailureKind.NOT_PICKLABLE if phase.is_transfer else self._policy.kind_of(names)
+            capsule = self._report(record, Action.RAISE, DecisionReason.ENDED_PROCESS, now)
+            raise _with_notes(error(), _how_to_replay(capsule))
+        kind = FailureKind.NOT_PICKLABLE if phase.is_transfer else worker.stage.spec.policy.kind_of(names)
         failure = Failure(kind, failed.text, names)
         if batch is None:
             self._setup_failed(record, failure, error, now)
@@ -129,27 +128,28 @@ class Recovery:
 
     def _setup_failed(self, record: FailureRecord, failure: Failure, error: MakeError, now: float) -> None:
         worker = record.worker
-        verdict = judge_setup(self._policy, failure)
+        verdict = judge_setup(worker.stage.spec.policy, failure)
         trip = None
         if verdict.action is Action.RETRY:
             breaker = self._breakers[worker.stage.spec.index]
             trip = breaker.setup_failed(live=_live(worker), cause=failure.text)
         if trip is not None or verdict.action is Action.RAISE:
             reason = verdict.reason if trip is None else DecisionReason.BREAKER
-            self._report(record, Action.RAISE, reason, now)
-            raise _with_note(error(), str(trip) if trip is not None else None)
+            capsule = self._report(record, Action.RAISE, reason, now)
+            raise _with_notes(error(), str(trip) if trip is not None else None, _how_to_replay(capsule))
         where = f"{record.phase} of worker {worker.worker_id!r} (stage {worker.stage.spec.name!r}) failed"
         self._emit(events.Noticed(f"{where}: {failure.text}; starting another worker"))
 
     def _judge(self, record: FailureRecord, batch: Batch, failure: Failure, error: MakeError, now: float) -> None:
         worker, stage = record.worker, record.worker.stage
+        policy = stage.spec.policy
         if batch.lifecycle is None:
             batch.lifecycle = BatchLifecycle(f"batch {batch.batch_id} of stage {stage.spec.name!r}")
-        verdict = batch.lifecycle.fail(self._policy, tasks=batch.size, worker_id=worker.worker_id, failure=failure)
-        self._report(record, verdict.action, verdict.reason, now)
+        verdict = batch.lifecycle.fail(policy, tasks=batch.size, worker_id=worker.worker_id, failure=failure)
+        capsule = self._report(record, verdict.action, verdict.reason, now)
         match verdict.action:
             case Action.RETRY:
-                batch.not_before = now + self._policy.delay_s(batch.lifecycle.failures, batch.batch_id)
+                batch.not_before = now + policy.delay_s(batch.lifecycle.failures, batch.batch_id)
                 self._dispatcher.requeue(stage, [batch])
             case Action.SPLIT:
                 self._dispatcher.split(stage, batch)
@@ -160,16 +160,17 @@ class Recovery:
                 )
                 self._count_quarantined(stage, failure, error)
             case Action.RAISE:
-                raise _with_note(error(), _earlier_attempts(batch.lifecycle, self._policy))
+                raise _with_notes(error(), _earlier_attempts(batch.lifecycle, policy), _how_to_replay(capsule))
 
     def _count_quarantined(self, stage: StageState, failure: Failure, error: MakeError) -> None:
         """End the run if too many of a stage's tasks are quarantined, with the first one's error as the cause."""
         text, make_first = self._first_quarantined.setdefault(stage.spec.index, (failure.text, error))
-        if self._policy.allows_quarantined(stage.quarantined_tasks, stage.done_tasks):
+        policy = stage.spec.policy
+        if policy.allows_quarantined(stage.quarantined_tasks, stage.done_tasks):
             return
         raise TooManyQuarantined(
             f"stage {stage.spec.name!r}: {stage.quarantined_tasks} tasks are in quarantine and {stage.done_tasks} "
-            f"done, more than max_quarantined={self._policy.max_quarantined:g} allows. The first error: {text}\n"
+            f"done, more than max_quarantined={policy.max_quarantined:g} allows. The first error: {text}\n"
             "  If so many tasks are bad, raise max_quarantined, or set it to None; otherwise mend the stage."
         ) from make_first()
 
@@ -178,12 +179,14 @@ class Recovery:
         breaker = self._breakers[stage.spec.index]
         trip = breaker.worker_lost(done=stage.done_tasks, live=_live(worker), cause=cause)
         if trip is not None:
-            raise _with_note(error(), str(trip))
+            raise _with_notes(error(), str(trip))
 
-    def _report(self, record: FailureRecord, action: Action, reason: DecisionReason, now: float) -> None:
+    def _report(self, record: FailureRecord, action: Action, reason: DecisionReason, now: float) -> str | None:
+        """Report a failure, and return the folder of its capsule, if it is kept."""
         batch, final = record.batch, action in (Action.QUARANTINE, Action.RAISE)
         if action is Action.QUARANTINE:
             self._hint_once(record)
+        capsule = self._surroundings.keep(record) if final else None
         self._emit(
             events.BatchFailed(
                 now,
@@ -196,9 +199,10 @@ class Recovery:
                 action=action,
                 reason=reason,
                 stacks=record.worker.stacks_text,
-                capsule=self._surroundings.keep(record) if final else None,
+                capsule=capsule,
             )
         )
+        return capsule
 
     def _hint_once(self, record: FailureRecord) -> None:
         """Say which option may help where the run goes on, so that no exception says it."""
@@ -211,10 +215,15 @@ class Recovery:
             self._emit(events.Noticed(f"stage {spec.name!r}: {hint}"))
 
 
-def _with_note(error: BaseException, note: str | None) -> BaseException:
-    if note is not None:
-        error.add_note(note)
+def _with_notes(error: BaseException, *notes: str | None) -> BaseException:
+    for note in notes:
+        if note is not None:
+            error.add_note(note)
     return error
+
+
+def _how_to_replay(capsule: str | None) -> str | None:
+    return None if capsule is None else f"{HOW_TO_REPLAY}{capsule}"
 
 
 def _earlier_attempts(lifecycle: BatchLifecycle, policy: RetryPolicy) -> str | None:

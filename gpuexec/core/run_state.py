@@ -22,7 +22,6 @@ from gpuexec.core.lineage import Lineage, NoLineage
 from gpuexec.core.pool import WorkerPool
 from gpuexec.core.ports import Payloads, Processes, Surroundings
 from gpuexec.core.recovery import Recovery
-from gpuexec.core.retries import RetryPolicy
 from gpuexec.core.stage import StageState
 from gpuexec.core.termination import Terminator
 from gpuexec.core.worker import EndReason, Exit, ExitReport, Worker, WorkerEvent, WorkerState
@@ -44,7 +43,6 @@ class RunState:
         stages: Sequence[StageState],
         *,
         queue_limits: QueueLimits,
-        policy: RetryPolicy,
         terminator: Terminator,
         max_parallel_setups: int,
         processes: Processes,
@@ -66,10 +64,9 @@ class RunState:
             terminator=terminator,
             surroundings=surroundings,
             max_parallel_setups=max_parallel_setups,
-            max_batches_per_worker=queue_limits.max_batches_per_worker,
             emit=emit,
         )
-        self._recovery = Recovery(policy, stages, dispatcher=self.dispatcher, surroundings=surroundings, emit=emit)
+        self._recovery = Recovery(stages, dispatcher=self.dispatcher, surroundings=surroundings, emit=emit)
         self._make_error = make_error
         self._emit = emit
         self._ending = False
@@ -114,8 +111,11 @@ class RunState:
         for worker in list(self.pool.workers):
             self.terminator.stop(worker, EndReason.RUN_ENDED, now, within_s=within_s)
 
-    def interrupt_all(self, now: float, *, within_s: float) -> None:
-        """End the run: every worker leaves the stage's code at once and tears down within ``within_s`` seconds."""
+    def interrupt_all(self, now: float, *, within_s: float | None = None) -> None:
+        """End the run: every worker leaves the stage's code at once and tears down within ``within_s`` seconds.
+
+        ``None``: within its stage's ``stop_timeout_s``.
+        """
         self._ending = True
         for worker in list(self.pool.workers):
             # An idle worker is outside the stage's code, and so is one whose stage has raised.
@@ -198,7 +198,7 @@ class RunState:
             self._recovery.requeue_batches(worker)
         if rule.report is ExitReport.NOTICE and (killed or not stopped_cleanly):
             # It was to stop and had nothing in flight: no reason to lose what the run has made.
-            within = f"within stop_timeout_s = {self.terminator.stop_timeout_s:g} s and was killed"
+            within = f"within stop_timeout_s = {worker.stage.spec.limits.stop_timeout_s:g} s and was killed"
             if stopped_cleanly:
                 cause = f"it was done, but did not exit {within}: {_STILL_RUNNING}"
             else:

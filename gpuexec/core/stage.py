@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
+from gpuexec.channel.messages import ErrorHandling
 from gpuexec.channel.payload import Payload
 from gpuexec.core.batch import Batch
 from gpuexec.core.decide import StageView
 from gpuexec.core.queue import TaskQueue
+from gpuexec.core.retries import RetryPolicy
 from gpuexec.core.service_times import ServiceTimes
 from gpuexec.core.worker import Worker
 from gpuexec.events import StageGauges
@@ -16,10 +18,28 @@ from gpuexec.plan.model import StagePlan, WorkerGrant
 
 
 @dataclass(frozen=True, slots=True)
+class StageLimits:
+    """The limits of a stage's workers and batches: executor options of the same names, ``None`` for no limit."""
+
+    stop_timeout_s: float = 10.0
+    setup_timeout_s: float | None = None
+    batch_timeout_s: float | None = None
+    batch_wait_s: float | None = None
+    max_batches_per_worker: int | None = None
+    worker_memory_limit_bytes: int | None = None
+
+    @property
+    def timeouts(self) -> list[float]:
+        """Return the limits of the phases that have one."""
+        return [limit for limit in (self.setup_timeout_s, self.batch_timeout_s) if limit is not None]
+
+
+@dataclass(frozen=True, slots=True)
 class StageSpec:
     """A stage as the driver needs it: everything about it is already pickled or decided.
 
     ``payload``: the stage itself. A large one lies in a segment, from which each of its workers reads it.
+    ``error_handling``: what its workers do by themselves when it raises; ``policy``: what the driver does then.
     """
 
     index: int
@@ -30,6 +50,9 @@ class StageSpec:
     sets_up_node: bool = False
     uses_gpu: bool = False
     is_source: bool = False
+    policy: RetryPolicy = field(default_factory=RetryPolicy)
+    limits: StageLimits = field(default_factory=StageLimits)
+    error_handling: ErrorHandling = field(default_factory=ErrorHandling)
 
 
 class StageState:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from gpuexec.channel import codec
@@ -24,11 +24,13 @@ from gpuexec.naming import abbreviated
 class InitialBlocks:
     """Feeds the caller's tasks to the core, as far as its first queue has space."""
 
-    def __init__(self, tasks: InitialTasks, lineage: Lineage | NoLineage) -> None:
+    def __init__(
+        self, tasks: InitialTasks, lineage: Lineage | NoLineage, announced: Collection[str] = frozenset()
+    ) -> None:
         self._tasks = tasks
         self._lineage = lineage
         self._pool = SegmentPool()
-        self._encoder = codec.Encoder()
+        self._encoder = codec.Encoder(announced=announced)
         self._sizer = BlockSizer()
         self._numbers = itertools.count()
 

@@ -24,11 +24,22 @@ _MAX_CAPSULES = 100  # per run and folder: a run that quarantines thousands of t
 class CapsuleKeeper:
     """Writes the capsules of one run, if ``enabled``. ``folder``: ``None`` for the user's own folder."""
 
-    def __init__(self, folder: str | None, *, enabled: bool, node_id: str, base_env: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        folder: str | None,
+        *,
+        enabled: bool,
+        node_id: str,
+        base_env: Mapping[str, str],
+        task_seed: int | None = None,
+        announcement: Payload | None = None,
+    ) -> None:
         self._folder = folder
         self._enabled = enabled
         self._node_id = node_id
         self._base_env = base_env
+        self._task_seed = task_seed
+        self._announcement = announcement  # of what the batches' tasks refer to
         self._written = 0
 
     def keep(self, record: FailureRecord, last_lines: tuple[str, ...]) -> str | None:
@@ -59,6 +70,9 @@ class CapsuleKeeper:
         worker, batch = record.worker, record.batch
         spec, grant = worker.stage.spec, worker.grant
         slices = batch.slices if batch else []
+        payloads = [(block.payload, (start, stop)) for block, start, stop in slices]
+        if payloads and self._announcement is not None:
+            payloads.insert(0, (self._announcement, (0, 0)))
         return CapsuleContents(
             stage=spec.name,
             worker_id=worker.worker_id,
@@ -72,14 +86,15 @@ class CapsuleKeeper:
             allocation=grant.allocation.to_dict(),
             environ=worker_environment(self._base_env, grant, spec.env_vars),
             stage_payload=_bytes(spec.payload),
-            task_payloads=[_bytes(block.payload) for block, _, _ in slices],
-            task_slices=[(start, stop) for _, start, stop in slices],
+            task_payloads=[_bytes(payload) for payload, _ in payloads],
+            task_slices=[part for _, part in payloads],
             env_vars=spec.env_vars,
             sys_path=tuple(os.fspath(entry) for entry in sys.path),
             last_lines=last_lines,
             stacks=worker.stacks_text,
             cause_of_death=record.cause_of_death,
             script=_script(),
+            task_seed=self._task_seed,
         )
 
 

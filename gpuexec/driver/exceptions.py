@@ -29,7 +29,7 @@ def stage_exception(
         )
     where = _WHERE.get(failed.phase, f"in {failed.phase}() of") + f" stage {stage!r}"
     error.add_note(f"raised {where} (worker {worker_id!r})" + (f", tasks {abbreviated(task_ids)}" if task_ids else ""))
-    error.__cause__ = RemoteTraceback(failed.traceback, stage, worker_id, failed.phase, task_ids)
+    error.__cause__ = RemoteTraceback(failed.traceback, stage, worker_id, failed.phase, task_ids, failed.brief)
     return error
 
 

@@ -11,13 +11,13 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gpuexec import events
-from gpuexec.channel.messages import ErrorHandling, Failed, Message, Results
+from gpuexec.channel.announcement import Announcement
+from gpuexec.channel.messages import Failed, Message, Results
 from gpuexec.config import ExecutorConfig
 from gpuexec.contract.gpu_hints import hint_for
 from gpuexec.core.batch import OrderedTask
 from gpuexec.core.dispatch import QueueLimits
 from gpuexec.core.ports import FailureRecord
-from gpuexec.core.retries import RetryPolicy
 from gpuexec.core.run_state import RunState
 from gpuexec.core.stage import StageSpec, StageState
 from gpuexec.core.termination import Terminator
@@ -83,6 +83,8 @@ class Run:
         initial_tasks: InitialTasks,
         *,
         config: ExecutorConfig,
+        task_seed: int | None,
+        announcement: Announcement | None,
         node_id: str,
         base_env: Mapping[str, str],
         observers: Sequence[events.Observer],
@@ -107,24 +109,15 @@ class Run:
             base_env=base_env,
             on_grants=on_grants,
             log_level=config.log_level,
-            error_handling=ErrorHandling(
-                continue_on_error=config.on_task_failure == "quarantine" or bool(config.retry_on),
-                retire_on=config.retire_on,
-                split_on_oom=config.split_on_oom,
-            ),
+            task_seed=task_seed,
+            announcement=announcement.payload if announcement is not None else None,
         )
         lineage = checkpoint.lineage(specs)
-        self._blocks = InitialBlocks(initial_tasks, lineage)
+        self._blocks = InitialBlocks(initial_tasks, lineage, announcement.tokens if announcement is not None else ())
         self._state = RunState(
             [StageState(specs[s.stage_index], s) for phase in plan.phases for s in phase.stages],
             queue_limits=_queue_limits(config, len(specs)),
-            policy=policy_of(config),
-            terminator=Terminator(
-                self._processes,
-                stop_timeout_s=config.stop_timeout_s,
-                setup_timeout_s=config.setup_timeout_s,
-                batch_timeout_s=config.batch_timeout_s,
-            ),
+            terminator=Terminator(self._processes, [spec.limits for spec in specs]),
             max_parallel_setups=config.max_parallel_setups,
             processes=self._processes,
             payloads=ResultPayloads(),
@@ -136,7 +129,8 @@ class Run:
         self._autoscaler = Autoscaler(
             allocator, self._state.pool, tasks_left=lambda: self._blocks.tasks_left, emit=self._emit
         )
-        self._memory = MemoryLimits(config, self._state, self._processes, self._emit)
+        self._memory = MemoryLimits(config.memory_high_watermark, self._state, self._processes, self._emit)
+        self._announcement = announcement  # keeps its classes alive
         self._gpus: RunGpus | None = None
         self._pid = os.getpid()
 
@@ -216,7 +210,7 @@ class Run:
     def _end(self, error: str | None, *, interrupted: bool = False) -> None:
         """Report how the run ended, once the last worker is gone."""
         if self._gpus is not None:
-            self._gpus.report()
+            self._gpus.report(interrupted=interrupted)
         self._checkpoint.close(error)
         self._emit(events.RunEnded(time.monotonic(), error, interrupted))
 
@@ -311,26 +305,12 @@ class Run:
         self._emit(events.Gauged(now, tuple(stage.gauges() for stage in self._state.stages)))
 
 
-def policy_of(config: ExecutorConfig) -> RetryPolicy:
-    """Return the part of the options that decides about failures."""
-    return RetryPolicy(
-        max_attempts=config.max_attempts,
-        quarantine=config.on_task_failure == "quarantine",
-        retry_on=config.retry_on,
-        retire_on=config.retire_on,
-        retry_delay_s=config.retry_delay_s,
-        max_quarantined=config.max_quarantined,
-    )
-
-
 def _queue_limits(config: ExecutorConfig, stages: int) -> QueueLimits:
     descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return QueueLimits(
         tasks=config.queue_tasks,
         bytes=config.queue_bytes,
         segments=max(1, descriptors // _SEGMENT_SHARE // stages),
-        max_batches_per_worker=config.max_batches_per_worker,
-        batch_wait_s=config.batch_wait_s,
     )
 
 

@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from gpuexec.channel.messages import ErrorHandling, Message, Start
+from gpuexec.channel.messages import Message, Start
+from gpuexec.channel.payload import Payload
 from gpuexec.channel.wire import Receiver, Sender
 from gpuexec.core.ports import Started
 from gpuexec.core.worker import Exit, Worker
@@ -55,14 +56,16 @@ class WorkerProcesses:
         base_env: Mapping[str, str],
         on_grants: Callable[[list[WorkerGrant]], None],
         log_level: str,
-        error_handling: ErrorHandling,
+        task_seed: int | None,
+        announcement: Payload | None = None,
     ) -> None:
         self._node_id = node_id
         self._base_env = base_env
         self._folder = working_directory()  # the caller may change it while the run goes on
         self._on_grants = on_grants
         self._log_level = log_level
-        self._error_handling = error_handling
+        self._task_seed = task_seed
+        self._announcement = announcement
         self._watch = Watch()
         try:
             self._guardian = Guardian()
@@ -100,10 +103,11 @@ class WorkerProcesses:
             sys_path=[os.fspath(entry) for entry in sys.path if isinstance(entry, str | os.PathLike)],
             cpu_affinity=list(grant.cpu_affinity),
             log_level=self._log_level,
-            error_handling=self._error_handling.to_list(),
+            error_handling=spec.error_handling.to_list(),
             logging_levels=logging_levels(),
             logging_disabled=logging_disabled(),
-            payloads=(spec.payload,),
+            task_seed=self._task_seed,
+            payloads=(spec.payload,) if self._announcement is None else (spec.payload, self._announcement),
         )
         if grant.allocation.gpus:
             # setup_on_node runs with the grant of its stage's first worker

@@ -10,6 +10,7 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gpuexec.channel import codec
+from gpuexec.channel.announcement import announce_task_classes
 from gpuexec.channel.own_modules import send_own_modules_by_value
 from gpuexec.channel.payload import Payload, SegmentRef
 from gpuexec.channel.payload_store import store
@@ -23,11 +24,12 @@ from gpuexec.driver.cancellation import Cancellation
 from gpuexec.driver.capsules import CapsuleKeeper
 from gpuexec.driver.initial_tasks import InitialTasks, ListedTasks, StreamedTasks
 from gpuexec.driver.run import Run
-from gpuexec.errors import ConfigurationError, RunCancelled, StageNotPicklable
+from gpuexec.errors import ConfigurationError, RemoteTraceback, RunCancelled, StageNotPicklable
 from gpuexec.executors.initial_tasks import checked_tasks, initial_tasks_for
 from gpuexec.executors.option_repr import executor_repr
 from gpuexec.executors.prepare import Prepared, prepare
 from gpuexec.executors.progress import progress_for
+from gpuexec.executors.stage_options import error_handling_of, limits_of, own_options, policy_of
 from gpuexec.observe.report import ReportBuilder, RunReport
 from gpuexec.processes.interrupts import signals_deferred
 from gpuexec.processes.standard_streams import occupy_standard_descriptors
@@ -112,9 +114,14 @@ class LocalExecutor(BaseExecutor):
             prepared = prepare(stages, self.options, sleep=cancellation.sleep, takes_leases=True)
             with prepared.leases, signals_deferred():
                 tasks = _listed(prepared.stages, initial_tasks)
-                return self._run(
+                run = self._run(
                     prepared, tasks, folder, cancellation, streams=False, accept_changed=accept_changed_pipeline
-                ).execute()
+                )
+                try:
+                    return run.execute()
+                except BaseException as error:
+                    _drop_own_frames(error)
+                    raise
 
     def execute_iter(
         self, stages: Sequence[Any], initial_tasks: Iterable[Any] | None = None
@@ -156,7 +163,11 @@ class LocalExecutor(BaseExecutor):
             try:
                 while True:
                     with signals_deferred():
-                        finished = next(results, None)
+                        try:
+                            finished = next(results, None)
+                        except BaseException as error:
+                            _drop_own_frames(error)
+                            raise
                     if finished is None:
                         return
                     for _, task in finished:
@@ -199,6 +210,8 @@ class LocalExecutor(BaseExecutor):
         base_env, left_out = variables_of_run(os.environ, checkpoint.hash_seed)
         if left_out:
             _say_what_workers_do_not_get(left_out)
+        task_seed = checkpoint.task_seed if self.options.task_seed is None else self.options.task_seed
+        announcement = announce_task_classes()
         progress, gauge_period_s = progress_for(self.options)
         return Run(
             specs,
@@ -206,6 +219,8 @@ class LocalExecutor(BaseExecutor):
             prepared.allocator,
             initial_tasks,
             config=self.options,
+            task_seed=task_seed,
+            announcement=announcement,
             node_id=node_id,
             base_env=base_env,
             observers=[report_builder, *progress],
@@ -213,7 +228,12 @@ class LocalExecutor(BaseExecutor):
             gpu_used=_gpu_memory_used,
             on_grants=prepared.cover,
             capsules=CapsuleKeeper(
-                self.options.capsule_dir, enabled=self.options.stores_capsules, node_id=node_id, base_env=base_env
+                self.options.capsule_dir,
+                enabled=self.options.stores_capsules,
+                node_id=node_id,
+                base_env=base_env,
+                task_seed=task_seed,
+                announcement=announcement.payload if announcement is not None else None,
             ),
             checkpoint=checkpoint,
             cancellation=cancellation,
@@ -230,10 +250,13 @@ class LocalExecutor(BaseExecutor):
             delivery = Delivery.STREAMED
         else:
             delivery = Delivery.STORED if stage_facts.is_sink(stages[-1]) else Delivery.AT_END
-        return Checkpoint.open(folder, stages, accept_changed=accept_changed, delivery=delivery)
+        return Checkpoint.open(
+            folder, stages, accept_changed=accept_changed, delivery=delivery, task_seed=self.options.task_seed
+        )
 
     def _spec(self, index: int, prepared: Prepared) -> StageSpec:
         stage, demand = prepared.stages[index], prepared.demands[index]
+        options = self.options.for_stage(own_options(stage, self.options))
         return StageSpec(
             index=index,
             name=demand.name,
@@ -243,6 +266,9 @@ class LocalExecutor(BaseExecutor):
             sets_up_node=stage_facts.sets_up_node(stage),
             uses_gpu=bool(demand.gpus or demand.gpu_memory_gb),
             is_source=bool(getattr(stage, "is_source_stage", False)),
+            policy=policy_of(options),
+            limits=limits_of(options),
+            error_handling=error_handling_of(options),
         )
 
 
@@ -250,6 +276,12 @@ def _listed(stages: Sequence[Any], initial_tasks: Sequence[Any] | None) -> Liste
     tasks = initial_tasks_for(stages, initial_tasks)
     send_own_modules_by_value((*stages, tasks[0]))
     return ListedTasks(tasks)
+
+
+def _drop_own_frames(error: BaseException) -> None:
+    """Drop this package's frames from a stage's exception: it was raised in a worker, as its ``__cause__`` says."""
+    if isinstance(error.__cause__, RemoteTraceback):
+        error.__traceback__ = None
 
 
 def _say_what_workers_do_not_get(names: Sequence[str]) -> None:

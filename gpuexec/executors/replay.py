@@ -25,13 +25,15 @@ from gpuexec.contract.phases import StagePhase
 from gpuexec.curator import adapters, registration
 from gpuexec.errors import CapsuleError
 from gpuexec.executors.script_code import renew
-from gpuexec.hardware.model import Device
+from gpuexec.hardware import nvml_errors
+from gpuexec.hardware.model import Device, Node
 from gpuexec.hardware.visible_devices import ORDER_VARIABLE, VARIABLE, select, visible_value
 from gpuexec.policies import GpuPinning
 from gpuexec.processes.variables import GPU_MEMORY_LIMITS, HASH_SEED, THREAD_CAPS
 from gpuexec.stage.environment import temporary_environment
 from gpuexec.stage.loading import loading_stage
 from gpuexec.stage.pools import support_pools
+from gpuexec.stage.seeds import random_states_kept, seeded
 from gpuexec.stage.session import StageSession
 
 __all__ = ["Capsule", "load_capsule", "replay"]
@@ -73,7 +75,9 @@ def replay(
         code = None if old_code else renew(stage, tasks, failure.script)
         if code is not None:
             _warn(code)
-        return _run(adapters.adapter_for(stage), tasks, failure, target, on_error)
+        adapter = seeded(adapters.adapter_for(stage), failure.task_seed)
+        with random_states_kept(failure.task_seed):
+            return _run(adapter, tasks, failure, target, on_error)
 
 
 def hash_seed(capsule: Capsule) -> str | None:
@@ -182,7 +186,7 @@ def _same_gpus(allocation: Allocation) -> ReplayTarget:
         allocation = dataclasses.replace(allocation, gpus=gpus, cuda_visible_devices=pinning[VARIABLE])
     if not absent:
         return ReplayTarget(allocation, pinning)
-    reason = node.no_gpus_reason or "`gpuexec gpus` lists the GPUs"
+    reason = _why_no_gpus(node) or "`gpuexec gpus` lists the GPUs"
     note = (
         f"the worker's {', '.join(absent)} cannot be seen here ({reason}), so {VARIABLE} stays as it is; "
         "--gpu N chooses a GPU"
@@ -199,7 +203,8 @@ def _chosen_gpu(index: int, allocation: Allocation) -> ReplayTarget:
     devices = [device for gpu in node.gpus for device in devices_of(gpu) if device.index == index]
     if not devices:
         usable = ", ".join(str(gpu.index) for gpu in node.gpus if devices_of(gpu))
-        reason = f"usable: {usable}" if usable else node.no_gpus_reason or "none can be used"
+        reason = f"usable: {usable}" if usable else "none can be used"
+        reason = _why_no_gpus(node) or reason
         raise CapsuleError(f"there is no GPU {index} to replay on: {reason}")
     device = devices[0]
     notes = []
@@ -212,6 +217,11 @@ def _chosen_gpu(index: int, allocation: Allocation) -> ReplayTarget:
         {VARIABLE: device.uuid, ORDER_VARIABLE: "PCI_BUS_ID"},
         tuple(notes),
     )
+
+
+def _why_no_gpus(node: Node) -> str | None:
+    """Return why GPUs cannot be read here, ``None`` if they can."""
+    return node.no_gpus_reason or (None if node.hang is None else nvml_errors.with_remedy(node.hang))
 
 
 def _whole(device: Device) -> GpuShare:

@@ -66,10 +66,16 @@ def _serve(connection: BlockingConnection, recorder: FlightRecorder, log: LogSin
     registration.install()
     allocation = Allocation.from_dict(start.allocation)
     own_gpu.show_own_gpu(allocation)
-    (payload,) = start.payloads
+    payload, *announcement = start.payloads
     try:
+        for each in announcement:
+            load(each)
         with loading_stage():
             adapter = adapters.adapter_for(load(payload))
+            if start.task_seed is not None:
+                from gpuexec.stage.seeds import seeded  # only a run with seeds pays for it
+
+                adapter = seeded(adapter, start.task_seed)
         support_pools()
     except BaseException as error:  # noqa: BLE001 - an import can raise anything, SystemExit included
         connection.send(describe_failure(error, StagePhase.IMPORT))

@@ -19,6 +19,7 @@ _MAX_TRACEBACK = 64_000
 _CALLERS = {  # of a stage's methods: their frames say nothing about the failure
     "gpuexec.contract.adapter",
     "gpuexec.contract.stage",
+    "gpuexec.stage.seeds",
     "gpuexec.stage.session",
     "gpuexec.worker.loop",
     "nemo_curator.backends.base",
@@ -40,6 +41,7 @@ def describe_failure(
         traceback=shortened(_stage_traceback(error), _MAX_TRACEBACK),
         is_exit=is_exit,
         halted=halted,
+        brief=shortened(_brief(error), _MAX_TEXT),
         payloads=() if is_exit else _pickled_if_portable(error),
     )
 
@@ -56,6 +58,15 @@ def _pickled_if_portable(error: BaseException) -> tuple[Payload, ...]:
     except BaseException:  # noqa: BLE001, S110 - the text and traceback still travel
         pass
     return ()
+
+
+def _brief(error: BaseException) -> str:
+    from gpuexec.stage.brief_traceback import brief_traceback  # only failures pay for it
+
+    try:
+        return brief_traceback(error)
+    except Exception:  # noqa: BLE001 - the whole traceback is sent too
+        return ""
 
 
 def _stage_traceback(error: BaseException) -> str:

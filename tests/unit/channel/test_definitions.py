@@ -115,8 +115,8 @@ print([v.value() for v in back])
 def test_the_definition_is_pickled_once_a_sender(monkeypatch):
     cls, encoder = local_class(), codec.Encoder()
     made = []
-    define = definitions._define
-    monkeypatch.setattr(definitions, "_define", lambda cls: made.append(cls) or define(cls))
+    define = definitions.define
+    monkeypatch.setattr(definitions, "define", lambda cls: made.append(cls) or define(cls))
     for number in range(5):
         assert travel([cls("d", number)], encoder)[0].data == number
     assert made == [cls]
@@ -168,3 +168,20 @@ def test_enums_data_classes_with_slots_and_functions_come_along():
 
 def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(Path(codec.__file__).parents[2])}
+
+
+def test_a_class_that_was_announced_is_referred_to(monkeypatch, cloudpickled):
+    cls = local_class()
+    token, definition = definitions.define(cls)
+    announced = codec.encode(definitions.Announces({token: definition})).join()
+    encoder = codec.Encoder(announced={token})
+    payload = encoder.encode([cls("d", 1)]).join()
+    assert len(payload) < len(codec.encode([cls("d", 1)]).join()) - len(definition) + 100
+    monkeypatch.setattr(definitions, "ANNOUNCED", {})
+    assert type(codec.decode(payload, in_place=False)[0]) is cls, "the sender knows it"
+    monkeypatch.setattr(definitions, "_CLASSES", {})
+    with pytest.raises(KeyError):
+        codec.decode(payload, in_place=False)
+    assert codec.decode(announced, in_place=False) == []
+    assert codec.decode(payload, in_place=False)[0].doubled() == 2
+    assert not cloudpickled

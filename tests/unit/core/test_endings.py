@@ -126,7 +126,10 @@ def test_a_death_too_many_ends_the_run_with_the_workers_own_error():
         if attempt == 0:
             world.all_set_up()
     assert isinstance(world.error, WorkerDied)
-    assert world.error.__notes__ == ["attempt 2 of 2; earlier attempts: exit -11 (s0-0)"]
+    assert world.error.__notes__ == [
+        "attempt 2 of 2; earlier attempts: exit -11 (s0-0)",
+        "to run it again: gpuexec replay capsule 1",
+    ]
     assert [record.last_lines for record in world.kept] == [("its last line",)], "only the last is kept for replay"
 
 
