@@ -192,6 +192,10 @@ def _by_value_pickler(_reduced_classes: tuple[type, ...], *, shared_stats: bool)
             cloudpickle.Pickler.dispatch_table,
         )
 
+        def reducer_override(self, obj: Any) -> Any:
+            reduced = super().reducer_override(obj)
+            return by_value.with_slots(obj, reduced) if isinstance(obj, type) else reduced
+
     return ByValuePickler
 
 

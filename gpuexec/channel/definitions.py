@@ -127,6 +127,10 @@ def _definition_pickler() -> Any:
             {CodeType: by_value.reduce_code, **by_value.logger_reducers()}, cloudpickle.Pickler.dispatch_table
         )
 
+        def reducer_override(self, obj: Any) -> Any:
+            reduced = super().reducer_override(obj)
+            return by_value.with_slots(obj, reduced) if isinstance(obj, type) else reduced
+
     return DefinitionPickler
 
 

@@ -21,6 +21,7 @@ import os
 import socket
 import sqlite3
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -73,6 +74,7 @@ class Journal:
         self._db = db
         self._lock = lock
         self._run: int | None = None
+        _all_open.add(self)
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> Journal:
@@ -160,9 +162,23 @@ class Journal:
         """Close the file and release the lock. Safe to repeat."""
         with contextlib.suppress(sqlite3.Error):
             self._db.close()
+        self._drop_lock()
+
+    def _drop_lock(self) -> None:
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
+
+
+_all_open: weakref.WeakSet[Journal] = weakref.WeakSet()
+
+
+def _drop_locks() -> None:
+    for journal in list(_all_open):
+        journal._drop_lock()
+
+
+os.register_at_fork(after_in_child=_drop_locks)  # a child that outlives the run would keep the folder locked
 
 
 def is_locked(subfolder: Path) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 
 import typer
@@ -44,6 +46,7 @@ def _options(
 
 def main() -> None:
     """Run the command; after an error of gpuexec's own or of the user's code, print it and exit with status 1."""
+    _accept_any_terminal()
     try:
         app()
     except GpuexecError as error:
@@ -54,3 +57,15 @@ def main() -> None:
 
         show_failure(error)
         sys.exit(1)
+
+
+def _accept_any_terminal() -> None:
+    """Write what an encoding lacks, such as the frames of tables in the C locale, as a question mark.
+
+    Terminals that do not know their size call it 0, and rich would believe that nothing fits.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    if os.environ.get("COLUMNS") == "0":
+        del os.environ["COLUMNS"]

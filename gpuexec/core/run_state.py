@@ -28,6 +28,8 @@ from gpuexec.core.termination import Terminator
 from gpuexec.core.worker import EndReason, Exit, ExitReport, Worker, WorkerEvent, WorkerState
 from gpuexec.errors import ResultNotPicklable
 
+_STILL_RUNNING = "a thread of the stage, or an exit handler, went on. End it in teardown(), or make the thread a daemon"
+
 MakeError = Callable[[Worker, Failed, Sequence[str]], BaseException]
 
 
@@ -190,7 +192,7 @@ class RunState:
     def on_exit(self, worker: Worker, exit_: Exit, now: float) -> None:
         """Take note of a worker that was reaped. Raises the error that ends the run, if it is to end.
 
-        What follows is decided by ``EXIT_RULES``. An exit after `Stopped` is always as expected.
+        What follows is decided by ``EXIT_RULES``. An exit after `Stopped` is always as expected, if it comes in time.
         """
         rule, phase, killed = worker.exit_rule(), worker.phase, worker.state is WorkerState.KILLED
         stopped_cleanly = worker.teardown_s is not None and worker.end_reason is not None
@@ -203,10 +205,13 @@ class RunState:
             return
         if rule.requeues:
             self._recovery.requeue_batches(worker)
-        if rule.report is ExitReport.NOTICE and not stopped_cleanly:
+        if rule.report is ExitReport.NOTICE and (killed or not stopped_cleanly):
             # It was to stop and had nothing in flight: no reason to lose what the run has made.
-            limit = worker.stage.spec.limits.stop_timeout_s
-            cause = f"it did not stop within stop_timeout_s = {limit:g} s and was killed" if killed else exit_.cause
+            within = f"within stop_timeout_s = {worker.stage.spec.limits.stop_timeout_s:g} s and was killed"
+            if stopped_cleanly:
+                cause = f"it was done, but did not exit {within}: {_STILL_RUNNING}"
+            else:
+                cause = f"it did not stop {within}" if killed else exit_.cause
             died = self._recovery.describe_death(worker, exit_, phase=StagePhase.TEARDOWN, cause=cause)
             self._emit(events.Noticed(str(died)))
         if worker.end_reason is EndReason.CORDONED:

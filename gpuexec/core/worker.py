@@ -15,7 +15,8 @@ Invariants
 1. A worker gets batches only while it is READY.
 2. The step that leads towards the end records an `EndReason`. A later step may record another, which then counts.
 3. What the exit of a process means is in `EXIT_RULES`, by that reason. An exit without a reason is unexpected, and so
-   is the exit of a DRAINING worker, which was not told to stop yet. After `Stopped`, every exit is as expected.
+   is the exit of a DRAINING worker, which was not told to stop yet. After `Stopped`, every exit is as expected, if it
+   comes in time.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import resource
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -30,6 +31,7 @@ from gpuexec.driver.limits import MemoryLimits
 from gpuexec.driver.observers import Observers
 from gpuexec.driver.shutdown import Shutdown, is_interruption
 from gpuexec.driver.worker_processes import WorkerProcesses
+from gpuexec.errors import ConfigurationError
 from gpuexec.plan.allocator import Allocator
 from gpuexec.plan.model import Plan, WorkerGrant
 from gpuexec.processes.standard_streams import discard_what_cannot_be_written
@@ -130,6 +132,7 @@ class Run:
         self._memory = MemoryLimits(config.memory_high_watermark, self._state, self._processes, self._emit)
         self._announcement = announcement  # keeps its classes alive
         self._gpus: RunGpus | None = None
+        self._pid = os.getpid()
 
     def execute(self) -> list[Any]:
         """Run to the end and return the last stage's tasks, in the order of one process working in turn.
@@ -145,6 +148,9 @@ class Run:
 
         While the caller is busy with them nothing new is started, so what waits stays bounded. Closing the iterator
         ends the run. Raises what `execute` raises.
+
+        A child that the caller forks has a copy of the iterator. To close it there, or to end, does nothing to the run:
+        workers and descriptors are the parent's.
         """
         with contextlib.ExitStack() as cleanup:
             cleanup.callback(discard_what_cannot_be_written)
@@ -165,6 +171,9 @@ class Run:
                 self._processes.raise_pending_signals()
                 self._cancellation.check()
             except BaseException as error:
+                if os.getpid() != self._pid:
+                    cleanup.pop_all()
+                    raise
                 Shutdown(self._processes, self._state, handle=self._handle, emit=self._emit).after(error)
                 stopped = isinstance(error, GeneratorExit)
                 outcome = "stopped by the caller (iterator closed)" if stopped else exceptions.in_a_line(error)
@@ -219,6 +228,11 @@ class Run:
             if finished:
                 handed_over_at = time.monotonic()
                 yield finished
+                if os.getpid() != self._pid:
+                    raise ConfigurationError(
+                        f"this run belongs to process {self._pid}, which has forked this one ({os.getpid()}): take its "
+                        "tasks there"
+                    )
                 taken_at = time.monotonic()
                 self._state.terminator.restart_timeouts(handed_over_at, taken_at)
                 if taken_at - handed_over_at > _BUSY_CALLER_S:

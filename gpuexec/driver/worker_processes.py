@@ -22,7 +22,7 @@ from gpuexec.processes import interrupts, reap
 from gpuexec.processes.guardian import Guardian
 from gpuexec.processes.output_lines import OutputItem
 from gpuexec.processes.refusal import why_refused
-from gpuexec.processes.spawn import WorkerProcess, worker_environment
+from gpuexec.processes.spawn import WorkerProcess, worker_environment, working_directory
 from gpuexec.processes.variables import PORT_VARIABLE, PortRanges
 from gpuexec.processes.watch import HasFileno, Readiness, Watch
 from gpuexec.stage.stacks import STACKS_SIGNAL
@@ -61,6 +61,7 @@ class WorkerProcesses:
     ) -> None:
         self._node_id = node_id
         self._base_env = base_env
+        self._folder = working_directory()  # the caller may change it while the run goes on
         self._on_grants = on_grants
         self._log_level = log_level
         self._task_seed = task_seed
@@ -120,7 +121,7 @@ class WorkerProcesses:
         try:
             if PORT_VARIABLE not in env:
                 env[PORT_VARIABLE] = str(self._ports.take())
-            process = WorkerProcess(worker.worker_id, env)
+            process = WorkerProcess(worker.worker_id, env, self._folder)
             self._introduce(worker, process, message, oom_kills)
         except OSError as error:
             raise StartRefused(why_refused(error)) from error

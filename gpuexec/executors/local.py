@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpuexec.channel import codec
 from gpuexec.channel.announcement import announce_task_classes
+from gpuexec.channel.own_modules import send_own_modules_by_value
 from gpuexec.channel.payload import Payload, SegmentRef
 from gpuexec.channel.payload_store import store
 from gpuexec.channel.segments import SegmentPool
@@ -119,7 +120,7 @@ class LocalExecutor(BaseExecutor):
                 has_checkpoint=folder is not None,
             )
             with prepared.leases, signals_deferred():
-                tasks = ListedTasks(initial_tasks_for(prepared.stages, initial_tasks))
+                tasks = _listed(prepared.stages, initial_tasks)
                 run = self._run(
                     prepared, tasks, folder, cancellation, streams=False, accept_changed=accept_changed_pipeline
                 )
@@ -160,8 +161,9 @@ class LocalExecutor(BaseExecutor):
     def _stream_results(self, prepared: Prepared, initial_tasks: Iterable[Any] | None) -> Generator[Any, None, None]:
         tasks: InitialTasks
         if initial_tasks is None or isinstance(initial_tasks, Sequence):
-            tasks = ListedTasks(initial_tasks_for(prepared.stages, initial_tasks))
+            tasks = _listed(prepared.stages, initial_tasks)
         else:
+            send_own_modules_by_value(prepared.stages)
             tasks = StreamedTasks(checked_tasks(initial_tasks))
         with self._cancellable() as cancellation:
             with signals_deferred():
@@ -276,6 +278,12 @@ class LocalExecutor(BaseExecutor):
             limits=limits_of(options),
             error_handling=error_handling_of(options),
         )
+
+
+def _listed(stages: Sequence[Any], initial_tasks: Sequence[Any] | None) -> ListedTasks:
+    tasks = initial_tasks_for(stages, initial_tasks)
+    send_own_modules_by_value((*stages, tasks[0]))
+    return ListedTasks(tasks)
 
 
 def _drop_own_frames(error: BaseException) -> None:

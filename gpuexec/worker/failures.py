@@ -11,6 +11,11 @@ from gpuexec.channel.messages import Failed
 from gpuexec.channel.payload import Payload
 from gpuexec.contract.phases import StagePhase
 from gpuexec.errors import names_of
+from gpuexec.naming import shortened
+
+# Characters. Some exceptions hold all the data that they complain about; it travels in the exception itself only.
+_MAX_TEXT = 8_000
+_MAX_TRACEBACK = 64_000
 
 _CALLERS = {  # of a stage's methods: their frames say nothing about the failure
     "gpuexec.contract.adapter",
@@ -31,29 +36,32 @@ def describe_failure(
 
     ``where``: the fields of `Failed` that say where in a group it was raised.
     """
-    text = "".join(traceback.format_exception_only(error)).strip()
+    text = shortened("".join(traceback.format_exception_only(error)).strip(), _MAX_TEXT)
     is_exit = not isinstance(error, Exception)
     return Failed(
         phase=phase,
         batch_id=batch_id,
         error_names=names_of(error),
         text=text,
-        traceback=_stage_traceback(error),
+        traceback=shortened(_stage_traceback(error), _MAX_TRACEBACK),
         is_exit=is_exit,
         halted=halted,
-        brief=_brief(error),
+        brief=shortened(_brief(error), _MAX_TEXT),
         **where,
         payloads=() if is_exit else _pickled_if_portable(error),
     )
 
 
 def _pickled_if_portable(error: BaseException) -> tuple[Payload, ...]:
-    """Pickle an exception if it also unpickles, to the same type. Many do not: cpython#103061."""
+    """Pickle an exception if it also unpickles, to the same type. Many do not: cpython#103061.
+
+    Code of its class runs here, which may do anything, ``sys.exit()`` included.
+    """
     try:
         payload = codec.encode_by_value(error).join()
         if type(codec.decode(payload, in_place=False)) is type(error):
             return (payload,)
-    except Exception:  # noqa: BLE001, S110 - the text and traceback still travel
+    except BaseException:  # noqa: BLE001, S110 - the text and traceback still travel
         pass
     return ()
 
