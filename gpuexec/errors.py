@@ -181,7 +181,7 @@ class WorkerDied(GpuexecError):
             lines.append(f"  tasks in flight: {abbreviated(self.task_ids)}")
         if self.last_lines:
             lines.append("  its last lines:")
-            lines += [f"    | {line}" for line in self.last_lines]
+            lines += [f"    | {line}" for line in self.last_lines if line.strip()]
         return "\n".join(lines)
 
 
@@ -203,16 +203,20 @@ def _rebuild_worker_died(fields: dict[str, object]) -> WorkerDied:
 class RemoteTraceback(GpuexecError):
     """The ``__cause__`` of a stage's exception. It shows where in the worker the exception was raised.
 
-    Attributes: ``stage``, ``worker_id``, ``phase``, ``task_ids`` and ``text`` (the worker's traceback).
+    Attributes: ``stage``, ``worker_id``, ``phase``, ``task_ids``, ``text`` (the worker's traceback) and ``brief`` (of
+    it, the frames of the user's own code; empty if there are none).
     """
 
-    def __init__(self, text: str, stage: str, worker_id: str, phase: str, task_ids: tuple[str, ...]) -> None:
+    def __init__(
+        self, text: str, stage: str, worker_id: str, phase: str, task_ids: tuple[str, ...], brief: str = ""
+    ) -> None:
         super().__init__(text)
         self.text = text
         self.stage = stage
         self.worker_id = worker_id
         self.phase = phase
         self.task_ids = task_ids
+        self.brief = brief
 
     def __str__(self) -> str:
         return f"\n\n{self.text.rstrip()}\n"

@@ -4,13 +4,15 @@
   not one on the disk, such as a cell of a notebook, its source travels along.
 * A logger arrives as the receiver's own: as the one of that name for the standard library's, and for loguru as the one
   logger, with what was bound to it. Its handlers, with their locks and open files, stay where they are.
+* A class with ``__slots__`` has them again where it arrives. cloudpickle restores it with a ``__dict__`` instead, and
+  its instances then do not fit the class they came from (cloudpickle#225, cloudpickle#311).
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from types import CodeType
+from types import CodeType, GetSetDescriptorType, MemberDescriptorType
 from typing import Any
 
 _DROPPED = "<dynamic-code>"  # what cloudpickle puts in the place of the file's name
@@ -50,6 +52,23 @@ def _source_of(filename: str) -> str | None:
     if lines and (known is None or known[0] is not lines):
         known = _sources[filename] = (lines, "".join(lines))
     return known[1] if lines and known is not None else None
+
+
+def with_slots(cls: type, reduced: Any) -> Any:
+    """Return how cloudpickle reduces a class, with the layout of its instances if ``__slots__`` gave them one."""
+    if reduced is NotImplemented or "__slots__" not in vars(cls):
+        return reduced
+    if reduced[1][0] is not type(cls) or cls.__itemsize__:  # an enum, or a kind of tuple: those hold no slots
+        return reduced
+    own = {
+        name: value
+        for name, value in vars(cls).items()
+        if isinstance(value, MemberDescriptorType | GetSetDescriptorType) and value.__objclass__ is cls
+    }
+    make, (metaclass, name, bases, begins_with, *others), (attributes, more), *rest = reduced
+    begins_with = {**begins_with, "__slots__": tuple(own)}
+    attributes = {name: value for name, value in attributes.items() if name not in own and name != "__slotnames__"}
+    return (make, (metaclass, name, bases, begins_with, *others), (attributes, more), *rest)
 
 
 def logger_reducers() -> dict[type, Callable[[Any], Any]]:

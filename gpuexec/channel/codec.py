@@ -19,13 +19,15 @@ import io
 import pickle
 import struct
 import sys
+from abc import ABCMeta
 from collections import ChainMap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from enum import IntEnum
 from types import CodeType
 from typing import Any, ClassVar, NamedTuple
 
 from gpuexec.channel import by_value, tensors
-from gpuexec.channel.definitions import Definitions, NamingPickler
+from gpuexec.channel.definitions import ANNOUNCED, Definitions, NamingPickler
 from gpuexec.channel.perf_identity import PERF_IDENTITY
 
 Buffer = bytes | bytearray | memoryview
@@ -77,6 +79,14 @@ def _own_reducers(*, shared_stats: bool) -> dict[type, Any]:
     return {**tensors.REDUCERS, **dict.fromkeys(PERF_IDENTITY.classes, reduce_stats)}
 
 
+class Scrutiny(IntEnum):
+    """Which classes a pickler asks about. It asks about all of them at every object, which takes a fifth more time."""
+
+    NONE = 0
+    ABSTRACT = 1  # those whose metaclass is ABCMeta, as that of every task class is: once a payload
+    ALL = 2
+
+
 class _ReusedPickler:
     """A plain pickler for one object after the other: making one costs more (3 µs) than a small task (2 µs)."""
 
@@ -86,7 +96,8 @@ class _ReusedPickler:
         self._buffers: list[pickle.PickleBuffer] = []
         self._table: dict[type, Any] | None = None
         self._pickler: Any = None
-        self.definitions: Definitions | None = None  # set if classes must be looked at
+        self._definitions: Definitions | None = None
+        self._scrutiny = Scrutiny.NONE
 
     def dump(self, obj: object) -> tuple[bytes, list[pickle.PickleBuffer]]:
         """Return the pickle stream and its out-of-band buffers."""
@@ -111,31 +122,41 @@ class _ReusedPickler:
     def _renew(self, table: dict[type, Any]) -> None:
         self._table = table
         self._buffers = []
-        if self.definitions is None:
-            self._pickler = pickle.Pickler(self._sink, 5, buffer_callback=self._buffers.append)
-        else:
+        if self._scrutiny is Scrutiny.ALL:
             self._pickler = NamingPickler(self._sink, 5, buffer_callback=self._buffers.append)
-            self._pickler.definitions = self.definitions
+            self._pickler.definitions = self._definitions
+        else:
+            self._pickler = pickle.Pickler(self._sink, 5, buffer_callback=self._buffers.append)
+        if self._scrutiny is Scrutiny.ABSTRACT and self._definitions is not None:
+            table = {ABCMeta: self._definitions.of_abstract_class, **table}
         self._pickler.dispatch_table = table
 
-    def look_at_classes(self, definitions: Definitions) -> None:
-        """From now on, send classes that the receiver cannot import by their definitions."""
-        self.definitions = definitions
+    def look_closer(self, definitions: Definitions, scrutiny: Scrutiny | None = None) -> bool:
+        """From now on, send more of the classes that the receiver cannot import by their definitions.
+
+        Return whether there was a closer look to take. ``scrutiny``: that one, instead of the next.
+        """
+        if self._scrutiny is Scrutiny.ALL:
+            return False
+        self._scrutiny = scrutiny or Scrutiny(self._scrutiny + 1)
+        self._definitions = definitions
         self._table = None
+        return True
 
 
 class Encoder:
     """Pickles objects one after the other. Only one thread may use it.
 
-    ``looks_at_classes``: do so at once, and not only when an object needs it.
+    ``looks_at_classes``: do so at once, and not only when an object needs it. ``announced``: tokens of the classes that
+    all receivers know already; by default those that this process, a worker, was told of.
     """
 
-    def __init__(self, *, looks_at_classes: bool = False) -> None:
+    def __init__(self, *, looks_at_classes: bool = False, announced: Collection[str] = ANNOUNCED) -> None:
         self._with_shared_stats = _ReusedPickler(shared_stats=True)
         self._with_unshared_stats = _ReusedPickler(shared_stats=False)
-        self._definitions = Definitions()
+        self._definitions = Definitions(announced)
         if looks_at_classes:
-            self._with_shared_stats.look_at_classes(self._definitions)
+            self._with_shared_stats.look_closer(self._definitions, Scrutiny.ALL)
 
     def encode(self, obj: object, *, shared_stats: bool = True) -> Encoded:
         """Pickle an object; large buffers (arrays, Arrow tables) are not copied until the payload is written.
@@ -148,13 +169,11 @@ class Encoder:
         pickler = self._with_shared_stats if shared_stats else self._with_unshared_stats
         try:
             stream, buffers = pickler.dump(obj)
-            if pickler.definitions is None and _names_local_module(stream):
-                pickler.look_at_classes(self._definitions)
+            while _names_local_module(stream) and pickler.look_closer(self._definitions):
                 stream, buffers = pickler.dump(obj)
         except Exception:  # noqa: BLE001 - another way to pickle may succeed
-            if pickler.definitions is not None:
+            if not pickler.look_closer(self._definitions, Scrutiny.ALL):
                 return encode_by_value(obj, shared_stats=shared_stats)
-            pickler.look_at_classes(self._definitions)
             return self.encode(obj, shared_stats=shared_stats)
         if tensors.UNREPORTED_MOVES:
             _report_moves(obj)
@@ -172,6 +191,10 @@ def _by_value_pickler(_reduced_classes: tuple[type, ...], *, shared_stats: bool)
             _own_reducers(shared_stats=shared_stats),
             cloudpickle.Pickler.dispatch_table,
         )
+
+        def reducer_override(self, obj: Any) -> Any:
+            reduced = super().reducer_override(obj)
+            return by_value.with_slots(obj, reduced) if isinstance(obj, type) else reduced
 
     return ByValuePickler
 

@@ -57,9 +57,8 @@ class BetweenPhases:
         ``SpillFailed``.
         """
         waiting, limits = later.queue, self._limits
-        in_memory = (
-            sum(running.queue.bytes for running in self.running) + waiting.bytes + stage.memory_out + block.bytes
-        )
+        in_memory = sum(member.queue.bytes for running in self.running for member in running.members)
+        in_memory += waiting.bytes + stage.memory_out + block.bytes
         in_memory += _TASK_BYTES * (len(waiting) + len(block))
         later.spills = later.spills or self.memory_is_short or in_memory > limits.bytes
         if later.spills and not self.ending:

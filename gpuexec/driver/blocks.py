@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from gpuexec.channel import codec
@@ -21,11 +21,13 @@ from gpuexec.errors import StageNotPicklable
 class InitialBlocks:
     """Feeds the caller's tasks to the core, as far as its first queue has space."""
 
-    def __init__(self, tasks: InitialTasks, lineage: Lineage | NoLineage) -> None:
+    def __init__(
+        self, tasks: InitialTasks, lineage: Lineage | NoLineage, announced: Collection[str] = frozenset()
+    ) -> None:
         self._tasks = tasks
         self._lineage = lineage
         self._pool = SegmentPool()
-        self._encoder = codec.Encoder()
+        self._encoder = codec.Encoder(announced=announced)
         self._sizer = BlockSizer()
         self._numbers = itertools.count()
 
@@ -49,7 +51,7 @@ class InitialBlocks:
 
     def _wanted(self, dispatcher: Dispatcher) -> int:
         wanted = dispatcher.initial_tasks_wanted()
-        self._tasks.read_ahead(wanted if dispatcher.hold_sources else None)
+        self._tasks.read_ahead(wanted if dispatcher.hold.is_on else None)
         return wanted
 
     def _pack(self, tasks: list[Any], numbers: list[int], sources: list[int] | None) -> Block:

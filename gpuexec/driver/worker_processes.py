@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from gpuexec.channel.messages import ErrorHandling, Message, Start
+from gpuexec.channel.messages import Message, Start
+from gpuexec.channel.payload import Payload
 from gpuexec.channel.wire import Receiver, Sender
 from gpuexec.core.ports import Started
 from gpuexec.core.worker import Exit, Worker
@@ -21,7 +22,7 @@ from gpuexec.processes import interrupts, reap
 from gpuexec.processes.guardian import Guardian
 from gpuexec.processes.output_lines import OutputItem
 from gpuexec.processes.refusal import why_refused
-from gpuexec.processes.spawn import WorkerProcess, worker_environment
+from gpuexec.processes.spawn import WorkerProcess, worker_environment, working_directory
 from gpuexec.processes.variables import PORT_VARIABLE, PortRanges
 from gpuexec.processes.watch import HasFileno, Readiness, Watch
 from gpuexec.stage.stacks import STACKS_SIGNAL
@@ -55,13 +56,16 @@ class WorkerProcesses:
         base_env: Mapping[str, str],
         on_grants: Callable[[list[WorkerGrant]], None],
         log_level: str,
-        error_handling: ErrorHandling,
+        task_seed: int | None,
+        announcement: Payload | None = None,
     ) -> None:
         self._node_id = node_id
         self._base_env = base_env
+        self._folder = working_directory()  # the caller may change it while the run goes on
         self._on_grants = on_grants
         self._log_level = log_level
-        self._error_handling = error_handling
+        self._task_seed = task_seed
+        self._announcement = announcement
         self._watch = Watch()
         try:
             self._guardian = Guardian()
@@ -90,30 +94,34 @@ class WorkerProcesses:
 
     def start(self, worker: Worker) -> Started:
         """Spawn a worker and send it its stage. Raises ``StartRefused`` if the system refuses."""
-        grant, spec = worker.grant, worker.stage.spec
+        grant, specs = worker.grant, [member.spec for member in worker.members]
         message = Start(
-            stage=spec.name,
+            stages=[spec.name for spec in specs],
             worker_id=worker.worker_id,
             node_id=self._node_id,
             allocation=grant.allocation.to_dict(),
             sys_path=[os.fspath(entry) for entry in sys.path if isinstance(entry, str | os.PathLike)],
             cpu_affinity=list(grant.cpu_affinity),
             log_level=self._log_level,
-            error_handling=self._error_handling.to_list(),
+            error_handling=specs[0].error_handling.to_list(),  # fused stages have the same
             logging_levels=logging_levels(),
             logging_disabled=logging_disabled(),
-            payloads=(spec.payload,),
+            task_seed=self._task_seed,
+            payloads=(
+                *(spec.payload for spec in specs),
+                *(() if self._announcement is None else (self._announcement,)),
+            ),
         )
         if grant.allocation.gpus:
             # setup_on_node runs with the grant of its stage's first worker
             self._on_grants(list({w.worker_id: w.grant for w in [*self.workers, worker]}.values()))
         oom_kills = read_oom_kills()
         spawned_at = time.monotonic()
-        env = worker_environment(self._base_env, grant, spec.env_vars)
+        env = worker_environment(self._base_env, grant, specs[0].env_vars)
         try:
             if PORT_VARIABLE not in env:
                 env[PORT_VARIABLE] = str(self._ports.take())
-            process = WorkerProcess(worker.worker_id, env)
+            process = WorkerProcess(worker.worker_id, env, self._folder)
             self._introduce(worker, process, message, oom_kills)
         except OSError as error:
             raise StartRefused(why_refused(error)) from error
@@ -157,7 +165,8 @@ class WorkerProcesses:
 
     def current_batch(self, worker: Worker) -> tuple[int, float] | None:
         """Return the id of the batch it is processing and since when, from its flight recorder."""
-        return self._handles[worker.number].process.recorder.read()
+        current = self._handles[worker.number].process.recorder.read()
+        return None if current is None else (current.batch_id, current.since)
 
     def _signal(self, worker: Worker, number: int) -> None:
         os.kill(self._handles[worker.number].process.pid, number)  # not reaped yet, so the pid is its own
@@ -271,7 +280,10 @@ class WorkerProcesses:
         after, before = read_oom_kills(), handle.oom_kills_before
         kills = after - before if after is not None and before is not None else None
         cause = reap.describe_exit(code, oom_kills=kills, rss_peak_bytes=worker.rss_peak_bytes)
-        return Exit(code, cause, current[0] if current is not None else None, tuple(process.last_lines))
+        last_lines = tuple(process.last_lines)
+        if current is None:
+            return Exit(code, cause, last_lines=last_lines)
+        return Exit(code, cause, current.batch_id, last_lines, current.stage, current.task)
 
     def kill_all(self) -> None:
         """Kill and reap every worker at once."""

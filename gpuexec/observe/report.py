@@ -172,6 +172,8 @@ class ReportBuilder:
         self._started_at = event.at
         self.report.notes = list(event.plan.notes)
         reasons = {s.stage_index: s.reason for phase in event.plan.phases for s in phase.stages}
+        for stage in (stage for phase in event.plan.phases for stage in phase.stages):
+            reasons |= dict.fromkeys(stage.fused, f"fused: it runs in the workers of {stage.name!r}")
         self.report.stages = [StageReport(i, name, reasons.get(i, "")) for i, name in enumerate(event.stage_names)]
 
     def _add_worker(self, event: events.WorkerStarted) -> None:

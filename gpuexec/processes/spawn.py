@@ -8,17 +8,17 @@ import queue
 import site
 import socket
 import subprocess
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from gpuexec.channel.messages import LogLine
+from gpuexec.channel.messages import LogLine, PrintsFor
 from gpuexec.channel.recorder import FlightRecorder
 from gpuexec.plan.model import WorkerGrant
 from gpuexec.processes.exit_watch import ExitWatch
+from gpuexec.processes.interpreter import interpreter
 from gpuexec.processes.output_lines import OutputItem, OutputLines
 from gpuexec.processes.variables import gpu_memory_limits, thread_caps
 from gpuexec.units import KIB
@@ -45,6 +45,14 @@ def worker_environment(base: Mapping[str, str], grant: WorkerGrant, env_vars: Ma
     if not _is_installed():
         env["PYTHONPATH"] = os.pathsep.join(filter(None, [_package_root(), env.get("PYTHONPATH")]))
     return env
+
+
+def working_directory() -> str | None:
+    """Return the working directory; ``None`` if it has been removed, so that it has no name."""
+    try:
+        return os.getcwd()  # noqa: PTH109 - it is for a process to start in
+    except FileNotFoundError:
+        return None
 
 
 def _package_root() -> str:
@@ -104,15 +112,16 @@ def _permanent_thread() -> _CallingThread:
 os.register_at_fork(after_in_child=_permanent_thread.cache_clear)  # a child has none of its parent's threads
 
 
-def _start_interpreter(fds: Sequence[int], env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+def _start_interpreter(fds: Sequence[int], env: Mapping[str, str], folder: str | None) -> subprocess.Popen[bytes]:
     flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     # -E and -I would hide the hash seed; `variables_of_run` has done their work.
     flags = ["-s" if flag == "-I" else flag for flag in flags if flag != "-E"]
     # Without -P, -m would look in the working directory first, where a file may be called like a standard module. The
     # worker gets the driver's sys.path once it is running, so the stage's own imports are as in the driver.
     return subprocess.Popen(
-        [sys.executable, *flags, "-P", "-m", "gpuexec.worker", *map(str, fds), str(os.getpid())],
+        [interpreter(), *flags, "-P", "-m", "gpuexec.worker", *map(str, fds), str(os.getpid())],
         env=dict(env),
+        cwd=folder if folder and Path(folder).is_dir() else None,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -128,14 +137,16 @@ class WorkerProcess:
     becomes readable when the process exits. ``recorder`` says which batch the worker is processing.
     """
 
-    def __init__(self, worker_id: str, env: Mapping[str, str]) -> None:
+    def __init__(self, worker_id: str, env: Mapping[str, str], folder: str | None = None) -> None:
+        """Start the process in the working directory ``folder`` (``None``: the one of this process)."""
         self.worker_id = worker_id
         self.last_lines: deque[str] = deque(maxlen=_MAX_LAST_LINES)
         self._lines = OutputLines()
         self.sock, worker_sock = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self.recorder = FlightRecorder.create()
-            self.process = _call_in_permanent_thread(_start_interpreter, [worker_sock.fileno(), self.recorder.fd], env)
+            fds = [worker_sock.fileno(), self.recorder.fd]
+            self.process = _call_in_permanent_thread(_start_interpreter, fds, env, folder)
             self._open()
         except BaseException:
             self._clean_up_failed_start()
@@ -196,7 +207,8 @@ class WorkerProcess:
 
     def _remember(self, items: list[OutputItem]) -> list[OutputItem]:
         for item in items[-_MAX_LAST_LINES:]:
-            self.last_lines.append(f"{item.level}: {item.text}" if isinstance(item, LogLine) else item)
+            if not isinstance(item, PrintsFor):
+                self.last_lines.append(f"{item.level}: {item.text}" if isinstance(item, LogLine) else item)
         return items
 
     def close(self) -> None:

@@ -50,7 +50,7 @@ def test_a_worker_above_the_limit_from_the_start_still_works():
 
 def test_a_host_that_is_always_short_of_memory_slows_a_run_but_does_not_stop_it():
     stages = [Apply(abs, "first"), Apply(double, "second"), Apply(double, "third").with_(batch_size=4)]
-    report = run(*stages, count=100, memory_high_watermark=0.0)
+    report = run(*stages, count=100, memory_high_watermark=0.0, fusion="off")
     assert any(note.startswith("pausing intake of new tasks: ") for note in report.notes)
 
 
