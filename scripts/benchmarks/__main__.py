@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -11,10 +12,11 @@ import statistics
 import subprocess
 import sys
 from collections import defaultdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks import peers, planning, streaming
+from benchmarks import peers, planning, streaming, usage
 from benchmarks.report import show_section, write_report
 from benchmarks.workloads import WORKLOADS, Workload
 
@@ -32,7 +34,9 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds")
     parser.add_argument("--without-ray", action="store_true", help="leave out NeMo Curator's own backends")
     parser.add_argument("--peers", nargs="+", choices=list(peers.PEERS), default=list(peers.PEERS))
-    parser.add_argument("--workloads", nargs="+", choices=[*(w.name for w in WORKLOADS), *planning.CASES, STREAMING])
+    parser.add_argument(
+        "--workloads", nargs="+", metavar="WORKLOAD", choices=[*(w.name for w in WORKLOADS), *planning.CASES, STREAMING]
+    )
     parser.add_argument("--output", type=Path, default=Path(__file__).parents[2] / "docs", help="folder for the report")
     options = parser.parse_args()
     chosen = [w for w in WORKLOADS if not options.workloads or w.name in options.workloads]
@@ -45,67 +49,81 @@ def main() -> int:
     if not chosen:
         return 0
     runs = measure(chosen, names, rounds=1 if options.quick else options.rounds, quick=options.quick)
-    document = {"machine": machine(), "quick": options.quick, "medians": medians(runs), "runs": runs}
-    write_report(document, chosen, options.output, save=not options.quick)
+    taken = {"at": datetime.now(UTC).isoformat(timespec="minutes"), "machine": machine()}
+    rows = {name: {"taken": taken, "medians": medians(by_peer), "runs": by_peer} for name, by_peer in runs.items()}
+    write_report(rows, options.output, save=not options.quick)
     return 0
 
 
 def measure(workloads: list[Workload], names: list[str], *, rounds: int, quick: bool) -> Runs:
     """Run everything ``rounds`` times, with the peers in a new order each time, so that slow moments of the machine
-    do not always hit the same one."""
+    do not always hit the same one. Where memory is a goal, run each peer once more for it."""
+    usage.adopt_orphans()
     runs: Runs = defaultdict(lambda: defaultdict(list))
     order = random.Random(0)
     for number in range(rounds):
         for workload in workloads:
+            if number >= workload.most_rounds:
+                continue
             for peer in order.sample(names, len(names)):
                 if (quick and peer in peers.RAY and workload.name != "startup") or not fits(peer, workload):
                     continue
                 run = run_once(peer, workload, quick=quick)
+                if workload.memory and not number and "seconds" in run:
+                    run |= run_once(peer, workload, quick=quick, memory=True)
                 runs[workload.name][peer].append(run)
                 outcome = f"{run['seconds']:8.2f} s" if "seconds" in run else run["error"]
-                print(f"round {number + 1}: {workload.name:14} {peer:15} {outcome}", file=sys.stderr, flush=True)
+                print(f"round {number + 1}: {workload.name:22} {peer:15} {outcome}", file=sys.stderr, flush=True)
     return runs
 
 
 def fits(peer: str, workload: Workload) -> bool:
-    """Return whether a comparison makes sense. ``in-process`` is a lower bound for moving large arrays only."""
-    return peer != "in-process" or "in-process" in workload.reach
+    """Return whether a comparison makes sense."""
+    if peer in peers.RAY:
+        return workload.slow_count is not None
+    return peer not in peers.OCCASIONAL or peer in workload.reach
 
 
-def run_once(peer: str, workload: Workload, *, quick: bool) -> dict[str, Any]:
-    """Measure in a fresh process. If the peer fails or takes too long, return the error instead."""
-    count = workload.slow_count if peer in peers.RAY else workload.count
+def run_once(peer: str, workload: Workload, *, quick: bool, memory: bool = False) -> dict[str, Any]:
+    """Measure in a fresh process, either times or ``memory``. If the peer fails or takes too long, return the error."""
+    count = workload.slow_count or 1 if peer in peers.RAY else workload.count
     count = max(1, count // _QUICK_DIVISOR) if quick else count
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.one", peer, workload.name, str(count)]
-    try:
-        done = subprocess.run(
-            command,
-            check=False,
-            capture_output=True,
-            text=True,
-            env=peers.environment(peer),
-            timeout=_LIMIT_S,
-            cwd=Path(__file__).parents[1],
-        )
-    except subprocess.TimeoutExpired:
-        return {"error": f"more than {_LIMIT_S} s"}
-    last = (done.stdout.strip().splitlines() or [""])[-1]
-    if done.returncode or not last.startswith("{"):
-        return {"error": (done.stderr.strip().splitlines() or ["no output"])[-1][:200]}
+    env = peers.environment(peer, workload.library)
+    cpu_s = usage.children_cpu_s()
+    with (
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, cwd=Path(__file__).parents[1]
+        ) as process,
+        usage.MemorySampler(process.pid) if memory else contextlib.nullcontext() as sampler,
+    ):
+        try:
+            output, errors = process.communicate(timeout=_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            return {"error": f"more than {_LIMIT_S} s"}
+    usage.reap_orphans()
+    last = (output.strip().splitlines() or [""])[-1]
+    if process.returncode or not last.startswith("{"):
+        return {"error": (errors.strip().splitlines() or ["no output"])[-1][:200]}
+    if sampler is not None:
+        return {"workers_pss_mib": sampler.workers_pss_mib, "pss_mib": sampler.pss_mib}
     run: dict[str, Any] = json.loads(last)
+    run["cpu_s"] = usage.children_cpu_s() - cpu_s - run.pop("cpu_before_s")
     return run
 
 
-def medians(runs: Runs) -> dict[str, dict[str, dict[str, float] | str]]:
+def medians(by_peer: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, float] | str]:
     """Reduce each peer's measurements of a workload to medians, or to its error."""
-    reduced: dict[str, dict[str, dict[str, float] | str]] = {}
-    for workload, by_peer in runs.items():
-        reduced[workload] = {}
-        for peer, peer_runs in by_peer.items():
-            good = [run for run in peer_runs if "seconds" in run]
-            reduced[workload][peer] = (
-                {key: statistics.median(run[key] for run in good) for key in good[0]} if good else peer_runs[0]["error"]
-            )
+    reduced: dict[str, dict[str, float] | str] = {}
+    for peer, runs in by_peer.items():
+        good = [run for run in runs if "seconds" in run]
+        reduced[peer] = (
+            {key: statistics.median(run[key] for run in good if key in run) for key in good[0]}
+            if good
+            else runs[0]["error"]
+        )
     return reduced
 
 

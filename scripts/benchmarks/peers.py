@@ -1,4 +1,4 @@
-"""Functions that run stages on tasks with each peer, and return how many tasks the last stage returned.
+"""Functions that run stages on tasks with each peer, and return the last stage's tasks.
 
 The process pools have no notion of stages, so they get what a careful user would write: one pool per stage, the stage
 unpickled once per worker, and batches passed on as soon as they are complete.
@@ -20,6 +20,12 @@ _STAGE: Any = None
 def _set_stage(stage: Any) -> None:
     global _STAGE  # noqa: PLW0603 - a pool's worker has no other place for it
     _STAGE = stage
+    _set_up(stage)
+
+
+def _set_up(stage: Any) -> None:
+    stage.setup_on_node(None, None)  # every pool has its own stage, and those that prepare a folder have one worker
+    stage.setup(None)
 
 
 def _process(batch: list[Any]) -> list[Any]:
@@ -30,22 +36,28 @@ def _process_with(stage: Any, *batch: Any) -> list[Any]:
     return [task for task in stage.process_batch(list(batch)) if task is not None]
 
 
-def run_gpuexec(stages: list[Any], tasks: list[Any]) -> int:
+def run_gpuexec(stages: list[Any], tasks: list[Any], **options: Any) -> list[Any]:
     from gpuexec import LocalExecutor, Pipeline
 
-    executor = LocalExecutor(show_progress=False)
-    results = len(Pipeline("bench", stages=stages).run(executor, initial_tasks=tasks) or [])
+    executor = LocalExecutor(show_progress=False, **options)
+    results = Pipeline("bench", stages=stages).run(executor, initial_tasks=tasks) or []
     REPORTS.append(executor.last_report)
     return results
 
 
-def _run_on_pools(make_pool: Callable[[Any], Any], stages: list[Any], tasks: list[Any]) -> int:
+def run_inline(stages: list[Any], tasks: list[Any]) -> list[Any]:
+    from gpuexec import InlineExecutor, Pipeline
+
+    return Pipeline("bench", stages=stages).run(InlineExecutor(show_progress=False), initial_tasks=tasks) or []
+
+
+def _run_on_pools(make_pool: Callable[[Any], Any], stages: list[Any], tasks: list[Any]) -> list[Any]:
     """Chain one pool per stage. The calling thread passes on each result."""
     pools = [make_pool(stage) for stage in stages]
     done: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
     waiting: list[list[Any]] = [[] for _ in stages]
     running = [0] * len(stages)
-    results = 0
+    results: list[Any] = []
 
     def feed(index: int, more: list[Any], *, last: bool) -> None:
         size = stages[index].batch_size
@@ -68,13 +80,13 @@ def _run_on_pools(make_pool: Callable[[Any], Any], stages: list[Any], tasks: lis
         if index + 1 < len(stages):
             feed(index + 1, future.result(), last=False)
         else:
-            results += len(future.result())
+            results += future.result()
     for pool in pools:
         pool.shutdown()
     return results
 
 
-def run_pool(stages: list[Any], tasks: list[Any]) -> int:
+def run_pool(stages: list[Any], tasks: list[Any]) -> list[Any]:
     import multiprocessing
     from concurrent.futures import ProcessPoolExecutor
 
@@ -84,7 +96,7 @@ def run_pool(stages: list[Any], tasks: list[Any]) -> int:
     )
 
 
-def run_loky(stages: list[Any], tasks: list[Any]) -> int:
+def run_loky(stages: list[Any], tasks: list[Any]) -> list[Any]:
     from loky import ProcessPoolExecutor
 
     return _run_on_pools(
@@ -94,20 +106,21 @@ def run_loky(stages: list[Any], tasks: list[Any]) -> int:
     )
 
 
-def run_mpire(stages: list[Any], tasks: list[Any]) -> int:
+def run_mpire(stages: list[Any], tasks: list[Any]) -> list[Any]:
     from mpire import WorkerPool
 
     flow: Iterator[Any] = iter(tasks)
     pools = []
     for stage in stages:
+        _set_up(stage)  # mpire pickles it afterwards, set up
         pool = WorkerPool(stage.num_workers() or 1, shared_objects=stage, start_method="spawn")
         pools.append(pool)
         batches = _batched(flow, stage.batch_size)
         flow = (task for out in pool.imap(_process_with, batches, chunk_size=1) for task in out)
-    count = sum(1 for _ in flow)
+    results = list(flow)
     for pool in pools:
         pool.terminate()
-    return count
+    return results
 
 
 def _batched(flow: Iterator[Any], size: int) -> Iterator[tuple[Any, ...]]:
@@ -121,10 +134,10 @@ def _batched(flow: Iterator[Any], size: int) -> Iterator[tuple[Any, ...]]:
         yield tuple(batch)
 
 
-def _run_curator(make_executor: Callable[[], Any], stages: list[Any], tasks: list[Any]) -> int:
+def _run_curator(make_executor: Callable[[], Any], stages: list[Any], tasks: list[Any]) -> list[Any]:
     from nemo_curator.pipeline import Pipeline
 
-    return len(Pipeline(name="bench", stages=stages).run(make_executor(), initial_tasks=tasks) or [])
+    return Pipeline(name="bench", stages=stages).run(make_executor(), initial_tasks=tasks) or []
 
 
 def _ray_actor_pool() -> Any:
@@ -145,21 +158,23 @@ def _xenna() -> Any:
     return XennaExecutor()
 
 
-def run_in_process(stages: list[Any], tasks: list[Any]) -> int:
+def run_in_process(stages: list[Any], tasks: list[Any]) -> list[Any]:
     """Do the same work in one process, with one copy per stage: a lower bound for any transport."""
-    results = 0
+    results = []
     for task in tasks:
         current = task
         for stage in stages:
             if hasattr(current.data, "copy"):
                 current.data = current.data.copy()
             current = stage.process(current)
-        results += 1
+        results.append(current)
     return results
 
 
-PEERS: dict[str, Callable[[list[Any], list[Any]], int]] = {
+PEERS: dict[str, Callable[..., list[Any]]] = {
     "gpuexec": run_gpuexec,
+    "unfused": functools.partial(run_gpuexec, fusion="off"),
+    "inline": run_inline,
     "in-process": run_in_process,
     "pool": run_pool,
     "loky": run_loky,
@@ -169,9 +184,10 @@ PEERS: dict[str, Callable[[list[Any], list[Any]], int]] = {
     "xenna": functools.partial(_run_curator, _xenna),
 }
 RAY = ("ray-actor-pool", "ray-data", "xenna")
+OCCASIONAL = ("unfused", "inline", "in-process")  # run only where a workload has a goal for them
 
 
-def environment(peer: str) -> dict[str, str]:
+def environment(peer: str, library: str) -> dict[str, str]:
     """Return the environment that a peer's process needs."""
-    extra = {"BENCH_LIBRARY": "curator", "RAY_AUTH_MODE": "disabled"} if peer in RAY else {}
-    return {**os.environ, **extra}
+    env = {**os.environ, "BENCH_LIBRARY": "curator" if peer in RAY else library, "LOGURU_LEVEL": "ERROR"}
+    return {**env, "RAY_AUTH_MODE": "disabled"} if peer in RAY else env

@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers import RAY
-from benchmarks.workloads import Workload, pipe_bound_s
+from benchmarks.peers import PEERS, RAY
+from benchmarks.workloads import BY_NAME, WORKLOADS, Limit, Workload
 
-_TICKS = (0.5, 1, 2, 5, 10, 20, 50, 100, 200)
+_TICKS = (0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200)
+_COLUMNS = ("pool", "loky", "mpire")
+_SHOWN = ("gpuexec", *_COLUMNS)
 
 
-def write_report(document: dict[str, Any], workloads: list[Workload], folder: Path, *, save: bool) -> None:
-    """Print the table. With ``save``, also write ``benchmarks.json``, ``benchmarks.svg`` and the table in ``.md``."""
-    lines = table(document["medians"], workloads)
-    print("\n".join(lines))
+Rows = dict[str, dict[str, Any]]  # workload → when and where it was measured, the medians by peer, all runs
+
+
+def write_report(rows: Rows, folder: Path, *, save: bool) -> None:
+    """Print the table. With ``save``, also write ``benchmarks.json``, ``benchmarks.svg`` and the table in ``.md``.
+
+    Rows that were measured earlier stay in them, so that the rows can be measured in parts.
+    """
+    print("\n".join(table(rows)))
     if not save:
         return
-    (folder / "benchmarks.json").write_text(json.dumps(document, indent=1) + "\n")
-    put_section("table", lines, folder)
-    plot(document["medians"], workloads, folder / "benchmarks.svg")
+    stored = folder / "benchmarks.json"
+    earlier = json.loads(stored.read_text()) if stored.exists() else {}
+    rows = {w.name: row for w in WORKLOADS if (row := rows.get(w.name) or earlier.get(w.name))}
+    stored.write_text(json.dumps(rows, indent=1) + "\n")
+    put_section("table", table(rows), folder)
+    plot(rows, folder / "benchmarks.svg")
 
 
 def show_section(name: str, lines: list[str], folder: Path, *, save: bool) -> None:
@@ -53,71 +64,92 @@ def ratio(medians: dict[str, Any], peer: str) -> float | None:
     return ours / theirs if ours and theirs else None
 
 
-def table(medians: dict[str, Any], workloads: list[Workload]) -> list[str]:
-    """Return a Markdown table with a row per workload and a column per peer."""
-    names = list(dict.fromkeys(peer for by_peer in medians.values() for peer in by_peer if peer != "gpuexec"))
-    lines = [
-        f"| workload | gpuexec | {' | '.join(f'× {name}' for name in names)} | driver CPU per 1,000 calls | reaches |",
-        "|---" * (len(names) + 4) + "|",
-    ]
-    for workload in workloads:
-        by_peer = medians[workload.name]
-        ours = by_peer.get("gpuexec")
+def table(rows: Rows) -> list[str]:
+    """Return a Markdown table with a row per workload and a column per peer that most workloads have."""
+    peers = [*(f"× {name}" for name in _COLUMNS), "× others"]
+    headings = ["workload", "rounds", "gpuexec", *peers, "driver CPU per 1,000 calls", "reaches"]
+    lines = [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
+    for name, row in rows.items():
+        workload, by_peer = BY_NAME[name], row["medians"]
+        ours, rounds = by_peer.get("gpuexec"), max(map(len, row["runs"].values()))
         if not isinstance(ours, dict):
-            lines.append(f"| {workload.name} | {ours} |" + " |" * (len(names) + 2))
+            lines.append(f"| {name} | {rounds} | failed: {ours} |" + " |" * (len(_COLUMNS) + 3))
             continue
-        cells = [_times(ratio(by_peer, name), by_peer.get(name)) for name in names]
         calls = ours["count"] * workload.calls
         speed = f"{ours['seconds']:.2f} s" + (f", {calls / ours['seconds']:,.0f} calls/s" if calls > 100 else "")
         cpu = f"{1000 * ours['driver_cpu_s'] / calls * 1000:,.0f} ms" if calls > 100 else "–"
-        lines.append(f"| {workload.name} | {speed} | {' | '.join(cells)} | {cpu} | {_goals(workload, by_peer, ours)} |")
+        cells = [_times(by_peer, peer) for peer in _COLUMNS]
+        others = "; ".join(f"{_times(by_peer, p)} {p}" for p in PEERS if p in by_peer and p not in _SHOWN) or "–"
+        goals = "; ".join(_goals(workload, by_peer)) or "–"
+        lines.append(f"| {name} | {rounds} | {speed} | {' | '.join(cells)} | {others} | {cpu} | {goals} |")
     return lines
 
 
-def _times(value: float | None, stats: Any) -> str:
-    if value is not None:
-        return f"{value:.2f}"
-    return "not run" if stats is None else f"failed: {stats}"
+def _times(by_peer: dict[str, Any], peer: str) -> str:
+    value, stats = ratio(by_peer, peer), by_peer.get(peer)
+    return f"{value:.2f}" if value is not None else "–" if stats is None else f"failed: {stats}"
 
 
-def _goals(workload: Workload, by_peer: dict[str, Any], ours: dict[str, Any]) -> str:
-    """Return for each goal whether it is reached, with the numbers."""
-    goals = []
-    for peer, minimum in workload.reach.items():
+def _goals(workload: Workload, by_peer: dict[str, Any]) -> Iterator[str]:
+    """Yield for each goal whether it is reached, with the numbers."""
+    for peer, least in workload.reach.items():
         names = [name for name in RAY if name in by_peer] if peer == "ray" else [peer]
         values = [value for name in names if (value := ratio(by_peer, name)) is not None]
         if values:
-            goals.append(f"{'yes' if min(values) >= minimum else '**no**'}: {min(values):.2f} ≥ {minimum:g} × {peer}")
-    if workload.name == "pipe":
-        bound = pipe_bound_s(ours["count"])
-        whole, steady = ours["seconds"] / bound, (ours["seconds"] - ours["startup_s"]) / bound
-        goals.append(
-            f"{'yes' if steady <= 1.03 else '**no**'}: {steady:.3f} ≤ 1.03 × the bound ({whole:.3f} with start-up)"
-        )
-    return "; ".join(goals) or "–"
+            yield f"{_yes(min(values) >= least)}: {min(values):.2f} ≥ {least:g} × {peer}"
+    for limit in workload.limits:
+        value = limited(by_peer, limit)
+        if value is not None:
+            of = f" of {limit.peer}" if limit.peer else ""
+            yield f"{_yes(value <= limit.most)}: {value:.3f} ≤ {limit.most:g} × {limit.text}{of}"
 
 
-def plot(medians: dict[str, Any], workloads: list[Workload], path: Path) -> None:
+def limited(by_peer: dict[str, Any], limit: Limit) -> float | None:
+    """Return what a limit is about, ``None`` if it was not measured."""
+    figures = [by_peer.get(peer) for peer in ("gpuexec", limit.peer) if peer]
+    values = [stats.get(limit.figure) if isinstance(stats, dict) else None for stats in figures]
+    if any(not value for value in values):
+        return None
+    return float(values[0] / values[1]) if limit.peer else float(values[0])
+
+
+def _yes(reached: bool) -> str:
+    return "yes" if reached else "**no**"
+
+
+def plot(rows: Rows, path: Path) -> None:
     """Plot the ratios as bars on a logarithmic axis."""
     import matplotlib
 
     matplotlib.use("svg")
     from matplotlib import pyplot
 
-    names = list(dict.fromkeys(peer for by_peer in medians.values() for peer in by_peer if peer != "gpuexec"))
-    figure, axes = pyplot.subplots(figsize=(9, 0.5 + 0.16 * len(names) * len(workloads)))
-    height = 0.8 / len(names)
-    for position, name in enumerate(names):
-        values = [ratio(medians[workload.name], name) for workload in workloads]
-        rows = [row + height * position for row, value in enumerate(values) if value is not None]
-        axes.barh(rows, [value - 1 for value in values if value is not None], height, left=1, label=name)
+    names = [peer for peer in PEERS if peer not in ("gpuexec", *RAY)]
+    colours = dict(zip(names, pyplot.rcParams["axes.prop_cycle"].by_key()["color"], strict=False))
+    bars = [(w, n, value) for w, row in rows.items() for n in names if (value := ratio(row["medians"], n)) is not None]
+    figure, axes = pyplot.subplots(figsize=(9, 0.8 + 0.14 * (len(bars) + len(rows))))
+    position, labelled = 0.0, set()
+    for workload in dict.fromkeys(w for w, _, _ in bars):
+        own = [(name, value) for w, name, value in bars if w == workload]
+        axes.text(-0.01, position + len(own) / 2 - 0.5, workload, ha="right", va="center", transform=_label(axes))
+        for name, value in own:
+            label = name if name not in labelled else None
+            axes.barh(position, value - 1, 0.9, left=1, color=colours[name], label=label)
+            labelled.add(name)
+            position += 1
+        position += 1
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set_xscale("log")
     axes.set_xticks(_TICKS, [f"{tick:g}" for tick in _TICKS])
     axes.minorticks_off()
-    axes.set_yticks([row + 0.4 - height / 2 for row in range(len(workloads))], [w.name for w in workloads])
-    axes.invert_yaxis()
+    axes.set_yticks([])
+    axes.set_ylim(position - 0.5, -1)
     axes.set_xlabel("times the peer's rate (right of 1: gpuexec is faster)")
     axes.legend(fontsize=8, loc="lower right")
     figure.tight_layout()
     figure.savefig(path, metadata={"Date": None})
+
+
+def _label(axes: Any) -> Any:
+    """Return the coordinates of a label left of the axes: fractions across, data down."""
+    return axes.get_yaxis_transform()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 if os.environ.get("BENCH_LIBRARY") == "curator":
@@ -40,13 +41,22 @@ class Toy(ProcessingStage):  # type: ignore[type-arg]
         self.name = name
         self.batch_size = batch_size
         self.workers = workers
-        self.resources = Resources(cpus=0.25)
+        if workers is not None:
+            self.resources = Resources(cpus=0.25)
 
     def num_workers(self) -> int | None:
         return self.workers
 
     def process(self, task: Any) -> Any:
         return task
+
+
+class Words(Toy):
+    """A light filter of texts: counts the words and looks at their mean length. The benchmark's texts pass."""
+
+    def process(self, task: Any) -> Any:
+        words = task.data.split()
+        return task if 50 <= len(words) <= 100_000 and sum(map(len, words)) <= 10 * len(words) else None
 
 
 class Add(Toy):
@@ -112,8 +122,8 @@ class CountRows(Toy):
 class Fan(Toy):
     """Turns one task into many."""
 
-    def __init__(self, name: str, count: int) -> None:
-        super().__init__(name)
+    def __init__(self, name: str, count: int, workers: int | None = 1) -> None:
+        super().__init__(name, workers=workers)
         self.count = count
 
     def process(self, task: Any) -> Any:
@@ -127,8 +137,36 @@ class Half(Toy):
         return task if task.data % 2 == 0 else None
 
 
+class MakeBuffers(Toy):
+    """Creates four arrays of 16 MiB."""
+
+    def process(self, task: Any) -> Any:
+        import numpy as np
+
+        task.data = [np.full(2 * 2**20, task.data, np.float64) for _ in range(4)]
+        return task
+
+
+class KeepOne(Toy):
+    """Keeps one array of each task. Replaces the task's data by the bytes the process has grown by over those kept."""
+
+    def setup(self, _worker_metadata: Any = None) -> None:
+        self.kept: list[Any] = []
+        self.resident_before = _resident_bytes()
+
+    def process(self, task: Any) -> Any:
+        self.kept.append(task.data[0])
+        grown = _resident_bytes() - self.resident_before
+        task.data = len(self.kept), grown / sum(array.nbytes for array in self.kept)
+        return task
+
+
+def _resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 class Sleep(Toy):
-    """Sleeps: takes time but no CPU, as a stage that waits for a GPU does."""
+    """Sleeps: takes time but no CPU, as a stage that waits for a GPU does. Notes when it woke up."""
 
     def __init__(self, name: str, seconds: float, workers: int | None) -> None:
         super().__init__(name, workers=workers)
@@ -136,4 +174,5 @@ class Sleep(Toy):
 
     def process(self, task: Any) -> Any:
         time.sleep(self.seconds)
+        task.data = time.monotonic()
         return task
