@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from gpuexec.plan.ledger import Ledger, Slot, WorkerSlots
 from gpuexec.plan.request import WHOLE_GPU, Request
 
 _MAX_STEPS = 60  # devices filled before a search is given up: a few ms
-_MAX_FILLINGS = 60  # ways to fill one device that are compared
+_MAX_FILLINGS = 30  # ways to fill one device that are compared
 
 Part = tuple[int, int]  # (thousandths, bytes) of one device; one of them is 0
 Filling = tuple[int, ...]  # how many of each part
@@ -147,12 +148,25 @@ def _takes(able: Sequence[tuple[list[int], bool]], left: int, apart: int) -> Ite
             yield (*slots[:n], *rest)
 
 
+class _Rest:
+    """The bins that are still to be filled: their free units as those of the largest, what the parts cost there, how
+    many of each part fit alone, and whether all bins are alike."""
+
+    def __init__(self, bins: Sequence[_Bin], parts: Sequence[Part]) -> None:
+        largest = max(b.capacity for b in bins)
+        self.free = sum(b.free * largest // b.capacity for b in bins)
+        self.costs = [p[0] * (largest // WHOLE_GPU) + p[1] * WHOLE_GPU for p in parts]
+        self.most = [sum(b.max_of(part) for b in bins) for part in parts]
+        self.alike = all(b == bins[0] for b in bins)
+
+
 class _Search:
     """Fills devices with parts, depth first, and remembers what failed."""
 
     def __init__(self, parts: Sequence[Part]) -> None:
         self._parts = parts
         self._bins: Sequence[_Bin] = ()
+        self._rests: list[_Rest] = []
         self._failed: set[tuple[int, Filling]] = set()
         self._steps = 0
         self._skipped = False
@@ -170,6 +184,7 @@ class _Search:
         """Return a filling for each bin that together hold all that is wanted."""
         self._steps += 1
         self._bins, self._failed = bins, set()
+        self._rests = [_Rest(bins[start:], self._parts) for start in range(len(bins))]
         greedy = self._greedy(wanted)
         return greedy if greedy is not None else self._fill(0, wanted)
 
@@ -201,12 +216,9 @@ class _Search:
         return None
 
     def _may_fit(self, start: int, wanted: Filling) -> bool:
-        bins = self._bins[start:]
-        largest = max(b.capacity for b in bins)
-        cost = sum(
-            n * (p[0] * (largest // WHOLE_GPU) + p[1] * WHOLE_GPU) for p, n in zip(self._parts, wanted, strict=True)
-        )
-        return cost <= sum(b.free * largest // b.capacity for b in bins)
+        rest = self._rests[start]
+        cost: int = sum(map(operator.mul, wanted, rest.costs))
+        return cost <= rest.free and all(map(operator.le, wanted, rest.most))
 
     def _choices(self, start: int, wanted: Filling) -> list[Filling]:
         """Return the fillings of a bin to which nothing can be added, the fullest first."""
@@ -223,32 +235,37 @@ class _Search:
                 for n, max_n, cost, part in zip(filling, wanted, costs, self._parts, strict=True)
             )
         ]
-        if all(b == bin_ for b in self._bins[start:]):
+        if self._rests[start].alike:
             largest = max((cost, k) for k, cost in enumerate(costs) if wanted[k])[1]
             full = [(free, filling) for free, filling in full if filling[largest]]
         return [filling for _, filling in sorted(full, key=lambda pair: pair[0])]
 
 
 def _fillings(bin_: _Bin, parts: Sequence[Part], wanted: Filling) -> Iterator[tuple[Filling, int, int, int]]:
-    """Yield what may go into a bin, as many as possible of the first parts first.
+    """Yield what may go into a bin, as many as possible of the first parts first, and always of the last one.
 
     With each filling: the units, bytes and workers that are then still free.
     """
-    costs = [bin_.units(part) for part in parts]
-
-    def extend(filling: Filling, free: int, memory: int, workers: int) -> Iterator[tuple[Filling, int, int, int]]:
-        k = len(filling)
-        if k == len(parts):
-            yield filling, free, memory, workers
+    used = [k for k, n in enumerate(wanted) if n]
+    costs = [bin_.units(parts[k]) for k in used]
+    filling = [0] * len(parts)
+    left = [(bin_.free, max(bin_.memory_left, 0), 1 if bin_.single else sum(wanted))]  # before each of the parts in use
+    while True:
+        for k, cost in zip(used[len(left) - 1 :], costs[len(left) - 1 :], strict=True):
+            free, memory, workers = left[-1]
+            size = parts[k][1]
+            filling[k] = n = min(wanted[k], free // cost, workers, memory // size if size else workers)
+            left.append((free - n * cost, memory - n * size, workers - n))
+        yield (tuple(filling), *left[-1])
+        position = len(used) - 2  # the last part that has others after it, and of which one less can be taken
+        while position >= 0 and not filling[used[position]]:
+            position -= 1
+        if position < 0:
             return
-        size = parts[k][1]
-        max_n = min(wanted[k], free // costs[k], workers)
-        if size:
-            max_n = min(max_n, memory // size)
-        for n in range(max_n, -1, -1):
-            yield from extend((*filling, n), free - n * costs[k], memory - n * size, workers - n)
-
-    return extend((), bin_.free, max(bin_.memory_left, 0), 1 if bin_.single else sum(wanted))
+        k, cost = used[position], costs[position]
+        filling[k] -= 1
+        free, memory, workers = left[position + 1]
+        left[position + 1 :] = [(free + cost, memory + parts[k][1], workers + 1)]
 
 
 def _bin(slot: Slot, parts: Sequence[Part]) -> _Bin | None:
@@ -274,7 +291,7 @@ def _part(request: Request) -> Part:
 
 
 def _minus(wanted: Filling, filling: Filling) -> Filling:
-    return tuple(a - b for a, b in zip(wanted, filling, strict=True))
+    return tuple(map(operator.sub, wanted, filling))
 
 
 def _sum_without_smallest(amounts: Sequence[tuple[int, bool]], taken: int) -> int:
