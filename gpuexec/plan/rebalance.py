@@ -20,6 +20,7 @@ from gpuexec.plan.allocator import Allocator
 from gpuexec.plan.ledger import Ledger, WorkerSlots
 from gpuexec.plan.model import WorkerGrant
 from gpuexec.plan.moves import Candidate, cheapest_stops, repack
+from gpuexec.plan.packing import Bins, SlotsByStage
 from gpuexec.plan.placement import place
 from gpuexec.plan.request import cpus_of, fits_cpus
 from gpuexec.plan.workload import StageSnapshot
@@ -143,6 +144,8 @@ class _Evaluation:
         if not self._short_stages(self._present()):
             return Proposal(ActionReason.BALANCED)
         without_stops = self._advance(self._present(), may_stop=False)
+        if self._short_stages(without_stops):
+            without_stops = self._together() or without_stops
         min_gain = min(_MIN_STOP_GAIN + _STOP_GAIN_STEP * stop_rounds, _MAX_STOP_GAIN)
         may_pay = self._stops_may_pay(min_gain)
         reason = ActionReason.TOO_SOON if self._stopping else ActionReason.NOT_WORTH_IT
@@ -222,6 +225,16 @@ class _Evaluation:
                 self._add(draft, i, slots, ActionReason.SLOWEST if draft.counts[i] else ActionReason.NO_WORKER)
         return draft
 
+    def _together(self) -> _Draft | None:
+        """Start all missing workers where they fit together, though not one after the other on the fullest devices."""
+        draft = self._present()
+        missing = [(self._stages[i].request, self._targets[i] - draft.counts[i]) for i in self._short_stages(draft)]
+        on_gpus = [(request, n) for request, n in missing if request.uses_gpu]
+        slots = Bins(draft.ledger_later, [request for request, _ in on_gpus]).pack(on_gpus).slots
+        if not slots:
+            return None
+        return self._advance(draft, may_stop=False) if self._add_all(draft, slots) else None
+
     def _throughput(self, i: int, workers: int) -> float:
         work = self._work[i]
         return workers / work if work else math.inf if workers else 0.0
@@ -265,6 +278,16 @@ class _Evaluation:
             number = self._allocator.next_number(request.stage_index, taken_ids)
             draft.starts.append(StartWorker(self._allocator.grant(request.stage_index, number, slots), reason))
 
+    def _add_all(self, draft: _Draft, slots_by_stage: SlotsByStage) -> bool:
+        """Add workers on these slots; return False if the CPUs do not suffice."""
+        for stage_index, workers in slots_by_stage.items():
+            i = self._position[stage_index]
+            for slots in workers:
+                if not fits_cpus(cpus_of(self._stages[i].request), draft.cpus_later):
+                    return False
+                self._add(draft, i, slots, ActionReason.SLOWEST if draft.counts[i] else ActionReason.NO_WORKER)
+        return True
+
     def _stop(self, draft: _Draft, candidates: Sequence[Candidate], reason: ActionReason) -> None:
         for candidate in candidates:
             stage_index = candidate.request.stage_index
@@ -287,13 +310,7 @@ class _Evaluation:
             return None
         stops, new_slots = moves
         self._stop(draft, stops, ActionReason.MOVES)
-        for stage_index, workers in new_slots.items():
-            i = self._position[stage_index]
-            for slots in workers:
-                if not fits_cpus(cpus_of(self._stages[i].request), draft.cpus_later):
-                    return None
-                self._add(draft, i, slots, ActionReason.SLOWEST)
-        return self._advance(draft, may_stop=True)
+        return self._advance(draft, may_stop=True) if self._add_all(draft, new_slots) else None
 
     # ---- worth -------------------------------------------------------------------------------------------
 

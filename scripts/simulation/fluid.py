@@ -20,12 +20,12 @@ _NOISE = 0.2  # service times are off by up to this fraction
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """``throughput``: source tasks a second at the end. Times in seconds."""
+    """``throughput``: source tasks a second at the end. ``cycles_s``: CPU seconds of each cycle."""
 
     throughput: float
     settled_s: float
     stopped: int
-    slowest_cycle_s: float
+    cycles_s: tuple[float, ...]
 
 
 class Run:
@@ -48,18 +48,19 @@ class Run:
 
     def play(self) -> Outcome:
         """Run to the end."""
-        now, changed_at, settled, stopped, stop_rounds, slowest = 0.0, -1e9, 0.0, 0, 0, 0.0
+        now, changed_at, settled, stopped, stop_rounds = 0.0, -1e9, 0.0, 0, 0
+        cycles_s: list[float] = []
         while now < self._length_s:
             began = self._clock()
             proposal = self._evaluate(now - changed_at, stop_rounds)
-            slowest = max(slowest, self._clock() - began)
+            cycles_s.append(self._clock() - began)
             self._carry_out(proposal)
             if proposal.has_actions:
                 changed_at = settled = now
             stopped += len(proposal.stops)
             stop_rounds += bool(proposal.stops)
             now += _CYCLE_S
-        return Outcome(self._throughput(), settled, stopped, slowest)
+        return Outcome(self._throughput(), settled, stopped, tuple(cycles_s))
 
     def _evaluate(self, since_change_s: float, stop_rounds: int) -> Proposal:
         problem, allocator = self._problem, self._allocator

@@ -198,6 +198,18 @@ def test_workers_are_moved_where_others_fit_then():
     assert len({g.allocation.device_ids for g in run.alive[1]}) == 1
 
 
+def test_workers_that_fit_together_but_not_one_after_the_other_start_at_once():
+    demands = [demand("a", gpus=0.3, num_workers=3), demand("b", gpus=0.5), demand("c", gpus=0.7)]
+    run = Run(demands, [0.1, 1.5, 1.0], [device(i) for i in range(4)])
+    places = {0: (0, 2, 3), 1: (3,), 2: (2,)}  # 0.7 is free on one device, and another one is empty
+    run.alive = [[run.allocator.grant(i, n, (slot,)) for n, slot in enumerate(slots)] for i, slots in places.items()]
+    # One by one, the fullest device first, a worker of b would go where only that of c fits.
+    made = run.step()
+    assert run.counts == [3, 3, 2]
+    assert not made.stops
+    assert {start.grant.allocation.gpus[0].index for start in made.starts if start.grant.stage_index == 2} == {0}
+
+
 def test_cpus_are_given_up_for_a_slower_stage():
     run = Run([demand("a"), demand("b")], [1.0, 1.0], cpus=8)
     run.alive = [[run.allocator.grant(0, n, ()) for n in range(7)], run.alive[1]]
