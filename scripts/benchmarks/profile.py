@@ -1,51 +1,60 @@
-"""Profiles driver and workers on tiny tasks with py-spy, and writes the time by function to docs/profile.md."""
+"""Profiles driver and workers on some workloads with py-spy, and writes the time by function to docs/profile.md."""
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
 
+from benchmarks.peers import environment
+from benchmarks.workloads import BY_NAME, Workload
+
 _DOCS = Path(__file__).parents[2] / "docs"
 _SCRIPTS = Path(__file__).parents[1]
 _RATE = "400"
-_WORKLOAD = ["gpuexec", "tiny", "30000"]
 _MAX_ROWS = 22
+_HEADINGS = {"driver": "Driver", "worker": "Workers (all together)"}
+_INTRO = (
+    f"`scripts/profile` runs rows of [the benchmarks](benchmarks.md) and samples all processes with py-spy {_RATE} "
+    "times a second. *Self* is time in the function's own code, *with callees* includes the functions it calls. Both "
+    "are fractions of the samples in which the process was neither waiting nor reading its socket."
+)
 _WAITS = ("select (selectors", "wait (", "(start)", "Receiver.receive")
 
 Samples = Counter[tuple[str, ...]]
 
 
 def main() -> int:
-    """Profile one run and write the page."""
-    with tempfile.TemporaryDirectory() as folder:
-        raw = Path(folder) / "samples"
-        spy = [str(Path(sys.executable).parent / "py-spy"), "record", "--subprocesses", "--rate", _RATE]
-        target = [sys.executable, "-W", "ignore", "-m", "benchmarks.one", *_WORKLOAD]
-        subprocess.run(
-            [*spy, "--format", "raw", "--output", str(raw), "--", *target],
-            check=True,
-            cwd=_SCRIPTS,
-            capture_output=True,
-        )
-        samples = [_parse(line) for line in raw.read_text().splitlines()]
-    lines = ["# Profile", "", _intro(), ""]
-    for role in ("driver", "worker"):
-        lines += _table(role, [(stack, n) for stack, n in samples if _role(stack) == role])
+    """Profile a run of each workload and write the page."""
+    parser = argparse.ArgumentParser(prog="scripts/profile", description=__doc__)
+    parser.add_argument("workloads", nargs="*", default=["tiny"], metavar="WORKLOAD", choices=[*BY_NAME])
+    lines = ["# Profile", "", _INTRO, ""]
+    for name in parser.parse_args().workloads:
+        samples = _record(BY_NAME[name])
+        lines += [f"## {name}", "", f"{BY_NAME[name].about}.", ""]
+        for role in _HEADINGS:
+            lines += _table(role, [(stack, n) for stack, n in samples if _role(stack) == role])
     (_DOCS / "profile.md").write_text("\n".join(lines).rstrip() + "\n")
     print("\n".join(lines))
     return 0
 
 
-def _intro() -> str:
-    return (
-        "`scripts/profile` sends 30,000 tasks of 64 bytes through three stages that do nothing, with batch_size 1, and "
-        f"samples all processes with py-spy {_RATE} times a second. *Self* is time in the function's own code, *with "
-        "callees* includes the functions it calls. Both are fractions of the samples in which the process was neither "
-        "waiting nor reading its socket."
-    )
+def _record(workload: Workload) -> list[tuple[list[str], int]]:
+    with tempfile.TemporaryDirectory() as folder:
+        raw = Path(folder) / "samples"
+        spy = [str(Path(sys.executable).parent / "py-spy"), "record", "--subprocesses", "--rate", _RATE]
+        target = ["-W", "ignore", "-m", "benchmarks.one", "gpuexec", workload.name, str(workload.count)]
+        subprocess.run(
+            [*spy, "--format", "raw", "--output", str(raw), "--", sys.executable, *target],
+            check=True,
+            cwd=_SCRIPTS,
+            capture_output=True,
+            env=environment("gpuexec", workload.library),
+        )
+        return [_parse(line) for line in raw.read_text().splitlines()]
 
 
 def _parse(line: str) -> tuple[list[str], int]:
@@ -55,7 +64,7 @@ def _parse(line: str) -> tuple[list[str], int]:
 
 
 def _role(stack: list[str]) -> str:
-    return "worker" if any("worker/bootstrap" in frame for frame in stack) else "driver"
+    return "worker" if any("gpuexec/worker/" in frame for frame in stack) else "driver"
 
 
 def _table(role: str, samples: list[tuple[list[str], int]]) -> list[str]:
@@ -67,8 +76,7 @@ def _table(role: str, samples: list[tuple[list[str], int]]) -> list[str]:
         own[stack[-1]] += n
         for frame in set(stack):
             inclusive[frame] += n
-    headings = {"driver": "Driver", "worker": "Workers (all three)"}
-    lines = [f"## {headings[role]}", "", "| function | self | with callees |", "|---|---|---|"]
+    lines = [f"### {_HEADINGS[role]}", "", "| function | self | with callees |", "|---|---|---|"]
     frames = [frame for frame, _ in own.most_common(_MAX_ROWS)]
     lines += [
         f"| `{frame})` | {100 * own[frame] / total:.1f} % | {100 * inclusive[frame] / total:.1f} % |"
