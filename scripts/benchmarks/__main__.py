@@ -134,6 +134,7 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "kernel": platform.release(),
         "processor": _processor(),
+        "load_average": os.getloadavg()[1],  # of the last five minutes: above the number of CPUs, others were busy too
     }
 
 
