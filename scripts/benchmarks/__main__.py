@@ -48,8 +48,9 @@ def main() -> int:
         show_section("streaming", streaming.table(measured), options.output, save=not options.quick)
     if not chosen:
         return 0
+    load_average = os.getloadavg()[1]  # of the five minutes before: what others make this machine do
     runs = measure(chosen, names, rounds=1 if options.quick else options.rounds, quick=options.quick)
-    taken = {"at": datetime.now(UTC).isoformat(timespec="minutes"), "machine": machine()}
+    taken = {"at": datetime.now(UTC).isoformat(timespec="minutes"), "load_average": load_average, "machine": machine()}
     rows = {name: {"taken": taken, "medians": medians(by_peer), "runs": by_peer} for name, by_peer in runs.items()}
     write_report(rows, options.output, save=not options.quick)
     return 0
@@ -134,7 +135,6 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "kernel": platform.release(),
         "processor": _processor(),
-        "load_average": os.getloadavg()[1],  # of the last five minutes: above the number of CPUs, others were busy too
     }
 
 

@@ -67,11 +67,12 @@ def ratio(medians: dict[str, Any], peer: str) -> float | None:
 def table(rows: Rows) -> list[str]:
     """Return a Markdown table with a row per workload and a column per peer that most workloads have."""
     peers = [*(f"× {name}" for name in _COLUMNS), "× others"]
-    headings = ["workload", "rounds", "gpuexec", *peers, "driver CPU per 1,000 calls", "reaches"]
+    headings = ["workload", "rounds", "load", "gpuexec", *peers, "driver CPU per 1,000 calls", "reaches"]
     lines = [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
     for name, row in rows.items():
         workload, by_peer = BY_NAME[name], row["medians"]
-        ours, rounds = by_peer.get("gpuexec"), max(map(len, row["runs"].values()))
+        ours, load = by_peer.get("gpuexec"), row["taken"].get("load_average")
+        rounds = f"{max(map(len, row['runs'].values()))} | {'–' if load is None else f'{load:.0f}'}"
         if not isinstance(ours, dict):
             lines.append(f"| {name} | {rounds} | failed: {ours} |" + " |" * (len(_COLUMNS) + 3))
             continue
