@@ -29,14 +29,17 @@ from typing import Any, ClassVar, NamedTuple
 from gpuexec.channel import by_value, tensors
 from gpuexec.channel.definitions import ANNOUNCED, Definitions, NamingPickler
 from gpuexec.channel.perf_identity import PERF_IDENTITY
+from gpuexec.channel.receive_buffers import LARGE, receive_buffer
 
 Buffer = bytes | bytearray | memoryview
 ReadInto = Callable[[Sequence[Any], int], None]  # fills buffers with what begins at an offset
+View = Callable[[int, int], memoryview | None]  # of so many bytes from an offset
 
 _HEAD = struct.Struct("<IIQ")
 _LENGTH = struct.Struct("<Q")
 _ALIGN = 64
 _PADDING = bytes(_ALIGN)
+_VIEWED_SHARE = 1.2  # a viewed buffer holds all of its payload, which may be so many times as large
 _FIRST_READ = 4096  # bytes: the lengths of 500 buffers
 
 
@@ -243,10 +246,11 @@ def decode(payload: Buffer, *, in_place: bool) -> Any:
     return pickle.loads(stream, buffers=buffers)
 
 
-def decode_from(size: int, read_into: ReadInto) -> Any:
+def decode_from(size: int, read_into: ReadInto, view: View | None = None) -> Any:
     """Unpickle a payload of ``size`` bytes that ``read_into`` reads.
 
     Every buffer is read into memory of its own, so an object that a stage keeps does not hold what came with it.
+    ``view``: returns a view of a part of the payload, for a buffer that is nearly all of it.
     """
     head = bytearray(min(size, _FIRST_READ))
     read_into([head], 0)
@@ -257,12 +261,21 @@ def decode_from(size: int, read_into: ReadInto) -> Any:
         read_into([head], 0)
     lengths = [stream_length, *(_LENGTH.unpack_from(head, _HEAD.size + i * _LENGTH.size)[0] for i in range(count))]
     targets: list[memoryview] = []
+    read = 0  # of the targets
     stop = start
     for number, length in enumerate(lengths):
         following = stop + length if number == count else _aligned(stop + length)  # reads the padding too
-        targets.append(memoryview(bytearray(following - stop)))
+        viewed = None
+        if view is not None and number and length >= LARGE and _VIEWED_SHARE * length >= size:
+            viewed = view(stop, length)
+        if viewed is not None:
+            read_into(targets[read:], start)
+            targets.append(viewed)
+            read, start = len(targets), following
+        else:
+            targets.append(receive_buffer(following - stop))
         stop = following
-    read_into(targets, start)
+    read_into(targets[read:], start)
     stream, *buffers = [target[:length] for target, length in zip(targets, lengths, strict=True)]
     return pickle.loads(stream, buffers=buffers)
 

@@ -10,7 +10,7 @@ from gpuexec.records import Record
 
 if TYPE_CHECKING:
     from gpuexec.channel.messages import Message
-    from gpuexec.channel.payload import Payload
+    from gpuexec.channel.payload import Payload, SegmentRef
     from gpuexec.core.batch import Batch, Block, BlockSlice
     from gpuexec.core.queue import PutAway
     from gpuexec.core.stage import StageState
@@ -63,6 +63,12 @@ class Payloads(Protocol):
 
     def spill(self, payload: Payload) -> Payload:
         """Return the payload on disk, where it holds no memory and shares a descriptor. Raises ``SpillFailed``."""
+
+    def recycle(self, payload: SegmentRef) -> None:
+        """Take the segment of a payload that nobody needs any more, to be written to again."""
+
+    def spare(self, size: int) -> Payload | None:
+        """Return a segment without content that has room for ``size`` bytes and that nobody else refers to, if any."""
 
     def put_away(self, parts: Sequence[BlockSlice]) -> PutAway:
         """Write slices of blocks to disk, with all that is known of their tasks. Raises ``SpillFailed``."""

@@ -185,6 +185,8 @@ class Worker:
     grant_withdrawn: bool = False
     in_flight: dict[int, Batch] = field(default_factory=dict)
     open_block: tuple[Block, int] | None = None  # the block it has partly consumed, and the index of its next task
+    segments_lent: int = 0  # that it may write to, less those it wrote: see ``segment_loans``
+    segment_bytes: int = 0  # of the last output that it wrote to a segment of its own
     batches_done: int = 0
     booted_at: float | None = None
     setup_sent_at: float | None = None

@@ -116,9 +116,10 @@ class Run:
             announcement=announcement.payload if announcement is not None else None,
         )
         lineage = checkpoint.lineage(specs)
-        self._blocks = InitialBlocks(initial_tasks, lineage, announcement.tokens if announcement is not None else ())
         self._spill_folder = spill_folder
         self._payloads = StoredPayloads(spill_folder.path if spill_folder is not None else None)
+        tokens = announcement.tokens if announcement is not None else ()
+        self._blocks = InitialBlocks(initial_tasks, lineage, tokens, pool=self._payloads.pool)
         self._state = RunState(
             _stage_states(specs, plan),
             queue_limits=_queue_limits(config, len(specs)),
@@ -161,7 +162,6 @@ class Run:
             cleanup.callback(discard_what_cannot_be_written)
             cleanup.callback(self._cancellation.close)
             cleanup.callback(self._processes.close)
-            cleanup.callback(self._blocks.close)
             cleanup.callback(self._payloads.close)
             cleanup.callback(self._processes.kill_all)
             try:

@@ -105,7 +105,9 @@ class GroupLoop(WorkerLoop):
         totals.send_s += done - processed
         totals.idle_s += received - self._idle_since
         self._outbox.finish({}, self._peak_rss.read(done), done)
-        self._inbox.done()
+        self._made = []  # so that nothing refers to the tasks
+        if not self._inbox.done():
+            self._outbox.note_held(batch_id)
 
     # ---- through the stages --------------------------------------------------------------------------------
 

@@ -28,6 +28,7 @@ from gpuexec.channel.messages import (
     Stopped,
     Work,
 )
+from gpuexec.channel.payload import SegmentRef
 from gpuexec.contract.allocation import Allocation, GpuShare
 from gpuexec.contract.phases import StagePhase
 from gpuexec.core.batch import Block, place_among_siblings
@@ -83,7 +84,9 @@ class SimulatedWorker:
             tasks: list[str] = []
             for part in message.slices:
                 if part is None or len(part) == 2:
-                    self.last_block = bytes(next(payloads)).decode().split(",")
+                    payload: Any = next(payloads)
+                    text = payload.segment if isinstance(payload, SegmentRef) else payload
+                    self.last_block = bytes(text).decode().split(",")
                 start, stop = (0, len(self.last_block)) if part is None else part[:2]
                 tasks += self.last_block[start:stop]
             for batch_id, count in zip(message.batch_ids, message.counts, strict=True):
@@ -129,6 +132,7 @@ class World:
         self.refuse_starts = False
         self.spilled = self.trimmed = 0
         self.put_away_groups: list[int] = []
+        self.free: list[Any] = []  # segments
         self._pids = itertools.count(1000)
         self._simulated: dict[int, SimulatedWorker] = {}
         self.policy = policy or RetryPolicy()
@@ -213,6 +217,12 @@ class World:
     def spill(self, payload: Any) -> Any:
         self.spilled += 1
         return payload
+
+    def recycle(self, payload: Any) -> None:
+        self.free.append(payload.segment)
+
+    def spare(self, size: int) -> Any:
+        return SegmentRef(self.free.pop(), 0, size, exclusive=True) if self.free else None
 
     def put_away(self, parts: Any) -> Any:
         self.put_away_groups.append(len(parts))
@@ -316,8 +326,8 @@ class World:
         inside.unreported.append((batch_id, [[i] for i in ids] if outputs is None else [list(o) for o in outputs]))
         inside.processing = None
 
-    def reports(self, worker: Worker, count: int = 1000) -> None:
-        """A worker's results of up to ``count`` finished batches arrive."""
+    def reports(self, worker: Worker, count: int = 1000, *, holds: bool = False) -> None:
+        """A worker's results of up to ``count`` finished batches arrive. ``holds``: it has kept views of inputs."""
         inside = self.inside(worker)
         done = [inside.unreported.popleft() for _ in range(min(count, len(inside.unreported)))]
         if not done:
@@ -342,6 +352,7 @@ class World:
                 task_ids=ids,
                 parents=parents,
                 stats=stats.to_list(),
+                held=[batch_id for batch_id, _ in done] if holds else None,
                 payloads=tuple(p for p, size in zip(payloads, sizes, strict=True) if size),
             ),
         )
