@@ -14,7 +14,7 @@ from typing import Any
 from gpuexec.errors import ConfigurationError
 from gpuexec.exception_names import exception_named, problem_with_exception_name
 from gpuexec.naming import full_name
-from gpuexec.policies import BusyGpuPolicy, GpuPinning, TaskFailurePolicy
+from gpuexec.policies import BusyGpuPolicy, GpuPinning, StartMethod, TaskFailurePolicy
 from gpuexec.units import MIB
 
 _TYPE_NAMES = {"bool": "True or False", "int": "a whole number", "float": "a number", "str": "text"}
@@ -118,6 +118,18 @@ class ExecutorConfig:
         _at_least(0),
         "seconds that tasks wait for their batch to become full while a worker is idle; then it goes as it is (None: "
         "until it is full or no more tasks come)",
+    )
+    start_method: str = _option(
+        StartMethod.WARM.value,
+        _one_of(StartMethod),
+        "how workers start: 'warm' forks them from a process that has imported the stages' modules once, where a fork "
+        "is safe, and the report says where it is not; 'spawn' has every worker import them itself",
+    )
+    warm_idle_s: float = _option(
+        60.0,
+        _at_least(0),
+        "seconds for which that process is kept after a run, for the next run of the same program (0: it ends with "
+        "the run)",
     )
     max_parallel_setups: int = _option(
         8, _at_least(1), "maximum number of workers that run setup() at the same time (and at most one per GPU)"

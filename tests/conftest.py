@@ -14,6 +14,7 @@ import pytest
 from hypothesis.database import DirectoryBasedExampleDatabase
 
 from gpuexec.driver import observers
+from gpuexec.processes import kept_templates
 
 pytest_plugins = ["tests.nvml_sim.plugin"]
 
@@ -59,6 +60,7 @@ def leaves_nothing_behind() -> Iterator[None]:
     """Compare this process's children, descriptors and mappings, and our folders, before and after."""
     before = _holdings()
     yield
+    kept_templates.end_all()  # what runs leave on purpose: ended here, so that anything else is a leak
     gc.collect()
     gc.freeze()  # what outlives this test is not searched again after the next: that took 0.1 s a test
     leaked = {kind: now - before[kind] for kind, now in _holdings().items()}

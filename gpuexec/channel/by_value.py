@@ -10,12 +10,27 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from types import CodeType
+from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any
 
 _DROPPED = "<dynamic-code>"  # what cloudpickle puts in the place of the file's name
 
 _sources: dict[str, tuple[Any, str]] = {}  # one text per file, so that it is in a pickle once
+
+
+def noting_modules(reduce: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """Return cloudpickle's ``reducer_override``, which then adds the modules that are named to ``pickler.modules``."""
+    from cloudpickle import cloudpickle
+
+    def reducer_override(pickler: Any, obj: Any) -> Any:
+        if isinstance(obj, BuiltinFunctionType):
+            if obj.__module__:
+                pickler.modules[obj.__module__] = None
+        elif isinstance(obj, type | FunctionType | ModuleType) and cloudpickle._should_pickle_by_reference(obj):
+            pickler.modules[obj.__name__ if isinstance(obj, ModuleType) else obj.__module__] = None
+        return reduce(pickler, obj)
+
+    return reducer_override
 
 
 def reduce_code(code: CodeType) -> tuple[Any, ...]:

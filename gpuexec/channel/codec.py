@@ -134,8 +134,14 @@ class Encoder:
         self._with_shared_stats = _ReusedPickler(shared_stats=True)
         self._with_unshared_stats = _ReusedPickler(shared_stats=False)
         self._definitions = Definitions()
+        self._modules: dict[str, None] = {}  # named where cloudpickle was used
         if looks_at_classes:
             self._with_shared_stats.look_at_classes(self._definitions)
+
+    @property
+    def modules(self) -> list[str]:
+        """The modules that a receiver imports for what was pickled, in about the order in which it does."""
+        return [*self._definitions.modules, *self._modules]
 
     def encode(self, obj: object, *, shared_stats: bool = True) -> Encoded:
         """Pickle an object; large buffers (arrays, Arrow tables) are not copied until the payload is written.
@@ -153,7 +159,7 @@ class Encoder:
                 stream, buffers = pickler.dump(obj)
         except Exception:  # noqa: BLE001 - another way to pickle may succeed
             if pickler.definitions is not None:
-                return encode_by_value(obj, shared_stats=shared_stats)
+                return encode_by_value(obj, shared_stats=shared_stats, modules=self._modules)
             pickler.look_at_classes(self._definitions)
             return self.encode(obj, shared_stats=shared_stats)
         if tensors.UNREPORTED_MOVES:
@@ -172,22 +178,34 @@ def _by_value_pickler(_reduced_classes: tuple[type, ...], *, shared_stats: bool)
             _own_reducers(shared_stats=shared_stats),
             cloudpickle.Pickler.dispatch_table,
         )
+        reducer_override = by_value.noting_modules(cloudpickle.Pickler.reducer_override)
 
     return ByValuePickler
 
 
 def encode(obj: object) -> Encoded:
     """Pickle a single object, as `Encoder.encode` does. It may be large, so it is not pickled twice to be looked at."""
-    return Encoder(looks_at_classes=True).encode(obj)
+    return encode_with_modules(obj)[0]
 
 
-def encode_by_value(obj: object, *, shared_stats: bool = True) -> Encoded:
-    """Pickle with cloudpickle: classes and functions that the receiver cannot import are part of the payload."""
+def encode_with_modules(obj: object) -> tuple[Encoded, list[str]]:
+    """Pickle as `encode` does; return also which modules a receiver imports for it."""
+    encoder = Encoder(looks_at_classes=True)
+    return encoder.encode(obj), encoder.modules
+
+
+def encode_by_value(obj: object, *, shared_stats: bool = True, modules: dict[str, None] | None = None) -> Encoded:
+    """Pickle with cloudpickle: classes and functions that the receiver cannot import are part of the payload.
+
+    The names of the ``modules`` that the receiver imports for it are added to those given.
+    """
     buffers: list[pickle.PickleBuffer] = []
     sink = io.BytesIO()
     tensors.find_libraries()
-    pickler = _by_value_pickler(tuple(_own_reducers(shared_stats=shared_stats)), shared_stats=shared_stats)
-    pickler(sink, protocol=5, buffer_callback=buffers.append).dump(obj)
+    make = _by_value_pickler(tuple(_own_reducers(shared_stats=shared_stats)), shared_stats=shared_stats)
+    pickler = make(sink, protocol=5, buffer_callback=buffers.append)
+    pickler.modules = {} if modules is None else modules
+    pickler.dump(obj)
     if tensors.UNREPORTED_MOVES:
         _report_moves(obj)
     return _lay_out(sink.getvalue(), buffers)

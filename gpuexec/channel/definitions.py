@@ -30,13 +30,24 @@ class Definitions:
 
     def __init__(self) -> None:
         self._reduced: dict[type, Any] = {}  # NotImplemented for classes that can be imported
-        self._importable: set[FunctionType] = set()
+        self._importable: dict[FunctionType, None] = {}  # in the order in which they were met
+        self._named_in_definitions: dict[str, None] = {}  # modules
+
+    @property
+    def modules(self) -> list[str]:
+        """The modules that a receiver imports for what was pickled, in about the order in which it does."""
+        named: list[Any] = [cls for cls, reduced in self._reduced.items() if reduced is NotImplemented]
+        return list(
+            dict.fromkeys([*(obj.__module__ for obj in [*named, *self._importable]), *self._named_in_definitions])
+        )
 
     def of_class(self, cls: type) -> Any:
         """Return how to pickle a class: by its definition, or pickle's own way."""
         reduced = self._reduced.get(cls)
         if reduced is None:
-            reduced = self._reduced[cls] = NotImplemented if _is_importable(cls) else _define(cls)
+            importable = _is_importable(cls)
+            reduced = NotImplemented if importable else _define(cls, self._named_in_definitions)
+            self._reduced[cls] = reduced
         return reduced
 
     def of_function(self, function: FunctionType) -> Any:
@@ -44,7 +55,7 @@ class Definitions:
         if function not in self._importable:
             if not _is_importable(function):
                 raise NotNameable(f"{function.__qualname__} cannot be imported in another process")
-            self._importable.add(function)
+            self._importable[function] = None
         return NotImplemented
 
 
@@ -86,13 +97,16 @@ def _is_in_its_module(obj: type | FunctionType) -> bool:
 _BUILTIN_SINGLETONS = (type(None), type(NotImplemented), type(...))  # pickle has opcodes of its own for them
 
 
-def _define(cls: type) -> tuple[Any, ...]:
+def _define(cls: type, modules: dict[str, None]) -> tuple[Any, ...]:
+    """Return how to pickle a class by its definition, and add the ``modules`` that this names."""
     from cloudpickle import cloudpickle
 
     token: str = cloudpickle._get_or_create_tracker_id(cls)
     _CLASSES[token] = cls
     sink = io.BytesIO()
-    _definition_pickler()(sink, protocol=5).dump(cls)
+    pickler = _definition_pickler()(sink, protocol=5)
+    pickler.modules = modules
+    pickler.dump(cls)
     return restore_class, (token, sink.getvalue())
 
 
@@ -104,6 +118,7 @@ def _definition_pickler() -> Any:
         dispatch_table: ClassVar[Any] = ChainMap(
             {CodeType: by_value.reduce_code, **by_value.logger_reducers()}, cloudpickle.Pickler.dispatch_table
         )
+        reducer_override = by_value.noting_modules(cloudpickle.Pickler.reducer_override)
 
     return DefinitionPickler
 

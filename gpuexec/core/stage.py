@@ -19,13 +19,15 @@ from gpuexec.plan.model import StagePlan, WorkerGrant
 class StageSpec:
     """A stage as the driver needs it: everything about it is already pickled or decided.
 
-    ``payload``: the stage itself. A large one lies in a segment, from which each of its workers reads it.
+    ``payload``: the stage itself. A large one lies in a segment, from which each of its workers reads it. ``modules``:
+    those that a worker will import to unpickle it, in order.
     """
 
     index: int
     name: str
     batch_size: int
     payload: Payload
+    modules: tuple[str, ...] = ()
     env_vars: dict[str, str] = field(default_factory=dict)
     sets_up_node: bool = False
     uses_gpu: bool = False

@@ -74,6 +74,7 @@ class EndReason(StrEnum):
     STAGE_RAISED = "its stage raised"
     TIMED_OUT = "it took too long"
     CORDONED = "its GPU failed"
+    TEMPLATE_LOST = "its template ended"
     RUN_ENDED = "the run ends"
 
 
@@ -131,6 +132,7 @@ EXIT_RULES: dict[EndReason | None, ExitRule] = {
     EndReason.STAGE_DONE: ExitRule(ExitReport.NOTICE),
     EndReason.NODE_READY: ExitRule(ExitReport.NOTICE),
     EndReason.CORDONED: ExitRule(ExitReport.NOTHING, requeues=True),  # the GPU's fault was reported already
+    EndReason.TEMPLATE_LOST: ExitRule(ExitReport.NOTHING, requeues=True, replaced=True),  # the loss was reported
     EndReason.RUN_ENDED: ExitRule(ExitReport.NOTHING),
 }
 
@@ -139,13 +141,17 @@ class Exit(Record):
     """How a process ended. ``code``: negative for a signal, as in subprocess. ``cause``: the same in one line.
 
     ``current_batch``: the id of the batch it was processing, of its flight recorder. ``last_lines``: what it printed
-    and logged last.
+    and logged last. ``cpu_s``, ``max_rss_bytes``: what it and its children have used, ``None`` if the kernel could not
+    be asked. ``lost_template``: the kernel killed it, since its template ended.
     """
 
     code: int
     cause: str
     current_batch: int | None = None
     last_lines: tuple[str, ...] = ()
+    cpu_s: float | None = None
+    max_rss_bytes: int | None = None
+    lost_template: bool = False
 
 
 @dataclass(slots=True)

@@ -29,9 +29,11 @@ from gpuexec.driver.initial_tasks import InitialTasks, StreamedTasks
 from gpuexec.driver.limits import MemoryLimits
 from gpuexec.driver.observers import Observers
 from gpuexec.driver.shutdown import Shutdown, is_interruption
+from gpuexec.driver.warm_start import WarmOptions
 from gpuexec.driver.worker_processes import WorkerProcesses
 from gpuexec.plan.allocator import Allocator
 from gpuexec.plan.model import Plan, WorkerGrant
+from gpuexec.policies import StartMethod
 from gpuexec.processes.standard_streams import discard_what_cannot_be_written
 from gpuexec.processes.watch import Readiness
 
@@ -110,6 +112,9 @@ class Run:
                 retire_on=config.retire_on,
                 split_on_oom=config.split_on_oom,
             ),
+            warm=WarmOptions(config.setup_timeout_s, config.warm_idle_s, self._emit)
+            if config.start_method == StartMethod.WARM
+            else None,
         )
         lineage = checkpoint.lineage(specs)
         self._blocks = InitialBlocks(initial_tasks, lineage)
@@ -162,6 +167,12 @@ class Run:
                 self._emit(events.RunStarted(time.monotonic(), self._plan, tuple(s.name for s in self._specs)))
                 if self._checkpoint.start_note is not None:
                     self._emit(events.Noticed(self._checkpoint.start_note, "INFO"))
+                self._processes.prepare(
+                    (self._specs[stage.stage_index], stage.workers[0])
+                    for phase in self._plan.phases
+                    for stage in phase.stages
+                    if stage.workers
+                )
                 self._processes.add_reader(self._cancellation, self._cancellation.on_readable)
                 self._watch_gpus(cleanup)
                 self._read_streamed_tasks(cleanup)

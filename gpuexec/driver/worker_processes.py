@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from gpuexec.channel.messages import ErrorHandling, Message, Start
 from gpuexec.channel.wire import Receiver, Sender
 from gpuexec.core.ports import Started
+from gpuexec.core.stage import StageSpec
 from gpuexec.core.worker import Exit, Worker
-from gpuexec.errors import ConnectionLost, StartRefused
+from gpuexec.driver.warm_start import NotYet, WarmOptions, WarmStart
+from gpuexec.errors import ConnectionLost, StartRefused, TemplateLost
 from gpuexec.hardware.host import read_oom_kills
 from gpuexec.observe.logging_state import logging_disabled, logging_levels
 from gpuexec.plan.model import WorkerGrant
 from gpuexec.processes import interrupts, reap
 from gpuexec.processes.guardian import Guardian
+from gpuexec.processes.kept_templates import own_variables
 from gpuexec.processes.output_lines import OutputItem
 from gpuexec.processes.refusal import why_refused
-from gpuexec.processes.spawn import WorkerProcess, worker_environment
+from gpuexec.processes.spawn import WorkerProcess, spawn, worker_environment
+from gpuexec.processes.template import Template
 from gpuexec.processes.variables import PORT_VARIABLE, PortRanges
 from gpuexec.processes.watch import HasFileno, Readiness, Watch
 from gpuexec.stage.stacks import STACKS_SIGNAL
@@ -56,11 +61,11 @@ class WorkerProcesses:
         on_grants: Callable[[list[WorkerGrant]], None],
         log_level: str,
         error_handling: ErrorHandling,
+        warm: WarmOptions | None = None,
     ) -> None:
         self._node_id = node_id
         self._base_env = base_env
         self._on_grants = on_grants
-        self._log_level = log_level
         self._error_handling = error_handling
         self._watch = Watch()
         try:
@@ -70,6 +75,9 @@ class WorkerProcesses:
             raise StartRefused(f"the run cannot start: {why_refused(error)}") from error
         self._ports = PortRanges()
         self._handles: dict[int, Handle] = {}  # by the worker's number
+        # How workers log: it must not change during a run, since templates are shared by those that log alike.
+        self._log = (log_level, logging_levels(), logging_disabled())
+        self._warm = WarmStart(warm, self._watch, self._guardian, self._log) if warm is not None else None
         self.pids_so_far: set[int] = set()
 
     @property
@@ -88,9 +96,25 @@ class WorkerProcesses:
 
     # ---- the core's port -------------------------------------------------------------------------------
 
-    def start(self, worker: Worker) -> Started:
-        """Spawn a worker and send it its stage. Raises ``StartRefused`` if the system refuses."""
+    def prepare(self, stages: Iterable[tuple[StageSpec, WorkerGrant]]) -> None:
+        """Begin to import the modules of stages, given with the grant of a worker, if workers are to be forked."""
+        if self._warm is not None:
+            self._warm.begin(
+                (spec, worker_environment(self._base_env, grant, spec.env_vars), own_variables(grant.allocation))
+                for spec, grant in stages
+            )
+
+    def start(self, worker: Worker) -> Started | None:
+        """Start a worker and send it its stage; return ``None`` if that must wait until its modules are imported.
+
+        Raises ``StartRefused`` if the system refuses.
+        """
         grant, spec = worker.grant, worker.stage.spec
+        env = worker_environment(self._base_env, grant, spec.env_vars)
+        try:
+            template = self._template_for(worker, env)
+        except NotYet:
+            return None
         message = Start(
             stage=spec.name,
             worker_id=worker.worker_id,
@@ -98,10 +122,10 @@ class WorkerProcesses:
             allocation=grant.allocation.to_dict(),
             sys_path=[os.fspath(entry) for entry in sys.path if isinstance(entry, str | os.PathLike)],
             cpu_affinity=list(grant.cpu_affinity),
-            log_level=self._log_level,
+            log_level=self._log[0],
             error_handling=self._error_handling.to_list(),
-            logging_levels=logging_levels(),
-            logging_disabled=logging_disabled(),
+            logging_levels=self._log[1],
+            logging_disabled=self._log[2],
             payloads=(spec.payload,),
         )
         if grant.allocation.gpus:
@@ -109,15 +133,33 @@ class WorkerProcesses:
             self._on_grants(list({w.worker_id: w.grant for w in [*self.workers, worker]}.values()))
         oom_kills = read_oom_kills()
         spawned_at = time.monotonic()
-        env = worker_environment(self._base_env, grant, spec.env_vars)
         try:
             if PORT_VARIABLE not in env:
                 env[PORT_VARIABLE] = str(self._ports.take())
-            process = WorkerProcess(worker.worker_id, env)
+            process, is_forked = self._new_process(worker, env, template)
             self._introduce(worker, process, message, oom_kills)
         except OSError as error:
             raise StartRefused(why_refused(error)) from error
-        return Started(process.pid, spawned_at)
+        return Started(process.pid, spawned_at, is_forked)
+
+    def _template_for(self, worker: Worker, env: Mapping[str, str]) -> Template | None:
+        if self._warm is None:
+            return None
+        return self._warm.template_for(worker.stage.spec, env, own_variables(worker.grant.allocation))
+
+    def _new_process(
+        self, worker: Worker, env: Mapping[str, str], template: Template | None
+    ) -> tuple[WorkerProcess, bool]:
+        """Fork a worker from its template or, if it has none, spawn it. Return also which it was."""
+        if template is not None:
+            own = own_variables(worker.grant.allocation)
+            variables = {name: env[name] for name in own if name in env}
+            try:
+                return WorkerProcess(worker.worker_id, functools.partial(template.fork, variables=variables)), True
+            except TemplateLost:
+                assert self._warm is not None
+                self._warm.note_losses()
+        return WorkerProcess(worker.worker_id, functools.partial(spawn, env=env)), False
 
     def _introduce(self, worker: Worker, process: WorkerProcess, message: Start, oom_kills_before: int | None) -> None:
         """Watch a new process and send it its stage. If that fails, nothing is left of it."""
@@ -182,7 +224,12 @@ class WorkerProcesses:
 
         What is pending for a worker is sent on here.
         """
-        for key, what in self._watch.wait(timeout):
+        if self._warm is not None and (left := self._warm.seconds_left()) is not None:
+            timeout = left if timeout is None else min(left, timeout)
+        ready = self._watch.wait(timeout)
+        if self._warm is not None:
+            self._warm.check()
+        for key, what in ready:
             if callable(key):
                 key()
                 continue
@@ -263,15 +310,24 @@ class WorkerProcesses:
         process = handle.process
         current = process.recorder.read()
         self._watch.remove(process)
-        code = reap.reap(process, self._guardian)
+        ended = reap.reap(process, self._guardian)
         handle.sender.close()
         handle.receiver.close()
         process.close()
         del self._handles[worker.number]  # last: until here, an exception leaves it to be reaped again
         after, before = read_oom_kills(), handle.oom_kills_before
         kills = after - before if after is not None and before is not None else None
-        cause = reap.describe_exit(code, oom_kills=kills, rss_peak_bytes=worker.rss_peak_bytes)
-        return Exit(code, cause, current[0] if current is not None else None, tuple(process.last_lines))
+        if ended.lost_template and self._warm is not None:
+            self._warm.note_losses()
+        return Exit(
+            ended.code,
+            ended.cause or reap.describe_exit(ended.code, oom_kills=kills, rss_peak_bytes=worker.rss_peak_bytes),
+            current[0] if current is not None else None,
+            tuple(process.last_lines),
+            cpu_s=ended.cpu_s,
+            max_rss_bytes=ended.max_rss_bytes,
+            lost_template=ended.lost_template,
+        )
 
     def kill_all(self) -> None:
         """Kill and reap every worker at once."""
@@ -280,5 +336,7 @@ class WorkerProcesses:
 
     def close(self) -> None:
         """Release what this object itself holds. Every worker must be reaped."""
+        if self._warm is not None:
+            self._warm.close()
         self._watch.close()
         self._guardian.close()

@@ -44,7 +44,7 @@ class LogSink:
         self._levels: Mapping[str, int] = {}
         self._disabled = 0
         self._thread = _Thread()
-        replace_standard_streams(self._pipe, self._claim)
+        self._streams = replace_standard_streams(self._pipe, self._claim)
         after_import("logging", self._install)
 
     def configure(self, level: str, logging_levels: Mapping[str, int], logging_disabled: int) -> None:
@@ -55,6 +55,14 @@ class LogSink:
         if level == "TRACE":
             os.environ.setdefault("LOGURU_LEVEL", level)  # the default handler's is DEBUG
         self.apply_levels()
+
+    def move_to(self, output_fd: int) -> None:
+        """Send what is printed and logged to another pipe, whose descriptor is closed: this is a forked worker."""
+        for stream in self._streams:
+            os.dup2(output_fd, stream.fileno())
+            stream.start_over()
+        os.dup2(output_fd, self._fd, inheritable=False)
+        os.close(output_fd)
 
     def apply_levels(self) -> None:
         """Set the driver's levels. Called again when the stage is loaded: its libraries may have set their own."""

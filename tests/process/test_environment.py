@@ -170,7 +170,7 @@ from tests.process.stages import Apply, items, leave_children
 PR_SET_CHILD_SUBREAPER = 36
 if __name__ == "__main__":
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    left = run_local([Apply(leave_children)], items(1, 2)).data
+    left = run_local([Apply(leave_children)], items(1, 2), warm_idle_s=0).data
     print(len(left), [child.status() for child in psutil.Process().children(recursive=True)])
 """)
     done = run_python(script)

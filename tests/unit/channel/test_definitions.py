@@ -50,7 +50,7 @@ def test_the_definition_is_pickled_once_a_sender(monkeypatch):
     cls, encoder = local_class(), codec.Encoder()
     made = []
     define = definitions._define
-    monkeypatch.setattr(definitions, "_define", lambda cls: made.append(cls) or define(cls))
+    monkeypatch.setattr(definitions, "_define", lambda cls, modules: made.append(cls) or define(cls, modules))
     for number in range(5):
         assert travel([cls("d", number)], encoder)[0].data == number
     assert made == [cls]
