@@ -224,8 +224,8 @@ def test_spawn_is_an_option():
 def test_workers_draw_random_numbers_of_their_own(importing: Importing, draw: str, tmp_path: Path):
     meeting = tmp_path / "meeting"
     meeting.mkdir()
-    use = f"from tests.process.stages import warm\ndef work(folder):\n    warm.meet(folder)\n    return {draw}"
-    stage = importing("import random, uuid\nimport numpy", use)
+    use = f"import random, uuid, numpy\nfrom tests.process.stages import warm\ndef work(folder):\n    warm.meet(folder)\n    return {draw}"
+    stage = importing("import random, uuid\nimport numpy.random", use)
     ran = run_local([ApplyIn(2, stage.function)], items(*[str(meeting)] * 2))
     assert is_warm(ran)
     assert len(ran.report.workers) == len(set(ran.data)) == 2
