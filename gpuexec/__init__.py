@@ -42,6 +42,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a test holds these names aga
     from gpuexec.errors import InternalError as InternalError
     from gpuexec.errors import InvalidTask as InvalidTask
     from gpuexec.errors import NvmlError as NvmlError
+    from gpuexec.errors import NvmlHangs as NvmlHangs
     from gpuexec.errors import NvmlUnavailable as NvmlUnavailable
     from gpuexec.errors import RemoteStageError as RemoteStageError
     from gpuexec.errors import RemoteTraceback as RemoteTraceback
@@ -71,7 +72,7 @@ _HOMES = {
     "contract.task": "Task",
     "errors": (
         "CapsuleError CapsuleNotWritten CheckpointError CheckpointMismatch CompositeNotDecomposed ConfigurationError "
-        "GpuexecError GpusBusy GpusLost InternalError InvalidTask NvmlError NvmlUnavailable RemoteStageError "
+        "GpuexecError GpusBusy GpusLost InternalError InvalidTask NvmlError NvmlHangs NvmlUnavailable RemoteStageError "
         "RemoteTraceback ResourcesError ResultNotPicklable RunCancelled StageContractError StageError "
         "StageNotPicklable StartRefused TooManyQuarantined WorkerDied"
     ),

@@ -26,6 +26,7 @@ Built-in classes that an error is a subclass of, beside the one above it, stand 
     ├── StartRefused (OSError)                  the system refuses another process; the message names the limit
     ├── NvmlError                               the driver library answered with an error
     │   └── NvmlUnavailable                     there is no usable driver library
+    │       └── NvmlHangs                       a call into it does not return
     ├── RemoteTraceback                         never raised: the `__cause__` that shows a worker's traceback
     ├── ConnectionLost (ConnectionError)        internal: the process at the other end of a socket is gone
     │   └── TemplateLost                        internal: that process is a template
@@ -109,6 +110,10 @@ class NvmlError(GpuexecError):
 
 class NvmlUnavailable(NvmlError):
     """There is no usable driver; the message gives the reason in one line."""
+
+
+class NvmlHangs(NvmlUnavailable):
+    """A call into the driver library does not return; the message names the call and the GPU."""
 
 
 # ---- files ---------------------------------------------------------------------------------------------

@@ -10,7 +10,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from gpuexec.errors import NvmlHangs
 from gpuexec.hardware.model import Gpu, LinkKind, MigSlice, Node
+from gpuexec.hardware.nvml_errors import with_remedy
 from gpuexec.units import format_bytes
 
 _WIDE = 110  # columns from which a UUID fits on one line
@@ -26,7 +28,7 @@ def gpus(
         typer.Option("--full", help="With --json: print the whole node as one object, with host, links and driver."),
     ] = False,
 ) -> None:
-    """List the GPUs of this node."""
+    """List the GPUs of this node. The status is 1 if the driver does not answer, and the list is incomplete."""
     from gpuexec.hardware.inventory import node_to_json, read_node
 
     if full and not as_json:
@@ -35,9 +37,16 @@ def gpus(
     if as_json:
         document = node_to_json(node)
         typer.echo(json.dumps(document if full else document["gpus"], indent=2))
-        return
+    else:
+        _print(node)
+    if node.hang is not None:
+        raise NvmlHangs(node.no_gpus_reason or with_remedy(node.hang))
+
+
+def _print(node: Node) -> None:
     if not node.gpus:
-        typer.echo(f"no GPU: {node.no_gpus_reason}")
+        if node.hang is None:
+            typer.echo(f"no GPU: {node.no_gpus_reason}")
         return
     console = Console()
     if console.width >= _WIDE:

@@ -44,6 +44,7 @@ class MemoryAbsence(StrEnum):
     PID_NAMESPACE = "pid_namespace"  # NVML reports pids of another namespace, as in a container
     MIG = "mig"  # NVML does not attribute memory of MIG slices to processes
     NVML_UNAVAILABLE = "nvml_unavailable"  # there is no usable driver
+    NVML_HANGS = "nvml_hangs"  # a call into the driver library does not return
     NOT_SAMPLED = "not_sampled"  # no batch has been sampled yet
     NOT_LISTED = "not_listed_by_nvml"  # the process has no CUDA context, or pids are hidden
     LISTED_WITHOUT_SIZE = "listed_without_size"  # NVML lists the process, but not its memory (as under WSL)

@@ -11,7 +11,7 @@ from typing import Any
 
 from gpuexec.contract.allocation import Allocation
 from gpuexec.curator import registration
-from gpuexec.errors import NvmlUnavailable
+from gpuexec.errors import NvmlHangs, NvmlUnavailable
 
 _HELPERS = ("nemo_curator.stages.deduplication.gpu_utils", "nemo_curator.stages.resources")
 
@@ -30,6 +30,8 @@ def show_own_gpu(allocation: Allocation) -> None:
 
         def size_gb() -> float:
             total = _memory(uuid, "total")
+            if total is None:
+                _refuse_if_nvml_hangs()  # as the original would, for ever
             return float(original()) if total is None else total / 1024**3
 
         module._get_gpu_memory_gb = size_gb
@@ -42,12 +44,20 @@ def show_own_gpu(allocation: Allocation) -> None:
         registration.after_import(name, patch)
 
 
+def _refuse_if_nvml_hangs() -> None:
+    from gpuexec.hardware import nvml_calls, nvml_errors
+
+    hang = nvml_calls.hung_call()
+    if hang is not None:
+        raise NvmlHangs(nvml_errors.with_remedy(hang))
+
+
 def _memory(uuid: str, field: str) -> int | None:
     """Return the ``total`` or ``free`` bytes of a device, ``None`` if they cannot be read."""
-    from gpuexec.hardware import nvml  # only a stage that asks pays for it
+    from gpuexec.hardware import nvml_calls  # only a stage that asks pays for it
 
-    with contextlib.suppress(NvmlUnavailable), nvml.session() as library:
-        reader = nvml.Reader(library)
+    with contextlib.suppress(NvmlUnavailable), nvml_calls.session(nvml_calls.RUNNING_TIMEOUT_S) as reader:
+        library = reader.nvml
         handle, _ = reader.ask(library.nvmlDeviceGetHandleByUUID, uuid)
         memory, _ = reader.ask(library.nvmlDeviceGetMemoryInfo, handle) if handle is not None else (None, "")
         return None if memory is None else int(getattr(memory, field))

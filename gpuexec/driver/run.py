@@ -218,7 +218,7 @@ class Run:
     def _end(self, error: str | None, *, interrupted: bool = False) -> None:
         """Report how the run ended, once the last worker is gone."""
         if self._gpus is not None:
-            self._gpus.report()
+            self._gpus.report(interrupted=interrupted)
         self._checkpoint.close(error)
         self._emit(events.RunEnded(time.monotonic(), error, interrupted))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,19 +13,22 @@ from typing import Any
 
 from gpuexec.config import ExecutorConfig
 from gpuexec.curator import stage_facts
-from gpuexec.errors import GpusBusy
+from gpuexec.errors import GpusBusy, ResourcesError
 from gpuexec.executors.checks import check_stages, refuse_run_during_import
 from gpuexec.executors.requirements import check_requirements
 from gpuexec.hardware import host, inventory, visible_devices
 from gpuexec.hardware.leases import HeldLeases, LeaseFolder, with_leases
 from gpuexec.hardware.model import Lease, Node
+from gpuexec.hardware.nvml_errors import with_remedy
 from gpuexec.hardware.visible_devices import VARIABLE, VisibleDevices
 from gpuexec.plan.allocator import Allocator
 from gpuexec.plan.model import Plan, PlanOptions, StageDemand, WorkerGrant
 from gpuexec.plan.planner import make_allocator, plan_phases
+from gpuexec.plan.request import request_of
 from gpuexec.plan.shares import amounts_of, amounts_of_plan
 from gpuexec.policies import BusyGpuPolicy, GpuPinning
 
+_NEEDED_READINGS = ("handle", "uuid", "memory_total_bytes", "mig_enabled", "compute_mode")
 _BUSY_POLL_S = 2.0  # NVML has no event for freed memory
 
 
@@ -74,7 +78,7 @@ def prepare(
         try:
             if node is not None:
                 return _plan(stages, demands, options, node, environ=None)
-            here = _read_node(demands, options)
+            here = _read_node(demands, options, environ)
             if not any(demand.gpus or demand.gpu_memory_gb for demand in demands):
                 return _plan(stages, demands, options, here, environ=environ)
             return _plan_among_runs(stages, demands, options, here, environ, takes_leases=takes_leases)
@@ -128,6 +132,8 @@ def _plan(
         node = dataclasses.replace(node, host=dataclasses.replace(node.host, granted_cpus=options.cpus))
     reads_gpus = _reads_gpus(demands, options)
     visible = visible_devices.select(node.gpus, environ or {}) if reads_gpus else VisibleDevices(())
+    if node.hang is not None:
+        visible = _despite_hang(node.hang, node, demands, visible)
     allocator, notes = make_allocator(
         demands,
         with_leases(visible.devices, leases) if leases else visible.devices,
@@ -139,12 +145,37 @@ def _plan(
     return Prepared(tuple(stages), tuple(demands), node, plan_phases(allocator, notes), allocator)
 
 
+def _despite_hang(hang: str, node: Node, demands: Sequence[StageDemand], visible: VisibleDevices) -> VisibleDevices:
+    """Return the devices with a note about the NVML call that hangs, if what a plan needs was read before it.
+
+    Otherwise raise ``ResourcesError``: nobody who runs a pipeline wants it on the few GPUs that were read by chance.
+    """
+    unread = [gpu.index for gpu in node.gpus if any(gpu.unknown.get(name) == hang for name in _NEEDED_READINGS)]
+    unread += [gpu.index for gpu in node.gpus if any(hang in mig.unknown.values() for mig in gpu.mig_slices)]
+    asking = next((i for i, demand in enumerate(demands) if demand.gpus or demand.gpu_memory_gb), None)
+    chosen = {device.index for device in visible.devices}
+    if asking is None or (chosen.isdisjoint(unread) and not any(hang in note for note in visible.notes)):
+        note = f"some readings of the GPUs are unknown: {with_remedy(hang)}"
+        return dataclasses.replace(visible, notes=(*visible.notes, note))
+    request = request_of(asking, demands[asking])
+    # Those that were to be read after it may be well.
+    others = [str(gpu.index) for gpu in node.gpus if not (gpu.lost or re.search(rf"\bGPU {gpu.index}\b", hang))]
+    way_out = f". Until then, {VARIABLE}={','.join(others)} in a new process does without it" if others else ""
+    numbers = ", ".join(map(str, dict.fromkeys(unread)))
+    raise ResourcesError(
+        f"stage {request.demand.name!r} asks for {request.describe()}, but GPU {numbers} cannot be read: "
+        f"{with_remedy(hang)}{way_out}"
+    )
+
+
 def _reads_gpus(demands: Sequence[StageDemand], options: ExecutorConfig) -> bool:
     return options.cpu_stages_see_gpus or any(demand.gpus or demand.gpu_memory_gb for demand in demands)
 
 
-def _read_node(demands: Sequence[StageDemand], options: ExecutorConfig) -> Node:
-    return inventory.read_node() if _reads_gpus(demands, options) else Node(host=host.read_host())
+def _read_node(demands: Sequence[StageDemand], options: ExecutorConfig, environ: Mapping[str, str]) -> Node:
+    if _reads_gpus(demands, options):
+        return inventory.read_node(first=visible_devices.numbers_in(environ))
+    return Node(host=host.read_host())
 
 
 def _no_devices_reason(node: Node, environ: Mapping[str, str], visible: VisibleDevices) -> str | None:

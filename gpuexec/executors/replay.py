@@ -25,7 +25,8 @@ from gpuexec.contract.phases import StagePhase
 from gpuexec.curator import adapters, registration
 from gpuexec.errors import CapsuleError
 from gpuexec.executors.script_code import renew
-from gpuexec.hardware.model import Device
+from gpuexec.hardware import nvml_errors
+from gpuexec.hardware.model import Device, Node
 from gpuexec.hardware.visible_devices import ORDER_VARIABLE, VARIABLE, select, visible_value
 from gpuexec.policies import GpuPinning
 from gpuexec.processes.variables import GPU_MEMORY_LIMITS, HASH_SEED, THREAD_CAPS
@@ -182,7 +183,7 @@ def _same_gpus(allocation: Allocation) -> ReplayTarget:
         allocation = dataclasses.replace(allocation, gpus=gpus, cuda_visible_devices=pinning[VARIABLE])
     if not absent:
         return ReplayTarget(allocation, pinning)
-    reason = node.no_gpus_reason or "`gpuexec gpus` lists the GPUs"
+    reason = _why_no_gpus(node) or "`gpuexec gpus` lists the GPUs"
     note = (
         f"the worker's {', '.join(absent)} cannot be seen here ({reason}), so {VARIABLE} stays as it is; "
         "--gpu N chooses a GPU"
@@ -199,7 +200,8 @@ def _chosen_gpu(index: int, allocation: Allocation) -> ReplayTarget:
     devices = [device for gpu in node.gpus for device in devices_of(gpu) if device.index == index]
     if not devices:
         usable = ", ".join(str(gpu.index) for gpu in node.gpus if devices_of(gpu))
-        reason = f"usable: {usable}" if usable else node.no_gpus_reason or "none can be used"
+        reason = f"usable: {usable}" if usable else "none can be used"
+        reason = _why_no_gpus(node) or reason
         raise CapsuleError(f"there is no GPU {index} to replay on: {reason}")
     device = devices[0]
     notes = []
@@ -212,6 +214,11 @@ def _chosen_gpu(index: int, allocation: Allocation) -> ReplayTarget:
         {VARIABLE: device.uuid, ORDER_VARIABLE: "PCI_BUS_ID"},
         tuple(notes),
     )
+
+
+def _why_no_gpus(node: Node) -> str | None:
+    """Return why GPUs cannot be read here, ``None`` if they can."""
+    return node.no_gpus_reason or (None if node.hang is None else nvml_errors.with_remedy(node.hang))
 
 
 def _whole(device: Device) -> GpuShare:

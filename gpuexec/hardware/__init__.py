@@ -1,6 +1,6 @@
 """The machine, read and turned into frozen values (``model``).
 
-nvml ──┐
+nvml ──┐     (its calls have time limits: nvml_calls)
 host ──┼─► inventory ─► Node ─► visible_devices ─► Devices for the planner
 topology ┘
 """

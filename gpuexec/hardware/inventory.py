@@ -5,25 +5,30 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from enum import Enum
 from typing import Any, TypeVar
 
 from gpuexec.errors import ConfigurationError, NvmlUnavailable
-from gpuexec.hardware import nvml
+from gpuexec.hardware import nvml, nvml_calls, nvml_errors
 from gpuexec.hardware.host import read_host
 from gpuexec.hardware.model import Gpu, Host, Node
 
 T = TypeVar("T")
 
 
-def read_node() -> Node:
-    """Read this machine. Without a usable driver, ``gpus`` is empty and ``no_gpus_reason`` says why."""
+def read_node(first: Collection[int] = ()) -> Node:
+    """Read this machine. Without a usable driver, ``gpus`` is empty and ``no_gpus_reason`` says why.
+
+    ``first``: indices of the GPUs to read before the others, which may be stuck.
+    """
     host = read_host()
     try:
-        listing = nvml.list_gpus()
+        listing = nvml.list_gpus(first)
     except NvmlUnavailable as error:
-        return Node(host=host, no_gpus_reason=str(error))
+        hang = nvml_calls.hung_call()
+        reason = str(error) if hang is None else nvml_errors.with_remedy(str(error))
+        return Node(host=host, no_gpus_reason=reason, hang=hang)
     return Node(
         host=host,
         gpus=tuple(_with_host_memory(gpu, host) if gpu.unified_memory else gpu for gpu in listing.gpus),
@@ -31,6 +36,7 @@ def read_node() -> Node:
         driver_version=listing.driver_version,
         cuda_version=listing.cuda_version,
         no_gpus_reason=None if listing.gpus else "the NVIDIA driver is loaded, but reports no GPU",
+        hang=listing.hang,
     )
 
 

@@ -166,7 +166,10 @@ class Host:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One machine: host, GPUs and the links between them. ``no_gpus_reason`` says why ``gpus`` is empty."""
+    """One machine: host, GPUs and the links between them. ``no_gpus_reason`` says why ``gpus`` is empty.
+
+    ``hang``: the call into the driver library that did not return. What was to be read after it is unknown.
+    """
 
     host: Host
     gpus: tuple[Gpu, ...] = ()
@@ -174,6 +177,7 @@ class Node:
     driver_version: str | None = None
     cuda_version: str | None = None
     no_gpus_reason: str | None = None
+    hang: str | None = None
 
     def link_between(self, a: int, b: int) -> Link:
         """Return the link between two GPUs by NVML index (``UNKNOWN`` if it was not readable)."""

@@ -1,4 +1,4 @@
-"""Reads GPUs through NVML. The only module that imports pynvml (package nvidia-ml-py).
+"""Reads GPUs through NVML.
 
 Every reading is a value or a reason. So a GPU that is lost, or does not support a field, never prevents the others
 from being listed.
@@ -7,11 +7,10 @@ from being listed.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import itertools
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,63 +18,54 @@ from typing import Any
 from gpuexec.contract.metrics import MemoryAbsence
 from gpuexec.errors import NvmlUnavailable
 from gpuexec.hardware.model import ComputeMode, Gpu, GpuProcess, Link, MigSlice
+from gpuexec.hardware.nvml_calls import RUNNING_TIMEOUT_S, Reader, hung_call, session
+from gpuexec.hardware.nvml_errors import GPU_IS_LOST, NOT_SUPPORTED
 from gpuexec.hardware.topology import PairReading, links_between
 
-_LIBRARY = "libnvidia-ml.so.1"
 _MASK_WORDS = 64  # 64-bit words of a CPU mask: 4096 CPUs
 _MAX_LINKS = 36  # NVML_NVLINK_MAX_LINKS
 
 
 @dataclass(frozen=True, slots=True)
 class NvmlListing:
-    """Everything that NVML reports about the node."""
+    """Everything that NVML reports about the node. ``hang``: the call that did not return while it was read."""
 
     gpus: tuple[Gpu, ...]
     links: tuple[Link, ...]
     driver_version: str | None
     cuda_version: str | None
+    hang: str | None = None
 
 
-@contextlib.contextmanager
-def session() -> Iterator[ModuleType]:
-    """Initialise NVML for the duration of the block. Raises ``NvmlUnavailable``."""
-    try:
-        import pynvml
-    except ImportError as error:
-        raise NvmlUnavailable(f"the Python package nvidia-ml-py is not installed ({error})") from error
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError as error:
-        raise NvmlUnavailable(_unavailable_reason(pynvml, error)) from error
-    try:
-        yield pynvml
-    finally:
-        with contextlib.suppress(pynvml.NVMLError):
-            pynvml.nvmlShutdown()
+def list_gpus(first: Collection[int] = ()) -> NvmlListing:
+    """List the node's GPUs in NVML's (PCI) order. Raises ``NvmlUnavailable``.
 
-
-def list_gpus() -> NvmlListing:
-    """List the node's GPUs in NVML's (PCI) order. Raises ``NvmlUnavailable``."""
-    with session() as nvml:
-        reader = Reader(nvml)
-        count = reader.ask(nvml.nvmlDeviceGetCount)[0] or 0
-        handles = [reader.ask(nvml.nvmlDeviceGetHandleByIndex, index) for index in range(count)]
-        gpus = tuple(_read_gpu(reader, i, handle, reason) for i, (handle, reason) in enumerate(handles))
-        return NvmlListing(
-            gpus=gpus,
-            links=_read_links(reader, [handle for handle, _ in handles], gpus),
-            driver_version=reader.ask(nvml.nvmlSystemGetDriverVersion)[0],
-            cuda_version=cuda_version(reader.ask(nvml.nvmlSystemGetCudaDriverVersion)[0]),
-        )
+    If a call hangs, everything after it is unknown. So the GPUs ``first`` (indices) are read before the others, and of
+    each GPU first what a plan cannot do without.
+    """
+    with session() as reader:
+        nvml = reader.nvml
+        count, reason = reader.ask(nvml.nvmlDeviceGetCount)
+        if count is None:
+            raise NvmlUnavailable(f"the GPUs cannot be counted: {reason}")
+        opened = [_Opened(reader, index) for index in range(count)]
+        in_order = sorted(opened, key=lambda gpu: (gpu.index not in first, gpu.index))
+        for gpu in in_order:
+            gpu.read_what_plans_need()
+        driver_version = reader.ask(nvml.nvmlSystemGetDriverVersion)[0]
+        cuda = cuda_version(reader.ask(nvml.nvmlSystemGetCudaDriverVersion)[0])
+        read = {gpu.index: gpu.read_the_rest() for gpu in in_order}
+        gpus = tuple(read[gpu.index] for gpu in opened)
+        links = _read_links(reader, [gpu.handle for gpu in opened], gpus)
+    return NvmlListing(gpus, links, driver_version, cuda, hung_call())
 
 
 def memory_used(uuids: Sequence[str]) -> dict[str, int]:
     """Return the bytes in use by UUID of the device (GPU or MIG slice). Devices that cannot be read are left out."""
     used = {}
-    with contextlib.suppress(NvmlUnavailable), session() as nvml:
-        reader = Reader(nvml)
+    with contextlib.suppress(NvmlUnavailable), session(RUNNING_TIMEOUT_S) as reader:
         for uuid in uuids:
-            handle, _ = reader.ask(nvml.nvmlDeviceGetHandleByUUID, uuid)
+            handle, _ = reader.ask(reader.nvml.nvmlDeviceGetHandleByUUID, uuid)
             memory, _ = _memory(reader, handle) if handle is not None else (None, "")
             if memory is not None:
                 used[uuid] = memory[1]
@@ -85,22 +75,28 @@ def memory_used(uuids: Sequence[str]) -> dict[str, int]:
 class ProcessMemory:
     """NVML's entry for one process on one device, to be read repeatedly within one ``session``."""
 
-    def __init__(self, nvml: ModuleType, uuid: str, pid: int) -> None:
-        self._reader = Reader(nvml)
+    def __init__(self, reader: Reader, uuid: str, pid: int) -> None:
+        self._reader = reader
+        self._uuid = uuid
         self._pid = pid
-        self._handle, _ = self._reader.ask(nvml.nvmlDeviceGetHandleByUUID, uuid)
+        self._handle: Any = None
+        self._open()
 
     def read(self) -> int | MemoryAbsence:
         """Return the bytes that the process holds, or why they are unknown."""
-        if self._handle is None:
-            return MemoryAbsence.DEVICE_NOT_FOUND
+        if self._handle is None and not self._open():
+            return MemoryAbsence.NVML_HANGS if hung_call() else MemoryAbsence.DEVICE_NOT_FOUND
         processes, _ = read_processes(self._reader, self._handle, names=False)
         if processes is None:
-            return MemoryAbsence.LIST_UNREADABLE
+            return MemoryAbsence.NVML_HANGS if hung_call() else MemoryAbsence.LIST_UNREADABLE
         for process in processes:
             if process.pid == self._pid:
                 return MemoryAbsence.LISTED_WITHOUT_SIZE if process.used_bytes is None else process.used_bytes
         return MemoryAbsence.NOT_LISTED
+
+    def _open(self) -> bool:
+        self._handle, _ = self._reader.ask(self._reader.nvml.nvmlDeviceGetHandleByUUID, self._uuid)
+        return self._handle is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,116 +146,82 @@ def _instances(reader: Reader, handle: Any) -> dict[str, int | None]:
     return instances
 
 
-class Reader:
-    """Calls NVML functions, and returns errors as reasons instead of raising them."""
+@dataclass(slots=True)
+class _Opened:
+    """A GPU that is being read. ``readings``: what is known so far, by field of ``Gpu``."""
 
-    def __init__(self, nvml: ModuleType) -> None:
-        self.nvml = nvml
+    reader: Reader
+    index: int
+    handle: Any = None
+    slices: list[tuple[Any, MigSlice]] = field(default_factory=list)  # each with its handle
+    readings: dict[str, Any] = field(default_factory=dict)
+    unknown: dict[str, str] = field(default_factory=dict)
 
-    def ask(self, function: Callable[..., Any], *args: Any) -> tuple[Any, str]:
-        """Return (value, "") or (None, reason)."""
-        nvml = self.nvml
-        try:
-            value = function(*args)
-        except nvml.NVMLError_NotSupported:
-            return None, "not supported by this GPU"
-        except nvml.NVMLError_GpuIsLost:
-            return None, "the GPU is lost (it has fallen off the bus; see dmesg)"
-        except nvml.NVMLError_FunctionNotFound:
-            return None, "not offered by this driver version"
-        except nvml.NVMLError_NoPermission:
-            return None, "not permitted to this user"
-        except nvml.NVMLError as error:
-            return None, str(error)
-        return value.decode(errors="replace") if isinstance(value, bytes) else value, ""
-
-    def is_lost(self, handle: Any) -> bool:
-        """Return whether the GPU no longer answers."""
-        try:
-            self.nvml.nvmlDeviceGetUUID(handle)
-            self.nvml.nvmlDeviceGetMemoryInfo(handle)
-        except self.nvml.NVMLError_GpuIsLost:
-            return True
-        except self.nvml.NVMLError:
-            return False
-        return False
-
-
-def _unavailable_reason(nvml: ModuleType, error: Exception) -> str:
-    if isinstance(error, nvml.NVMLError_LibraryNotFound):
-        return _load_failure_reason()
-    if isinstance(error, nvml.NVMLError_DriverNotLoaded):
-        return "the NVIDIA driver is installed but its kernel module is not loaded (try nvidia-smi, or reboot)"
-    if isinstance(error, nvml.NVMLError_LibRmVersionMismatch):
-        return (
-            "driver/library version mismatch: the loaded NVIDIA kernel module and libnvidia-ml are of different "
-            "versions (after an update, reload the module or reboot)"
+    def read_what_plans_need(self) -> None:
+        """Open the GPU and read what it is, its memory, its mode and its MIG slices."""
+        nvml = self.reader.nvml
+        self.handle, reason = self.reader.ask(nvml.nvmlDeviceGetHandleByIndex, self.index)
+        if self.handle is None:
+            self.unknown["handle"] = reason
+            return
+        uuid = self._ask("uuid", nvml.nvmlDeviceGetUUID)
+        memory, reason = _memory(self.reader, self.handle)
+        if memory is None:
+            sizes = ("memory_total_bytes", "memory_used_bytes", "memory_free_bytes")
+            self.unknown.update(dict.fromkeys(sizes, reason))
+        total, used, free, reserved = memory or (None, None, None, None)
+        mig = self._ask("mig_enabled", nvml.nvmlDeviceGetMigMode)
+        mode = self._ask("compute_mode", nvml.nvmlDeviceGetComputeMode)
+        name = self._ask("name", nvml.nvmlDeviceGetName)
+        is_mig = None if mig is None else mig[0] == nvml.NVML_DEVICE_MIG_ENABLE
+        if is_mig:
+            self.slices = _read_slices(self.reader, self.handle)
+        self.readings.update(
+            uuid=uuid,
+            name=name,
+            memory_total_bytes=total,
+            memory_used_bytes=used,
+            memory_free_bytes=free,
+            memory_reserved_bytes=reserved,
+            # nvml.h on nvmlDeviceGetMemoryInfo: it is "not supported" if the GPU shares the system's memory
+            unified_memory=reason == NOT_SUPPORTED,
+            mig_enabled=is_mig,
+            compute_mode=_compute_mode(nvml, mode),
+            lost=GPU_IS_LOST in (self.unknown.get("uuid"), reason),
         )
-    if isinstance(error, nvml.NVMLError_NoPermission):
-        return "this user may not use the NVIDIA driver (check the permissions of /dev/nvidia*)"
-    return f"NVML cannot be initialised: {error}"
 
+    def read_the_rest(self) -> Gpu:
+        """Read everything else and return the GPU."""
+        if self.handle is None:
+            lost = self.unknown["handle"] == GPU_IS_LOST
+            return Gpu(index=self.index, uuid=None, lost=lost, unknown=self.unknown)
+        nvml = self.reader.nvml
+        utilization = self._ask("utilization_percent", nvml.nvmlDeviceGetUtilizationRates)
+        pci = self._ask("pci_bus_id", nvml.nvmlDeviceGetPciInfo)
+        bus_id = _text(pci.busId) if pci is not None else None
+        mask = self._ask("cpu_affinity", nvml.nvmlDeviceGetCpuAffinity, _MASK_WORDS)
+        processes, reason = read_processes(self.reader, self.handle)
+        if processes is None:
+            self.unknown["processes"] = reason
+        numa = _sysfs_numa_node(bus_id)
+        return Gpu(
+            index=self.index,
+            pci_bus_id=bus_id,
+            compute_capability=self._ask("compute_capability", nvml.nvmlDeviceGetCudaComputeCapability),
+            utilization_percent=None if utilization is None else int(utilization.gpu),
+            numa_node=self._ask("numa_node", nvml.nvmlDeviceGetNumaNodeId) if numa is None else numa,
+            cpu_affinity=None if mask is None else _cpus(mask),
+            mig_slices=tuple(_with_processes(self.reader, *opened) for opened in self.slices),
+            processes=processes,
+            unknown=self.unknown,
+            **self.readings,
+        )
 
-def _load_failure_reason() -> str:
-    """Ask the dynamic loader: pynvml reports every failure to load the library as "not found"."""
-    try:
-        ctypes.CDLL(_LIBRARY)
-    except OSError as error:
-        if "No such file" in str(error):
-            return f"there is no NVIDIA driver on this machine ({_LIBRARY} is not installed)"
-        return f"the NVIDIA driver library does not load: {error}"
-    return f"{_LIBRARY} does not load in this process"
-
-
-def _read_gpu(reader: Reader, index: int, handle: Any, reason: str) -> Gpu:
-    nvml = reader.nvml
-    if handle is None:
-        return Gpu(index=index, uuid=None, lost="lost" in reason, unknown={"handle": reason})
-    unknown: dict[str, str] = {}
-
-    def read(field: str, function: Callable[..., Any], *args: Any) -> Any:
-        value, reason = reader.ask(function, *args)
+    def _ask(self, name: str, function: Callable[..., Any], *args: Any) -> Any:
+        value, reason = self.reader.ask(function, self.handle, *args)
         if value is None:
-            unknown[field] = reason
+            self.unknown[name] = reason
         return value
-
-    lost = reader.is_lost(handle)
-    memory, memory_reason = _memory(reader, handle)
-    if memory is None:
-        unknown.update(dict.fromkeys(("memory_total_bytes", "memory_used_bytes", "memory_free_bytes"), memory_reason))
-    total, used, free, reserved = memory or (None, None, None, None)
-    mode = read("compute_mode", nvml.nvmlDeviceGetComputeMode, handle)
-    utilization = read("utilization_percent", nvml.nvmlDeviceGetUtilizationRates, handle)
-    pci = read("pci_bus_id", nvml.nvmlDeviceGetPciInfo, handle)
-    bus_id = _text(pci.busId) if pci is not None else None
-    mask = read("cpu_affinity", nvml.nvmlDeviceGetCpuAffinity, handle, _MASK_WORDS)
-    mig = read("mig_enabled", nvml.nvmlDeviceGetMigMode, handle)
-    processes, processes_reason = read_processes(reader, handle)
-    if processes is None:
-        unknown["processes"] = processes_reason
-    numa = _sysfs_numa_node(bus_id)
-    return Gpu(
-        index=index,
-        uuid=read("uuid", nvml.nvmlDeviceGetUUID, handle),
-        name=read("name", nvml.nvmlDeviceGetName, handle),
-        pci_bus_id=bus_id,
-        memory_total_bytes=total,
-        memory_used_bytes=used,
-        memory_free_bytes=free,
-        memory_reserved_bytes=reserved,
-        # nvml.h on nvmlDeviceGetMemoryInfo: it is "not supported" if the GPU shares the system's memory
-        unified_memory=memory_reason.startswith("not supported"),
-        compute_capability=read("compute_capability", nvml.nvmlDeviceGetCudaComputeCapability, handle),
-        compute_mode=_compute_mode(nvml, mode),
-        utilization_percent=None if utilization is None else int(utilization.gpu),
-        numa_node=read("numa_node", nvml.nvmlDeviceGetNumaNodeId, handle) if numa is None else numa,
-        cpu_affinity=None if mask is None else _cpus(mask),
-        mig_enabled=None if mig is None else mig[0] == nvml.NVML_DEVICE_MIG_ENABLE,
-        mig_slices=_read_slices(reader, handle) if mig and mig[0] == nvml.NVML_DEVICE_MIG_ENABLE else (),
-        processes=processes,
-        lost=lost,
-        unknown=unknown,
-    )
 
 
 def _memory(reader: Reader, handle: Any) -> tuple[tuple[int, int, int, int | None] | None, str]:
@@ -301,7 +263,8 @@ def _process_name(pid: int) -> str | None:
     return None
 
 
-def _read_slices(reader: Reader, handle: Any) -> tuple[MigSlice, ...]:
+def _read_slices(reader: Reader, handle: Any) -> list[tuple[Any, MigSlice]]:
+    """Return a GPU's slices, each with its handle, without their processes."""
     nvml = reader.nvml
     slices = []
     for index in range(reader.ask(nvml.nvmlDeviceGetMaxMigDeviceCount, handle)[0] or 0):
@@ -310,26 +273,27 @@ def _read_slices(reader: Reader, handle: Any) -> tuple[MigSlice, ...]:
         if uuid is None:
             continue  # the maximum counts slices that do not exist
         memory, memory_reason = _memory(reader, mig)
-        processes, processes_reason = read_processes(reader, mig)
         total, used, free, reserved = memory or (None, None, None, None)
         name = reader.ask(nvml.nvmlDeviceGetName, mig)[0] or ""
-        reasons = {"memory_total_bytes": memory_reason, "processes": processes_reason}
-        slices.append(
-            MigSlice(
-                index=index,
-                uuid=uuid,
-                profile=name.partition(" MIG ")[2] or None,
-                memory_total_bytes=total,
-                memory_used_bytes=used,
-                memory_free_bytes=free,
-                memory_reserved_bytes=reserved,
-                gpu_instance_id=reader.ask(nvml.nvmlDeviceGetGpuInstanceId, mig)[0],
-                compute_instance_id=reader.ask(nvml.nvmlDeviceGetComputeInstanceId, mig)[0],
-                processes=processes,
-                unknown={field: reason for field, reason in reasons.items() if reason},
-            )
+        found = MigSlice(
+            index=index,
+            uuid=uuid,
+            profile=name.partition(" MIG ")[2] or None,
+            memory_total_bytes=total,
+            memory_used_bytes=used,
+            memory_free_bytes=free,
+            memory_reserved_bytes=reserved,
+            gpu_instance_id=reader.ask(nvml.nvmlDeviceGetGpuInstanceId, mig)[0],
+            compute_instance_id=reader.ask(nvml.nvmlDeviceGetComputeInstanceId, mig)[0],
+            unknown={} if memory else {"memory_total_bytes": memory_reason},
         )
-    return tuple(slices)
+        slices.append((mig, found))
+    return slices
+
+
+def _with_processes(reader: Reader, handle: Any, mig: MigSlice) -> MigSlice:
+    processes, reason = read_processes(reader, handle)
+    return replace(mig, processes=processes, unknown={**mig.unknown, **({"processes": reason} if reason else {})})
 
 
 def _read_links(reader: Reader, handles: Sequence[Any], gpus: Sequence[Gpu]) -> tuple[Link, ...]:

@@ -14,14 +14,15 @@ really broken soon fails its workers or is lost, whereas one that is cordoned by
 from __future__ import annotations
 
 import contextlib
-import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from types import ModuleType
 from typing import Any
 
-from gpuexec.hardware.nvml import OpenGpu, Reader, open_gpus
+from gpuexec.errors import NvmlHangs
+from gpuexec.hardware.nvml import OpenGpu, open_gpus
+from gpuexec.hardware.nvml_calls import Reader, address
+from gpuexec.hardware.nvml_errors import reason
 
 _WHOLE_GPU = 0xFFFFFFFF  # gpuInstanceId of an event that does not concern a single MIG slice
 _MAX_DRAINED = 256  # events read at once
@@ -98,9 +99,9 @@ class GpuEvents:
     unprivileged process receives only events that concern the whole GPU (nvml.h, nvmlEventSetWait_v2).
     """
 
-    def __init__(self, nvml: ModuleType, uuids: Sequence[str]) -> None:
-        self._nvml = nvml
-        self._reader = Reader(nvml)
+    def __init__(self, reader: Reader, uuids: Sequence[str]) -> None:
+        self._nvml = reader.nvml
+        self._reader = reader
         self._opened, self.unwatched = open_gpus(self._reader, uuids)
         self._gpus = self._opened
         self._set: Any = None
@@ -118,24 +119,40 @@ class GpuEvents:
         return bool(self._registered)
 
     def wait(self, timeout_ms: int) -> list[GpuFault]:
-        """Wait at most ``timeout_ms`` for an event, without holding the interpreter's lock.
+        """Wait at most ``timeout_ms`` for an event, without holding the interpreter's lock. Raises ``NvmlHangs``.
 
         Return its fault, and those of all events that arrived with it: one bad kernel raises hundreds at once.
         """
+        late = [
+            fault
+            for event in self._reader.take_late_values(self._nvml.nvmlEventSetWait_v2)
+            for fault in self._fault_of(event)
+        ]
+        if late:
+            return late
         try:
-            first = self._nvml.nvmlEventSetWait_v2(self._set, timeout_ms)
+            first = self._wait(self._set, timeout_ms)
             return self._fault_of(first) + self._drain(self._set)
         except self._nvml.NVMLError_Timeout:
             return []
         except self._nvml.NVMLError as error:
             lost = self.look_for_lost()  # the error does not say which GPU
             if not lost:  # every further wait would fail at once
-                self._give_up(f"NVML stopped reporting events ({error}); from now on only a lost GPU is noticed")
+                self._give_up(
+                    f"NVML stopped reporting events ({reason(error)}); from now on only a lost GPU is noticed"
+                )
             return lost
 
     def look_for_lost(self) -> list[GpuFault]:
-        """Return the GPUs that no longer answer. Each is reported once and no longer watched."""
-        lost = [gpu for gpu in self._gpus if self._reader.is_lost(gpu.handle)]
+        """Return the GPUs that no longer answer, each once: it is no longer watched. Raises ``NvmlHangs``."""
+        lost: list[OpenGpu] = []
+        try:
+            for gpu in self._gpus:
+                if self._reader.is_lost(gpu.handle):
+                    lost.append(gpu)  # noqa: PERF401 - those before a call that hangs are kept
+        except NvmlHangs:
+            if not lost:
+                raise
         if not lost:
             return []
         self._gpus = tuple(gpu for gpu in self._gpus if gpu not in lost)
@@ -181,14 +198,17 @@ class GpuEvents:
     def _drain(self, event_set: Any) -> list[GpuFault]:
         """Read the events that are already there. An error is ignored: the next wait returns it again."""
         faults: list[GpuFault] = []
-        with contextlib.suppress(self._nvml.NVMLError):
+        with contextlib.suppress(self._nvml.NVMLError, NvmlHangs):
             for _ in range(_MAX_DRAINED):
-                faults += self._fault_of(self._nvml.nvmlEventSetWait_v2(event_set, 0))
+                faults += self._fault_of(self._wait(event_set, 0))
         return faults
 
-    def _give_up(self, reason: str) -> None:
+    def _wait(self, event_set: Any, timeout_ms: int) -> Any:
+        return self._reader.call(self._nvml.nvmlEventSetWait_v2, event_set, timeout_ms, blocks_s=timeout_ms / 1000)
+
+    def _give_up(self, why: str) -> None:
         for gpu in self._registered:
-            self.unwatched.update(dict.fromkeys(gpu.devices, reason))
+            self.unwatched.update(dict.fromkeys(gpu.devices, why))
         self.close()
 
     def _free(self, event_set: Any) -> None:
@@ -231,7 +251,7 @@ class GpuEvents:
     def _source_of(self, event: Any) -> OpenGpu | None:
         """Find an event's GPU by its handle first, since a GPU that was just lost no longer reports its UUID."""
         for gpu in self._opened:
-            if _address(gpu.handle) == _address(event.device):
+            if address(gpu.handle) == address(event.device):
                 return gpu
         uuid, _ = self._reader.ask(self._nvml.nvmlDeviceGetUUID, event.device)
         return next((gpu for gpu in self._opened if gpu.uuid == uuid), None)
@@ -254,7 +274,3 @@ def _lost(gpu: OpenGpu) -> GpuFault:
         description=f"GPU {gpu.index} is lost (it has fallen off the bus; see dmesg): it needs a reset or a reboot",
         fatal=True,
     )
-
-
-def _address(handle: Any) -> int | None:
-    return ctypes.cast(handle, ctypes.c_void_p).value

@@ -7,11 +7,11 @@ visible only if the driver counts it (throttling). User names, command lines and
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gpuexec.errors import NvmlUnavailable
-from gpuexec.hardware import nvml
+from gpuexec.hardware import nvml, nvml_calls, nvml_errors
 from gpuexec.hardware.host import in_initial_pid_namespace
 from gpuexec.hardware.model import GpuProcess
 from gpuexec.units import GIB
@@ -63,7 +63,8 @@ class GpuState:
 class Provenance:
     """Driver and GPUs at one moment. ``missing``: why a requested device is not in ``gpus``, by UUID.
 
-    ``foreign_pids``: the pids that NVML reports may be of another pid namespace than ours, as in containers.
+    ``foreign_pids``: the pids that NVML reports may be of another pid namespace than ours, as in containers. ``hang``:
+    the NVML call that did not return; what was to be read after it is unknown.
     """
 
     driver_version: str | None = None
@@ -71,16 +72,20 @@ class Provenance:
     gpus: tuple[GpuState, ...] = ()
     foreign_pids: bool = False
     missing: Mapping[str, str] = field(default_factory=dict, hash=False)
+    hang: str | None = None
 
 
-def read_provenance(uuids: Sequence[str]) -> Provenance:
-    """Read the GPUs that the given devices (GPUs or MIG slices) are on. Without a driver, all of them are missing."""
+def read_provenance(uuids: Sequence[str], at_most_s: float = float("inf")) -> Provenance:
+    """Read the GPUs that the given devices (GPUs or MIG slices) are on. Without a driver, all of them are missing.
+
+    ``at_most_s``: how long to wait for a call into the driver library, if that is less than usual.
+    """
     try:
-        with nvml.session() as library:
-            reader = nvml.Reader(library)
+        with nvml_calls.session(nvml_calls.RUNNING_TIMEOUT_S, at_most_s=at_most_s) as reader:
+            library = reader.nvml
             opened, missing = nvml.open_gpus(reader, uuids)
             foreign = not in_initial_pid_namespace()
-            return Provenance(
+            state = Provenance(
                 driver_version=reader.ask(library.nvmlSystemGetDriverVersion)[0],
                 cuda_version=nvml.cuda_version(reader.ask(library.nvmlSystemGetCudaDriverVersion)[0]),
                 gpus=tuple(_read_state(reader, gpu, names=not foreign) for gpu in opened),
@@ -88,7 +93,8 @@ def read_provenance(uuids: Sequence[str]) -> Provenance:
                 missing=missing,
             )
     except NvmlUnavailable as error:
-        return Provenance(missing=dict.fromkeys(uuids, str(error)))
+        state = Provenance(missing=dict.fromkeys(uuids, str(error)))
+    return replace(state, hang=nvml_calls.hung_call())
 
 
 def contamination(before: Provenance, after: Provenance, own_pids: Collection[int]) -> list[str]:
@@ -98,19 +104,28 @@ def contamination(before: Provenance, after: Provenance, own_pids: Collection[in
     foreign pids; then only processes that were there before the run are known to be others'.
     """
     later = {gpu.uuid: gpu for gpu in after.gpus}
-    notes: list[str] = []
+    notes = list(_hangs(before, after))
     for gpu in before.gpus:
         now = later.get(gpu.uuid)
         name = f"GPU {gpu.index}"
         notes += _other_processes(name, gpu, now, own_pids, foreign=before.foreign_pids or after.foreign_pids)
         if now is None:
-            notes.append(f"{name} could not be read after the run: {_missing_reason(gpu, after)}")
+            if after.hang is None:
+                notes.append(f"{name} could not be read after the run: {_missing_reason(gpu, after)}")
             continue
         notes += _slowdowns(name, gpu, now)
         if None not in (gpu.power_limit_mw, now.power_limit_mw) and gpu.power_limit_mw != now.power_limit_mw:
             limits = [f"{(limit or 0) / 1000:g} W" for limit in (gpu.power_limit_mw, now.power_limit_mw)]
             notes.append(f"{name}: its power limit was changed from {limits[0]} to {limits[1]} during the run")
     return notes
+
+
+def _hangs(before: Provenance, after: Provenance) -> Iterator[str]:
+    """Say once what did not return, however many readings are missing because of it."""
+    when = {"before the run": before.hang, "after the run": after.hang}
+    for hang in dict.fromkeys(hang for hang in when.values() if hang is not None):
+        moments = " and ".join(moment for moment, found in when.items() if found == hang)
+        yield f"not everything could be read of the GPUs {moments}: {nvml_errors.with_remedy(hang)}"
 
 
 def _other_processes(
@@ -160,7 +175,7 @@ def _by_pid(state: GpuState) -> dict[int, GpuProcess]:
     return {process.pid: process for process in state.processes or ()}
 
 
-def _read_state(reader: nvml.Reader, gpu: nvml.OpenGpu, *, names: bool) -> GpuState:
+def _read_state(reader: nvml_calls.Reader, gpu: nvml.OpenGpu, *, names: bool) -> GpuState:
     library = reader.nvml
     unknown: dict[str, str] = {}
 

@@ -41,6 +41,7 @@ def select(gpus: Sequence[Gpu], environ: Mapping[str, str]) -> VisibleDevices:
     notes = [f"GPU {gpu.index} is lost and cannot be used" for gpu in gpus if gpu.lost]
     value = environ.get(VARIABLE)
     if value is None:
+        notes += [f"GPU {gpu.index} cannot be used: {_unreadable(gpu)}" for gpu in gpus if _is_unreadable(gpu)]
         return VisibleDevices(tuple(d for gpu in gpus for d in devices_of(gpu)), tuple(notes))
     selection = _Selection(gpus)
     for entry in value.split(",") if value.strip() else []:
@@ -57,6 +58,11 @@ def select(gpus: Sequence[Gpu], environ: Mapping[str, str]) -> VisibleDevices:
             f"PCI order is assumed (set {ORDER_VARIABLE}=PCI_BUS_ID, or give UUIDs, to be sure)"
         )
     return VisibleDevices(tuple(selection.devices), tuple(notes))
+
+
+def numbers_in(environ: Mapping[str, str]) -> set[int]:
+    """Return the indices in CUDA_VISIBLE_DEVICES, nothing if it names UUIDs."""
+    return {int(entry) for entry in environ.get(VARIABLE, "").split(",") if _NUMBER.fullmatch(entry)}
 
 
 def devices_of(gpu: Gpu) -> list[Device]:
@@ -147,7 +153,7 @@ class _Selection:
     def _by_gpu_uuid(self, entry: str) -> Device | str:
         matches = [gpu for gpu in self._gpus if gpu.uuid and gpu.uuid.startswith(entry.strip())]
         if len(matches) != 1:
-            return "several GPUs' UUIDs begin with it" if matches else "no GPU has this UUID"
+            return "several GPUs' UUIDs begin with it" if matches else f"no GPU has this UUID{self._unread()}"
         return self._first_of(matches[0])
 
     def _by_mig_uuid(self, entry: str) -> Device | str:
@@ -163,15 +169,35 @@ class _Selection:
             )
         ]
         if len(matches) != 1:
-            return "several MIG slices' UUIDs begin with it" if matches else "no MIG slice has this UUID"
+            return (
+                "several MIG slices' UUIDs begin with it" if matches else f"no MIG slice has this UUID{self._unread()}"
+            )
         return matches[0]
+
+    def _unread(self) -> str:
+        return "".join(
+            f"; GPU {gpu.index} cannot be used: {_unreadable(gpu)}" for gpu in self._gpus if _is_unreadable(gpu)
+        )
 
     @staticmethod
     def _first_of(gpu: Gpu) -> Device | str:
         devices = devices_of(gpu)
         if devices:
             return devices[0]
-        return f"GPU {gpu.index} is lost" if gpu.lost else f"GPU {gpu.index} is in MIG mode without a slice"
+        if gpu.lost:
+            return f"GPU {gpu.index} is lost"
+        if _is_unreadable(gpu):
+            return f"GPU {gpu.index} cannot be used: {_unreadable(gpu)}"
+        return f"GPU {gpu.index} is in MIG mode without a slice"
+
+
+def _is_unreadable(gpu: Gpu) -> bool:
+    return gpu.uuid is None and not gpu.lost
+
+
+def _unreadable(gpu: Gpu) -> str:
+    """Return why a GPU has no UUID."""
+    return gpu.unknown.get("handle") or gpu.unknown.get("uuid") or "its UUID is not known"
 
 
 def _kind(entry: str) -> str | None:

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from gpuexec.contract import metrics
 from gpuexec.contract.allocation import Allocation, GpuShare
 from gpuexec.contract.metrics import MemoryAbsence
-from gpuexec.errors import NvmlUnavailable
+from gpuexec.errors import NvmlHangs, NvmlUnavailable
 from gpuexec.stage.pinning import torch_with_cuda
 from gpuexec.units import KIB
 
@@ -98,8 +98,8 @@ class GpuProbe:
         if self._torch is not None:
             for ordinal in range(self._device_count(self._torch)):
                 self._torch.cuda.reset_peak_memory_stats(ordinal)
-        if self._session is None and self._nvml_absence is None:
-            self._open_nvml()
+        if self._session is None and self._nvml_absence in (None, MemoryAbsence.NVML_HANGS):
+            self._open_nvml()  # a call that did not return in time may have returned by now
         if self._sampler is not None:
             self._sampler.start_batch()
 
@@ -149,16 +149,19 @@ class GpuProbe:
         elif all(share.uuid.startswith("MIG-") for share in self._shares):
             self._nvml_absence = MemoryAbsence.MIG
         else:
-            from gpuexec.hardware import nvml
+            from gpuexec.hardware import nvml, nvml_calls
 
-            self._session = contextlib.ExitStack()
+            session = contextlib.ExitStack()
             try:
-                library = self._session.enter_context(nvml.session())
+                reader = session.enter_context(nvml_calls.session(nvml_calls.SAMPLING_TIMEOUT_S))
+            except NvmlHangs:
+                self._nvml_absence = MemoryAbsence.NVML_HANGS
+                return
             except NvmlUnavailable:
-                self._session = None
                 self._nvml_absence = MemoryAbsence.NVML_UNAVAILABLE
                 return
-            readers = {share.uuid: nvml.ProcessMemory(library, share.uuid, os.getpid()) for share in self._shares}
+            self._session, self._nvml_absence = session, None
+            readers = {share.uuid: nvml.ProcessMemory(reader, share.uuid, os.getpid()) for share in self._shares}
             self._sampler = _Sampler(readers)
 
 

@@ -139,15 +139,14 @@ static int count_xids(int gpu) {
   return json_length(json_member(json_element(json_member(sim_node(), "gpus"), gpu), "xids"));
 }
 
-nvmlReturn_t nvmlEventSetCreate(nvmlEventSet_t *set) {
+static nvmlReturn_t create(nvmlEventSet_t *set) {
   *set = calloc(1, sizeof **set);
   return *set ? NVML_SUCCESS : NVML_ERROR_MEMORY;
 }
 
-nvmlReturn_t nvmlEventSetFree(nvmlEventSet_t set) {
-  free(set);
-  return NVML_SUCCESS;
-}
+nvmlReturn_t nvmlEventSetCreate(nvmlEventSet_t *set) { LOCKED(create(set)); }
+
+nvmlReturn_t nvmlEventSetFree(nvmlEventSet_t set) { LOCKED((free(set), NVML_SUCCESS)); }
 
 static nvmlReturn_t event_types(nvmlDevice_t device, unsigned long long *types) {
   Sim sim;
@@ -193,12 +192,13 @@ static nvmlReturn_t next_event(nvmlEventSet_t set, nvmlEventData_t *data) {
   return (nvmlReturn_t)json_number(json_member(sim_node(), "event_wait_error"), NVML_ERROR_TIMEOUT);
 }
 
-static nvmlReturn_t next_event_locked(nvmlEventSet_t set, nvmlEventData_t *data) { LOCKED(next_event(set, data)); }
-
 nvmlReturn_t nvmlEventSetWait_v2(nvmlEventSet_t set, nvmlEventData_t *data, unsigned int timeout_ms) {
   const struct timespec pause = {0, 5 * 1000 * 1000};
   for (unsigned int waited = 0;; waited += 5) {
-    nvmlReturn_t result = next_event_locked(set, data);
+    pthread_mutex_lock(&sim_lock);
+    sim_enter(__func__);
+    nvmlReturn_t result = next_event(set, data);
+    pthread_mutex_unlock(&sim_lock);
     if (result != NVML_ERROR_TIMEOUT || waited >= timeout_ms) return result;
     nanosleep(&pause, NULL);
   }

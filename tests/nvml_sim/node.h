@@ -29,10 +29,15 @@ extern int sim_initialised;
 
 const char *sim_node(void); /* cursor at the node, NULL if there is none */
 
+/* Note that a function was called; do not return while the node lists it under "hang". The lock is held, as by the
+ * real library's: every other call hangs too. */
+void sim_enter(const char *function);
+
 /* Evaluate an expression of type nvmlReturn_t under the lock and return it. */
 #define LOCKED(expression)                      \
   do {                                          \
     pthread_mutex_lock(&sim_lock);              \
+    sim_enter(__func__);                        \
     nvmlReturn_t sim_result = (expression);     \
     pthread_mutex_unlock(&sim_lock);            \
     return sim_result;                          \
@@ -45,7 +50,8 @@ typedef struct {
   const char *value; /* cursor at the slice, or the GPU */
 } Sim;
 
-/* Look up a handle. Returns the errors of NVML: uninitialised, invalid argument. */
+/* Look up a handle. Returns the errors of NVML: uninitialised, invalid argument. Does not return while the GPU lists
+ * the function that was called under "hang". */
 nvmlReturn_t sim_find(nvmlDevice_t device, Sim *found);
 
 /* Look up a handle; fail for a lost GPU, and for what the file lists as "unsupported". */

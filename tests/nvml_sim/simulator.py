@@ -73,6 +73,33 @@ class SimulatedNode:
         edit(description)
         self.write(description)
 
+    def hang(self, call: str, gpu: int | None = None) -> None:
+        """Make a call hang from now on, for one GPU only if ``gpu`` is given, until `release`.
+
+        ``call``: its name in nvml.h, with or without its version. Calls that hang are noted in the file `hung_log`.
+        """
+        self.hung_log.unlink(missing_ok=True)
+
+        def edit(description: dict[str, Any]) -> None:
+            description["hang_log"] = str(self.hung_log)
+            (description if gpu is None else description["gpus"][gpu])["hang"] = [call]
+
+        self.change(edit)
+
+    def release(self) -> None:
+        """Let all calls return."""
+
+        def edit(description: dict[str, Any]) -> None:
+            for owner in (description, *description["gpus"]):
+                owner.pop("hang", None)
+
+        self.change(edit)
+
+    @property
+    def hung_log(self) -> Path:
+        """A file with a line "PID FUNCTION" for each call that began to hang."""
+        return self.path.with_suffix(".hung")
+
 
 def hold_memory(gpu: int, used_bytes: int | None) -> None:
     """List the calling process as holding memory on a GPU. Works in a worker too, since it inherits the variable."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -117,13 +118,33 @@ class Breaks(OnGpu):
         return task
 
     def fail(self, gpu: int) -> None:
-        import json
-
         from tests.nvml_sim.simulator import VARIABLE, SimulatedNode
 
         path = Path(os.environ[VARIABLE])
         node = SimulatedNode(path, json.loads(path.read_text()))
         node.change(lambda description: description["gpus"][gpu].update(self.edit))
+
+
+class Hangs(OnGpu):
+    """Makes a call into the driver library hang for the GPU ``victim`` (every GPU: ``None``) from its third task on.
+
+    ``waits``: it goes on when some process has made the call, since some calls are made only from time to time.
+    """
+
+    def __init__(self, call: str, victim: int | None = None, *, waits: bool = False) -> None:
+        super().__init__(gpus=1)
+        self.call, self.victim, self.waits = call, victim, waits
+
+    def process(self, task: Item) -> Item:
+        from tests.nvml_sim.simulator import VARIABLE, SimulatedNode
+
+        if task.data == 2:
+            path = Path(os.environ[VARIABLE])
+            node = SimulatedNode(path, json.loads(path.read_text()))
+            node.hang(self.call, self.victim)
+            if self.waits:
+                wait_until(node.hung_log.exists)
+        return task
 
 
 def planned() -> Pipeline:

@@ -148,7 +148,7 @@ def test_a_wait_that_fails_for_another_reason_is_given_up_and_says_so(watching):
     node.change(lambda d: d.update(event_wait_error=pynvml.NVML_ERROR_UNKNOWN))
     assert events.wait(LONG_MS) == []
     assert not events.can_wait
-    assert "NVML stopped reporting events (Unknown Error)" in events.unwatched[nodes.uuid(0)]
+    assert "NVML stopped reporting events (NVML error 999, unknown error: " in events.unwatched[nodes.uuid(0)]
     lose(node, 0)
     assert [fault.kind for fault in events.look_for_lost()] == [FaultKind.LOST]
 

@@ -7,13 +7,16 @@ import select
 import subprocess
 import sys
 import threading
+import time
 
 import pynvml
 import pytest
 
+from gpuexec.hardware import nvml_calls
 from gpuexec.hardware.nvml_events import FaultKind, GpuFault
 from gpuexec.processes.gpu_watch import GpuWatch
 from tests.nvml_sim import nodes
+from tests.process.waiting import wait_until
 
 TIMEOUT_S = 60
 
@@ -94,6 +97,74 @@ def test_faults_not_read_before_close_can_be_read_after_it(watching):
     assert not watchers()
     with pytest.raises(pynvml.NVMLError_Uninitialized):
         pynvml.nvmlDeviceGetCount()
+
+
+@pytest.fixture
+def hanging(watching, monkeypatch):
+    """A function like ``watching``; calls give up after 0.2 s, and all return at the end."""
+    monkeypatch.setenv("GPUEXEC_NVML_TIMEOUT_S", "0.2")
+    made = []
+
+    def watch(description, *uuids):
+        made.append(watching(description, *uuids))
+        return made[-1]
+
+    yield watch
+    for node, watch_ in made:
+        node.release()
+        watch_.close()
+    wait_until(lambda: nvml_calls.hung_call() is None)
+
+
+@pytest.mark.parametrize("call", ["nvmlEventSetWait", "nvmlDeviceGetUUID", "nvmlDeviceGetMemoryInfo"])
+def test_a_call_that_hangs_stops_the_watch_and_when_it_returns_the_watch_goes_on(hanging, call):
+    node, watch = hanging(nodes.unequal(), *map(nodes.uuid, range(3)))
+    node.hang(call, gpu=None if call == "nvmlEventSetWait" else 1)
+    assert readable(watch, TIMEOUT_S)
+    assert watch.read() == []
+    (notice,) = watch.read_notices()
+    assert f"the run goes on: the NVML call {call}" in notice
+    assert ("GPU 1 does not return" in notice) == (call != "nvmlEventSetWait")
+    assert set(watch.unwatched) == set(map(nodes.uuid, range(3)))
+    node.change(lambda d: d["gpus"][2].update(xids=[79]))
+    node.release()
+    faults, notices = [], []
+    while not (faults and notices):
+        faults += next_faults(watch)
+        notices += watch.read_notices()
+    assert [fault.xid for fault in faults] == [79]
+    assert set(watch.unwatched) == set(map(nodes.uuid, range(3))), "there was a gap"
+
+
+def test_a_loss_that_was_found_before_a_call_hangs_is_told(hanging):
+    node, watch = hanging(nodes.unequal(), *map(nodes.uuid, range(3)))
+
+    def edit(description):
+        description["gpus"][0].update(lost=True)
+        description["gpus"][1].update(hang=["nvmlDeviceGetUUID"])
+
+    node.change(edit)
+    assert [fault.index for fault in next_faults(watch)] == [0]
+
+
+@pytest.mark.parametrize(
+    "call", ["nvmlInitWithFlags", "nvmlDeviceGetHandleByIndex", "nvmlEventSetCreate", "nvmlDeviceRegisterEvents"]
+)
+def test_a_watch_that_cannot_begin_says_why(hanging, call):
+    description = nodes.unequal()
+    description["hang"] = [call]
+    _, watch = hanging(description, nodes.uuid(0))
+    assert call.removesuffix("WithFlags") in watch.unwatched[nodes.uuid(0)]
+
+
+@pytest.mark.parametrize("call", ["nvmlEventSetWait", "nvmlEventSetFree", "nvmlShutdown"])
+def test_a_watch_ends_although_a_call_hangs(hanging, call):
+    node, watch = hanging(nodes.unequal(), nodes.uuid(0))
+    node.hang(call)
+    began = time.monotonic()
+    watch.close()
+    assert time.monotonic() - began < 4
+    assert call in (nvml_calls.hung_call() or "")
 
 
 def test_without_a_driver_there_is_a_reason_and_no_thread(watching):
