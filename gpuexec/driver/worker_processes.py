@@ -21,6 +21,7 @@ from gpuexec.hardware.host import read_oom_kills
 from gpuexec.observe.logging_state import logging_disabled, logging_levels
 from gpuexec.plan.model import WorkerGrant
 from gpuexec.processes import interrupts, reap
+from gpuexec.processes.exit_watch import offers_pidfd
 from gpuexec.processes.guardian import Guardian
 from gpuexec.processes.kept_templates import own_variables
 from gpuexec.processes.output_lines import OutputItem
@@ -77,7 +78,9 @@ class WorkerProcesses:
         self._handles: dict[int, Handle] = {}  # by the worker's number
         # How workers log: it must not change during a run, since templates are shared by those that log alike.
         self._log = (log_level, logging_levels(), logging_disabled())
-        self._warm = WarmStart(warm, self._watch, self._guardian, self._log) if warm is not None else None
+        self._warm: WarmStart | None = None
+        if warm is not None and offers_pidfd():  # nothing else tells of the exit of another process's child
+            self._warm = WarmStart(warm, self._watch, self._guardian, self._log)
         self.pids_so_far: set[int] = set()
 
     @property

@@ -164,7 +164,7 @@ class Template:
             os.setpgid(pid, pid)
         try:
             pidfd = os.pidfd_open(pid)
-        except OSError as error:
+        except OSError as error:  # the driver has seen that they are offered, so there is no descriptor left
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
             self._refuse(fds, error)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import importlib
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ Importing = Callable[..., Apply]
 
 @pytest.fixture
 def importing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Importing]:
-    """Make a stage whose module has this source, which only workers and templates execute."""
+    """Make a stage whose module has this source, which only workers and templates execute, and this function."""
     folder = tmp_path / "modules"
     folder.mkdir()
     monkeypatch.syspath_prepend(folder)
@@ -224,8 +224,8 @@ def test_spawn_is_an_option():
 def test_workers_draw_random_numbers_of_their_own(importing: Importing, draw: str, tmp_path: Path):
     meeting = tmp_path / "meeting"
     meeting.mkdir()
-    use = f"import random, uuid, numpy\nfrom tests.process.stages import warm\ndef work(folder):\n    warm.meet(folder)\n    return {draw}"
-    stage = importing("import random, uuid\nimport numpy.random", use)
+    use = f"def work(folder):\n    from tests.process.stages import warm\n    warm.meet(folder)\n    return {draw}"
+    stage = importing("import random, uuid, numpy.random", use)
     ran = run_local([ApplyIn(2, stage.function)], items(*[str(meeting)] * 2))
     assert is_warm(ran)
     assert len(ran.report.workers) == len(set(ran.data)) == 2
@@ -298,7 +298,7 @@ def test_a_worker_sees_its_environment_and_search_path(importing: Importing):
 # ---- when a template ends --------------------------------------------------------------------------------------
 
 
-def test_the_next_run_takes_the_template():
+def test_the_next_run_takes_the_template(no_templates: None):
     executor = local_executor()
     pids = []
     for _ in range(2):
@@ -412,12 +412,10 @@ def test_a_template_that_hangs_at_import_is_given_up(importing: Importing):
 def test_the_run_ends_while_a_template_imports(importing: Importing):
     stage = importing("import time\ntime.sleep(100)")
     executor = local_executor()
-    import threading
-
+    before = kept_templates.kept()
     timer = threading.Timer(0.3, executor.cancel)
     timer.start()
     with pytest.raises(Exception, match="cancel"):
         executor.execute([stage], items(1))
     timer.join()
-    gc.collect()
-    assert kept_templates.kept() == ()
+    assert kept_templates.kept() == before
