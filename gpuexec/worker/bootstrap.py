@@ -1,7 +1,8 @@
 """From a bare interpreter to a worker with its stage loaded.
 
 The environment (CUDA_VISIBLE_DEVICES, thread caps, the stage's own variables) was set before this interpreter started,
-so every library reads the right values, whatever the stage imports first.
+so every library reads the right values, whatever the stage imports first. In a worker that was forked from a template,
+what differs from worker to worker is set after the fork, and nothing has read it before.
 """
 
 from __future__ import annotations

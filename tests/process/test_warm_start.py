@@ -274,6 +274,43 @@ def test_files_that_nobody_closes_are_written_when_a_worker_ends(tmp_path: Path,
     assert path.with_suffix(".exit").exists()
 
 
+COVERED = """
+from gpuexec import ProcessingStage
+class Covered(ProcessingStage):
+    name = "covered"
+    def process(self, task):
+        task.data += 1
+        return task
+    def teardown(self):
+        self.done = True
+"""
+RUNS_COVERED = """
+from covered import Covered
+from tests.process.running import run_local
+from tests.process.stages import items
+if __name__ == "__main__":
+    assert run_local([Covered()], items(1), warm_idle_s=0).report.workers[0].warm
+"""
+
+
+def test_coverage_measures_warm_workers(tmp_path: Path):
+    (tmp_path / "covered.py").write_text(COVERED)
+    (tmp_path / "script.py").write_text(RUNS_COVERED)
+    settings = tmp_path / "settings"
+    settings.write_text(
+        f"[run]\nparallel = true\npatch = subprocess\ndata_file = {tmp_path}/data\nsource = {tmp_path}\n"
+    )
+
+    def coverage(*arguments: object) -> str:
+        surroundings = {"PYTHONPATH": f"{ROOT}:{tmp_path}", "COVERAGE_PROCESS_START": "", "COVERAGE_PROCESS_CONFIG": ""}
+        return run_python("-m", "coverage", *arguments, **surroundings).stdout
+
+    rcfile = f"--rcfile={settings}"
+    coverage("run", rcfile, tmp_path / "script.py")
+    coverage("combine", rcfile)
+    assert coverage("report", rcfile, "--include=*/covered.py", "--format=total").strip() == "100"
+
+
 def test_each_worker_is_reaped_with_what_it_used():
     ran = run_local([Apply(warm.use_cpu)], items(1))
     (worker,) = ran.report.workers
