@@ -49,6 +49,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a test holds these names aga
     from gpuexec.errors import ResourcesError as ResourcesError
     from gpuexec.errors import ResultNotPicklable as ResultNotPicklable
     from gpuexec.errors import RunCancelled as RunCancelled
+    from gpuexec.errors import SpillFailed as SpillFailed
     from gpuexec.errors import StageContractError as StageContractError
     from gpuexec.errors import StageError as StageError
     from gpuexec.errors import StageNotPicklable as StageNotPicklable
@@ -73,8 +74,8 @@ _HOMES = {
     "errors": (
         "CapsuleError CapsuleNotWritten CheckpointError CheckpointMismatch CompositeNotDecomposed ConfigurationError "
         "GpuexecError GpusBusy GpusLost InternalError InvalidTask NvmlError NvmlHangs NvmlUnavailable RemoteStageError "
-        "RemoteTraceback ResourcesError ResultNotPicklable RunCancelled StageContractError StageError "
-        "StageNotPicklable StartRefused TooManyQuarantined WorkerDied"
+        "RemoteTraceback ResourcesError ResultNotPicklable RunCancelled SpillFailed StageContractError "
+        "StageError StageNotPicklable StartRefused TooManyQuarantined WorkerDied"
     ),
     "executors.inline": "InlineExecutor",
     "executors.local": "LocalExecutor",

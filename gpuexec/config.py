@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from gpuexec.errors import ConfigurationError
 from gpuexec.exception_names import exception_named, problem_with_exception_name
 from gpuexec.naming import full_name
-from gpuexec.policies import BusyGpuPolicy, GpuPinning, StartMethod, TaskFailurePolicy
+from gpuexec.policies import BusyGpuPolicy, FusionPolicy, GpuPinning, StartMethod, TaskFailurePolicy
 from gpuexec.units import MIB
 
 _TYPE_NAMES = {"bool": "True or False", "int": "a whole number", "float": "a number", "str": "text"}
@@ -69,13 +69,16 @@ def _log_level(value: Any) -> str | None:
     return f"must be one of {', '.join(_LOG_LEVELS)}" + (f"; did you mean {closest[0]!r}?" if closest else "")
 
 
-def _option(default: Any, check: _Check | None, about: str) -> Any:
-    return field(default=default, metadata={"check": check, "about": about})
+def _option(default: Any, check: _Check | None, about: str, *, per_stage: bool = False) -> Any:
+    return field(default=default, metadata={"check": check, "about": about, "per_stage": per_stage})
 
 
 @dataclass(frozen=True, slots=True)
 class ExecutorConfig:
-    """Options of ``LocalExecutor`` and ``InlineExecutor``. ``metadata["about"]`` of each field documents it."""
+    """Options of ``LocalExecutor`` and ``InlineExecutor``. ``metadata["about"]`` of each field documents it.
+
+    Those with ``metadata["per_stage"]`` may be set for one stage too, through ``stage_options`` or `with_`.
+    """
 
     show_progress: bool = _option(True, None, "show progress on stderr while the run goes on")
     progress_interval_s: float = _option(
@@ -109,15 +112,32 @@ class ExecutorConfig:
         "how CUDA_VISIBLE_DEVICES names a worker's GPUs: 'uuid', or 'index' (numbers in PCI order) for libraries that "
         "turn its entries into integers",
     )
+    fusion: str = _option(
+        FusionPolicy.AUTO.value,
+        _one_of(FusionPolicy),
+        "'auto': neighbouring light stages run in the same workers, and tasks pass between them without being pickled; "
+        "'off': every stage has workers of its own",
+        per_stage=True,
+    )
     queue_tasks: int = _option(4096, _at_least(1), "maximum number of tasks waiting in front of a stage")
     queue_bytes: int = _option(
-        256 * MIB, _at_least(1), "maximum size of the tasks waiting in front of a stage, in bytes"
+        256 * MIB,
+        _at_least(1),
+        "maximum size of the tasks waiting in front of a stage, in bytes of memory; what waits for a later phase goes "
+        "to spill_dir beyond that",
+    )
+    spill_dir: str | None = _option(
+        None,
+        _folder("leave it out for the default"),
+        "folder, on a disk, for what waits between two phases and is more than queue_bytes (default: $TMPDIR, /var/tmp "
+        "or /tmp, the first that is not in memory)",
     )
     batch_wait_s: float | None = _option(
         1.0,
         _at_least(0),
         "seconds that tasks wait for their batch to become full while a worker is idle; then it goes as it is (None: "
         "until it is full or no more tasks come)",
+        per_stage=True,
     )
     start_method: str = _option(
         StartMethod.WARM.value,
@@ -138,61 +158,84 @@ class ExecutorConfig:
         10.0,
         _at_least(0),
         "seconds that a worker may take for teardown() after it is told to stop; then it is killed, with a warning",
+        per_stage=True,
     )
     max_attempts: int = _option(
-        3, _at_least(1), "attempts per batch, the first included, if its worker dies or it raises one of retry_on"
+        3,
+        _at_least(1),
+        "attempts per batch, the first included, if its worker dies or it raises one of retry_on",
+        per_stage=True,
     )
     on_task_failure: str = _option(
         TaskFailurePolicy.RAISE.value,
         _one_of(TaskFailurePolicy),
         "what to do when a batch keeps failing: 'raise' its error and end the run, or 'quarantine' the task at fault, "
         "which is left out of the results, and continue",
+        per_stage=True,
     )
     max_quarantined: float | None = _option(
         0.9,
         _at_least(0),
         "tasks of one stage that may be quarantined before the run ends with TooManyQuarantined: a number, or below 1 "
         "a fraction of the tasks that the stage has tried, judged from the 20th quarantined task on (None: no limit)",
+        per_stage=True,
     )
     retry_delay_s: float = _option(
         0.0,
         _at_least(0),
         "seconds that a failed batch waits before it is tried again, while others go on; they double with every "
         "further attempt, up to 32 times, and up to a quarter is added at random",
+        per_stage=True,
     )
     retry_on: tuple[str, ...] = _option(
-        (), None, "exceptions of a stage (classes or their names) after which the batch is tried again"
+        (),
+        None,
+        "exceptions of a stage (classes or their names) after which the batch is tried again",
+        per_stage=True,
     )
     retire_on: tuple[str, ...] = _option(
         (),
         None,
         "exceptions of a stage (classes or their names) after which the batch is tried again in a new worker, "
         "such as that for a lost CUDA context",
+        per_stage=True,
     )
     split_on_oom: bool = _option(
-        False, None, "if a batch runs out of GPU memory, halve it and run the halves one after the other"
+        False,
+        None,
+        "if a batch runs out of GPU memory, halve it and run the halves one after the other",
+        per_stage=True,
     )
     batch_timeout_s: float | None = _option(
-        None, _above(0), "seconds that a batch may take before its worker is killed (default: no limit)"
+        None,
+        _above(0),
+        "seconds that a batch may take before its worker is killed (default: no limit)",
+        per_stage=True,
     )
     setup_timeout_s: float | None = _option(
         None,
         _above(0),
         "seconds that importing the stage, setup_on_node() and setup() may each take before the worker is killed "
         "(default: no limit)",
+        per_stage=True,
     )
     max_batches_per_worker: int | None = _option(
-        None, _at_least(1), "number of batches after which a worker is replaced (default: never)"
+        None,
+        _at_least(1),
+        "number of batches after which a worker is replaced (default: never)",
+        per_stage=True,
     )
     worker_memory_limit_bytes: int | None = _option(
         None,
         _at_least(1),
         "resident memory, in bytes, above which a worker is replaced between two batches (default: no limit)",
+        per_stage=True,
     )
     memory_high_watermark: float = _option(
         0.9,
         _fraction,
-        "fraction of the host's (or the cgroup's) memory in use above which no new initial tasks are taken in",
+        "fraction of the host's (or the cgroup's) memory in use above which no new initial tasks are taken in while "
+        "stages after the first have work, and what waits for a later phase goes to spill_dir (1: never)",
     )
     checkpoint: str | None = _option(
         None,
@@ -211,6 +254,12 @@ class ExecutorConfig:
         _folder_or_nothing,
         "folder for capsules (default: ~/.local/state/gpuexec/capsules; '' stores none, as capsules=False does)",
     )
+    task_seed: int | None = _option(
+        None,
+        None,
+        "a number from which, with each task's id, `random`, NumPy and PyTorch are seeded before a stage gets the "
+        "task, so that another attempt, another run and a replay draw the same numbers (default: no seeds)",
+    )
     log_level: str = _option(
         "DEBUG", _log_level, "lowest loguru level, such as 'INFO', of the log records that workers send to the driver"
     )
@@ -219,6 +268,12 @@ class ExecutorConfig:
         None,
         "runtime environment as for Ray; its env_vars are set in every worker, its pip and uv are compared with what "
         "is installed, all else is ignored",
+    )
+    stage_options: Mapping[str, Any] | None = _option(
+        None,
+        None,
+        "options for single stages, by the stage's name, such as {'embed': {'max_attempts': 5}}; they win over those "
+        "that a stage states by with_(), and both over the executor's own",
     )
     accept_unmet_requirements: bool = _option(
         False,
@@ -244,7 +299,44 @@ class ExecutorConfig:
         for name in merged:
             if name not in known:
                 raise ConfigurationError(unknown_option(str(name), known))
-        return cls(**{name: _checked(known[name], value) for name, value in merged.items()})
+        checked = {name: _checked(known[name], value) for name, value in merged.items()}
+        if checked.get("stage_options"):
+            checked["stage_options"] = {
+                name: checked_stage_options(options, f"option 'stage_options': stage {name!r}")
+                for name, options in checked["stage_options"].items()
+            }
+        return cls(**checked)
+
+    def for_stage(self, own: Mapping[str, Any]) -> ExecutorConfig:
+        """Return these options with a stage's ``own`` ones, which are checked already."""
+        return dataclasses.replace(self, **own) if own else self
+
+
+def checked_stage_options(options: Any, owner: str, also_known: Iterable[str] = ()) -> dict[str, Any]:
+    """Return options for one stage, checked.
+
+    ``owner`` begins the message of the ``ConfigurationError``, which may suggest a name that is ``also_known``.
+    """
+    if not isinstance(options, Mapping):
+        raise ConfigurationError(
+            f"{owner}: its options must be a mapping, such as {{'max_attempts': 5}}, got {options!r}"
+        )
+    known = {f.name: f for f in dataclasses.fields(ExecutorConfig)}
+    possible = {name: option for name, option in known.items() if option.metadata["per_stage"]}
+    checked = {}
+    for name, value in options.items():
+        if name in known and name not in possible:
+            raise ConfigurationError(
+                f"{owner}: option {name!r} is of the whole run: give it to the executor. A stage may have: "
+                + ", ".join(sorted(possible))
+            )
+        if name not in known:
+            raise ConfigurationError(f"{owner}: {unknown_option(str(name), [*possible, *also_known])}")
+        try:
+            checked[name] = _checked(known[name], value)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{owner}: {error}") from None
+    return checked
 
 
 def merged_options(config: Any, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -256,10 +348,10 @@ def merged_options(config: Any, options: Mapping[str, Any]) -> dict[str, Any]:
     return {**(config or {}), **options}
 
 
-def unknown_option(name: str, known: Mapping[str, Any]) -> str:
+def unknown_option(name: str, known: Collection[str]) -> str:
     """Return the message about an option that does not exist, with the closest of the ``known`` ones."""
-    closest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"did you mean {closest[0]!r}?" if closest else f"known options: {', '.join(sorted(known))}"
+    closest = next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.5)), None)
+    hint = f"did you mean {closest!r}?" if closest else f"known options: {', '.join(sorted(known))}"
     return f"unknown executor option {name!r}; {hint}"
 
 

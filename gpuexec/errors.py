@@ -24,6 +24,7 @@ Built-in classes that an error is a subclass of, beside the one above it, stand 
     ├── RunCancelled                            the program ended the run, by ``cancel()`` or through asyncio
     ├── WorkerDied                              a worker process ended unexpectedly
     ├── StartRefused (OSError)                  the system refuses another process; the message names the limit
+    ├── SpillFailed (OSError)                   what waits for a later phase cannot be written to its folder
     ├── NvmlError                               the driver library answered with an error
     │   └── NvmlUnavailable                     there is no usable driver library
     │       └── NvmlHangs                       a call into it does not return
@@ -181,12 +182,19 @@ class WorkerDied(GpuexecError):
             lines.append(f"  tasks in flight: {abbreviated(self.task_ids)}")
         if self.last_lines:
             lines.append("  its last lines:")
-            lines += [f"    | {line}" for line in self.last_lines]
+            lines += [f"    | {line}" for line in self.last_lines if line.strip()]
         return "\n".join(lines)
 
 
 class StartRefused(GpuexecError, OSError):
     """The system refuses a process (process or descriptor limit, memory), and a stage has no worker at all."""
+
+
+class SpillFailed(GpuexecError, OSError):
+    """What waits for a later phase does not fit in memory and cannot be written to ``spill_dir`` (disk full, quota).
+
+    The message names the folder, the bytes wanted and free, and the options to change.
+    """
 
 
 def _rebuild_worker_died(fields: dict[str, object]) -> WorkerDied:
@@ -196,16 +204,20 @@ def _rebuild_worker_died(fields: dict[str, object]) -> WorkerDied:
 class RemoteTraceback(GpuexecError):
     """The ``__cause__`` of a stage's exception. It shows where in the worker the exception was raised.
 
-    Attributes: ``stage``, ``worker_id``, ``phase``, ``task_ids`` and ``text`` (the worker's traceback).
+    Attributes: ``stage``, ``worker_id``, ``phase``, ``task_ids``, ``text`` (the worker's traceback) and ``brief`` (of
+    it, the frames of the user's own code; empty if there are none).
     """
 
-    def __init__(self, text: str, stage: str, worker_id: str, phase: str, task_ids: tuple[str, ...]) -> None:
+    def __init__(
+        self, text: str, stage: str, worker_id: str, phase: str, task_ids: tuple[str, ...], brief: str = ""
+    ) -> None:
         super().__init__(text)
         self.text = text
         self.stage = stage
         self.worker_id = worker_id
         self.phase = phase
         self.task_ids = task_ids
+        self.brief = brief
 
     def __str__(self) -> str:
         return f"\n\n{self.text.rstrip()}\n"

@@ -210,6 +210,14 @@ class Noticed(Record):
     level: str = "WARNING"
 
 
+class PayloadsSpilled(Record):
+    """What waits before a stage of a later phase was written to disk, since it does not fit in memory."""
+
+    at: float
+    stage_index: int
+    bytes: int
+
+
 class GpusRead(Record):
     """The state of the run's GPUs before and after it; ``notes`` say what makes its measurements doubtful."""
 
@@ -242,6 +250,7 @@ RunEvent = (
     | WorkerLogged
     | WorkerPrinted
     | Noticed
+    | PayloadsSpilled
     | GpusRead
     | RunEnded
 )

@@ -13,6 +13,13 @@ class BusyGpuPolicy(StrEnum):
     WAIT = "wait"
 
 
+class FusionPolicy(StrEnum):
+    """Whether neighbouring light stages share their workers (option ``fusion``)."""
+
+    AUTO = "auto"
+    OFF = "off"
+
+
 class GpuPinning(StrEnum):
     """How CUDA_VISIBLE_DEVICES names a worker's GPUs (option ``gpu_pinning``)."""
 

@@ -7,6 +7,18 @@ import stat
 from pathlib import Path
 
 
+def state_folder(name: str) -> Path:
+    """Return the folder ``gpuexec/<name>`` in $XDG_STATE_HOME, or in ``~/.local/state``; make it if it is missing.
+
+    Raises ``OSError`` if it cannot be made or is another user's, ``RuntimeError`` if there is no home directory.
+    """
+    configured = Path(os.environ.get("XDG_STATE_HOME") or "")
+    # The XDG Base Directory Specification says to ignore relative paths.
+    state = configured if configured.is_absolute() else Path.home() / ".local" / "state"
+    state.mkdir(parents=True, exist_ok=True)
+    return private_folder(private_folder(state / "gpuexec") / name)
+
+
 def private_folder(path: Path) -> Path:
     """Return the folder ``path``, readable and writable by this user only; make it if it is missing.
 

@@ -49,11 +49,13 @@ def load_capsule(path: Path) -> Capsule:
     """
     document = _document(path)
     try:
+        *earlier, stage = _payloads(path, STAGE, document) or [memoryview(b"")]
         return Capsule(
             path=path,
             failure=CapsuleContents(
                 **{**document["failure"], "phase": StagePhase(document["failure"]["phase"])},
-                stage_payload=b"".join(_payloads(path, STAGE, document)),
+                stage_payload=stage,
+                earlier_payloads=earlier,
                 task_payloads=_payloads(path, TASKS, document),
             ),
             allocation=Allocation.from_dict(document["failure"]["allocation"]),

@@ -3,7 +3,7 @@
     <UTC time>-<stage>-<id>/
         summary.txt      what failed, where, and what to do; for people
         capsule.json     every plain field, the environment without secrets, versions, checksums
-        stage.pickle     the stage, as it was sent to the worker (channel.codec)
+        stage.pickle     the stage, as it was sent to the worker (channel.codec), after those of its group before it
         tasks.pickle     the batch's payloads one after the other; capsule.json has their lengths
 
 A capsule is written under a hidden name and then renamed, so it appears complete or not at all. Only its owner can read
@@ -35,7 +35,7 @@ from gpuexec.capsules import redact
 from gpuexec.capsules.summary import summary_of
 from gpuexec.contract.phases import StagePhase
 from gpuexec.errors import CapsuleNotWritten
-from gpuexec.private_folder import private_folder
+from gpuexec.private_folder import state_folder
 from gpuexec.units import MIB
 
 FORMAT = "gpuexec failure capsule"
@@ -60,7 +60,8 @@ class CapsuleContents:
 
     ``stage_payload`` and ``task_payloads`` have the format of ``channel.codec``. A task payload is one task or a list
     of tasks; the batch is all of them in order. ``task_slices``, if given, has one entry for each payload:
-    ``(start, stop)`` of the tasks that belong to the batch, or ``None`` for all of them.
+    ``(start, stop)`` of the tasks that belong to the batch, or ``None`` for all of them. ``earlier_payloads`` are the
+    stages of a group of fused ones that the tasks went through in the worker before they came to the stage.
     """
 
     stage: str
@@ -82,7 +83,9 @@ class CapsuleContents:
     last_lines: Sequence[str] = ()
     stacks: str | None = None  # of a worker that hung
     cause_of_death: str | None = None
+    earlier_payloads: Sequence[bytes | memoryview] = field(default=(), repr=False)
     script: str | None = None  # the file that was run as __main__, whose classes travel with their code
+    task_seed: int | None = None  # of the run, see ``stage.seeds``
 
 
 PLAIN_FIELDS = tuple(
@@ -141,11 +144,8 @@ def default_folder() -> Path:
     It is ``gpuexec/capsules`` in $XDG_STATE_HOME, or in ``~/.local/state`` (XDG Base Directory Specification). Raises
     ``CapsuleNotWritten`` if it cannot be made or is another user's.
     """
-    configured = Path(os.environ.get("XDG_STATE_HOME") or "")
-    try:  # the specification says to ignore relative paths
-        state = configured if configured.is_absolute() else Path.home() / ".local" / "state"
-        state.mkdir(parents=True, exist_ok=True)
-        return private_folder(private_folder(state / "gpuexec") / "capsules")
+    try:
+        return state_folder("capsules")
     except (OSError, RuntimeError) as error:  # RuntimeError: no home directory
         raise CapsuleNotWritten(f"there is no folder for failure capsules: {error}") from error
 
@@ -154,7 +154,7 @@ def _fill(partial: Path, target: Path, failure: CapsuleContents, now: datetime, 
     hidden = redact.secrets_in({**failure.environ, **failure.env_vars})
     shown = _without_secrets(failure, hidden)
     left_out = _payloads_too_large(failure, max_bytes)
-    stage_payloads = [] if "stage" in left_out else [failure.stage_payload]
+    stage_payloads = [] if "stage" in left_out else [*failure.earlier_payloads, failure.stage_payload]
     task_payloads = [] if "tasks" in left_out else failure.task_payloads
     notes = [f"NOT IN THIS CAPSULE, so it cannot be replayed: the {what}, {why}" for what, why in left_out.items()]
     versions = _versions()
@@ -184,7 +184,8 @@ def _fill(partial: Path, target: Path, failure: CapsuleContents, now: datetime, 
 
 
 def _payloads_too_large(failure: CapsuleContents, max_bytes: int) -> dict[str, str]:
-    stage, tasks = len(failure.stage_payload), sum(map(len, failure.task_payloads))
+    stage = len(failure.stage_payload) + sum(map(len, failure.earlier_payloads))
+    tasks = sum(map(len, failure.task_payloads))
     too_large = {}
     if stage > max_bytes:
         too_large["stage"] = f"of {stage:,} bytes (max_bytes = {max_bytes:,})"

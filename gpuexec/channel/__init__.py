@@ -12,6 +12,7 @@
 * ``payload_store``  store a payload, in the message or in a segment, and load it.
 * ``anonymous``      files without a name, in memory where possible.
 * ``segments``       anonymous shared memory (memfd) and its reuse.
+* ``spill``          files for what waits for a later phase.
 * ``recorder``       a page that tells the driver what a worker is doing, even if the worker no longer can.
 
 A *block* is a payload of several tasks that were pickled together.
@@ -22,7 +23,7 @@ Invariants
 2. A payload in a segment does not change until its batch is complete, and its consumer copies it into memory of its
    own. So what a consumer receives is writable, nobody else sees its writes, and a second attempt gets what the first
    one got.
-3. A segment has no name. When its last descriptor and mapping are gone its memory is freed, however the processes that
-   held them ended.
+3. Neither a segment nor a file for what waits has a name. When its last descriptor and mapping are gone its memory or
+   disk space is freed, however the processes that held them ended.
 4. Within one connection messages arrive in the order in which they were sent.
 """

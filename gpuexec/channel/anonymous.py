@@ -47,17 +47,23 @@ def _resized(fd: int, size: int) -> int:
     return fd
 
 
-def _allocated(folder: str, size: int) -> int:
-    """Return a new file in ``folder`` whose space is reserved: writing to its mapping must not find the disk full."""
+def unnamed_file(folder: str) -> int:
+    """Return the descriptor of a new, empty file in ``folder`` that has no name. Raises ``OSError``."""
     try:
-        fd = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        return os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except OSError as error:
         if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
             raise
         from tempfile import mkstemp
 
-        fd, path = mkstemp(dir=folder)  # the file system cannot make one without a name
+        fd, path = mkstemp(prefix="gpuexec-", dir=folder)  # the file system cannot make one without a name
         os.unlink(path)  # noqa: PTH108 - importing pathlib takes every worker 3 ms
+        return fd
+
+
+def _allocated(folder: str, size: int) -> int:
+    """Return a new file in ``folder`` whose space is reserved: writing to its mapping must not find the disk full."""
+    fd = unnamed_file(folder)
     try:
         if size:
             os.posix_fallocate(fd, 0, size)

@@ -4,33 +4,54 @@
   not one on the disk, such as a cell of a notebook, its source travels along.
 * A logger arrives as the receiver's own: as the one of that name for the standard library's, and for loguru as the one
   logger, with what was bound to it. Its handlers, with their locks and open files, stay where they are.
+* A class with ``__slots__`` has them again where it arrives. cloudpickle restores it with a ``__dict__`` instead, and
+  its instances then do not fit the class they came from (cloudpickle#225, cloudpickle#311).
 """
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Callable
-from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
+from collections.abc import Callable, Iterator
+from types import (
+    BuiltinFunctionType,
+    CodeType,
+    FunctionType,
+    GetSetDescriptorType,
+    MemberDescriptorType,
+    ModuleType,
+)
 from typing import Any
 
 _DROPPED = "<dynamic-code>"  # what cloudpickle puts in the place of the file's name
 
+_noted: dict[str, None] | None = None  # modules, while somebody wants to know them
+
 _sources: dict[str, tuple[Any, str]] = {}  # one text per file, so that it is in a pickle once
 
 
-def noting_modules(reduce: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    """Return cloudpickle's ``reducer_override``, which then adds the modules that are named to ``pickler.modules``."""
+@contextlib.contextmanager
+def modules_noted() -> Iterator[dict[str, None]]:
+    """Collect the modules that are named in what is pickled by value in the block, in order."""
+    global _noted  # noqa: PLW0603 - it describes the block
+    outer, _noted = _noted, {}
+    try:
+        yield _noted
+    finally:
+        _noted = outer
+
+
+def note_module(obj: Any) -> None:
+    """Note the module that a receiver will import for an object, if it will."""
+    if _noted is None:
+        return
     from cloudpickle import cloudpickle
 
-    def reducer_override(pickler: Any, obj: Any) -> Any:
-        if isinstance(obj, BuiltinFunctionType):
-            if obj.__module__:
-                pickler.modules[obj.__module__] = None
-        elif isinstance(obj, type | FunctionType | ModuleType) and cloudpickle._should_pickle_by_reference(obj):
-            pickler.modules[obj.__name__ if isinstance(obj, ModuleType) else obj.__module__] = None
-        return reduce(pickler, obj)
-
-    return reducer_override
+    if isinstance(obj, BuiltinFunctionType):
+        if obj.__module__:
+            _noted[obj.__module__] = None
+    elif isinstance(obj, type | FunctionType | ModuleType) and cloudpickle._should_pickle_by_reference(obj):
+        _noted[obj.__name__ if isinstance(obj, ModuleType) else obj.__module__] = None
 
 
 def reduce_code(code: CodeType) -> tuple[Any, ...]:
@@ -65,6 +86,23 @@ def _source_of(filename: str) -> str | None:
     if lines and (known is None or known[0] is not lines):
         known = _sources[filename] = (lines, "".join(lines))
     return known[1] if lines and known is not None else None
+
+
+def with_slots(cls: type, reduced: Any) -> Any:
+    """Return how cloudpickle reduces a class, with the layout of its instances if ``__slots__`` gave them one."""
+    if reduced is NotImplemented or "__slots__" not in vars(cls):
+        return reduced
+    if reduced[1][0] is not type(cls) or cls.__itemsize__:  # an enum, or a kind of tuple: those hold no slots
+        return reduced
+    own = {
+        name: value
+        for name, value in vars(cls).items()
+        if isinstance(value, MemberDescriptorType | GetSetDescriptorType) and value.__objclass__ is cls
+    }
+    make, (metaclass, name, bases, begins_with, *others), (attributes, more), *rest = reduced
+    begins_with = {**begins_with, "__slots__": tuple(own)}
+    attributes = {name: value for name, value in attributes.items() if name not in own and name != "__slotnames__"}
+    return (make, (metaclass, name, bases, begins_with, *others), (attributes, more), *rest)
 
 
 def logger_reducers() -> dict[type, Callable[[Any], Any]]:

@@ -19,13 +19,15 @@ import io
 import pickle
 import struct
 import sys
+from abc import ABCMeta
 from collections import ChainMap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from enum import IntEnum
 from types import CodeType
 from typing import Any, ClassVar, NamedTuple
 
 from gpuexec.channel import by_value, tensors
-from gpuexec.channel.definitions import Definitions, NamingPickler
+from gpuexec.channel.definitions import ANNOUNCED, Definitions, NamingPickler
 from gpuexec.channel.perf_identity import PERF_IDENTITY
 
 Buffer = bytes | bytearray | memoryview
@@ -77,6 +79,14 @@ def _own_reducers(*, shared_stats: bool) -> dict[type, Any]:
     return {**tensors.REDUCERS, **dict.fromkeys(PERF_IDENTITY.classes, reduce_stats)}
 
 
+class Scrutiny(IntEnum):
+    """Which classes a pickler asks about. It asks about all of them at every object, which takes a fifth more time."""
+
+    NONE = 0
+    ABSTRACT = 1  # those whose metaclass is ABCMeta, as that of every task class is: once a payload
+    ALL = 2
+
+
 class _ReusedPickler:
     """A plain pickler for one object after the other: making one costs more (3 µs) than a small task (2 µs)."""
 
@@ -86,7 +96,8 @@ class _ReusedPickler:
         self._buffers: list[pickle.PickleBuffer] = []
         self._table: dict[type, Any] | None = None
         self._pickler: Any = None
-        self.definitions: Definitions | None = None  # set if classes must be looked at
+        self._definitions: Definitions | None = None
+        self._scrutiny = Scrutiny.NONE
 
     def dump(self, obj: object) -> tuple[bytes, list[pickle.PickleBuffer]]:
         """Return the pickle stream and its out-of-band buffers."""
@@ -111,37 +122,46 @@ class _ReusedPickler:
     def _renew(self, table: dict[type, Any]) -> None:
         self._table = table
         self._buffers = []
-        if self.definitions is None:
-            self._pickler = pickle.Pickler(self._sink, 5, buffer_callback=self._buffers.append)
-        else:
+        if self._scrutiny is Scrutiny.ALL:
             self._pickler = NamingPickler(self._sink, 5, buffer_callback=self._buffers.append)
-            self._pickler.definitions = self.definitions
+            self._pickler.definitions = self._definitions
+        else:
+            self._pickler = pickle.Pickler(self._sink, 5, buffer_callback=self._buffers.append)
+        if self._scrutiny is Scrutiny.ABSTRACT and self._definitions is not None:
+            table = {ABCMeta: self._definitions.of_abstract_class, **table}
         self._pickler.dispatch_table = table
 
-    def look_at_classes(self, definitions: Definitions) -> None:
-        """From now on, send classes that the receiver cannot import by their definitions."""
-        self.definitions = definitions
+    def look_closer(self, definitions: Definitions, scrutiny: Scrutiny | None = None) -> bool:
+        """From now on, send more of the classes that the receiver cannot import by their definitions.
+
+        Return whether there was a closer look to take. ``scrutiny``: that one, instead of the next.
+        """
+        if self._scrutiny is Scrutiny.ALL:
+            return False
+        self._scrutiny = scrutiny or Scrutiny(self._scrutiny + 1)
+        self._definitions = definitions
         self._table = None
+        return True
 
 
 class Encoder:
     """Pickles objects one after the other. Only one thread may use it.
 
-    ``looks_at_classes``: do so at once, and not only when an object needs it.
+    ``looks_at_classes``: do so at once, and not only when an object needs it. ``announced``: tokens of the classes that
+    all receivers know already; by default those that this process, a worker, was told of.
     """
 
-    def __init__(self, *, looks_at_classes: bool = False) -> None:
+    def __init__(self, *, looks_at_classes: bool = False, announced: Collection[str] = ANNOUNCED) -> None:
         self._with_shared_stats = _ReusedPickler(shared_stats=True)
         self._with_unshared_stats = _ReusedPickler(shared_stats=False)
-        self._definitions = Definitions()
-        self._modules: dict[str, None] = {}  # named where cloudpickle was used
+        self._definitions = Definitions(announced)
         if looks_at_classes:
-            self._with_shared_stats.look_at_classes(self._definitions)
+            self._with_shared_stats.look_closer(self._definitions, Scrutiny.ALL)
 
     @property
     def modules(self) -> list[str]:
-        """The modules that a receiver imports for what was pickled, in about the order in which it does."""
-        return [*self._definitions.modules, *self._modules]
+        """The modules of what a receiver will import by its name."""
+        return self._definitions.modules
 
     def encode(self, obj: object, *, shared_stats: bool = True) -> Encoded:
         """Pickle an object; large buffers (arrays, Arrow tables) are not copied until the payload is written.
@@ -154,13 +174,11 @@ class Encoder:
         pickler = self._with_shared_stats if shared_stats else self._with_unshared_stats
         try:
             stream, buffers = pickler.dump(obj)
-            if pickler.definitions is None and _names_local_module(stream):
-                pickler.look_at_classes(self._definitions)
+            while _names_local_module(stream) and pickler.look_closer(self._definitions):
                 stream, buffers = pickler.dump(obj)
         except Exception:  # noqa: BLE001 - another way to pickle may succeed
-            if pickler.definitions is not None:
-                return encode_by_value(obj, shared_stats=shared_stats, modules=self._modules)
-            pickler.look_at_classes(self._definitions)
+            if not pickler.look_closer(self._definitions, Scrutiny.ALL):
+                return encode_by_value(obj, shared_stats=shared_stats)
             return self.encode(obj, shared_stats=shared_stats)
         if tensors.UNREPORTED_MOVES:
             _report_moves(obj)
@@ -178,34 +196,35 @@ def _by_value_pickler(_reduced_classes: tuple[type, ...], *, shared_stats: bool)
             _own_reducers(shared_stats=shared_stats),
             cloudpickle.Pickler.dispatch_table,
         )
-        reducer_override = by_value.noting_modules(cloudpickle.Pickler.reducer_override)
+
+        def reducer_override(self, obj: Any) -> Any:
+            by_value.note_module(obj)
+            reduced = super().reducer_override(obj)
+            return by_value.with_slots(obj, reduced) if isinstance(obj, type) else reduced
 
     return ByValuePickler
 
 
 def encode(obj: object) -> Encoded:
     """Pickle a single object, as `Encoder.encode` does. It may be large, so it is not pickled twice to be looked at."""
-    return encode_with_modules(obj)[0]
+    return Encoder(looks_at_classes=True).encode(obj)
 
 
 def encode_with_modules(obj: object) -> tuple[Encoded, list[str]]:
-    """Pickle as `encode` does; return also which modules a receiver imports for it."""
+    """Pickle as `encode` does; return also which modules a receiver imports for it, in about that order."""
     encoder = Encoder(looks_at_classes=True)
-    return encoder.encode(obj), encoder.modules
+    with by_value.modules_noted() as noted:
+        encoded = encoder.encode(obj)
+    return encoded, list(dict.fromkeys([*encoder.modules, *noted]))
 
 
-def encode_by_value(obj: object, *, shared_stats: bool = True, modules: dict[str, None] | None = None) -> Encoded:
-    """Pickle with cloudpickle: classes and functions that the receiver cannot import are part of the payload.
-
-    The names of the ``modules`` that the receiver imports for it are added to those given.
-    """
+def encode_by_value(obj: object, *, shared_stats: bool = True) -> Encoded:
+    """Pickle with cloudpickle: classes and functions that the receiver cannot import are part of the payload."""
     buffers: list[pickle.PickleBuffer] = []
     sink = io.BytesIO()
     tensors.find_libraries()
-    make = _by_value_pickler(tuple(_own_reducers(shared_stats=shared_stats)), shared_stats=shared_stats)
-    pickler = make(sink, protocol=5, buffer_callback=buffers.append)
-    pickler.modules = {} if modules is None else modules
-    pickler.dump(obj)
+    pickler = _by_value_pickler(tuple(_own_reducers(shared_stats=shared_stats)), shared_stats=shared_stats)
+    pickler(sink, protocol=5, buffer_callback=buffers.append).dump(obj)
     if tensors.UNREPORTED_MOVES:
         _report_moves(obj)
     return _lay_out(sink.getvalue(), buffers)

@@ -2,7 +2,8 @@
 
 cloudpickle can send them, but works through an object in Python and sends its class anew every time. Here the object is
 pickled by the plain pickler, and its class by a token and its definition, which is pickled once a sender and unpickled
-once a receiver. The token is cloudpickle's own, so a class has one identity however it reached a process.
+once a receiver. If the definition was announced to every receiver before, the token is enough (see `announcement`).
+The token is cloudpickle's own, so a class has one identity however it reached a process.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ import pickle
 import sys
 import weakref
 from collections import ChainMap
+from collections.abc import Collection
 from types import CodeType, FunctionType
 from typing import Any, ClassVar
 
 from gpuexec.channel import by_value
 
 _CLASSES: weakref.WeakValueDictionary[str, type] = weakref.WeakValueDictionary()  # by token
+ANNOUNCED: dict[str, bytes] = {}  # definitions by token: what this process, a worker, was told at its start
 
 
 class NotNameable(pickle.PicklingError):
@@ -26,29 +29,42 @@ class NotNameable(pickle.PicklingError):
 
 
 class Definitions:
-    """The classes that one sender has sent, as they were when it first did."""
+    """The classes that one sender has sent, as they were when it first did.
 
-    def __init__(self) -> None:
+    ``announced``: tokens of the classes that all its receivers know already.
+    """
+
+    def __init__(self, announced: Collection[str] = ANNOUNCED) -> None:
+        self._announced = announced
         self._reduced: dict[type, Any] = {}  # NotImplemented for classes that can be imported
         self._importable: dict[FunctionType, None] = {}  # in the order in which they were met
-        self._named_in_definitions: dict[str, None] = {}  # modules
 
     @property
     def modules(self) -> list[str]:
-        """The modules that a receiver imports for what was pickled, in about the order in which it does."""
-        named: list[Any] = [cls for cls, reduced in self._reduced.items() if reduced is NotImplemented]
-        return list(
-            dict.fromkeys([*(obj.__module__ for obj in [*named, *self._importable]), *self._named_in_definitions])
-        )
+        """The modules of what a receiver will import by its name."""
+        classes = [cls for cls, reduced in self._reduced.items() if reduced is NotImplemented]
+        return [obj.__module__ for obj in (*classes, *self._importable)]
 
     def of_class(self, cls: type) -> Any:
         """Return how to pickle a class: by its definition, or pickle's own way."""
         reduced = self._reduced.get(cls)
         if reduced is None:
-            importable = _is_importable(cls)
-            reduced = NotImplemented if importable else _define(cls, self._named_in_definitions)
-            self._reduced[cls] = reduced
+            reduced = self._reduced[cls] = NotImplemented if _is_importable(cls) else self._reduce(cls)
         return reduced
+
+    def _reduce(self, cls: type) -> tuple[Any, ...]:
+        from cloudpickle import cloudpickle
+
+        token: str = cloudpickle._get_or_create_tracker_id(cls)
+        if token in self._announced:
+            _CLASSES[token] = cls
+            return announced_class, (token,)
+        return restore_class, define(cls)
+
+    def of_abstract_class(self, cls: type) -> Any:
+        """Return how to pickle a class as a dispatch table has to be told it."""
+        reduced = self.of_class(cls)
+        return cls.__qualname__ if reduced is NotImplemented else reduced
 
     def of_function(self, function: FunctionType) -> Any:
         """Pickle a function pickle's own way. Raises `NotNameable` if it cannot be imported: it may hold data."""
@@ -97,17 +113,15 @@ def _is_in_its_module(obj: type | FunctionType) -> bool:
 _BUILTIN_SINGLETONS = (type(None), type(NotImplemented), type(...))  # pickle has opcodes of its own for them
 
 
-def _define(cls: type, modules: dict[str, None]) -> tuple[Any, ...]:
-    """Return how to pickle a class by its definition, and add the ``modules`` that this names."""
+def define(cls: type) -> tuple[str, bytes]:
+    """Return a class's token and its definition."""
     from cloudpickle import cloudpickle
 
     token: str = cloudpickle._get_or_create_tracker_id(cls)
     _CLASSES[token] = cls
     sink = io.BytesIO()
-    pickler = _definition_pickler()(sink, protocol=5)
-    pickler.modules = modules
-    pickler.dump(cls)
-    return restore_class, (token, sink.getvalue())
+    _definition_pickler()(sink, protocol=5).dump(cls)
+    return token, sink.getvalue()
 
 
 @functools.cache
@@ -118,7 +132,11 @@ def _definition_pickler() -> Any:
         dispatch_table: ClassVar[Any] = ChainMap(
             {CodeType: by_value.reduce_code, **by_value.logger_reducers()}, cloudpickle.Pickler.dispatch_table
         )
-        reducer_override = by_value.noting_modules(cloudpickle.Pickler.reducer_override)
+
+        def reducer_override(self, obj: Any) -> Any:
+            by_value.note_module(obj)
+            reduced = super().reducer_override(obj)
+            return by_value.with_slots(obj, reduced) if isinstance(obj, type) else reduced
 
     return DefinitionPickler
 
@@ -129,3 +147,25 @@ def restore_class(token: str, definition: bytes) -> type:
     if cls is None:
         cls = _CLASSES[token] = pickle.loads(definition)
     return cls
+
+
+def announced_class(token: str) -> type:
+    """Return the class with this token, which was announced. Pickles in capsules refer to this function by its name."""
+    cls = _CLASSES.get(token)
+    return restore_class(token, ANNOUNCED[token]) if cls is None else cls
+
+
+class Announces:
+    """Unpickling it tells the process about definitions; it becomes an empty list, a block without tasks."""
+
+    def __init__(self, definitions: dict[str, bytes]) -> None:
+        self._definitions = definitions
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return learn_definitions, (self._definitions,)
+
+
+def learn_definitions(definitions: dict[str, bytes]) -> list[Any]:
+    """Note definitions that others will refer to. Pickles in capsules refer to this function by its name."""
+    ANNOUNCED.update(definitions)
+    return []

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 
-from gpuexec.channel.messages import LogLine
+from gpuexec.channel.messages import LogLine, PrintsFor
 
 MARK = b"\x1egpuexec-log\x1e"
 
@@ -22,10 +22,15 @@ def encode_record(line: LogLine) -> bytes:
     return MARK + _to_json(line.to_tuple()[:-1]).encode() + b"\n"
 
 
-def decode_record(data: bytes) -> LogLine | None:
-    """Restore a record from what stands between the mark and the line end; ``None`` if it is not whole."""
+def encode_prints_for(stage: int) -> bytes:
+    """Return the line that says which stage of a group prints from here on."""
+    return MARK + str(stage).encode() + b"\n"
+
+
+def decode_record(data: bytes) -> LogLine | PrintsFor | None:
+    """Restore what stands between the mark and the line end; ``None`` if it is not whole."""
     try:
         fields = json.loads(data)
-        return LogLine.from_json(fields, ())
+        return PrintsFor(fields) if isinstance(fields, int) else LogLine.from_json(fields, ())
     except (ValueError, TypeError):
         return None

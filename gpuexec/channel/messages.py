@@ -37,28 +37,33 @@ class ErrorHandling(Record):
 
     ``continue_on_error``: the worker takes the next batch. ``retire_on``: names of exception classes after which
     nothing in the process can be trusted, so the worker takes no other batch. ``split_on_oom``: the worker halves a
-    batch that runs out of GPU memory and tries the halves.
+    batch that runs out of GPU memory and tries the halves. ``keeps_inputs``: a task may be tried again after the stage
+    raised, so a group of fused stages keeps what each of them was given.
     """
 
     continue_on_error: bool = False
     retire_on: tuple[str, ...] = ()
     split_on_oom: bool = False
+    keeps_inputs: bool = False
 
     @classmethod
     def from_list(cls, values: Sequence[Any]) -> ErrorHandling:
         """Restore what `to_list` returned, after it was sent as JSON."""
-        continue_on_error, retire_on, split_on_oom = values
-        return cls(bool(continue_on_error), tuple(retire_on), bool(split_on_oom))
+        continue_on_error, retire_on, split_on_oom, keeps_inputs = values
+        return cls(bool(continue_on_error), tuple(retire_on), bool(split_on_oom), bool(keeps_inputs))
 
     def to_list(self) -> list[Any]:
         """Return the fields as a list for ``Start.error_handling``."""
-        return [self.continue_on_error, list(self.retire_on), self.split_on_oom]
+        return [self.continue_on_error, list(self.retire_on), self.split_on_oom, self.keeps_inputs]
 
 
 class Start(Message):
-    """Tell a worker who it is and what it runs. The only payload is the pickled stage."""
+    """Tell a worker who it is and what it runs.
 
-    stage: str
+    The payloads are the pickled stages, one or a group of fused ones, and, if any, an `announcement`.
+    """
+
+    stages: list[str]
     worker_id: str
     node_id: str
     allocation: dict[str, Any]
@@ -68,6 +73,7 @@ class Start(Message):
     error_handling: list[Any]  # see ``ErrorHandling.to_list``
     logging_levels: dict[str, int]  # of the driver's loggers of the standard library that have one set
     logging_disabled: int  # what the driver gave to ``logging.disable``
+    task_seed: int | None = None  # see ``stage.seeds``
 
     kind: ClassVar[int] = 1
 
@@ -90,11 +96,14 @@ class Work(Message):
     A slice is ``None`` (all tasks of the next payload), ``[start, stop]`` (these tasks of the next payload) or
     ``[start, stop, 0]`` (these tasks of the previous payload, which this worker already has; they begin where the
     previous slice ended).
+
+    In a group, batch ``i`` goes from stage ``routes[i][0]`` of the group as far as, but not through, ``routes[i][1]``.
     """
 
     batch_ids: list[int]
     counts: list[int]
     slices: list[list[int] | None]
+    routes: Sequence[Sequence[int]] | None = None
 
     kind: ClassVar[int] = 4
 
@@ -140,6 +149,9 @@ class Results(Message):
     Piece ``i`` belongs to batch ``batch_ids[i]``, has the next ``blocks[i]`` payloads, and is the batch's last piece if
     ``complete[i]`` is 1. Block ``j`` has the next ``sizes[j]`` entries of ``task_ids`` and of ``parents`` (index into
     the batch's inputs, -1: unknown). ``stats`` (see ``BatchStats.to_list``) is the sum over the completed batches.
+
+    In a group, block ``j`` is for stage ``goes_to[j]`` of the group, or for the next group if that is their number, and
+    ``stage_stats`` has ``[stage, number of its outputs, *stats]`` of each stage that did something.
     """
 
     batch_ids: list[int]
@@ -149,7 +161,9 @@ class Results(Message):
     task_ids: list[str]
     parents: list[int]
     stats: list[Any] | None
-    failed: Sequence[Sequence[int]] = ()  # (batch id, index of an input) of each FailedTask the stage returned
+    failed: Sequence[Sequence[int]] = ()  # (batch id, index of an input, stage) of each FailedTask that was returned
+    goes_to: Sequence[int] | None = None
+    stage_stats: Sequence[Sequence[Any]] | None = None
 
     kind: ClassVar[int] = 9
 
@@ -158,6 +172,10 @@ class Failed(Message):
     """The stage raised.
 
     The payload, if any, is the pickled exception. The worker has unpickled it once, to be sure that it can be.
+
+    In a group, ``stage`` says which of its stages, and ``task_ids`` which tasks of the batch if not all. ``output`` is
+    set if the batch goes on without the task: the number of the output that stands for it, and ``parent`` the index of
+    the input that it was made of.
     """
 
     phase: StagePhase
@@ -167,6 +185,11 @@ class Failed(Message):
     traceback: str
     is_exit: bool = False  # SystemExit and similar exceptions, which must not end the driver
     halted: bool = True  # the worker takes no more batches
+    brief: str = ""  # the traceback in few lines, see ``stage.brief_traceback``
+    stage: int = 0
+    task_ids: Sequence[str] | None = None
+    output: int | None = None
+    parent: int = 0
 
     kind: ClassVar[int] = 10
 
@@ -181,7 +204,7 @@ class LogLine(Message):
     """A log record of the worker; ``time`` is a POSIX timestamp. It is sent in the output pipe: see `log_frames`.
 
     ``library``: "loguru", or "logging" for the standard library's. ``name``: of the logger, with loguru of the module.
-    ``path``: the source file.
+    ``path``: the source file. ``stage``: of the worker's group.
     """
 
     level: str
@@ -193,8 +216,15 @@ class LogLine(Message):
     line: int
     path: str = ""
     library: str = "loguru"
+    stage: int = 0
 
     kind: ClassVar[int] = 11
+
+
+class PrintsFor(Record):
+    """What the worker prints from here on is of this stage of its group. It travels in the output, as records do."""
+
+    stage: int
 
 
 class Stopped(Message):

@@ -9,12 +9,22 @@ from __future__ import annotations
 import mmap
 import os
 import struct
+from typing import NamedTuple
 
 from gpuexec.channel.anonymous import anonymous_file
 
 _PAGE = mmap.PAGESIZE
-_ENTRY = struct.Struct("<qd")
+_ENTRY = struct.Struct("<qdqq")
 _NO_BATCH = -1
+
+
+class Current(NamedTuple):
+    """A batch and the time at which it was begun; in a group, that of the task at hand, which one, and its stage."""
+
+    batch_id: int
+    since: float
+    stage: int
+    task: int
 
 
 class FlightRecorder:
@@ -36,18 +46,21 @@ class FlightRecorder:
         recorder.note_idle()
         return recorder
 
-    def note_batch(self, batch_id: int, now: float) -> None:
-        """Record that the worker begins a batch; ``now`` is a time of the monotonic clock."""
-        _ENTRY.pack_into(self._page, 0, batch_id, now)
+    def note_batch(self, batch_id: int, now: float, stage: int = 0, task: int = 0) -> None:
+        """Record that the worker begins a batch, or in a group one of its tasks in one of the stages.
+
+        ``now`` is a time of the monotonic clock, ``task`` the index of the batch's input.
+        """
+        _ENTRY.pack_into(self._page, 0, batch_id, now, stage, task)
 
     def note_idle(self) -> None:
         """Record that the worker is between batches."""
-        _ENTRY.pack_into(self._page, 0, _NO_BATCH, 0.0)
+        _ENTRY.pack_into(self._page, 0, _NO_BATCH, 0.0, 0, 0)
 
-    def read(self) -> tuple[int, float] | None:
-        """Return (batch id, time of its beginning), or ``None`` between batches."""
-        batch_id, since = _ENTRY.unpack_from(self._page, 0)
-        return None if batch_id == _NO_BATCH else (batch_id, since)
+    def read(self) -> Current | None:
+        """Return what the worker is doing, or ``None`` between batches."""
+        current = Current._make(_ENTRY.unpack_from(self._page, 0))
+        return None if current.batch_id == _NO_BATCH else current
 
     def close(self) -> None:
         """Release the page and the descriptor. Safe to repeat."""

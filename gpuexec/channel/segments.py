@@ -54,6 +54,13 @@ class Segment:
             if written:
                 pending[0] = pending[0][written:]
 
+    def trim(self, size: int) -> None:
+        """Give back the memory beyond the first ``size`` bytes."""
+        size = page_aligned(size)
+        if size < self.capacity:
+            os.ftruncate(self.fd, size)
+            self.capacity = size
+
     def close(self) -> None:
         """Close the descriptor now. Safe to repeat."""
         fd, self.fd = self.fd, -1

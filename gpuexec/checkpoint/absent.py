@@ -13,6 +13,7 @@ class NoCheckpoint:
 
     skipped = 0
     hash_seed: int | None = None
+    task_seed: int | None = None
     start_note: str | None = None
 
     def lineage(self, specs: Sequence[StageSpec]) -> NoLineage:  # noqa: ARG002 - the interface of Checkpoint

@@ -42,10 +42,17 @@ class Checkpoint:
     ``CheckpointError``.
     """
 
-    def __init__(self, journal: Journal, delivery: Delivery = Delivery.STREAMED, last_stage: str = "") -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        delivery: Delivery = Delivery.STREAMED,
+        last_stage: str = "",
+        task_seed: int | None = None,
+    ) -> None:
         self._journal = journal
         self._delivery = delivery
         self._last_stage = last_stage
+        self.task_seed = task_seed
         self._finished: dict[str, None] = {}  # sources with tasks that no caller has got yet (a set that keeps order)
         self._tracker = SourceTracker()
         self._warned_positional = False
@@ -60,8 +67,11 @@ class Checkpoint:
         *,
         accept_changed: bool = False,
         delivery: Delivery = Delivery.STREAMED,
+        task_seed: int | None = None,
     ) -> Checkpoint:
         """Open a checkpoint folder for a run of these stages, before any of them is set up, and lock it.
+
+        ``task_seed``: the run's own; without one it takes that of the folder's last run.
 
         Raises ``ConfigurationError`` if a stage is not resumable, ``CheckpointMismatch`` if the folder belongs to
         another pipeline (unless ``accept_changed``), and ``CheckpointError`` if it is in use or cannot be written.
@@ -79,11 +89,12 @@ class Checkpoint:
                 _warn_of_change(str(folder), changes)
             elif changes:
                 _refuse_change(str(folder), changes)
-            journal.start_run(digest=current.digest, pipeline=current.to_json())
+            task_seed = _seed_to_use(str(folder), journal.last_task_seed(), task_seed)
+            journal.start_run(digest=current.digest, pipeline=current.to_json(), task_seed=task_seed)
         except BaseException:
             journal.close()
             raise
-        return cls(journal, delivery, str(stages[-1].name))
+        return cls(journal, delivery, str(stages[-1].name), task_seed)
 
     @property
     def hash_seed(self) -> int | None:
@@ -116,6 +127,10 @@ class Checkpoint:
     def complete_batch(self, inputs: Sequence[int], parents: Sequence[int], *, ends: bool = False) -> list[int]:
         """Account for a complete batch and return the source of each output. See ``SourceTracker.moved_batch``."""
         return self._tracker.moved_batch(inputs, parents, ends=ends)
+
+    def note_returned(self, inputs: Sequence[int], parents: Sequence[int]) -> None:
+        """Note tasks that came out of the last stage. See ``SourceTracker.note_returned``."""
+        self._tracker.note_returned(inputs, parents)
 
     def fail_source(self, source: int, reason: str) -> None:
         """Record that a task of the source failed for good, so a later run processes the source again.
@@ -220,6 +235,22 @@ def refuse_unresumable(stages: Sequence[Any]) -> None:
             f"a checkpoint was asked for, but these stages are not resumable: {not_resumable}. Run without one, or "
             "set is_resumable=True if every output is made from the inputs of its own batch"
         )
+
+
+def _seed_to_use(folder: str, earlier: int | None, own: int | None) -> int | None:
+    """Return the run's ``task_seed``: its own, else that of the run before it."""
+    from loguru import logger
+
+    if own is None and earlier is not None:
+        logger.info("checkpoint {!r}: task_seed={}, as in the run before", folder, earlier)
+    elif own is not None and earlier is not None and own != earlier:
+        logger.warning(
+            "checkpoint {!r}: task_seed is {}, and was {} when the sources that are done were processed",
+            folder,
+            own,
+            earlier,
+        )
+    return earlier if own is None else own
 
 
 def _refuse_change(folder: str, changes: Sequence[str]) -> None:

@@ -35,6 +35,7 @@ _WITHOUT_EFFECT = {
     "batch_size",
     "resources",
     "runtime_env",
+    "executor_options",
     "num_workers",
     "num_workers_per_node",
     "ray_stage_spec",

@@ -21,6 +21,7 @@ import os
 import socket
 import sqlite3
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,7 +43,8 @@ CREATE TABLE runs (
     digest TEXT NOT NULL,   -- of the pipeline
     pipeline TEXT NOT NULL, -- its fingerprint, JSON
     pid INTEGER NOT NULL,
-    host TEXT NOT NULL
+    host TEXT NOT NULL,
+    task_seed TEXT          -- NULL: none
 );
 CREATE TABLE sources (
     key TEXT PRIMARY KEY,
@@ -72,6 +74,7 @@ class Journal:
         self._db = db
         self._lock = lock
         self._run: int | None = None
+        _all_open.add(self)
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> Journal:
@@ -108,12 +111,25 @@ class Journal:
             row = self._db.execute("SELECT digest FROM runs ORDER BY id LIMIT 1").fetchone()
         return None if row is None else str(row[0])
 
-    def start_run(self, *, digest: str, pipeline: str) -> None:
+    def last_task_seed(self) -> int | None:
+        """Return the ``task_seed`` of the folder's last run; ``None`` if it had none, or there was no run."""
+        with translated_sqlite_errors(self._path):
+            row = self._db.execute("SELECT task_seed FROM runs ORDER BY id DESC LIMIT 1").fetchone()
+        return None if row is None or row[0] is None else int(row[0])
+
+    def start_run(self, *, digest: str, pipeline: str, task_seed: int | None = None) -> None:
         """Record the start of a run."""
         with translated_sqlite_errors(self._path):
             cursor = self._db.execute(
-                "INSERT INTO runs (started, digest, pipeline, pid, host) VALUES (?, ?, ?, ?, ?)",
-                (time.time(), digest, pipeline, os.getpid(), socket.gethostname()),
+                "INSERT INTO runs (started, digest, pipeline, pid, host, task_seed) VALUES (?, ?, ?, ?, ?, ?)",
+                (
+                    time.time(),
+                    digest,
+                    pipeline,
+                    os.getpid(),
+                    socket.gethostname(),
+                    None if task_seed is None else str(task_seed),  # SQLite's integers have 64 bits
+                ),
             )
         self._run = cursor.lastrowid
 
@@ -146,9 +162,23 @@ class Journal:
         """Close the file and release the lock. Safe to repeat."""
         with contextlib.suppress(sqlite3.Error):
             self._db.close()
+        self._drop_lock()
+
+    def _drop_lock(self) -> None:
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
+
+
+_all_open: weakref.WeakSet[Journal] = weakref.WeakSet()
+
+
+def _drop_locks() -> None:
+    for journal in list(_all_open):
+        journal._drop_lock()
+
+
+os.register_at_fork(after_in_child=_drop_locks)  # a child that outlives the run would keep the folder locked
 
 
 def is_locked(subfolder: Path) -> bool:
@@ -260,6 +290,8 @@ def _open_file(path: Path) -> sqlite3.Connection:
                     db.execute(statement)
                 db.execute(f"PRAGMA application_id={APPLICATION_ID}")
                 db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        elif all(name != "task_seed" for _, name, *_ in db.execute("PRAGMA table_info(runs)")):
+            db.execute("ALTER TABLE runs ADD COLUMN task_seed TEXT")  # a journal of before there were any
         db.execute("PRAGMA synchronous=NORMAL")
     except BaseException:
         db.close()

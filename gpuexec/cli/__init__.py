@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 
 import typer
@@ -43,9 +45,27 @@ def _options(
 
 
 def main() -> None:
-    """Run the command; after an error of gpuexec's own, print its message and exit with status 1."""
+    """Run the command; after an error of gpuexec's own or of the user's code, print it and exit with status 1."""
+    _accept_any_terminal()
     try:
         app()
     except GpuexecError as error:
         typer.secho("\n".join([f"error: {error}", *getattr(error, "__notes__", ())]), fg="red", err=True)
         sys.exit(1)
+    except Exception as error:  # noqa: BLE001 - raised again if it is not of the user's code
+        from gpuexec.cli.failure import show_failure
+
+        show_failure(error)
+        sys.exit(1)
+
+
+def _accept_any_terminal() -> None:
+    """Write what an encoding lacks, such as the frames of tables in the C locale, as a question mark.
+
+    Terminals that do not know their size call it 0, and rich would believe that nothing fits.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    if os.environ.get("COLUMNS") == "0":
+        del os.environ["COLUMNS"]

@@ -37,6 +37,8 @@ def show_options(
 def option_lines(option: dataclasses.Field[Any], width: int) -> Iterator[str]:
     """Yield the lines about one option, at most ``width`` wide where words allow it."""
     heading = f"{option.name}: {in_words(_declared(option), option.name)}; default {_default(option)}"
+    if option.metadata["per_stage"]:
+        heading += "; also for single stages"
     yield from textwrap.wrap(heading, max(20, width), subsequent_indent=_INDENT, break_long_words=False)
     yield from textwrap.wrap(
         option.metadata["about"], max(20, width), initial_indent=_INDENT, subsequent_indent=_INDENT

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rich.console import RenderableType
 from rich.table import Table
@@ -11,29 +11,34 @@ from rich.text import Text
 
 from gpuexec.contract.allocation import GpuShare
 from gpuexec.hardware.model import Node
+from gpuexec.plan.fusion import Group
 from gpuexec.plan.model import Plan, StagePlan, WorkerGrant
 from gpuexec.units import format_bytes
 
 
-def render_plan(plan: Plan, node: Node) -> Iterator[RenderableType]:
-    """Yield a line about the node, a table per phase, and the notes."""
+def render_plan(plan: Plan, node: Node, names: Sequence[str], groups: Sequence[Group]) -> Iterator[RenderableType]:
+    """Yield a line about the node, a table per phase, and the notes.
+
+    ``names``: of all stages. ``groups``: which of them are fused; the stages of a group share a row.
+    """
+    by_lead = {group.stages[0]: group for group in groups}
     host = node.host
     yield Text(f"{host.hostname}: {host.usable_cpus:g} usable CPUs, {len(node.gpus)} GPU(s)")
     for number, phase in enumerate(plan.phases, start=1):
         title = f"phase {number} of {len(plan.phases)}" if len(plan.phases) > 1 else None
         table = Table("stage", "workers", "CPUs each", "GPUs", "why", title=title, title_justify="left")
         for stage in phase.stages:
-            table.add_row(*_row(stage))
+            table.add_row(*_row(stage, names, by_lead[stage.stage_index]))
         yield table
     for note in plan.notes:
         yield Text(f"note: {note}")
 
 
-def _row(stage: StagePlan) -> list[str]:
+def _row(stage: StagePlan, names: Sequence[str], group: Group) -> list[str]:
     count = len(stage.workers)
     workers_by_gpus = Counter(_gpus(worker) for worker in stage.workers)
     return [
-        stage.name,
+        "\n+ ".join(names[index] for index in group.stages),
         str(count)
         if stage.has_fixed_count or stage.workers[0].allocation.gpus
         else f"1 to {count}"
@@ -41,7 +46,7 @@ def _row(stage: StagePlan) -> list[str]:
         else "1",
         f"{stage.workers[0].allocation.cpus:g}",
         "\n".join(f"{n} × {gpus}" if n > 1 else gpus for gpus, n in workers_by_gpus.items() if gpus) or "none",
-        stage.reason,
+        stage.reason + (f"\nnot fused with the stage before: {group.why_separate}" if group.why_separate else ""),
     ]
 
 

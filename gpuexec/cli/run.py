@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import contextlib
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from gpuexec.cli.target import load_pipeline, parse_options, parse_settings
+from gpuexec.errors import GpuexecError
+
+if TYPE_CHECKING:
+    from gpuexec.observe.report import RunReport
 
 _WITH_QUARANTINE = 3
 _INTERRUPTED = 130  # the exit status that shells report after Ctrl-C
@@ -39,7 +43,8 @@ Options = Annotated[
         "--option",
         "-o",
         metavar="KEY=VALUE",
-        help="An executor option, e.g. queue_bytes=100MB (repeatable); `gpuexec options` lists them.",
+        help="An executor option, e.g. queue_bytes=100MB, or one of a single stage, e.g. embed.max_attempts=5 "
+        "(repeatable); `gpuexec options` lists them.",
     ),
 ]
 
@@ -64,13 +69,17 @@ def run(
         tasks = pipeline.run(executor)
     except KeyboardInterrupt:
         _show(console, "[red]interrupted[/red]")
+        _show_table(console, executor.last_report)
         raise typer.Exit(_INTERRUPTED) from None
-    finally:
-        report = getattr(executor, "last_report", None)
-        if report is not None and report.stages:
-            from gpuexec.observe.report_table import stage_table
+    except Exception as error:
+        if executor.last_report is None and isinstance(error, GpuexecError):
+            raise  # nothing has started
+        from gpuexec.cli.failure import show_failure
 
-            _show(console, stage_table(report))
+        show_failure(error, executor.last_report)
+        raise typer.Exit(1) from None
+    report = executor.last_report
+    _show_table(console, report)
     _show(console, f"{len(tasks or [])} tasks came out of the last stage")
     quarantined = {stage.name: stage.quarantined for stage in report.stages if stage.quarantined} if report else {}
     if quarantined:
@@ -80,6 +89,13 @@ def run(
         total = sum(quarantined.values())
         _show(console, Text(f"{total} quarantined: {where} (left out, the run went on without them)", style="yellow"))
         raise typer.Exit(_WITH_QUARANTINE)
+
+
+def _show_table(console: Console, report: RunReport | None) -> None:
+    if report is not None and report.stages:
+        from gpuexec.observe.report_table import stage_table
+
+        _show(console, stage_table(report))
 
 
 def _show(console: Console, what: Any) -> None:

@@ -64,15 +64,23 @@ def parse_settings(settings: Sequence[str], option: str = "--set") -> dict[str, 
 
 
 def parse_options(options: Sequence[str]) -> dict[str, Any]:
-    """Return the executor options that ``key=value`` texts stand for, each read as the option's type."""
+    """Return the executor options that ``key=value`` texts stand for, each read as the option's type.
+
+    A key ``stage.name`` stands for an option of one stage, as in ``stage_options``.
+    """
     kinds = {field.name: str(field.type) for field in dataclasses.fields(ExecutorConfig)}
-    texts = parse_settings(options, "--option")
-    return {
-        name: read_value(text, kinds[name], where=f"--option {name}={text!r}: it")
-        if name in kinds
-        else text  # refused where the executor is created, with the closest known option
-        for name, text in texts.items()
-    }
+    values: dict[str, Any] = {}
+    of_stages: dict[str, dict[str, Any]] = {}
+    for option in options:
+        stage, dot, _ = option.partition("=")[0].rpartition(".")
+        for name, text in parse_settings([option.removeprefix(f"{stage}.") if dot else option], "--option").items():
+            where = f"--option {stage}{dot}{name}={text!r}: it"
+            # A name that is not known is refused where the executor is created, with the closest one.
+            value = read_value(text, kinds[name], where=where) if name in kinds else text
+            (of_stages.setdefault(stage, {}) if dot else values)[name] = value
+    if of_stages:
+        values["stage_options"] = {**(values.get("stage_options") or {}), **of_stages}
+    return values
 
 
 def _is_pipeline(value: Any) -> bool:

@@ -62,10 +62,12 @@ class ProcessingStage(ABC, Generic[X, Y], metaclass=StageMeta):
 
     Class or instance attributes: ``name``; ``resources`` of one worker; ``batch_size``, the maximum number of
     tasks given to ``process_batch`` at once; ``runtime_env``, whose ``env_vars`` are set in the workers;
+    ``executor_options``, options of the executor for this stage alone, such as ``{"max_attempts": 5}``;
     ``is_source_stage`` and ``is_sink_stage``, which ``Pipeline.build`` sets if no stage has them. A class that declares
     ``is_sink_stage = True`` itself says that it stores what it gets, so that the tasks it returns are of no further
     value: with a checkpoint, sources are then done as soon as they are stored;
-    ``is_resumable``, whether outputs can be traced to inputs.
+    ``is_resumable``, whether outputs can be traced to inputs; ``fuse``, whether the stage may share its workers with
+    light neighbours.
     """
 
     _is_abstract_root = True
@@ -74,9 +76,11 @@ class ProcessingStage(ABC, Generic[X, Y], metaclass=StageMeta):
     resources = Resources(cpus=1.0)
     batch_size = 1
     runtime_env: ClassVar[dict[str, Any] | None] = None
+    executor_options: ClassVar[Mapping[str, Any]] = {}
     is_source_stage: bool = False
     is_sink_stage: bool = False
     is_resumable: bool = True
+    fuse: bool = True
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -202,10 +206,25 @@ class ProcessingStage(ABC, Generic[X, Y], metaclass=StageMeta):
         xenna_stage_spec: Mapping[str, Any] | None = None,
         num_workers: int | None = _UNSET,
         num_workers_per_node: float | None = _UNSET,
+        fuse: bool | None = None,
+        **executor_options: Any,
     ) -> Any:
-        """Return a copy with other settings. ``num_workers=None`` leaves the number to the executor again."""
+        """Return a copy with other settings. ``num_workers=None`` leaves the number to the executor again.
+
+        ``executor_options``: limits and attempts of this stage instead of the executor's, such as ``max_attempts=5``
+        or ``batch_timeout_s=60``; `gpuexec options` says which a stage may have.
+        """
         changed = copy.deepcopy(self)
-        plain = {"name": name, "resources": resources, "batch_size": batch_size, "runtime_env": runtime_env}
+        plain: dict[str, Any] = {
+            "name": name,
+            "resources": resources,
+            "batch_size": batch_size,
+            "runtime_env": runtime_env,
+            "fuse": fuse,
+        }
+        if executor_options:
+            own = _checked_executor_options(executor_options, name or self.name)
+            plain["executor_options"] = {**self.executor_options, **own}
         for attribute, value in plain.items():
             if value is not None:
                 setattr(changed, attribute, value)
@@ -261,6 +280,14 @@ class ProcessingStage(ABC, Generic[X, Y], metaclass=StageMeta):
         return type(self).__name__
 
 
+def _checked_executor_options(options: Mapping[str, Any], stage_name: str) -> dict[str, Any]:
+    """Return them checked. Raises ``ConfigurationError`` for what neither `with_` nor the executor knows."""
+    from gpuexec.config import checked_stage_options  # workers import this module
+
+    arguments = inspect.signature(ProcessingStage.with_).parameters.keys() - {"self", "executor_options"}
+    return checked_stage_options(options, f"stage {stage_name!r}, with_()", also_known=arguments)
+
+
 def is_stage(value: object) -> TypeGuard[StageLike]:
     """Return whether a pipeline can hold ``value``: a stage of this library or of another."""
     return (
@@ -284,7 +311,7 @@ def _refuse_unusable_members(cls: type) -> None:
                 f"{cls.__name__} must not define {name!r} as a stage attribute: override the method {name}(), "
                 "or name the field differently"
             )
-    for name in ("name", "resources", "batch_size", "runtime_env"):
+    for name in ("name", "resources", "batch_size", "runtime_env", "executor_options"):
         if isinstance(own.get(name), property):
             raise StageContractError(
                 f"{cls.__name__} must not define {name!r} as a @property: with_() could not change it. "

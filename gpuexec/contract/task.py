@@ -66,4 +66,9 @@ class Task(ABC, Generic[T]):
 
 def is_task(value: object) -> TypeGuard[TaskLike]:
     """Return whether an adapter can treat ``value`` as a task, of this library or of another."""
-    return not isinstance(value, type) and hasattr(value, "_set_task_id") and hasattr(value, "add_stage_perf")
+    return not isinstance(value, type) and is_task_class(type(value))
+
+
+def is_task_class(cls: type) -> bool:
+    """Return whether the instances of a class are tasks, of this library or of another."""
+    return hasattr(cls, "_set_task_id") and hasattr(cls, "add_stage_perf")

@@ -18,7 +18,7 @@ from enum import StrEnum
 from typing import TypeVar
 
 from gpuexec.core.machine import Machine
-from gpuexec.core.retries import Action, Failure, RetryPolicy, Verdict, judge
+from gpuexec.core.retries import Action, DecisionReason, Failure, RetryPolicy, Verdict, judge
 from gpuexec.records import Record
 
 T = TypeVar("T")
@@ -41,6 +41,7 @@ class AttemptEvent(StrEnum):
 
     SENT = "sent"
     COMPLETED = "completed"
+    PASSED_ON = "passed on to the stage it failed in"
     LOST = "lost with its worker"
     FAILED = "failed"
     RETRIED = "retried"
@@ -54,6 +55,7 @@ _S, _E = AttemptState, AttemptEvent
 TRANSITIONS: dict[tuple[AttemptState, AttemptEvent], AttemptState] = {
     (_S.WAITING, _E.SENT): _S.IN_FLIGHT,
     (_S.IN_FLIGHT, _E.COMPLETED): _S.DONE,
+    (_S.IN_FLIGHT, _E.PASSED_ON): _S.WAITING,
     (_S.IN_FLIGHT, _E.LOST): _S.WAITING,
     (_S.IN_FLIGHT, _E.FAILED): _S.FAILED,
     (_S.FAILED, _E.RETRIED): _S.WAITING,
@@ -106,12 +108,20 @@ class BatchLifecycle:
         """Take one step of the table. Raises ``InternalError`` for a step it does not have."""
         self._machine.advance(event)
 
-    def fail(self, policy: RetryPolicy, *, tasks: int, worker_id: str, failure: Failure) -> Verdict:
-        """Record a failed attempt at ``tasks`` tasks, take the step that follows, and return the verdict."""
+    def fail(
+        self, policy: RetryPolicy, *, tasks: int, worker_id: str, failure: Failure, in_later_stage: bool = False
+    ) -> Verdict:
+        """Record a failed attempt at ``tasks`` tasks, take the step that follows, and return the verdict.
+
+        ``in_later_stage``: it failed in a later stage of its group than the one it was sent to. It is not given up or
+        split then: it is run again as far as that stage, which judges what arrives there.
+        """
         self.advance(AttemptEvent.FAILED)
         self.failures += 1
         self.history += (Attempt(worker_id, failure),)
         verdict = judge(policy, tasks=tasks, failures=self.failures, failure=failure)
+        if in_later_stage and verdict.action in (Action.SPLIT, Action.QUARANTINE):
+            verdict = Verdict(Action.RETRY, DecisionReason.IN_LATER_STAGE)
         self._inherited = verdict.inherited
         self.advance(_EVENT_OF_ACTION[verdict.action])
         return verdict

@@ -13,6 +13,8 @@ from gpuexec.units import MIB
 _PREFETCH_S = 0.02  # work kept ready at a worker, so that it never waits for the driver
 _MAX_PREFETCH = 128  # batches
 _PREFETCH_BYTES = 64 * MIB
+_FUSED_BATCH_S = 0.005  # work of one batch of a group of fused stages: as little as keeps the cost of a batch small
+MAX_FUSED_TASKS = 64
 _LONG_BATCH_S = 0.2  # a round trip does not matter beside such a batch, but a batch waiting behind one does
 
 
@@ -64,6 +66,17 @@ def prefetch_limit(batch_s: float | None, batch_bytes: float) -> int:
     by_time = math.ceil(_PREFETCH_S / max(batch_s, 1e-6))
     by_bytes = int(_PREFETCH_BYTES / max(batch_bytes, 1.0))
     return max(2, min(by_time, by_bytes, _MAX_PREFETCH))
+
+
+def tasks_per_fused_batch(task_s: float | None, waiting: int, workers: int) -> int:
+    """Return how many tasks one batch of a group has: one until the service time is known, then enough for 5 ms.
+
+    The last tasks are spread over the ``workers``.
+    """
+    if task_s is None:
+        return 1
+    by_time = int(_FUSED_BATCH_S / max(task_s, 1e-6))
+    return max(1, min(by_time, MAX_FUSED_TASKS, waiting // (2 * max(1, workers))))
 
 
 def share_out(ready: int, in_flight: Sequence[int], limit: int) -> list[int]:

@@ -8,6 +8,9 @@
     ┌── queue 0 ──► workers of stage 0 ──► queue 1 ──► workers of stage 1 ──► … ┘
     │               (a full queue stops the stage before it)
     └── requeued batches go first, each alone to a worker with nothing in flight
+
+Fused stages share their workers. A batch goes through them as far as its route says; what comes out earlier, since a
+stage made many tasks of one, waits in the queue of the stage that it has reached. Later queues are emptied first.
 """
 
 from __future__ import annotations
@@ -15,34 +18,33 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from gpuexec import events
-from gpuexec.channel.messages import BatchStats, Results, Work
+from gpuexec.channel.messages import BatchStats, Failed, Results, Work
 from gpuexec.channel.payload import Payload
 from gpuexec.core import decide
+from gpuexec.core.accounting import account
 from gpuexec.core.attempts import AttemptEvent, halve
-from gpuexec.core.batch import Batch, Block, BlockSlice, OrderedTask, place_among_siblings
+from gpuexec.core.batch import Batch, Block, BlockSlice, OrderedTask, output_paths
+from gpuexec.core.between_phases import BetweenPhases
 from gpuexec.core.lineage import Lineage, NoLineage
+from gpuexec.core.memory_hold import MemoryHold
 from gpuexec.core.ports import Payloads, Processes
 from gpuexec.core.stage import StageState
 from gpuexec.core.worker import Worker
 from gpuexec.records import Record
 
-_TASKS_WITHOUT_OUTPUT = 100  # after so many, the stage's author may have forgotten to return them
+RaisedTask = tuple[Batch, Failed, BlockSlice]
+"""A task whose batch went on without it, of a group: the batch, what was raised, and what the task is kept as."""
 
 
 class QueueLimits(Record):
-    """How much may wait before one stage: tasks, bytes, and segments (each holds a file descriptor).
-
-    ``max_batches_per_worker``: batches after which a worker is replaced, so it is sent no more than that.
-    ``batch_wait_s``: how long tasks wait for a full batch, ``None`` for as long as it takes.
-    """
+    """How much may wait before one stage: tasks, bytes, and segments (each holds a file descriptor)."""
 
     tasks: int
     bytes: int
     segments: int
-    max_batches_per_worker: int | None = None
-    batch_wait_s: float | None = None
 
 
 class Dispatcher:
@@ -68,31 +70,48 @@ class Dispatcher:
         self._finished: list[OrderedTask] = []
         self._waits_since = -math.inf  # the earliest time from which a batch's wait counts
         self._batch_ids = itertools.count()
-        self.hold_sources = False  # memory is short: the first stage waits while others have work
+        self._between = BetweenPhases(limits, payloads)
+        self.hold = MemoryHold(emit)
 
     def begin_phase(self, active: Sequence[StageState]) -> None:
         """Run these stages from now on, joined by bounded queues."""
-        self._active = active
+        self._active = self._between.running = active
+        self.hold.begin_phase(active)
         if active[0].spec.index > 0:
             active[0].upstream_done = True  # the phase before put everything in its queue
 
     def following(self, stage: StageState) -> StageState | None:
-        """Return the stage after this one."""
-        index = stage.spec.index + 1
+        """Return the stage after this one, or after the group that it leads."""
+        index = stage.members[-1].spec.index + 1
         return self._stages[index] if index < len(self._stages) else None
 
-    def hold_first_stage(self, *, hold: bool) -> None:
-        """Let the first stage wait while others have work, because memory is short; or end that."""
-        self.hold_sources = hold
+    def hold_first_stage(self, *, hold: bool, reason: str) -> None:
+        """While memory is short, the first stage waits for others, and what waits for a later phase goes to disk."""
+        self.hold.set(is_on=hold, reason=reason)
+        self._between.memory_is_short = hold
+
+    def end(self) -> None:
+        """Take note that the run ends early: what waits for a later phase is not wanted any more."""
+        self._between.ending = True
 
     # ---- from and to the caller ------------------------------------------------------------------------
 
     def initial_tasks_wanted(self) -> int:
         """Return how many initial tasks fit before the first stage now; 0 if it takes none."""
         stage = self._active[0]
-        if stage.spec.index > 0 or stage.upstream_done or not self._has_free_space(stage):
+        if (
+            stage.spec.index > 0
+            or stage.upstream_done
+            or not self._has_free_space(stage)
+            or self.hold.applies_to(stage)
+        ):
             return 0
-        return max(1, self._limits.tasks - len(stage.queue))
+        waiting = sum(len(member.queue) for member in stage.members)
+        if self.hold.is_on:  # nothing else can free memory: no more than can be worked on now
+            limit = self._prefetch_limit(stage)
+            batches = sum(max(0, limit - len(w.in_flight)) for w in stage.workers.values() if w.is_ready)
+            return max(0, batches * stage.spec.batch_size - waiting)
+        return max(1, self._limits.tasks - waiting)
 
     def add_block(self, block: Block) -> None:
         """Put initial tasks before the first stage."""
@@ -110,24 +129,42 @@ class Dispatcher:
     # ---- to the workers --------------------------------------------------------------------------------
 
     def send_batches(self, stage: StageState, now: float) -> None:
-        """Deal waiting tasks out to a stage's workers, unless the next stage's queue is full."""
-        if not (stage.queue or stage.requeued):
+        """Deal waiting tasks out to the workers of a stage or group, unless the next one's queue is full."""
+        if not stage.has_waiting:
             return
         following = self.following(stage)
         if following is not None and not self._has_free_space(following):
             return
-        if self.hold_sources and stage is self._active[0] and self._others_have_work(stage):
+        if self.hold.applies_to(stage):
             return
         ready = [w for w in stage.workers.values() if w.is_ready and not _has_requeued_batch(w)]
-        if stage.requeued:
+        view = stage.view()
+        if view.requeued:
             ready = self._send_requeued(stage, ready, now)
-        limit = decide.prefetch_limit(stage.times.batch_s, stage.times.batch_bytes)
+        limit = self._prefetch_limit(stage)
         in_flight = [self._counted(worker, limit) for worker in ready]
-        waiting = decide.batches_ready(stage.view(), rest_is_due=self._rest_is_due(stage, ready, now))
-        dealt = decide.share_out(waiting - len(stage.requeued), in_flight, limit)
+        if stage.is_fused:
+            size = self._fused_batch_size(stage, view.queued, len(ready))
+            waiting = sum(-(-len(member.queue) // size) for member in stage.members)
+        else:
+            size = view.batch_size
+            waiting = decide.batches_ready(view, rest_is_due=self._rest_is_due(stage, ready, now)) - view.requeued
+        dealt = decide.share_out(waiting, in_flight, limit)
         for worker, count in zip(ready, dealt, strict=True):
             if count:
-                self._send_work(worker, [self._cut_batch(stage, now) for _ in range(count)], now)
+                self._send_work(worker, [self._cut_batch(stage, size, now) for _ in range(count)], now)
+
+    def _fused_batch_size(self, stage: StageState, waiting: int, workers: int) -> int:
+        if stage.spec.limits.max_batches_per_worker is not None:
+            return 1  # which the option counts
+        return decide.tasks_per_fused_batch(stage.times.task_s, waiting, workers)
+
+    def _prefetch_limit(self, stage: StageState) -> int:
+        if self.hold.limits_prefetch_of(stage):
+            return 1
+        if any(member.queue and not member.done_tasks for member in stage.members):  # not measured yet
+            return 1
+        return decide.prefetch_limit(stage.times.batch_s, stage.times.batch_bytes)
 
     def restart_waits(self, now: float) -> None:
         """Count from now how long tasks wait for a full batch: nothing was taken in while the caller was busy."""
@@ -145,8 +182,8 @@ class Dispatcher:
 
     def _rest_due_at(self, stage: StageState) -> float | None:
         """Return when the tasks before a stage go as a batch that is not full; ``None`` where that is not the case."""
-        queue, wait_s = stage.queue, self._limits.batch_wait_s
-        if wait_s is None or stage.upstream_done or not 0 < len(queue) < stage.spec.batch_size:
+        queue, wait_s = stage.queue, stage.spec.limits.batch_wait_s
+        if wait_s is None or stage.upstream_done or not 0 < len(queue) < stage.batch_size:
             return None
         return max(queue.oldest_at, self._waits_since) + wait_s
 
@@ -155,44 +192,48 @@ class Dispatcher:
 
         This way the worker's earlier results reach us before it starts a batch that may kill it.
         """
-        due = [batch for batch in stage.requeued if batch.not_before <= now]
+        due = [b for member in reversed(stage.members) for b in member.requeued if b.not_before <= now]
         ready.sort(key=lambda worker: len(worker.in_flight))
         chosen, others = ready[: len(due)], ready[len(due) :]
         for worker in chosen:
             if not worker.in_flight:
                 batch = due.pop(0)
-                stage.requeued.remove(batch)
+                batch.stage.requeued.remove(batch)
                 self._send_work(worker, [batch], now)
         return others
 
     def next_retry(self, now: float) -> float | None:
         """Return when the next requeued batch that waits for its time is due; ``None`` if there is none."""
-        waiting = [b.not_before for stage in self._active for b in stage.requeued if b.not_before > now]
+        members = (member for stage in self._active for member in stage.members)
+        waiting = [b.not_before for member in members for b in member.requeued if b.not_before > now]
         return min(waiting, default=None)
 
-    def _counted(self, worker: Worker, limit: int) -> int:
+    @staticmethod
+    def _counted(worker: Worker, limit: int) -> int:
         """Return a worker's batches in flight; those beyond ``max_batches_per_worker`` count as sent already."""
-        maximum, in_flight = self._limits.max_batches_per_worker, len(worker.in_flight)
+        maximum, in_flight = worker.stage.spec.limits.max_batches_per_worker, len(worker.in_flight)
         return in_flight if maximum is None else max(in_flight, limit - (maximum - worker.batches_done - in_flight))
-
-    def _others_have_work(self, source: StageState) -> bool:
-        """Return whether a stage after the first can free memory. Fewer tasks than a full batch do not count."""
-        others = (stage for stage in self._active if stage is not source)
-        return any(stage.in_flight or decide.batches_ready(stage.view()) for stage in others)
 
     def _has_free_space(self, stage: StageState) -> bool:
         """Return whether more may be put before a stage: always, while the stage's own phase is still to come."""
         if stage not in self._active:
             return True
-        queue, limits, batch_size = stage.queue, self._limits, stage.spec.batch_size
+        limits, batch_size = self._limits, stage.batch_size
+        queues = [member.queue for member in stage.members]
+        tasks = sum(map(len, queues))
         return (
-            len(queue) < max(limits.tasks, batch_size)
-            and (queue.bytes < limits.bytes or len(queue) < batch_size)
-            and queue.segments + stage.segments_in_flight < max(limits.segments, batch_size)
+            tasks < max(limits.tasks, batch_size)
+            and (sum(queue.bytes for queue in queues) < limits.bytes or tasks < batch_size)
+            and sum(queue.segments for queue in queues) + stage.segments_in_flight < max(limits.segments, batch_size)
         )
 
-    def _cut_batch(self, stage: StageState, now: float) -> Batch:
-        return Batch.cut(next(self._batch_ids), stage.queue.take(stage.spec.batch_size), now)
+    def _cut_batch(self, stage: StageState, size: int, now: float) -> Batch:
+        member = next(member for member in reversed(stage.members) if member.queue)
+        return self.cut(member, member.queue.take(size), now)
+
+    def cut(self, stage: StageState, slices: list[BlockSlice], now: float) -> Batch:
+        """Make a batch of these slices, for a stage."""
+        return Batch.cut(next(self._batch_ids), stage, slices, now)
 
     def _send_work(self, worker: Worker, batches: Sequence[Batch], now: float) -> None:
         slices: list[list[int] | None] = []
@@ -214,39 +255,58 @@ class Dispatcher:
                     payloads.append(block.payload)
                 worker.open_block = (block, stop) if stop < len(block.task_ids) else None
         ids, sizes = [batch.batch_id for batch in batches], [batch.size for batch in batches]
-        self._processes.send(worker, Work(ids, sizes, slices, payloads=tuple(payloads)))
+        routes = [batch.route() for batch in batches] if worker.stage.is_fused else None
+        self._processes.send(worker, Work(ids, sizes, slices, routes, payloads=tuple(payloads)))
 
     # ---- batches that left their worker unfinished -----------------------------------------------------
 
-    def requeue(self, stage: StageState, batches: Sequence[Batch]) -> None:
+    def requeue(self, batches: Sequence[Batch]) -> None:
         """Put batches before everything that waits, in their order, without what they had made."""
-        for batch in batches:
+        for batch in reversed(batches):
             batch.discard_progress()
             batch.requeued = True
-        stage.requeued.extendleft(reversed(batches))
+            batch.stage.requeued.appendleft(batch)
 
-    def split(self, stage: StageState, batch: Batch) -> None:
+    def split(self, batch: Batch) -> None:
         """Requeue a failed batch as two half batches; no other tasks are added to them."""
         assert batch.lifecycle is not None
-        singles = [(block, at, at + 1) for block, start, stop in batch.slices for at in range(start, stop)]
-        halves = [Batch.cut(next(self._batch_ids), list(half), batch.sent_at) for half in halve(singles)]
+        halves = [self.cut(batch.stage, list(half), batch.sent_at) for half in halve(batch.singles())]
         for half, lifecycle in zip(halves, batch.lifecycle.halves(), strict=True):
             half.lifecycle = lifecycle
-        self.requeue(stage, halves)
+        self.requeue(halves)
 
-    def quarantine(self, stage: StageState, batch: Batch, reason: str) -> None:
+    def isolate(self, batch: Batch, index: int) -> Batch:
+        """Return a batch of the one task at fault, with the history of the batch; the other tasks are requeued."""
+        if batch.size == 1:
+            return batch
+        singles = batch.singles()
+        others = (part for part in (singles[:index], singles[index + 1 :]) if part)
+        self.requeue([self.cut(batch.stage, part, batch.sent_at) for part in others])
+        at_fault = self.cut(batch.stage, [singles[index]], batch.sent_at)
+        at_fault.lifecycle, at_fault.sent_at = batch.lifecycle, batch.sent_at
+        return at_fault
+
+    def quarantine(self, batch: Batch, reason: str) -> None:
         """Give up a batch; the run goes on without its tasks."""
-        self._lineage.gave_up_batch(stage, batch, reason)
-        stage.quarantined_tasks += batch.size
+        self._lineage.gave_up_batch(batch.stage, batch, reason)
+        batch.stage.quarantined_tasks += batch.size
 
     # ---- from the workers ------------------------------------------------------------------------------
 
-    def take_results(self, worker: Worker, results: Results, now: float) -> None:
-        """Take a worker's outputs; a batch that is complete enters the next queue. Raises ``ResultNotPicklable``."""
-        payloads, sizes = iter(results.payloads), iter(results.sizes)
+    def take_results(self, worker: Worker, results: Results, now: float) -> list[RaisedTask]:
+        """Take a worker's outputs; a batch that is complete enters the next queue.
+
+        Return the tasks that a stage of the group raised about, of the batches that are complete. Raises
+        ``ResultNotPicklable`` and ``SpillFailed``.
+        """
+        payloads, sizes, goes_to = iter(results.payloads), iter(results.sizes), iter(results.goes_to or ())
         at = 0
         completed: list[Batch] = []
+        raised: list[RaisedTask] = []
+        lead = worker.stage
         keeps_parents = self._lineage.keeps_parents
+        later = self.following(lead) if lead is self._active[-1] else None
+        spilled = later.spilled_bytes if later is not None else 0
         if results.failed:
             self._lineage.gave_up_tasks(worker, results.failed)
         for batch_id, blocks, complete in zip(results.batch_ids, results.blocks, results.complete, strict=True):
@@ -255,87 +315,83 @@ class Dispatcher:
             for _ in range(blocks):
                 size = next(sizes)
                 stop = at + size
-                paths = _output_paths(inputs, results.parents[at:stop], batch.tasks_out)
-                batch.outputs.append((Block(next(payloads), results.task_ids[at:stop], paths, now), 0, size))
+                paths = output_paths(inputs, results.parents[at:stop], batch.tasks_out)
+                block = Block(next(payloads), results.task_ids[at:stop], paths, now)
+                stage = next(goes_to, len(lead.members))
+                block.goes_to = lead.members[stage].spec.index if stage < len(lead.members) else None
+                if later is not None and block.goes_to is None:
+                    self._between.place(block, lead, batch, later)
+                batch.outputs.append((block, 0, size))
                 batch.tasks_out += size
                 if keeps_parents:
                     batch.parents += results.parents[at:stop]
                 at = stop
             if complete:
                 worker.release(batch_id)
-                self._complete(worker.stage, batch)
+                raised += self._complete(batch)
                 completed.append(batch)
+        if later is not None and later.spilled_bytes > spilled:
+            self._emit(events.PayloadsSpilled(now, later.spec.index, later.spilled_bytes - spilled))
         if results.stats is not None:
-            self._account(worker, completed, BatchStats(*results.stats), now)
+            totals = BatchStats(*results.stats)
+            made = [(0, sum(batch.tasks_out for batch in completed), totals)]
+            if lead.is_fused:
+                made = [(stage, count, BatchStats(*stats)) for stage, count, *stats in results.stage_stats or ()]
+            account(worker, completed, totals, made, now, self._emit)
+        return raised
 
-    def _complete(self, stage: StageState, batch: Batch) -> None:
-        if batch.lifecycle is not None:
-            batch.lifecycle.advance(AttemptEvent.COMPLETED)
-        following = self.following(stage)
+    def _complete(self, batch: Batch) -> list[RaisedTask]:
+        """Send a complete batch's outputs on, but for the tasks that a stage raised about: return those."""
+        following = self.following(batch.stage.lead)
+        # Unpacking may raise, so it comes before the batch counts as done.
+        tasks_of: dict[int, list[Any]] = {}
         if following is None:
-            # Unpacking may raise, so it comes before the batch counts as done.
-            tasks_of = {id(block): self._payloads.unpack(stage, block) for block, _, _ in batch.outputs}
-            for block, start, stop in self._lineage.completed(stage, batch):
+            last = batch.stage.lead.members[-1]
+            leaving = (block for block, _, _ in batch.outputs if block.goes_to is None)
+            tasks_of = {id(block): self._payloads.unpack(last, block) for block in leaving}
+        parts = self._lineage.completed(batch.stage, batch)
+        raised = self._take_raised(batch) if batch.failures else []
+        taken = {id(part[0]) for _, _, part in raised}
+        passed_on: list[BlockSlice] = []
+        for part in parts:
+            block, start, stop = part
+            if id(block) in taken:
+                continue
+            if block.goes_to is not None and block.goes_to == batch.stops_before:
+                passed_on.append(part)
+            elif block.goes_to is not None:
+                self._stages[block.goes_to].queue.push(part)
+            elif following is None:
                 self._finished += zip(block.paths[start:stop], tasks_of[id(block)][start:stop], strict=True)
-        else:
-            for part in self._lineage.completed(stage, batch):
-                self._enqueue(following, part)
+            elif batch.stage.lead is self._active[-1]:
+                self._between.push(part, following)
+            else:
+                following.queue.push(part)
+        self._end_attempt(batch, passed_on)
+        return raised
 
-    def _enqueue(self, stage: StageState, part: BlockSlice) -> None:
-        """Put tasks before a stage.
+    def _take_raised(self, batch: Batch) -> list[RaisedTask]:
+        """Return the outputs that stand for tasks which a stage raised about, with what it raised."""
+        numbers = itertools.accumulate((len(block) for block, _, _ in batch.outputs), initial=0)
+        parts = dict(zip(numbers, batch.outputs, strict=False))
+        return [(batch, failed, parts[number]) for number, failed in batch.failures.items()]
 
-        Blocks for a later phase are copied out of shared memory, since they may outnumber the file descriptors.
+    def _end_attempt(self, batch: Batch, passed_on: list[BlockSlice]) -> None:
+        """End a complete batch's attempt.
+
+        If it was run again as far as the stage of its group that it failed in, what it made for that stage becomes a
+        batch with its history, so that attempts count across the two.
         """
-        block = part[0]
-        if block.in_segment and stage.queue.segments >= self._limits.segments and stage not in self._active:
-            block.move(self._payloads.copy_out(block.payload))
-        stage.queue.push(part)
-
-    def _account(self, worker: Worker, completed: Sequence[Batch], stats: BatchStats, now: float) -> None:
-        stage = worker.stage
-        made = sum(batch.tasks_out for batch in completed)
-        stage.done_tasks += stats.tasks_in
-        stage.made_tasks += made
-        if not stage.made_tasks and stage.done_tasks >= _TASKS_WITHOUT_OUTPUT and not stage.hinted:
-            self._hint_at_no_output(stage)
-        stage.times.add(stats, warm=worker.batches_done > 0)
-        worker.batches_done += stats.batches
-        worker.rss_peak_bytes = stats.rss_peak_bytes
-        self._emit(
-            events.BatchesFinished(
-                now,
-                stage.spec.index,
-                worker.worker_id,
-                tuple(batch.batch_id for batch in completed),
-                tasks_out=made,
-                queued_s=sum(batch.queued_s for batch in completed),
-                in_worker_s=sum(now - batch.sent_at for batch in completed),
-                stats=stats,
-            )
-        )
-
-    def _hint_at_no_output(self, stage: StageState) -> None:
-        stage.hinted = True
-        self._emit(
-            events.Noticed(
-                f"stage {stage.spec.name!r} has dropped all of its first {stage.done_tasks} tasks: its process() "
-                "returned None, or an empty list, for each. If it should pass tasks on, return them at its end"
-            )
-        )
-
-
-def _output_paths(inputs: Sequence[bytes], parents: Sequence[int], made: int) -> list[bytes]:
-    """Return the places of outputs in the order of results: after their parents', in the order they were made.
-
-    ``inputs``: the places of the batch's inputs. ``parents``: the index of each output's input, -1 if unknown.
-    ``made``: how many outputs the batch has already.
-    """
-    if len(parents) == 1:  # most blocks of tiny batches; a list comprehension would take twice as long
-        return [(inputs[parents[0]] if parents[0] >= 0 else min(inputs)) + place_among_siblings(made)]
-    return [
-        (inputs[parent] if parent >= 0 else min(inputs)) + place_among_siblings(number)
-        for number, parent in enumerate(parents, made)
-    ]
+        if batch.lifecycle is None:
+            return
+        if not passed_on:
+            batch.lifecycle.advance(AttemptEvent.COMPLETED)
+            return
+        assert batch.stops_before is not None
+        batch.lifecycle.advance(AttemptEvent.PASSED_ON)
+        rest = self.cut(self._stages[batch.stops_before], passed_on, batch.sent_at)
+        rest.lifecycle = batch.lifecycle
+        self.requeue([rest])
 
 
 def _has_requeued_batch(worker: Worker) -> bool:

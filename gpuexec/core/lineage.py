@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -20,6 +21,9 @@ class SourceRecords(Protocol):
 
     def complete_batch(self, inputs: Sequence[int], parents: Sequence[int], *, ends: bool = False) -> list[int]:
         """Account for a complete batch and return the source of each output."""
+
+    def note_returned(self, inputs: Sequence[int], parents: Sequence[int]) -> None:
+        """Note tasks that came out of the last stage, of a batch whose other outputs did not."""
 
     def fail_source(self, source: int, reason: str) -> None:
         """Note that a task of the source was given up."""
@@ -53,7 +57,8 @@ class NoLineage:
 class Lineage:
     """Reports to the checkpoint what becomes of every task.
 
-    Sources are the outputs of the stage marked as a source; without one, the caller's tasks.
+    Sources are the outputs of the stage marked as a source; without one, the caller's tasks. The stages up to that one
+    are never fused, since it has to be asked of every source whether an earlier run has done it.
     """
 
     keeps_parents = True
@@ -81,7 +86,7 @@ class Lineage:
         index = stage.spec.index
         if index < self._source_stage:
             return batch.outputs
-        ends = index == self._last_stage
+        ends = stage.lead.members[-1].spec.index == self._last_stage
         if index == self._source_stage:
             slices = [part for block, _, _ in batch.outputs for part in self._admit(block)]
             if ends:
@@ -89,10 +94,26 @@ class Lineage:
                 if admitted:  # an earlier run may have done all of them
                     self._records.complete_batch(admitted, range(len(admitted)), ends=True)
             return slices
+        if ends and any(block.goes_to is not None for block, _, _ in batch.outputs):
+            self._complete_in_last_group(batch)
+            return batch.outputs
         sources = iter(self._records.complete_batch(batch.sources(), batch.parents, ends=ends))
         for block, _, _ in batch.outputs:
             block.sources = [next(sources) for _ in block.task_ids] if not ends else None
         return batch.outputs
+
+    def _complete_in_last_group(self, batch: Batch) -> None:
+        """Account for a batch of which some outputs came out of the last stage and others wait for a stage before."""
+        inputs, parents = batch.sources(), iter(batch.parents)
+        staying: list[int] = []
+        leaving: list[int] = []
+        for block, _, _ in batch.outputs:
+            (leaving if block.goes_to is None else staying).extend(itertools.islice(parents, len(block)))
+        sources = iter(self._records.complete_batch(inputs, staying))
+        for block, _, _ in batch.outputs:
+            block.sources = None if block.goes_to is None else list(itertools.islice(sources, len(block)))
+        if leaving:
+            self._records.note_returned(inputs, leaving)
 
     def _admit(self, block: Block) -> list[BlockSlice]:
         """Return the slices of a block's tasks that no earlier run has done."""
@@ -109,11 +130,11 @@ class Lineage:
         return slices
 
     def gave_up_tasks(self, worker: Worker, failed: Sequence[Sequence[int]]) -> None:
-        """Note tasks that the stage gave up: (batch id, index of the input, -1 if that is unknown)."""
-        for batch_id, parent in failed:
-            sources = worker.in_flight[batch_id].sources()
+        """Note tasks that a stage gave up: (batch id, index of the input, -1 if unknown, stage of the group)."""
+        for batch_id, parent, stage in failed:
+            sources, name = worker.in_flight[batch_id].sources(), worker.members[stage].spec.name
             for source in dict.fromkeys(sources if parent < 0 else [sources[parent]]) if sources else ():
-                self._records.fail_source(source, f"{_BY_STAGE}: {worker.stage.spec.name}")
+                self._records.fail_source(source, f"{_BY_STAGE}: {name}")
 
     def gave_up_batch(self, stage: StageState, batch: Batch, reason: str) -> None:
         """Note a batch that was quarantined."""

@@ -22,8 +22,7 @@ _REFUSED_PAUSE_S = 5.0  # before the system is asked again for a process that it
 class WorkerPool:
     """The workers of all stages.
 
-    ``max_parallel_setups``: workers of the node that may run ``setup`` at once. ``max_batches_per_worker``: batches
-    after which a worker is replaced.
+    ``max_parallel_setups``: workers of the node that may run ``setup`` at once.
     """
 
     def __init__(
@@ -34,7 +33,6 @@ class WorkerPool:
         terminator: Terminator,
         surroundings: Surroundings,
         max_parallel_setups: int,
-        max_batches_per_worker: int | None,
         emit: Callable[[events.RunEvent], None],
     ) -> None:
         self._stages = stages
@@ -42,7 +40,6 @@ class WorkerPool:
         self._terminator = terminator
         self._surroundings = surroundings
         self._max_parallel_setups = max_parallel_setups
-        self._max_batches = max_batches_per_worker
         self._emit = emit
         self._numbers = itertools.count()
         self._gpu_memory_before: dict[int, dict[str, int]] = {}
@@ -144,9 +141,10 @@ class WorkerPool:
 
     def stop_drained(self, stage: StageState, now: float) -> None:
         """Drain workers that have done their share, and stop the drained ones that are idle."""
+        maximum = stage.spec.limits.max_batches_per_worker
         for worker in stage.workers.values():
-            if worker.is_ready and self._max_batches is not None and worker.batches_done >= self._max_batches:
-                self.recycle(worker, f"it has done max_batches_per_worker ({self._max_batches})")
+            if worker.is_ready and maximum is not None and worker.batches_done >= maximum:
+                self.recycle(worker, f"it has done max_batches_per_worker ({maximum})")
             if worker.state is WorkerState.DRAINING and worker.is_idle:
                 self._terminator.stop(worker, None, now)
 
@@ -206,7 +204,7 @@ class WorkerPool:
         before = self._gpu_memory_before.pop(stage.spec.index, {})
         after = self._surroundings.gpu_memory_used(tuple(before))
         growth = tuple((uuid, after[uuid] - before[uuid]) for uuid in before if after.get(uuid, 0) > before[uuid])
-        self._emit(events.NodeSetUp(now, stage.spec.index, now - worker.spawned_at, growth))
+        self._emit(events.NodeSetUp(now, worker.members[0].spec.index, now - worker.spawned_at, growth))
 
     # ---- GPUs that fail --------------------------------------------------------------------------------
 

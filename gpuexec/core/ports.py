@@ -11,7 +11,8 @@ from gpuexec.records import Record
 if TYPE_CHECKING:
     from gpuexec.channel.messages import Message
     from gpuexec.channel.payload import Payload
-    from gpuexec.core.batch import Batch, Block
+    from gpuexec.core.batch import Batch, Block, BlockSlice
+    from gpuexec.core.queue import PutAway
     from gpuexec.core.stage import StageState
     from gpuexec.core.worker import Worker
 
@@ -46,7 +47,10 @@ class Processes(Protocol):
         """Kill the worker and what it started. Its exit is reported as any other."""
 
     def current_batch(self, worker: Worker) -> tuple[int, float] | None:
-        """Return the id of the batch it is processing and since when; ``None`` between batches."""
+        """Return the id of the batch it is processing and since when; ``None`` between batches.
+
+        In a group the time is that of the task and stage at hand.
+        """
 
 
 class Payloads(Protocol):
@@ -58,21 +62,36 @@ class Payloads(Protocol):
     def copy_out(self, payload: Payload) -> Payload:
         """Return the payload outside shared memory, so that it holds no descriptor."""
 
+    def trim(self, payload: Payload) -> None:
+        """Give back the memory of its segment that the payload does not use."""
+
+    def spill(self, payload: Payload) -> Payload:
+        """Return the payload on disk, where it holds no memory and shares a descriptor. Raises ``SpillFailed``."""
+
+    def put_away(self, parts: Sequence[BlockSlice]) -> PutAway:
+        """Write slices of blocks to disk, with all that is known of their tasks. Raises ``SpillFailed``."""
+
 
 class FailureRecord(Record):
     """All that is known of a failed batch, or of a failed set-up (then ``batch`` is ``None``), for its capsule.
 
-    ``last_lines``: what a worker that is reaped had printed and logged last; ``None`` while it lives.
+    ``stage``: the one that failed, a member of the worker's group. ``task_ids``: those at fault, or all of the batch.
+    ``last_lines``: what a worker that is reaped had printed and logged last; ``None`` while it lives. ``origin``: the
+    batch that the worker was sent, and the index of the input that ``batch`` was made of, if stages of the group before
+    ``stage`` made it there.
     """
 
     worker: Worker
+    stage: StageState
     batch: Batch | None
+    task_ids: tuple[str, ...]
     phase: StagePhase
     error_type: str
     text: str
     traceback: str
     cause_of_death: str | None = None
     last_lines: tuple[str, ...] | None = None
+    origin: tuple[Batch, int] | None = None
 
 
 class Surroundings(Protocol):

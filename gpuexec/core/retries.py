@@ -70,6 +70,7 @@ class DecisionReason(StrEnum):
     CANNOT_SET_UP = "a stage that cannot be set up cannot work"
     ENDED_PROCESS = "the stage tried to end its process"
     BREAKER = "too many workers in a row failed"
+    IN_LATER_STAGE = "it failed in a later stage of its group, which is given its tasks separately"
 
 
 class Verdict(Record):

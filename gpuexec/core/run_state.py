@@ -11,10 +11,11 @@ Invariants
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 from gpuexec import events
-from gpuexec.channel.messages import Booted, Failed, LogLine, Message, NodeReady, Ready, Results, Stopped
+from gpuexec.channel.messages import Booted, Failed, LogLine, Message, NodeReady, PrintsFor, Ready, Results, Stopped
 from gpuexec.contract.phases import StagePhase
 from gpuexec.core import decide
 from gpuexec.core.dispatch import Dispatcher, QueueLimits
@@ -22,11 +23,12 @@ from gpuexec.core.lineage import Lineage, NoLineage
 from gpuexec.core.pool import WorkerPool
 from gpuexec.core.ports import Payloads, Processes, Surroundings
 from gpuexec.core.recovery import Recovery
-from gpuexec.core.retries import RetryPolicy
 from gpuexec.core.stage import StageState
 from gpuexec.core.termination import Terminator
 from gpuexec.core.worker import UNEXPECTED, EndReason, Exit, ExitReport, Worker, WorkerEvent, WorkerState
 from gpuexec.errors import ResultNotPicklable
+
+_STILL_RUNNING = "a thread of the stage, or an exit handler, went on. End it in teardown(), or make the thread a daemon"
 
 MakeError = Callable[[Worker, Failed, Sequence[str]], BaseException]
 
@@ -42,7 +44,6 @@ class RunState:
         stages: Sequence[StageState],
         *,
         queue_limits: QueueLimits,
-        policy: RetryPolicy,
         terminator: Terminator,
         max_parallel_setups: int,
         processes: Processes,
@@ -64,10 +65,9 @@ class RunState:
             terminator=terminator,
             surroundings=surroundings,
             max_parallel_setups=max_parallel_setups,
-            max_batches_per_worker=queue_limits.max_batches_per_worker,
             emit=emit,
         )
-        self._recovery = Recovery(policy, stages, dispatcher=self.dispatcher, surroundings=surroundings, emit=emit)
+        self._recovery = Recovery(stages, dispatcher=self.dispatcher, surroundings=surroundings, emit=emit)
         self._make_error = make_error
         self._emit = emit
         self._ending = False
@@ -97,7 +97,8 @@ class RunState:
         return all(stage.finished for stage in self.active) and not any(self.pool.workers)
 
     def _finish(self, stage: StageState, now: float) -> None:
-        stage.finished = True
+        for member in stage.members:
+            member.finished = True
         for worker in stage.workers.values():
             self.terminator.stop(worker, EndReason.STAGE_DONE, now)
         following = self.dispatcher.following(stage)
@@ -108,17 +109,24 @@ class RunState:
 
     def stop_all(self, now: float, *, within_s: float) -> None:
         """End the run, but let every worker finish the batches it has, within ``within_s`` seconds."""
-        self._ending = True
+        self._end()
         for worker in list(self.pool.workers):
             self.terminator.stop(worker, EndReason.RUN_ENDED, now, within_s=within_s)
 
-    def interrupt_all(self, now: float, *, within_s: float) -> None:
-        """End the run: every worker leaves the stage's code at once and tears down within ``within_s`` seconds."""
-        self._ending = True
+    def interrupt_all(self, now: float, *, within_s: float | None = None) -> None:
+        """End the run: every worker leaves the stage's code at once and tears down within ``within_s`` seconds.
+
+        ``None``: within its stage's ``stop_timeout_s``.
+        """
+        self._end()
         for worker in list(self.pool.workers):
             # An idle worker is outside the stage's code, and so is one whose stage has raised.
             busy = worker.is_setting_up or (bool(worker.in_flight) and worker.failed_at is None)
             self.terminator.stop(worker, EndReason.RUN_ENDED, now, interrupt=busy, within_s=within_s)
+
+    def _end(self) -> None:
+        self._ending = True
+        self.dispatcher.end()
 
     # ---- what workers say ----------------------------------------------------------------------------------
 
@@ -154,13 +162,20 @@ class RunState:
 
     def _on_results(self, worker: Worker, results: Results, now: float) -> None:
         try:
-            self.dispatcher.take_results(worker, results, now)
+            raised = self.dispatcher.take_results(worker, results, now)
         except ResultNotPicklable as error:
             if not self._ending:
                 raise
             self._emit(events.Noticed(str(error)))  # the run ends for another reason, which is the one to report
+            return
+        for task in raised if not self._ending else ():
+            self._recovery.task_raised(worker, task, functools.partial(self._make_error, worker, task[1]), now)
 
     def _on_failed(self, worker: Worker, failed: Failed, now: float) -> None:
+        if failed.output is not None:
+            assert failed.batch_id is not None
+            worker.in_flight[failed.batch_id].failures[failed.output] = failed  # judged when the batch is complete
+            return
         if self._ending or worker.end_reason is EndReason.CORDONED:
             return  # the worker is leaving, and its batches are requeued or dropped
         worker.failed_at = now if failed.halted else None
@@ -171,7 +186,7 @@ class RunState:
             return
         if failed.halted:
             worker.advance(WorkerEvent.STAGE_RAISED, EndReason.STAGE_RAISED)
-        self._recovery.stage_raised(worker, failed, lambda ids: self._make_error(worker, failed, ids), now)
+        self._recovery.stage_raised(worker, failed, functools.partial(self._make_error, worker, failed), now)
         if failed.halted:
             self._recovery.requeue_batches(worker)
             self.terminator.stop(worker, None, now)
@@ -181,7 +196,7 @@ class RunState:
     def on_exit(self, worker: Worker, exit_: Exit, now: float) -> None:
         """Take note of a worker that was reaped. Raises the error that ends the run, if it is to end.
 
-        What follows is decided by ``EXIT_RULES``. An exit after `Stopped` is always as expected.
+        What follows is decided by ``EXIT_RULES``. An exit after `Stopped` is always as expected, if it comes in time.
         """
         if exit_.lost_template and worker.timeout is None and worker.exit_rule() is UNEXPECTED:
             worker.advance(WorkerEvent.KILL_SENT, EndReason.TEMPLATE_LOST)  # its batches are not at fault
@@ -196,10 +211,13 @@ class RunState:
             return
         if rule.requeues:
             self._recovery.requeue_batches(worker)
-        if rule.report is ExitReport.NOTICE and not stopped_cleanly:
+        if rule.report is ExitReport.NOTICE and (killed or not stopped_cleanly):
             # It was to stop and had nothing in flight: no reason to lose what the run has made.
-            limit = self.terminator.stop_timeout_s
-            cause = f"it did not stop within stop_timeout_s = {limit:g} s and was killed" if killed else exit_.cause
+            within = f"within stop_timeout_s = {worker.stage.spec.limits.stop_timeout_s:g} s and was killed"
+            if stopped_cleanly:
+                cause = f"it was done, but did not exit {within}: {_STILL_RUNNING}"
+            else:
+                cause = f"it did not stop {within}" if killed else exit_.cause
             died = self._recovery.describe_death(worker, exit_, phase=StagePhase.TEARDOWN, cause=cause)
             self._emit(events.Noticed(str(died)))
         if worker.end_reason is EndReason.CORDONED:
@@ -211,9 +229,9 @@ class RunState:
         if not self._ending:
             self.pool.check_gpus_left()
 
-    def on_output(self, worker: Worker, items: Sequence[str | LogLine]) -> None:
+    def on_output(self, worker: Worker, items: Sequence[str | LogLine | PrintsFor]) -> None:
         """Take note of what a worker printed (lines) and logged (records), in order; a hung one prints its stacks."""
-        index, worker_id = worker.stage.spec.index, worker.worker_id
+        worker_id = worker.worker_id
         lines: list[str] = []
         for item in items:
             if isinstance(item, str):
@@ -221,7 +239,10 @@ class RunState:
                 continue
             self._emit_printed(worker, lines)
             lines = []
-            self._emit(events.WorkerLogged(index, worker_id, item))
+            if isinstance(item, PrintsFor):
+                worker.prints_for = item.stage
+            else:
+                self._emit(events.WorkerLogged(worker.members[item.stage].spec.index, worker_id, item))
         self._emit_printed(worker, lines)
 
     def _emit_printed(self, worker: Worker, lines: list[str]) -> None:
@@ -229,4 +250,4 @@ class RunState:
             return
         if worker.timeout is not None and worker.state is WorkerState.HUNG:
             worker.timeout.stacks += lines
-        self._emit(events.WorkerPrinted(worker.stage.spec.index, worker.worker_id, tuple(lines)))
+        self._emit(events.WorkerPrinted(worker.members[worker.prints_for].spec.index, worker.worker_id, tuple(lines)))

@@ -109,6 +109,10 @@ class SourceTracker:
             self.moved(group, consumed, produced_by[group])
         return outputs
 
+    def note_returned(self, inputs: Sequence[int], parents: Sequence[int]) -> None:
+        """Note outputs that leave the pipeline, of a batch whose other outputs stay: call `moved_batch` with those."""
+        self._returning.update(inputs if UNTRACED in parents else (inputs[parent] for parent in parents))
+
     def joined(self, sources: Sequence[int]) -> int:
         """Join sources, which are then done or failed together. Return a number that stands for all of them."""
         groups = list(dict.fromkeys(map(self._group, sources)))

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
+from gpuexec.channel.messages import ErrorHandling
 from gpuexec.channel.payload import Payload
 from gpuexec.core.batch import Batch
 from gpuexec.core.decide import StageView
 from gpuexec.core.queue import TaskQueue
+from gpuexec.core.retries import RetryPolicy
 from gpuexec.core.service_times import ServiceTimes
 from gpuexec.core.worker import Worker
 from gpuexec.events import StageGauges
@@ -16,11 +18,29 @@ from gpuexec.plan.model import StagePlan, WorkerGrant
 
 
 @dataclass(frozen=True, slots=True)
+class StageLimits:
+    """The limits of a stage's workers and batches: executor options of the same names, ``None`` for no limit."""
+
+    stop_timeout_s: float = 10.0
+    setup_timeout_s: float | None = None
+    batch_timeout_s: float | None = None
+    batch_wait_s: float | None = None
+    max_batches_per_worker: int | None = None
+    worker_memory_limit_bytes: int | None = None
+
+    @property
+    def timeouts(self) -> list[float]:
+        """Return the limits of the phases that have one."""
+        return [limit for limit in (self.setup_timeout_s, self.batch_timeout_s) if limit is not None]
+
+
+@dataclass(frozen=True, slots=True)
 class StageSpec:
     """A stage as the driver needs it: everything about it is already pickled or decided.
 
     ``payload``: the stage itself. A large one lies in a segment, from which each of its workers reads it. ``modules``:
-    those that a worker will import to unpickle it, in order.
+    those that a worker will import to unpickle it, in order. ``error_handling``: what its workers do by themselves when
+    it raises; ``policy``: what the driver does then.
     """
 
     index: int
@@ -32,32 +52,52 @@ class StageSpec:
     sets_up_node: bool = False
     uses_gpu: bool = False
     is_source: bool = False
+    policy: RetryPolicy = field(default_factory=RetryPolicy)
+    limits: StageLimits = field(default_factory=StageLimits)
+    error_handling: ErrorHandling = field(default_factory=ErrorHandling)
 
 
 class StageState:
-    """A stage while its phase runs.
+    """A stage while its phase runs, alone or in a group of fused stages.
 
-    ``pending_grants``: grants that have no worker now. ``requeued``: batches to run again, before the queue's tasks.
-    ``upstream_done``: nothing more will be put before it. ``node_ready``: its ``setup_on_node`` is done or not needed.
+    Every stage has a queue and counts of its own. The workers belong to the first stage of a group, its *lead*, and run
+    all stages of it; so do the attributes that the workers need. A stage that is not fused is its own lead.
+
+    ``members``: of a lead, the stages of its group in order, itself included. ``pending_grants``: grants that have no
+    worker now. ``requeued``: batches to run again, before the queue's tasks. ``upstream_done``: nothing more will be
+    put before it. ``node_ready``: the group's ``setup_on_node`` is done or not needed.
     """
 
-    def __init__(self, spec: StageSpec, plan: StagePlan) -> None:
+    def __init__(self, spec: StageSpec, plan: StagePlan | None = None, *, lead: StageState | None = None) -> None:
         self.spec = spec
+        self.lead = lead or self
+        self.members: list[StageState] = []
+        self.lead.members.append(self)
         self.queue = TaskQueue()
         self.requeued: deque[Batch] = deque()
         self.upstream_done = False
         self.finished = False
         self.node_ready = not spec.sets_up_node
+        self.lead.node_ready = self.lead.node_ready and self.node_ready
         self.workers: dict[str, Worker] = {}
-        at_first = plan.workers if plan.has_fixed_count or spec.uses_gpu else plan.workers[:1]
+        self.has_fixed_count = plan is not None and plan.has_fixed_count
+        granted = plan.workers if plan is not None else ()
+        at_first = granted if self.has_fixed_count or spec.uses_gpu else granted[:1]
         self.pending_grants: deque[WorkerGrant] = deque(at_first)
-        self.has_fixed_count = plan.has_fixed_count
         self.done_tasks = 0
         self.made_tasks = 0  # outputs of the done tasks
         self.quarantined_tasks = 0
         self.hinted = False  # that nothing comes out of it
         self.segments_in_flight = 0
+        self.memory_out = 0  # bytes of memory that outputs of its batches in flight take, if they are for a later phase
+        self.spills = False  # what is put before it now goes to disk
+        self.spilled_bytes = 0  # of what waited before it
         self.times = ServiceTimes()
+
+    @property
+    def is_fused(self) -> bool:
+        """Whether its group has other stages."""
+        return len(self.lead.members) > 1
 
     @property
     def in_flight(self) -> int:
@@ -65,29 +105,41 @@ class StageState:
         return sum(len(worker.in_flight) for worker in self.workers.values())
 
     @property
+    def has_waiting(self) -> bool:
+        """Whether anything waits for the group's workers."""
+        return any(member.queue or member.requeued for member in self.members)
+
+    @property
     def waiting_tasks(self) -> int:
-        """Tasks queued, to be run again, or in flight."""
-        return len(self.queue) + self._requeued_tasks() + self._tasks_in_flight()
+        """Tasks of the group that are queued, to be run again, or in flight."""
+        queued = sum(len(member.queue) + member._requeued_tasks() for member in self.members)
+        return queued + sum(batch.size for worker in self.workers.values() for batch in worker.in_flight.values())
+
+    @property
+    def group_done_tasks(self) -> int:
+        """Tasks that the group's stages have done, all together."""
+        return sum(member.done_tasks for member in self.members)
 
     def gauges(self) -> StageGauges:
-        """Return the stage's counts at this moment, for display."""
-        workers = self.workers.values()
+        """Return the stage's counts at this moment, for display. Fused stages all show the workers of their group."""
+        workers = self.lead.workers.values()
+        batches = (batch for worker in workers for batch in worker.in_flight.values())
         return StageGauges(
             done=self.done_tasks,
             queued=len(self.queue) + self._requeued_tasks(),
-            in_flight=self._tasks_in_flight(),
+            in_flight=sum(batch.size for batch in batches if batch.stage is self),
             workers=sum(worker.is_ready for worker in workers),
             starting=sum(worker.is_starting for worker in workers),
             finished=self.finished,
         )
 
     def view(self) -> StageView:
-        """Return the stage as `decide` needs it."""
+        """Return the stage, or the group that it leads, as `decide` needs it."""
         live = [w for w in self.workers.values() if not w.node_setup]
         return StageView(
-            queued=len(self.queue),
-            requeued=len(self.requeued),
-            batch_size=self.spec.batch_size,
+            queued=sum(len(member.queue) for member in self.members),
+            requeued=sum(len(member.requeued) for member in self.members),
+            batch_size=self.batch_size,
             upstream_done=self.upstream_done,
             in_flight=self.in_flight,
             live=len(live),
@@ -97,8 +149,10 @@ class StageState:
             uses_gpu=self.spec.uses_gpu,
         )
 
+    @property
+    def batch_size(self) -> int:
+        """The most tasks of a batch; 1 in a group, where tasks go one by one and need not wait for others."""
+        return 1 if self.is_fused else self.spec.batch_size
+
     def _requeued_tasks(self) -> int:
         return sum(batch.size for batch in self.requeued)
-
-    def _tasks_in_flight(self) -> int:
-        return sum(batch.size for worker in self.workers.values() for batch in worker.in_flight.values())

@@ -19,6 +19,7 @@ from enum import StrEnum
 from gpuexec.channel.messages import Stop
 from gpuexec.contract.phases import StagePhase
 from gpuexec.core.ports import Processes
+from gpuexec.core.stage import StageLimits
 from gpuexec.core.worker import STARTING, EndReason, Timeout, Worker, WorkerEvent, WorkerState
 
 STACKS_S = 0.5  # to print them
@@ -47,22 +48,11 @@ class Termination:
 
 
 class Terminator:
-    """Ends workers. ``setup_timeout_s`` and ``batch_timeout_s``: limits of the phases, ``None`` for no limit."""
+    """Ends workers, each by the limits of its stage. ``limits``: those of all stages."""
 
-    def __init__(
-        self,
-        processes: Processes,
-        *,
-        stop_timeout_s: float,
-        setup_timeout_s: float | None = None,
-        batch_timeout_s: float | None = None,
-    ) -> None:
+    def __init__(self, processes: Processes, limits: Iterable[StageLimits]) -> None:
         self._processes = processes
-        self.stop_timeout_s = stop_timeout_s
-        self._setup_timeout_s = setup_timeout_s
-        self._batch_timeout_s = batch_timeout_s
-        limits = [limit for limit in (setup_timeout_s, batch_timeout_s) if limit is not None]
-        self._shortest = min(limits, default=None)
+        self._shortest = min((timeout for each in limits for timeout in each.timeouts), default=None)
         self._restarted_at = 0.0
 
     # ---- on request ------------------------------------------------------------------------------------
@@ -89,7 +79,7 @@ class Terminator:
         elif reason is not None:
             worker.end_reason = reason
         asked = worker.termination is not None and worker.termination.stacks_asked
-        due = now + (self.stop_timeout_s if within_s is None else within_s)
+        due = now + (worker.stage.spec.limits.stop_timeout_s if within_s is None else within_s)
         worker.termination = (
             Termination(due, Step.KILL, stacks_asked=True)
             if asked
@@ -169,14 +159,15 @@ class Terminator:
         if worker.state not in _LIMITED:
             return None
         since: float | None = None
-        limit_s = self._setup_timeout_s
+        limits = worker.stage.spec.limits
+        limit_s = limits.setup_timeout_s
         match worker.phase:
             case StagePhase.START_UP:
                 since = worker.spawned_at
             case StagePhase.SETUP | StagePhase.SETUP_ON_NODE:
                 since = worker.setup_sent_at
             case StagePhase.PROCESS:
-                limit_s = self._batch_timeout_s
+                limit_s = limits.batch_timeout_s
                 if limit_s is not None:
                     current = self._processes.current_batch(worker)
                     since = _next_batch_due(worker) if current is None else current[1]

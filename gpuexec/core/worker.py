@@ -15,11 +15,13 @@ Invariants
 1. A worker gets batches only while it is READY.
 2. The step that leads towards the end records an `EndReason`. A later step may record another, which then counts.
 3. What the exit of a process means is in `EXIT_RULES`, by that reason. An exit without a reason is unexpected, and so
-   is the exit of a DRAINING worker, which was not told to stop yet. After `Stopped`, every exit is as expected.
+   is the exit of a DRAINING worker, which was not told to stop yet. After `Stopped`, every exit is as expected, if it
+   comes in time.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -140,15 +142,18 @@ EXIT_RULES: dict[EndReason | None, ExitRule] = {
 class Exit(Record):
     """How a process ended. ``code``: negative for a signal, as in subprocess. ``cause``: the same in one line.
 
-    ``current_batch``: the id of the batch it was processing, of its flight recorder. ``last_lines``: what it printed
-    and logged last. ``cpu_s``, ``max_rss_bytes``: what it and its children have used, ``None`` if the kernel could not
-    be asked. ``lost_template``: the kernel killed it, since its template ended.
+    ``current_batch``: the id of the batch it was processing, of its flight recorder; in a group also ``current_stage``
+    and ``current_task``, the index of the batch's input at hand. ``last_lines``: what it printed and logged last.
+    ``cpu_s``, ``max_rss_bytes``: what it and its children have used, ``None`` if the kernel could not be asked.
+    ``lost_template``: the kernel killed it, since its template ended.
     """
 
     code: int
     cause: str
     current_batch: int | None = None
     last_lines: tuple[str, ...] = ()
+    current_stage: int = 0
+    current_task: int = 0
     cpu_s: float | None = None
     max_rss_bytes: int | None = None
     lost_template: bool = False
@@ -197,9 +202,16 @@ class Worker:
     rss_peak_bytes: int | None = None  # as of its last batch
     timeout: Timeout | None = None
     termination: Termination | None = None
+    prints_for: int = 0  # the stage of the group whose output it is that comes next
 
     def __post_init__(self) -> None:
         self.machine = Machine(f"worker {self.worker_id!r}", TRANSITIONS, WorkerState.SPAWNED)
+
+    @property
+    def members(self) -> Sequence[StageState]:
+        """The stages that it runs: those of its group, or to set up the node the one that does so."""
+        members = self.stage.members
+        return [member for member in members if member.spec.sets_up_node] if self.node_setup else members
 
     @property
     def state(self) -> WorkerState:
@@ -267,6 +279,9 @@ class Worker:
         batch = self.in_flight.pop(batch_id)
         if batch.segments:
             self.stage.segments_in_flight -= batch.segments
+        if batch.memory_out:
+            self.stage.memory_out -= batch.memory_out
+            batch.memory_out = 0
         return batch
 
     def exit_rule(self) -> ExitRule:

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from gpuexec.contract.interfaces import StageLike
 
 _INPUT_AND_OUTPUT = 2  # the parameters of ProcessingStage
+_FILTERS_MODULE = "nemo_curator.stages.text.filters.score_filter"  # Score, Filter and ScoreFilter
+_WRAPPED = ("filter_obj", "score_fn", "filter_fn")  # their attributes: lists of what they wrap
+_LOADS = {"setup": ("load_model", "load_tokenizer"), "setup_on_node": ("model_check_or_download",)}
 _NEEDS_RAY = {
     "is_raft_actor": "RAFT actors",
     "is_lsh_stage": "Ray's LSH shuffle actors",
@@ -48,11 +51,28 @@ def batch_size_of(stage: StageLike) -> int:
 
 
 def sets_up_node(stage: StageLike) -> bool:
-    """Return whether ``setup_on_node`` is the stage's own. Only then is a process started for it."""
-    if "setup_on_node" in vars(stage):
+    """Return whether ``setup_on_node`` is the stage's own and does something. Only then is a process started for it."""
+    return is_own_method(stage, "setup_on_node")
+
+
+def is_own_method(stage: StageLike, name: str) -> bool:
+    """Return whether a method is the stage's own and not that of a library's base class, which does nothing.
+
+    ``setup`` and ``setup_on_node`` of Curator's filters load what the wrapped objects need. They do nothing where
+    those have nothing to load.
+    """
+    if name in vars(stage):
         return True
-    owner = next(cls for cls in type(stage).__mro__ if "setup_on_node" in vars(cls))
-    return not is_base_class(owner)
+    owner = next(cls for cls in type(stage).__mro__ if name in vars(cls))
+    if is_base_class(owner):
+        return False
+    return owner.__module__ != _FILTERS_MODULE or name not in _LOADS or _wrapped_objects_load(stage, _LOADS[name])
+
+
+def _wrapped_objects_load(stage: StageLike, loaders: tuple[str, ...]) -> bool:
+    wrapped = [value for name in _WRAPPED if isinstance(value := getattr(stage, name, None), list)]
+    objects = [item for values in wrapped for item in values]
+    return not objects or any(hasattr(item, loader) for item in objects for loader in loaders)
 
 
 def is_sink(stage: StageLike) -> bool:

@@ -1,34 +1,33 @@
-"""Packs the caller's tasks into blocks, and unpacks the blocks of results."""
+"""Packs the caller's tasks into blocks."""
 
 from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from gpuexec.channel import codec
 from gpuexec.channel.block_sizer import BlockSizer
-from gpuexec.channel.payload import Payload, SegmentRef
-from gpuexec.channel.payload_store import load, store
-from gpuexec.channel.segments import SegmentPool, read_segment
+from gpuexec.channel.payload_store import store
+from gpuexec.channel.segments import SegmentPool
 from gpuexec.core.batch import Block, place_among_siblings
 from gpuexec.core.dispatch import Dispatcher
 from gpuexec.core.lineage import Lineage, NoLineage
-from gpuexec.core.stage import StageState
 from gpuexec.driver.initial_tasks import InitialTasks
-from gpuexec.errors import ResultNotPicklable, StageNotPicklable
-from gpuexec.naming import abbreviated
+from gpuexec.errors import StageNotPicklable
 
 
 class InitialBlocks:
     """Feeds the caller's tasks to the core, as far as its first queue has space."""
 
-    def __init__(self, tasks: InitialTasks, lineage: Lineage | NoLineage) -> None:
+    def __init__(
+        self, tasks: InitialTasks, lineage: Lineage | NoLineage, announced: Collection[str] = frozenset()
+    ) -> None:
         self._tasks = tasks
         self._lineage = lineage
         self._pool = SegmentPool()
-        self._encoder = codec.Encoder()
+        self._encoder = codec.Encoder(announced=announced)
         self._sizer = BlockSizer()
         self._numbers = itertools.count()
 
@@ -39,7 +38,7 @@ class InitialBlocks:
 
     def feed(self, dispatcher: Dispatcher) -> None:
         """Put tasks before the first stage. Raises ``StageNotPicklable``, and whatever the caller's iterator raises."""
-        while wanted := dispatcher.initial_tasks_wanted():
+        while wanted := self._wanted(dispatcher):
             tasks = self._tasks.take(min(wanted, self._sizer.next()))
             if tasks is None:
                 dispatcher.end_of_initial_tasks()
@@ -49,6 +48,11 @@ class InitialBlocks:
             tasks, numbers, sources = self._lineage.admit_initial_tasks(tasks, numbers)
             if tasks:
                 dispatcher.add_block(self._pack(tasks, numbers, sources))
+
+    def _wanted(self, dispatcher: Dispatcher) -> int:
+        wanted = dispatcher.initial_tasks_wanted()
+        self._tasks.read_ahead(wanted if dispatcher.hold.is_on else None)
+        return wanted
 
     def _pack(self, tasks: list[Any], numbers: list[int], sources: list[int] | None) -> Block:
         try:
@@ -63,25 +67,6 @@ class InitialBlocks:
     def close(self) -> None:
         """Release the segments kept for reuse."""
         self._pool.close()
-
-
-class ResultPayloads:
-    """Implements ``core.ports.Payloads``."""
-
-    def unpack(self, stage: StageState, block: Block) -> list[Any]:
-        """Return the tasks of a block of the last stage. Raises ``ResultNotPicklable``."""
-        try:
-            tasks: list[Any] = load(block.payload)
-        except Exception as error:
-            raise ResultNotPicklable(
-                f"task {abbreviated(block.task_ids)} returned by stage {stage.spec.name!r} was pickled but cannot be "
-                f"unpickled here: {type(error).__name__}: {error}"
-            ) from error
-        return tasks
-
-    def copy_out(self, payload: Payload) -> Payload:
-        """Return the payload in memory of this process."""
-        return read_segment(payload) if isinstance(payload, SegmentRef) else payload
 
 
 def _unsendable_task(tasks: Sequence[Any], numbers: Sequence[int], error: Exception) -> StageNotPicklable:

@@ -101,10 +101,10 @@ def evaluate(
 def _snapshots(stages: Sequence[StageState], allocator: Allocator, tasks_left: int | None) -> list[StageSnapshot]:
     first = stages[0]
     reads_initial_tasks = first.spec.index == 0 and not first.upstream_done
-    progress = [StageProgress(stage.done_tasks, stage.made_tasks, stage.waiting_tasks) for stage in stages]
+    progress = [StageProgress(s.done_tasks, s.members[-1].made_tasks, s.waiting_tasks) for s in stages]
     forecasts = by_remaining(forecast(progress, tasks_left if reads_initial_tasks else 0))
     return [
-        snapshot_of(stage, allocator.requests[stage.spec.index], stage_forecast)
+        snapshot_of(stage, allocator.request(stage.spec.index), stage_forecast)
         for stage, stage_forecast in zip(stages, forecasts, strict=True)
     ]
 
@@ -128,7 +128,7 @@ def snapshot_of(stage: StageState, request: Request, stage_forecast: Forecast) -
         waiting=stage.waiting_tasks,
         remaining=remaining,
         tasks=stage_forecast.tasks,
-        max_workers=None if remaining is None else max(1, math.ceil(remaining / stage.spec.batch_size)),
+        max_workers=None if remaining is None else max(1, math.ceil(remaining / stage.batch_size)),
     )
 
 

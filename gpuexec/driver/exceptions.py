@@ -8,7 +8,9 @@ from gpuexec.channel import codec
 from gpuexec.channel.messages import Failed
 from gpuexec.channel.payload import SegmentRef
 from gpuexec.errors import RemoteStageError, RemoteTraceback, ResultNotPicklable
-from gpuexec.naming import abbreviated
+from gpuexec.naming import abbreviated, shortened
+
+_MAX_LINE = 2_000  # characters
 
 
 def stage_exception(
@@ -20,9 +22,14 @@ def stage_exception(
     ``producer`` names whoever made the batch's inputs.
     """
     error = _own_exception(failed, stage, producer)
+    if isinstance(error, StopIteration):  # Python lets no generator raise it, and results come from one
+        error = RemoteStageError(
+            f"stage {stage!r} raised {failed.text} in {failed.phase}: an iterator that it takes from has ended. Catch "
+            "that in the stage, or give next() a second argument."
+        )
     where = _WHERE.get(failed.phase, f"in {failed.phase}() of") + f" stage {stage!r}"
     error.add_note(f"raised {where} (worker {worker_id!r})" + (f", tasks {abbreviated(task_ids)}" if task_ids else ""))
-    error.__cause__ = RemoteTraceback(failed.traceback, stage, worker_id, failed.phase, task_ids)
+    error.__cause__ = RemoteTraceback(failed.traceback, stage, worker_id, failed.phase, task_ids, failed.brief)
     return error
 
 
@@ -59,4 +66,4 @@ def _own_exception(failed: Failed, stage: str, producer: str) -> BaseException:
 
 def in_a_line(error: BaseException) -> str:
     """Name an exception and what it says, also where its own ``__str__`` fails."""
-    return " ".join("".join(traceback.format_exception_only(error)).split())
+    return " ".join(shortened("".join(traceback.format_exception_only(error)), _MAX_LINE).split())

@@ -19,6 +19,9 @@ class InitialTasks(Protocol):
     def left(self) -> int | None:
         """Tasks that are not read yet; ``None`` if unknown."""
 
+    def read_ahead(self, count: int | None) -> None:
+        """Read no more than ``count`` tasks before they are taken; ``None``: as many as is usual."""
+
     def take(self, count: int) -> list[Any] | None:
         """Return up to ``count`` tasks: an empty list if none is ready yet, ``None`` if there will be no more."""
 
@@ -29,6 +32,9 @@ class ListedTasks:
     def __init__(self, tasks: Sequence[Any]) -> None:
         self._tasks = iter(tasks)
         self.left: int | None = len(tasks)
+
+    def read_ahead(self, count: int | None) -> None:
+        """Do nothing: the tasks are there."""
 
     def take(self, count: int) -> list[Any] | None:
         """Return the next tasks."""
@@ -54,6 +60,7 @@ class StreamedTasks:
         self._wanted = True  # the driver found nothing and waits to be woken
         self._ended = self._closed = False
         self._error: BaseException | None = None
+        self._max_ready = _READ_AHEAD
         self._wake_fd = -1
 
     def start(self) -> None:
@@ -61,6 +68,13 @@ class StreamedTasks:
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         # A daemon thread: nothing can end it while it waits in the caller's iterator.
         threading.Thread(target=self._read, name="gpuexec-initial-tasks", daemon=True).start()
+
+    def read_ahead(self, count: int | None) -> None:
+        """Let the thread wait once so many tasks are ready. One that it is already waiting for may come on top."""
+        max_ready = _READ_AHEAD if count is None else count
+        if max_ready != self._max_ready:
+            self._max_ready = max_ready
+            self._has_space.set()
 
     def take(self, count: int) -> list[Any] | None:
         """Return up to ``count`` of the tasks that have been read."""
@@ -94,20 +108,26 @@ class StreamedTasks:
 
     def _read(self) -> None:
         try:
+            if not self._wait_for_space():
+                return
             for task in self._tasks:
                 self._ready.append(task)
                 self._wake()
-                while len(self._ready) >= _READ_AHEAD and not self._closed:
-                    self._has_space.clear()
-                    if len(self._ready) >= _READ_AHEAD and not self._closed:
-                        self._has_space.wait()
-                if self._closed:
+                if not self._wait_for_space():
                     return
         except BaseException as error:  # noqa: BLE001 - the caller's iterator may raise anything; `take` raises it
             self._error = error
         self._ended = True
         self._wanted = True
         self._wake()
+
+    def _wait_for_space(self) -> bool:
+        """Wait until another task may be read; return False if none is wanted any more."""
+        while len(self._ready) >= self._max_ready and not self._closed:
+            self._has_space.clear()
+            if len(self._ready) >= self._max_ready and not self._closed:
+                self._has_space.wait()
+        return not self._closed
 
     def _wake(self) -> None:
         if self._wanted:

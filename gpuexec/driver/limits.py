@@ -1,15 +1,11 @@
 """Watches the memory of the host and of the workers, and acts on its limits.
 
-Above ``memory_high_watermark`` no new tasks are taken in while other stages can free memory. A worker above
-``worker_memory_limit_bytes`` is replaced once it is idle.
+Above ``memory_high_watermark`` no new tasks are taken in while other stages can free memory, and what waits for a later
+phase goes to disk. A worker above ``worker_memory_limit_bytes`` is replaced once it is idle.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from gpuexec import events
-from gpuexec.config import ExecutorConfig
 from gpuexec.core.run_state import RunState
 from gpuexec.driver.worker_processes import WorkerProcesses
 from gpuexec.hardware.host_memory import pressure, process_rss, read_memory
@@ -24,16 +20,14 @@ class MemoryLimits:
 
     def __init__(
         self,
-        config: ExecutorConfig,
+        high_watermark: float,
         state: RunState,
         processes: WorkerProcesses,
-        emit: Callable[[events.RunEvent], None],
     ) -> None:
-        self._high = config.memory_high_watermark
-        self._worker_limit = config.worker_memory_limit_bytes
+        self._high = high_watermark
+        self._limits_workers = any(s.spec.limits.worker_memory_limit_bytes is not None for s in state.stages)
         self._state = state
         self._processes = processes
-        self._emit = emit
         self.next_check = 0.0  # of the monotonic clock
 
     def check(self, now: float) -> None:
@@ -42,23 +36,24 @@ class MemoryLimits:
             return
         self.next_check = now + _READ_EVERY_S
         self._check_host()
-        if self._worker_limit is not None:
-            self._check_workers(self._worker_limit)
+        if self._limits_workers:
+            self._check_workers()
 
     def _check_host(self) -> None:
         if self._high >= 1.0:
             return
         dispatcher = self._state.dispatcher
         low = max(0.0, self._high - _HYSTERESIS)
-        hold, reason = pressure(read_memory(), self._high, low, dispatcher.hold_sources)
-        if hold != dispatcher.hold_sources:
-            dispatcher.hold_first_stage(hold=hold)
-            what = "pausing intake of new tasks" if hold else "resuming intake of new tasks"
-            self._emit(events.Noticed(f"{what}: {reason}"))
+        hold, reason = pressure(read_memory(), self._high, low, dispatcher.hold.is_on)
+        if hold or dispatcher.hold.is_on:
+            dispatcher.hold_first_stage(hold=hold, reason=reason)
 
-    def _check_workers(self, limit: int) -> None:
+    def _check_workers(self) -> None:
         for worker in self._state.pool.workers:
-            rss = process_rss(self._processes.pid(worker)) if worker.is_ready else None
+            limit = worker.stage.spec.limits.worker_memory_limit_bytes
+            if limit is None or not worker.is_ready:
+                continue
+            rss = process_rss(self._processes.pid(worker))
             if rss is not None and rss > limit:
                 self._state.pool.recycle(
                     worker,

@@ -4,33 +4,37 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import resource
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gpuexec import events
-from gpuexec.channel.messages import ErrorHandling, Failed, Message, Results
+from gpuexec.channel.announcement import Announcement
+from gpuexec.channel.messages import Failed, Message, Results
 from gpuexec.config import ExecutorConfig
 from gpuexec.contract.gpu_hints import hint_for
 from gpuexec.core.batch import OrderedTask
 from gpuexec.core.dispatch import QueueLimits
 from gpuexec.core.ports import FailureRecord
-from gpuexec.core.retries import RetryPolicy
 from gpuexec.core.run_state import RunState
 from gpuexec.core.stage import StageSpec, StageState
 from gpuexec.core.termination import Terminator
 from gpuexec.core.worker import Worker
 from gpuexec.driver import exceptions
 from gpuexec.driver.autoscaler import Autoscaler
-from gpuexec.driver.blocks import InitialBlocks, ResultPayloads
+from gpuexec.driver.blocks import InitialBlocks
 from gpuexec.driver.cancellation import Cancellation
 from gpuexec.driver.initial_tasks import InitialTasks, StreamedTasks
 from gpuexec.driver.limits import MemoryLimits
 from gpuexec.driver.observers import Observers
 from gpuexec.driver.shutdown import Shutdown, is_interruption
+from gpuexec.driver.spill_folder import SpillFolder
+from gpuexec.driver.stored_payloads import StoredPayloads
 from gpuexec.driver.warm_start import WarmOptions
 from gpuexec.driver.worker_processes import WorkerProcesses
+from gpuexec.errors import ConfigurationError
 from gpuexec.plan.allocator import Allocator
 from gpuexec.plan.model import Plan, WorkerGrant
 from gpuexec.policies import StartMethod
@@ -72,7 +76,7 @@ class Run:
     """Executes one plan once. The run closes a ``checkpoint``.
 
     ``gpu_used`` reads the bytes in use by GPU UUID. ``on_grants`` is told the grants of all workers alive whenever one
-    with a GPU is about to start.
+    with a GPU is about to start. ``spill_folder``: for what waits between phases; ``None`` if there is only one.
     """
 
     def __init__(
@@ -83,6 +87,8 @@ class Run:
         initial_tasks: InitialTasks,
         *,
         config: ExecutorConfig,
+        task_seed: int | None,
+        announcement: Announcement | None,
         node_id: str,
         base_env: Mapping[str, str],
         observers: Sequence[events.Observer],
@@ -92,6 +98,7 @@ class Run:
         capsules: CapsuleKeeper,
         checkpoint: Checkpoint | NoCheckpoint,
         cancellation: Cancellation,
+        spill_folder: SpillFolder | None,
     ) -> None:
         self._specs = specs
         self._plan = plan
@@ -107,30 +114,21 @@ class Run:
             base_env=base_env,
             on_grants=on_grants,
             log_level=config.log_level,
-            error_handling=ErrorHandling(
-                continue_on_error=config.on_task_failure == "quarantine" or bool(config.retry_on),
-                retire_on=config.retire_on,
-                split_on_oom=config.split_on_oom,
-            ),
-            warm=WarmOptions(config.setup_timeout_s, config.warm_idle_s, self._emit)
-            if config.start_method == StartMethod.WARM
-            else None,
+            task_seed=task_seed,
+            announcement=announcement.payload if announcement is not None else None,
+            warm=WarmOptions(config.warm_idle_s, self._emit) if config.start_method == StartMethod.WARM else None,
         )
         lineage = checkpoint.lineage(specs)
-        self._blocks = InitialBlocks(initial_tasks, lineage)
+        self._blocks = InitialBlocks(initial_tasks, lineage, announcement.tokens if announcement is not None else ())
+        self._spill_folder = spill_folder
+        self._payloads = StoredPayloads(spill_folder.path if spill_folder is not None else None)
         self._state = RunState(
-            [StageState(specs[s.stage_index], s) for phase in plan.phases for s in phase.stages],
+            _stage_states(specs, plan),
             queue_limits=_queue_limits(config, len(specs)),
-            policy=policy_of(config),
-            terminator=Terminator(
-                self._processes,
-                stop_timeout_s=config.stop_timeout_s,
-                setup_timeout_s=config.setup_timeout_s,
-                batch_timeout_s=config.batch_timeout_s,
-            ),
+            terminator=Terminator(self._processes, [spec.limits for spec in specs]),
             max_parallel_setups=config.max_parallel_setups,
             processes=self._processes,
-            payloads=ResultPayloads(),
+            payloads=self._payloads,
             surroundings=RunSurroundings(self._processes, capsules, gpu_used),
             lineage=lineage,
             make_error=self._make_error,
@@ -139,8 +137,10 @@ class Run:
         self._autoscaler = Autoscaler(
             allocator, self._state.pool, tasks_left=lambda: self._blocks.tasks_left, emit=self._emit
         )
-        self._memory = MemoryLimits(config, self._state, self._processes, self._emit)
+        self._memory = MemoryLimits(config.memory_high_watermark, self._state, self._processes)
+        self._announcement = announcement  # keeps its classes alive
         self._gpus: RunGpus | None = None
+        self._pid = os.getpid()
 
     def execute(self) -> list[Any]:
         """Run to the end and return the last stage's tasks, in the order of one process working in turn.
@@ -156,42 +156,46 @@ class Run:
 
         While the caller is busy with them nothing new is started, so what waits stays bounded. Closing the iterator
         ends the run. Raises what `execute` raises.
+
+        A child that the caller forks has a copy of the iterator. To close it there, or to end, does nothing to the run:
+        workers and descriptors are the parent's.
         """
         with contextlib.ExitStack() as cleanup:
             cleanup.callback(discard_what_cannot_be_written)
             cleanup.callback(self._cancellation.close)
             cleanup.callback(self._processes.close)
             cleanup.callback(self._blocks.close)
+            cleanup.callback(self._payloads.close)
             cleanup.callback(self._processes.kill_all)
             try:
                 self._emit(events.RunStarted(time.monotonic(), self._plan, tuple(s.name for s in self._specs)))
                 if self._checkpoint.start_note is not None:
                     self._emit(events.Noticed(self._checkpoint.start_note, "INFO"))
-                self._processes.prepare(
-                    (self._specs[stage.stage_index], stage.workers[0])
-                    for phase in self._plan.phases
-                    for stage in phase.stages
-                    if stage.workers
-                )
+                self._processes.prepare(stage for stage in self._state.stages if stage.lead is stage)
                 self._processes.add_reader(self._cancellation, self._cancellation.on_readable)
                 self._watch_gpus(cleanup)
+                if self._spill_folder is not None and self._spill_folder.warning is not None:
+                    self._emit(events.Noticed(self._spill_folder.warning))
+                self._memory.check(time.monotonic())  # before anything is taken in
                 self._read_streamed_tasks(cleanup)
                 with _rare_collections():
                     for phase in self._plan.phases:
                         yield from self._run_phase([self._state.stages[p.stage_index] for p in phase.stages])
+                        self._end_phase(self._state.stages[phase.stages[-1].stage_index])
                 self._processes.raise_pending_signals()
                 self._cancellation.check()
             except BaseException as error:
+                if os.getpid() != self._pid:
+                    cleanup.pop_all()
+                    raise
                 Shutdown(self._processes, self._state, handle=self._handle, emit=self._emit).after(error)
+                stopped = isinstance(error, GeneratorExit)
+                outcome = "stopped by the caller (iterator closed)" if stopped else exceptions.in_a_line(error)
                 note = self._checkpoint.end_early()
                 if note is not None:
                     error.add_note(note)
                     self._emit(events.Noticed(note))
-                stopped = isinstance(error, GeneratorExit)
-                self._end(
-                    "stopped by the caller (iterator closed)" if stopped else exceptions.in_a_line(error),
-                    interrupted=stopped or is_interruption(error),
-                )
+                self._end(outcome, interrupted=stopped or is_interruption(error))
                 raise
             else:
                 if self._checkpoint.skipped:
@@ -211,9 +215,19 @@ class Run:
         tasks = self._initial_tasks
         if isinstance(tasks, StreamedTasks):
             cleanup.callback(tasks.close)
+            if self._state.dispatcher.hold.is_on:
+                tasks.read_ahead(0)
             tasks.start()
             self._processes.add_reader(tasks, tasks.on_readable)
             cleanup.callback(self._processes.remove_reader, tasks)
+
+    def _end_phase(self, last: StageState) -> None:
+        """Say how much of what waits for the next phase is on disk. Raises ``SpillFailed`` if the disk has failed."""
+        following = self._state.dispatcher.following(last)
+        if following is not None and following.spilled_bytes and self._spill_folder is not None:
+            self._payloads.finish_phase()
+            note = self._spill_folder.note(following.spilled_bytes, following.spec.name)
+            self._emit(events.Noticed(note, "INFO"))
 
     def _end(self, error: str | None, *, interrupted: bool = False) -> None:
         """Report how the run ended, once the last worker is gone."""
@@ -238,6 +252,11 @@ class Run:
             if finished:
                 handed_over_at = time.monotonic()
                 yield finished
+                if os.getpid() != self._pid:
+                    raise ConfigurationError(
+                        f"this run belongs to process {self._pid}, which has forked this one ({os.getpid()}): take its "
+                        "tasks there"
+                    )
                 taken_at = time.monotonic()
                 self._state.terminator.restart_timeouts(handed_over_at, taken_at)
                 if taken_at - handed_over_at > _BUSY_CALLER_S:
@@ -287,11 +306,12 @@ class Run:
                 self._autoscaler.batches_finished()
 
     def _make_error(self, worker: Worker, failed: Failed, task_ids: Sequence[str]) -> BaseException:
-        index = worker.stage.spec.index
+        spec = worker.members[failed.stage].spec
+        index = spec.index
         producer = f"stage {self._specs[index - 1].name!r}" if index else "the caller (an initial task)"
         error = exceptions.stage_exception(
             failed,
-            stage=worker.stage.spec.name,
+            stage=spec.name,
             producer=producer,
             worker_id=worker.worker_id,
             task_ids=tuple(task_ids),
@@ -308,16 +328,14 @@ class Run:
         self._emit(events.Gauged(now, tuple(stage.gauges() for stage in self._state.stages)))
 
 
-def policy_of(config: ExecutorConfig) -> RetryPolicy:
-    """Return the part of the options that decides about failures."""
-    return RetryPolicy(
-        max_attempts=config.max_attempts,
-        quarantine=config.on_task_failure == "quarantine",
-        retry_on=config.retry_on,
-        retire_on=config.retire_on,
-        retry_delay_s=config.retry_delay_s,
-        max_quarantined=config.max_quarantined,
-    )
+def _stage_states(specs: Sequence[StageSpec], plan: Plan) -> list[StageState]:
+    """Return the states of all stages, in their order. Of a group, the first has the workers."""
+    states: list[StageState] = []
+    for planned in (stage for phase in plan.phases for stage in phase.stages):
+        lead = StageState(specs[planned.stage_index], planned)
+        states.append(lead)
+        states += [StageState(specs[index], lead=lead) for index in planned.fused]
+    return states
 
 
 def _queue_limits(config: ExecutorConfig, stages: int) -> QueueLimits:
@@ -326,8 +344,6 @@ def _queue_limits(config: ExecutorConfig, stages: int) -> QueueLimits:
         tasks=config.queue_tasks,
         bytes=config.queue_bytes,
         segments=max(1, descriptors // _SEGMENT_SHARE // stages),
-        max_batches_per_worker=config.max_batches_per_worker,
-        batch_wait_s=config.batch_wait_s,
     )
 
 

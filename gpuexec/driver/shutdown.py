@@ -52,7 +52,7 @@ class Shutdown:
                 self._wait(until=now + _DRAIN_S)
                 self._state.interrupt_all(time.monotonic(), within_s=_TEARDOWN_S)
             else:
-                self._state.interrupt_all(time.monotonic(), within_s=self._state.terminator.stop_timeout_s)
+                self._state.interrupt_all(time.monotonic())
             self._wait()
         except (KeyboardInterrupt, SystemExit):
             self._processes.kill_all()

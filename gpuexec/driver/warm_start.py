@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from gpuexec import events
-from gpuexec.core.stage import StageSpec
+from gpuexec.channel.messages import LogLine
+from gpuexec.contract.allocation import Allocation
+from gpuexec.core.stage import StageState
 from gpuexec.errors import TemplateLost
 from gpuexec.processes import kept_templates
 from gpuexec.processes.guardian import Guardian
-from gpuexec.processes.kept_templates import key_of
+from gpuexec.processes.kept_templates import key_of, own_variables
 from gpuexec.processes.output_lines import OutputItem
 from gpuexec.processes.template import Key, Template
 from gpuexec.processes.watch import Watch
@@ -47,19 +49,48 @@ class _Use:
     template: Template
     env: Mapping[str, str]
     own: Sequence[str]
-    stages: list[StageSpec]
+    stages: list[Group]
     began: float
     kept: bool
     ready: bool = False
     is_second: bool = False
     readers: list[Any] = field(default_factory=list)
 
+    @property
+    def due(self) -> float | None:
+        """When it must be ready."""
+        limits = [group.timeout_s for group in self.stages if group.timeout_s is not None]
+        return self.began + min(limits) if limits else None
+
+
+@dataclass(frozen=True)
+class Group:
+    """What a worker runs: one stage or several fused ones, with the modules that it imports for them.
+
+    ``name`` and ``index`` are those of its first stage.
+    """
+
+    index: int
+    name: str
+    modules: tuple[str, ...]
+    indices: tuple[int, ...]
+    timeout_s: float | None = None  # how long its import may take
+
+    @classmethod
+    def of(cls, lead: StageState) -> Group:
+        """Return the group of a lead."""
+        specs = [member.spec for member in lead.members]
+        modules = dict.fromkeys(module for spec in specs for module in spec.modules)
+        if len(specs) > 1:
+            modules["gpuexec.worker.group_loop"] = None
+        indices = tuple(spec.index for spec in specs)
+        return cls(lead.spec.index, lead.spec.name, tuple(modules), indices, lead.spec.limits.setup_timeout_s)
+
 
 @dataclass(frozen=True)
 class WarmOptions:
-    """``timeout_s``: how long an import may take. ``idle_s``: how long templates are kept after the run."""
+    """``idle_s``: how long templates are kept after the run."""
 
-    timeout_s: float | None
     idle_s: float
     emit: Callable[[events.RunEvent], None]
 
@@ -69,33 +100,40 @@ class NotYet(Exception):
 
 
 class WarmStart:
-    """The templates of one run. ``log``: what its workers' `LogSink.configure` is called with."""
+    """The templates of one run.
 
-    def __init__(self, options: WarmOptions, watch: Watch, guardian: Guardian, log: Sequence[Any]) -> None:
+    ``log``: what its workers' `LogSink.configure` is called with. ``folder``: their working directory.
+    """
+
+    def __init__(
+        self, options: WarmOptions, watch: Watch, guardian: Guardian, log: Sequence[Any], folder: str | None
+    ) -> None:
+        self._folder = folder
         self._watch = watch
         self._guardian = guardian
         self._log = list(log)
-        self._timeout_s = options.timeout_s
         self._idle_s = options.idle_s
         self._emit = options.emit
         self._uses: list[_Use] = []
         self._cold: set[tuple[int, Key]] = set()  # stages, by index, whose workers are spawned
 
-    def begin(self, stages: Iterable[tuple[StageSpec, Mapping[str, str], Sequence[str]]]) -> None:
-        """Start importing for stages, given with the environment of a worker and which variables are its own."""
-        groups: dict[Key, tuple[list[StageSpec], Mapping[str, str], Sequence[str]]] = {}
-        for spec, env, own in stages:
-            groups.setdefault(key_of(env, own, self._log), ([], env, own))[0].append(spec)
-        for key, (specs, env, own) in groups.items():
-            self._load(key, specs, env, own)
+    def begin(self, stages: Iterable[tuple[Group, Mapping[str, str], Allocation]]) -> None:
+        """Start importing for stages, given with the environment and the allocation of a worker."""
+        alike: dict[Key, tuple[list[Group], Mapping[str, str], Sequence[str]]] = {}
+        for group, env, allocation in stages:
+            own: Sequence[str] = own_variables(allocation)
+            alike.setdefault(key_of(env, own, self._log, self._folder), ([], env, own))[0].append(group)
+        for key, (groups, env, own) in alike.items():
+            self._load(key, groups, env, own)
 
-    def template_for(self, spec: StageSpec, env: Mapping[str, str], own: Sequence[str]) -> Template | None:
+    def template_for(self, group: Group, env: Mapping[str, str], allocation: Allocation) -> Template | None:
         """Return the template to fork a worker from; ``None``: spawn it. Raises `NotYet`."""
-        key = key_of(env, own, self._log)
-        if (spec.index, key) not in self._cold and self._use(spec, key) is None:
-            self._load(key, [spec], env, own)
-        use = self._use(spec, key)
-        if use is None or (spec.index, key) in self._cold:
+        own = own_variables(allocation)
+        key = key_of(env, own, self._log, self._folder)
+        if (group.index, key) not in self._cold and self._use(group, key) is None:
+            self._load(key, [group], env, own)
+        use = self._use(group, key)
+        if use is None or (group.index, key) in self._cold:
             return None
         if not use.ready:
             raise NotYet
@@ -106,23 +144,20 @@ class WarmStart:
 
     def seconds_left(self) -> float | None:
         """Return the time until `check` has something to do."""
-        if self._timeout_s is None:
-            return None
-        began = [use.began for use in self._uses if not use.ready]
-        return max(0.0, min(began) + self._timeout_s - time.monotonic()) if began else None
+        due = [use.due for use in self._uses if not use.ready and use.due is not None]
+        return max(0.0, min(due) - time.monotonic()) if due else None
 
     def check(self) -> None:
         """Give up templates whose imports take too long; their workers will say where they hang."""
-        if self.seconds_left() == 0.0:
-            assert self._timeout_s is not None
-            for use in [u for u in self._uses if not u.ready and time.monotonic() - u.began >= self._timeout_s]:
-                self._give_up(use)
+        now = time.monotonic()
+        for use in [use for use in self._uses if not use.ready and use.due is not None and use.due <= now]:
+            self._give_up(use)
 
     def note_losses(self) -> None:
         """Report templates that have died with their workers. The run goes on with workers that are spawned."""
         for use in list(self._uses):
             if use.template.cause_of_loss is not None:
-                names = ", ".join(repr(spec.name) for spec in use.stages)
+                names = ", ".join(repr(group.name) for group in use.stages)
                 self._emit(
                     events.Noticed(
                         f"the template process {use.template.pid} ended ({use.template.cause_of_loss}), and the kernel "
@@ -140,35 +175,35 @@ class WarmStart:
     # ---- loading -----------------------------------------------------------------------------------------
 
     def _load(
-        self, key: Key, specs: Sequence[StageSpec], env: Mapping[str, str], own: Sequence[str], *, second: bool = False
+        self, key: Key, groups: Sequence[Group], env: Mapping[str, str], own: Sequence[str], *, second: bool = False
     ) -> None:
         """Have a template import the modules of these stages, as far as they are fit for it."""
         fit = []
-        for spec in specs:
-            known = _unfit.get((key, spec.modules))
+        for group in groups:
+            known = _unfit.get((key, group.modules))
             if known is None or not known.holds:
-                fit.append(spec)
+                fit.append(group)
             else:
-                self._spawn_for(spec, key, known.why)
+                self._spawn_for(group, key, known.why)
         if not fit:
             return
         try:
             kept = kept_templates.take(key)
-            self._ask(kept or Template(key, env), fit, env, own, kept=kept is not None, second=second)
+            self._ask(kept or Template(key, env, self._folder), fit, env, own, kept=kept is not None, second=second)
         except OSError:  # if the system refuses processes, it will say so when it is asked for a worker
-            self._cold |= {(spec.index, key) for spec in fit}
+            self._cold |= {(group.index, key) for group in fit}
 
     def _ask(
         self,
         template: Template,
-        specs: list[StageSpec],
+        groups: list[Group],
         env: Mapping[str, str],
         own: Sequence[str],
         *,
         kept: bool = False,
         second: bool = False,
     ) -> None:
-        use = _Use(template, env, own, specs, time.monotonic(), kept, is_second=second)
+        use = _Use(template, env, own, groups, time.monotonic(), kept, is_second=second)
         self._uses.append(use)
         self._guardian.watch(template.pid)
         try:
@@ -177,7 +212,7 @@ class WarmStart:
                     "sys_path": list(kept_templates.search_path()),
                     "log": self._log,
                     "own_variables": list(own),
-                    "stages": [list(spec.modules) for spec in specs],
+                    "stages": [list(group.modules) for group in groups],
                 }
             )
             self._listen(use)
@@ -206,56 +241,56 @@ class WarmStart:
         if answer["stale"]:
             self._drop(use, keep=False)
             with self._spawning_if_refused(key, use.stages):
-                self._ask(Template(key, use.env), use.stages, use.env, use.own)
+                self._ask(Template(key, use.env, self._folder), use.stages, use.env, use.own)
             return
         loaded = answer["loaded"]
         if loaded == len(use.stages):
             use.ready = True
-            now, indices = time.monotonic(), tuple(spec.index for spec in use.stages)
+            now, indices = time.monotonic(), tuple(index for group in use.stages for index in group.indices)
             self._emit(events.TemplateLoaded(now, indices, use.template.pid, now - use.began, use.kept))
             self._watch.remove_reader(use.readers.pop(0))  # from now on, an answer is waited for where it is asked for
             return
         self._drop(use, keep=False)
-        spec, *_ = use.stages[loaded:]
-        others = [other for other in use.stages if other is not spec]
-        self._note_unfit(spec, key, answer)
+        group, *_ = use.stages[loaded:]
+        others = [other for other in use.stages if other is not group]
+        self._note_unfit(group, key, answer)
         if use.is_second:
             self._cold |= {(other.index, key) for other in others}
         elif others:
             self._load(key, others, use.env, use.own, second=True)
 
-    def _note_unfit(self, spec: StageSpec, key: Key, answer: Mapping[str, Any]) -> None:
+    def _note_unfit(self, group: Group, key: Key, answer: Mapping[str, Any]) -> None:
         if answer["failed"]:  # the worker will say so too, and the next run may find it mended
-            self._cold.add((spec.index, key))
+            self._cold.add((group.index, key))
             return
         why = f"module {answer['module']!r} {answer['found']}"
-        files = [answer["file"], *(getattr(sys.modules.get(name), "__file__", None) for name in spec.modules)]
-        _unfit[key, spec.modules] = _Unfit(why, {path: _written(path) for path in files if path})
-        self._spawn_for(spec, key, why)
+        files = [answer["file"], *(getattr(sys.modules.get(name), "__file__", None) for name in group.modules)]
+        _unfit[key, group.modules] = _Unfit(why, {path: _written(path) for path in files if path})
+        self._spawn_for(group, key, why)
 
-    def _spawn_for(self, spec: StageSpec, key: Key, why: str) -> None:
-        if (spec.index, key) in self._cold:
+    def _spawn_for(self, group: Group, key: Key, why: str) -> None:
+        if (group.index, key) in self._cold:
             return
-        self._cold.add((spec.index, key))
+        self._cold.add((group.index, key))
         self._emit(
             events.Noticed(
-                f"stage {spec.name!r}: each worker imports its modules itself, since a fork would not be safe: {why} "
+                f"stage {group.name!r}: each worker imports its modules itself, since a fork would not be safe: {why} "
                 "when it was imported",
                 "INFO",
             )
         )
 
     @contextlib.contextmanager
-    def _spawning_if_refused(self, key: Key, specs: Sequence[StageSpec]) -> Any:
+    def _spawning_if_refused(self, key: Key, groups: Sequence[Group]) -> Any:
         try:
             yield
         except OSError:
-            self._cold |= {(spec.index, key) for spec in specs}
+            self._cold |= {(group.index, key) for group in groups}
 
     # ---- templates ---------------------------------------------------------------------------------------
 
-    def _use(self, spec: StageSpec, key: Key) -> _Use | None:
-        return next((use for use in self._uses if use.template.key == key and spec in use.stages), None)
+    def _use(self, group: Group, key: Key) -> _Use | None:
+        return next((use for use in self._uses if use.template.key == key and group in use.stages), None)
 
     def _on_output(self, use: _Use) -> None:
         if use not in self._uses:  # as above
@@ -266,17 +301,17 @@ class WarmStart:
         self._report_output(use, items)
 
     def _report_output(self, use: _Use, items: Sequence[OutputItem]) -> None:
-        spec = use.stages[0]
+        group = use.stages[0]
         for item in items:
-            source = spec.index, f"{spec.name}-template"
+            source = group.index, f"{group.name}-template"
             if isinstance(item, str):
                 self._emit(events.WorkerPrinted(*source, (item,)))
-            else:
+            elif isinstance(item, LogLine):
                 self._emit(events.WorkerLogged(*source, item))
 
     def _give_up(self, use: _Use) -> None:
         """End a template and spawn its stages' workers from now on."""
-        self._cold |= {(spec.index, use.template.key) for spec in use.stages}
+        self._cold |= {(group.index, use.template.key) for group in use.stages}
         self._drop(use, keep=False)
 
     def _drop(self, use: _Use, *, keep: bool) -> None:

@@ -10,12 +10,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from gpuexec.channel.messages import ErrorHandling, Message, Start
+from gpuexec.channel.messages import Message, Start
+from gpuexec.channel.payload import Payload
 from gpuexec.channel.wire import Receiver, Sender
 from gpuexec.core.ports import Started
-from gpuexec.core.stage import StageSpec
+from gpuexec.core.stage import StageState
 from gpuexec.core.worker import Exit, Worker
-from gpuexec.driver.warm_start import NotYet, WarmOptions, WarmStart
+from gpuexec.driver.warm_start import Group, NotYet, WarmOptions, WarmStart
 from gpuexec.errors import ConnectionLost, StartRefused, TemplateLost
 from gpuexec.hardware.host import read_oom_kills
 from gpuexec.observe.logging_state import logging_disabled, logging_levels
@@ -26,7 +27,7 @@ from gpuexec.processes.guardian import Guardian
 from gpuexec.processes.kept_templates import own_variables
 from gpuexec.processes.output_lines import OutputItem
 from gpuexec.processes.refusal import why_refused
-from gpuexec.processes.spawn import WorkerProcess, spawn, worker_environment
+from gpuexec.processes.spawn import WorkerProcess, spawn, worker_environment, working_directory
 from gpuexec.processes.template import Template
 from gpuexec.processes.variables import PORT_VARIABLE, PortRanges
 from gpuexec.processes.watch import HasFileno, Readiness, Watch
@@ -61,13 +62,16 @@ class WorkerProcesses:
         base_env: Mapping[str, str],
         on_grants: Callable[[list[WorkerGrant]], None],
         log_level: str,
-        error_handling: ErrorHandling,
+        task_seed: int | None,
+        announcement: Payload | None = None,
         warm: WarmOptions | None = None,
     ) -> None:
         self._node_id = node_id
         self._base_env = base_env
+        self._folder = working_directory()  # the caller may change it while the run goes on
         self._on_grants = on_grants
-        self._error_handling = error_handling
+        self._task_seed = task_seed
+        self._announcement = announcement
         self._watch = Watch()
         try:
             self._guardian = Guardian()
@@ -80,7 +84,7 @@ class WorkerProcesses:
         self._log = (log_level, logging_levels(), logging_disabled())
         self._warm: WarmStart | None = None
         if warm is not None and offers_pidfd():  # nothing else tells of the exit of another process's child
-            self._warm = WarmStart(warm, self._watch, self._guardian, self._log)
+            self._warm = WarmStart(warm, self._watch, self._guardian, self._log, self._folder)
         self.pids_so_far: set[int] = set()
 
     @property
@@ -99,37 +103,44 @@ class WorkerProcesses:
 
     # ---- the core's port -------------------------------------------------------------------------------
 
-    def prepare(self, stages: Iterable[tuple[StageSpec, WorkerGrant]]) -> None:
-        """Begin to import the modules of stages, given with the grant of a worker, if workers are to be forked."""
+    def prepare(self, stages: Iterable[StageState]) -> None:
+        """Begin to import the modules of stages, leads of their groups, if workers are to be forked."""
         if self._warm is not None:
             self._warm.begin(
-                (spec, worker_environment(self._base_env, grant, spec.env_vars), own_variables(grant.allocation))
-                for spec, grant in stages
+                (Group.of(stage), worker_environment(self._base_env, grant, stage.spec.env_vars), grant.allocation)
+                for stage in stages
+                for grant in list(stage.pending_grants)[:1]
             )
 
     def start(self, worker: Worker) -> Started | None:
-        """Start a worker and send it its stage; return ``None`` if that must wait until its modules are imported.
+        """Start a worker and send it its stages; return ``None`` if that must wait until its modules are imported.
 
         Raises ``StartRefused`` if the system refuses.
         """
-        grant, spec = worker.grant, worker.stage.spec
-        env = worker_environment(self._base_env, grant, spec.env_vars)
-        try:
-            template = self._template_for(worker, env)
-        except NotYet:
-            return None
+        grant, specs = worker.grant, [member.spec for member in worker.members]
+        env = worker_environment(self._base_env, grant, specs[0].env_vars)
+        template = None
+        if self._warm is not None:
+            try:
+                template = self._warm.template_for(Group.of(worker.stage), env, grant.allocation)
+            except NotYet:
+                return None
         message = Start(
-            stage=spec.name,
+            stages=[spec.name for spec in specs],
             worker_id=worker.worker_id,
             node_id=self._node_id,
             allocation=grant.allocation.to_dict(),
             sys_path=[os.fspath(entry) for entry in sys.path if isinstance(entry, str | os.PathLike)],
             cpu_affinity=list(grant.cpu_affinity),
             log_level=self._log[0],
-            error_handling=self._error_handling.to_list(),
+            error_handling=specs[0].error_handling.to_list(),  # fused stages have the same
             logging_levels=self._log[1],
             logging_disabled=self._log[2],
-            payloads=(spec.payload,),
+            task_seed=self._task_seed,
+            payloads=(
+                *(spec.payload for spec in specs),
+                *(() if self._announcement is None else (self._announcement,)),
+            ),
         )
         if grant.allocation.gpus:
             # setup_on_node runs with the grant of its stage's first worker
@@ -145,11 +156,6 @@ class WorkerProcesses:
             raise StartRefused(why_refused(error)) from error
         return Started(process.pid, spawned_at, is_forked)
 
-    def _template_for(self, worker: Worker, env: Mapping[str, str]) -> Template | None:
-        if self._warm is None:
-            return None
-        return self._warm.template_for(worker.stage.spec, env, own_variables(worker.grant.allocation))
-
     def _new_process(
         self, worker: Worker, env: Mapping[str, str], template: Template | None
     ) -> tuple[WorkerProcess, bool]:
@@ -162,7 +168,8 @@ class WorkerProcesses:
             except TemplateLost:
                 assert self._warm is not None
                 self._warm.note_losses()
-        return WorkerProcess(worker.worker_id, functools.partial(spawn, env=env)), False
+        start = functools.partial(spawn, env=env, folder=self._folder)
+        return WorkerProcess(worker.worker_id, start), False
 
     def _introduce(self, worker: Worker, process: WorkerProcess, message: Start, oom_kills_before: int | None) -> None:
         """Watch a new process and send it its stage. If that fails, nothing is left of it."""
@@ -202,7 +209,8 @@ class WorkerProcesses:
 
     def current_batch(self, worker: Worker) -> tuple[int, float] | None:
         """Return the id of the batch it is processing and since when, from its flight recorder."""
-        return self._handles[worker.number].process.recorder.read()
+        current = self._handles[worker.number].process.recorder.read()
+        return None if current is None else (current.batch_id, current.since)
 
     def _signal(self, worker: Worker, number: int) -> None:
         os.kill(self._handles[worker.number].process.pid, number)  # not reaped yet, so the pid is its own
@@ -325,8 +333,10 @@ class WorkerProcesses:
         return Exit(
             ended.code,
             ended.cause or reap.describe_exit(ended.code, oom_kills=kills, rss_peak_bytes=worker.rss_peak_bytes),
-            current[0] if current is not None else None,
+            current.batch_id if current is not None else None,
             tuple(process.last_lines),
+            current.stage if current is not None else 0,
+            current.task if current is not None else 0,
             cpu_s=ended.cpu_s,
             max_rss_bytes=ended.max_rss_bytes,
             lost_template=ended.lost_template,

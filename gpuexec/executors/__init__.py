@@ -9,5 +9,6 @@
 ``initial_tasks``  the tasks that a run begins with
 ``progress``       the progress display that the options ask for
 ``option_repr``    the options that differ from the defaults
+``stage_options``  the options that a stage has of its own
 =================  ======================================================================================
 """

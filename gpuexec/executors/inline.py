@@ -6,9 +6,10 @@ same ids, same order. Its metrics lack bytes and GPU memory, since no task trave
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from gpuexec.config import ExecutorConfig, merged_options
@@ -21,9 +22,11 @@ from gpuexec.executors.inline_events import InlineEvents
 from gpuexec.executors.option_repr import changed_options, executor_repr
 from gpuexec.executors.prepare import prepare
 from gpuexec.executors.progress import progress_for
+from gpuexec.naming import abbreviated
 from gpuexec.observe.report import ReportBuilder, RunReport
 from gpuexec.plan.model import WorkerGrant
 from gpuexec.stage.environment import env_vars_for, temporary_environment
+from gpuexec.stage.seeds import random_states_kept, seeded
 from gpuexec.stage.session import StageSession
 
 registration.install()
@@ -40,6 +43,7 @@ _WITHOUT_EFFECT = {
     "setup_timeout_s",
     "max_batches_per_worker",
     "worker_memory_limit_bytes",
+    "stage_options",
     "capsules",
     "capsule_dir",
 }
@@ -73,7 +77,7 @@ class InlineExecutor(BaseExecutor):
         return executor_repr(self, self.options)
 
     def execute(self, stages: Sequence[Any], initial_tasks: Sequence[Any] | None = None) -> list[Any]:
-        """Run the stages and return the last one's tasks. A stage's exception passes through as it is.
+        """Run the stages and return the last one's tasks. A stage's exception passes through, with a note.
 
         If ``teardown`` raises after that exception, its own exception is logged.
         """
@@ -86,8 +90,9 @@ class InlineExecutor(BaseExecutor):
         names = [demand.name for demand in prepared.demands]
         run = InlineEvents(prepared.plan, names, [builder, *progress], gauge_every_s)
         try:
-            for index, stage in enumerate(prepared.stages):
-                tasks = self._run_stage(index, stage, grants[index], tasks, run)
+            with random_states_kept(self.options.task_seed):
+                for index, stage in enumerate(prepared.stages):
+                    tasks = self._run_stage(index, stage, grants[index], tasks, run)
         except BaseException as error:
             run.run_ended(error)
             raise
@@ -100,14 +105,15 @@ class InlineExecutor(BaseExecutor):
         with temporary_environment(env_vars_for(stage, self.options)):
             if stage_facts.sets_up_node(stage):
                 began = time.monotonic()
-                _session(stage, grant).set_up_on_node()  # as in its own process: what it sets on the stage is lost
+                self._session(stage, grant).set_up_on_node()  # as in its own process: what it sets on the stage is lost
                 run.node_set_up(index, began)
             teardown_s = None
             run.stage_began(index, grant.worker_id)
             try:
-                with _session(stage, grant) as session:
+                with self._session(stage, grant) as session:
                     began = time.monotonic()
-                    session.set_up()
+                    with _noted(session):
+                        session.set_up()
                     run.stage_ready(index, grant.worker_id, began)
                     for start in range(0, len(tasks), size):
                         run.gauge_if_due(index, len(tasks) - start)
@@ -116,7 +122,8 @@ class InlineExecutor(BaseExecutor):
                         if index == 0:
                             batch = own_copy(batch)  # the caller's
                         began = time.monotonic()
-                        made = session.process(batch)
+                        with _noted(session, batch):
+                            made = session.process(batch)
                         run.batch_done(index, grant.worker_id, began, (count, len(made)), session.adapter.last_stats)
                         outputs += made
                     began = time.monotonic()
@@ -126,12 +133,24 @@ class InlineExecutor(BaseExecutor):
                 run.stage_ended(index, grant.worker_id, teardown_s)
         return outputs
 
+    def _session(self, stage: Any, grant: WorkerGrant) -> StageSession:
+        """Return a session of a copy of the stage, as every process of a run has its own."""
+        node = NodeInfo(node_id=socket.gethostname())
+        worker = WorkerMetadata(worker_id=grant.worker_id, allocation=grant.allocation)
+        adapter = seeded(adapters.adapter_for(own_copy(stage)), self.options.task_seed)
+        return StageSession(adapter, node, worker)
 
-def _session(stage: Any, grant: WorkerGrant) -> StageSession:
-    """Return a session of a copy of the stage, as every process of a run has its own."""
-    node = NodeInfo(node_id=socket.gethostname())
-    worker = WorkerMetadata(worker_id=grant.worker_id, allocation=grant.allocation)
-    return StageSession(adapters.adapter_for(own_copy(stage)), node, worker)
+
+@contextlib.contextmanager
+def _noted(session: StageSession, batch: Sequence[Any] = ()) -> Iterator[None]:
+    """Note at an exception in which stage and at which tasks it was raised, as a run in workers does."""
+    task_ids = [task.task_id for task in batch]
+    try:
+        yield
+    except Exception as error:
+        tasks = f", tasks {abbreviated(task_ids)}" if task_ids else ""
+        error.add_note(f"raised in {session.phase}() of stage {session.adapter.stage.name!r}{tasks}")
+        raise
 
 
 def _refuse_checkpoint(options: ExecutorConfig) -> None:

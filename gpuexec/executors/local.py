@@ -10,6 +10,8 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gpuexec.channel import codec
+from gpuexec.channel.announcement import announce_task_classes
+from gpuexec.channel.own_modules import send_own_modules_by_value
 from gpuexec.channel.payload import Payload, SegmentRef
 from gpuexec.channel.payload_store import store
 from gpuexec.channel.segments import SegmentPool
@@ -22,11 +24,12 @@ from gpuexec.driver.cancellation import Cancellation
 from gpuexec.driver.capsules import CapsuleKeeper
 from gpuexec.driver.initial_tasks import InitialTasks, ListedTasks, StreamedTasks
 from gpuexec.driver.run import Run
-from gpuexec.errors import ConfigurationError, RunCancelled, StageNotPicklable
+from gpuexec.errors import ConfigurationError, RemoteTraceback, RunCancelled, StageNotPicklable
 from gpuexec.executors.initial_tasks import checked_tasks, initial_tasks_for
 from gpuexec.executors.option_repr import executor_repr
-from gpuexec.executors.prepare import Prepared, prepare
+from gpuexec.executors.prepare import Prepared, prepare, with_spill_folder
 from gpuexec.executors.progress import progress_for
+from gpuexec.executors.stage_options import error_handling_of, limits_of, own_options, policy_of
 from gpuexec.observe.report import ReportBuilder, RunReport
 from gpuexec.processes.interrupts import signals_deferred
 from gpuexec.processes.standard_streams import occupy_standard_descriptors
@@ -108,12 +111,25 @@ class LocalExecutor(BaseExecutor):
         occupy_standard_descriptors()
         folder = (self.options if checkpoint is None else ExecutorConfig.create(checkpoint=checkpoint)).checkpoint
         with self._cancellable() as cancellation:
-            prepared = prepare(stages, self.options, sleep=cancellation.sleep, takes_leases=True)
+            prepared = prepare(
+                stages,
+                self.options,
+                sleep=cancellation.sleep,
+                takes_leases=True,
+                fuses=True,
+                has_checkpoint=folder is not None,
+            )
+            prepared = with_spill_folder(prepared, self.options)
             with prepared.leases, signals_deferred():
-                tasks = ListedTasks(initial_tasks_for(prepared.stages, initial_tasks))
-                return self._run(
+                tasks = _listed(prepared.stages, initial_tasks)
+                run = self._run(
                     prepared, tasks, folder, cancellation, streams=False, accept_changed=accept_changed_pipeline
-                ).execute()
+                )
+                try:
+                    return run.execute()
+                except BaseException as error:
+                    _drop_own_frames(error)
+                    raise
 
     def execute_iter(
         self, stages: Sequence[Any], initial_tasks: Iterable[Any] | None = None
@@ -127,7 +143,9 @@ class LocalExecutor(BaseExecutor):
         `execute` raises.
         """
         occupy_standard_descriptors()
-        prepared = prepare(stages, self.options, takes_leases=True)
+        has_checkpoint = self.options.checkpoint is not None
+        prepared = prepare(stages, self.options, takes_leases=True, fuses=True, has_checkpoint=has_checkpoint)
+        prepared = with_spill_folder(prepared, self.options)
         phases = len(prepared.plan.phases)
         if phases > 1 and initial_tasks is not None and not isinstance(initial_tasks, Sequence):
             prepared.leases.close()
@@ -145,8 +163,9 @@ class LocalExecutor(BaseExecutor):
     def _stream_results(self, prepared: Prepared, initial_tasks: Iterable[Any] | None) -> Generator[Any, None, None]:
         tasks: InitialTasks
         if initial_tasks is None or isinstance(initial_tasks, Sequence):
-            tasks = ListedTasks(initial_tasks_for(prepared.stages, initial_tasks))
+            tasks = _listed(prepared.stages, initial_tasks)
         else:
+            send_own_modules_by_value(prepared.stages)
             tasks = StreamedTasks(checked_tasks(initial_tasks))
         with self._cancellable() as cancellation:
             with signals_deferred():
@@ -154,7 +173,11 @@ class LocalExecutor(BaseExecutor):
             try:
                 while True:
                     with signals_deferred():
-                        finished = next(results, None)
+                        try:
+                            finished = next(results, None)
+                        except BaseException as error:
+                            _drop_own_frames(error)
+                            raise
                     if finished is None:
                         return
                     for _, task in finished:
@@ -197,6 +220,8 @@ class LocalExecutor(BaseExecutor):
         base_env, left_out = variables_of_run(os.environ, checkpoint.hash_seed)
         if left_out:
             _say_what_workers_do_not_get(left_out)
+        task_seed = checkpoint.task_seed if self.options.task_seed is None else self.options.task_seed
+        announcement = announce_task_classes()
         progress, gauge_period_s = progress_for(self.options)
         return Run(
             specs,
@@ -204,6 +229,8 @@ class LocalExecutor(BaseExecutor):
             prepared.allocator,
             initial_tasks,
             config=self.options,
+            task_seed=task_seed,
+            announcement=announcement,
             node_id=node_id,
             base_env=base_env,
             observers=[report_builder, *progress],
@@ -211,10 +238,16 @@ class LocalExecutor(BaseExecutor):
             gpu_used=_gpu_memory_used,
             on_grants=prepared.cover,
             capsules=CapsuleKeeper(
-                self.options.capsule_dir, enabled=self.options.stores_capsules, node_id=node_id, base_env=base_env
+                self.options.capsule_dir,
+                enabled=self.options.stores_capsules,
+                node_id=node_id,
+                base_env=base_env,
+                task_seed=task_seed,
+                announcement=announcement.payload if announcement is not None else None,
             ),
             checkpoint=checkpoint,
             cancellation=cancellation,
+            spill_folder=prepared.spill_folder,
         )
 
     def _open_checkpoint(
@@ -228,10 +261,13 @@ class LocalExecutor(BaseExecutor):
             delivery = Delivery.STREAMED
         else:
             delivery = Delivery.STORED if stage_facts.is_sink(stages[-1]) else Delivery.AT_END
-        return Checkpoint.open(folder, stages, accept_changed=accept_changed, delivery=delivery)
+        return Checkpoint.open(
+            folder, stages, accept_changed=accept_changed, delivery=delivery, task_seed=self.options.task_seed
+        )
 
     def _spec(self, index: int, prepared: Prepared) -> StageSpec:
         stage, demand = prepared.stages[index], prepared.demands[index]
+        options = self.options.for_stage(own_options(stage, self.options))
         payload, modules = _pickled(stage, demand.name)
         return StageSpec(
             index=index,
@@ -243,7 +279,22 @@ class LocalExecutor(BaseExecutor):
             sets_up_node=stage_facts.sets_up_node(stage),
             uses_gpu=bool(demand.gpus or demand.gpu_memory_gb),
             is_source=bool(getattr(stage, "is_source_stage", False)),
+            policy=policy_of(options),
+            limits=limits_of(options),
+            error_handling=error_handling_of(options),
         )
+
+
+def _listed(stages: Sequence[Any], initial_tasks: Sequence[Any] | None) -> ListedTasks:
+    tasks = initial_tasks_for(stages, initial_tasks)
+    send_own_modules_by_value((*stages, tasks[0]))
+    return ListedTasks(tasks)
+
+
+def _drop_own_frames(error: BaseException) -> None:
+    """Drop this package's frames from a stage's exception: it was raised in a worker, as its ``__cause__`` says."""
+    if isinstance(error.__cause__, RemoteTraceback):
+        error.__traceback__ = None
 
 
 def _say_what_workers_do_not_get(names: Sequence[str]) -> None:

@@ -9,24 +9,28 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from gpuexec.config import ExecutorConfig
 from gpuexec.curator import stage_facts
+from gpuexec.driver.spill_folder import SpillFolder, choose_folder
 from gpuexec.errors import GpusBusy, ResourcesError
 from gpuexec.executors.checks import check_stages, refuse_run_during_import
+from gpuexec.executors.grouping import groups_of, separate
 from gpuexec.executors.requirements import check_requirements
+from gpuexec.executors.stage_options import check_stage_options
 from gpuexec.hardware import host, visible_devices
 from gpuexec.hardware.leases import HeldLeases, LeaseFolder, with_leases
 from gpuexec.hardware.model import Lease, Node
 from gpuexec.hardware.nvml_errors import with_remedy
 from gpuexec.hardware.visible_devices import VARIABLE, VisibleDevices
 from gpuexec.plan.allocator import Allocator
+from gpuexec.plan.fusion import Group
 from gpuexec.plan.model import Plan, PlanOptions, StageDemand, WorkerGrant
 from gpuexec.plan.planner import make_allocator, plan_phases
 from gpuexec.plan.request import request_of
 from gpuexec.plan.shares import amounts_of, amounts_of_plan
-from gpuexec.policies import BusyGpuPolicy, GpuPinning
+from gpuexec.policies import BusyGpuPolicy, FusionPolicy, GpuPinning
 
 _NEEDED_READINGS = ("handle", "uuid", "memory_total_bytes", "mig_enabled", "compute_mode")
 _BUSY_POLL_S = 2.0  # NVML has no event for freed memory
@@ -36,7 +40,8 @@ _BUSY_POLL_S = 2.0  # NVML has no event for freed memory
 class Prepared:
     """A checked pipeline and its plan. ``allocator`` makes the grants of later plans of the same run.
 
-    ``leases``: what tells other runs on this machine; the run closes them.
+    ``groups``: which stages are fused, every stage in one group.
+    ``leases``: what tells other runs on this machine; the run closes them. ``spill_folder``: see `with_spill_folder`.
     """
 
     stages: tuple[Any, ...]
@@ -44,7 +49,9 @@ class Prepared:
     node: Node
     plan: Plan
     allocator: Allocator
+    groups: tuple[Group, ...]
     leases: HeldLeases = field(default_factory=HeldLeases)
+    spill_folder: SpillFolder | None = None
 
     def cover(self, grants: Iterable[WorkerGrant]) -> None:
         """Keep the leases as large as what these workers, all that are alive, were granted."""
@@ -58,6 +65,8 @@ def prepare(
     node: Node | None = None,
     *,
     takes_leases: bool = False,
+    fuses: bool = False,
+    has_checkpoint: bool = False,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Prepared:
     """Check the stages and plan them on this node, or on ``node`` (read from a file, for example).
@@ -65,32 +74,58 @@ def prepare(
     GPUs are read only if a stage asks for one. CUDA_VISIBLE_DEVICES in ``environ`` restricts this node's GPUs, never
     those of a ``node`` that is passed in. With ``busy_gpus="wait"``, wait until other processes free their GPUs, for
     ``busy_gpu_timeout_s`` at most; ``sleep`` may raise to end that. What other runs hold leases on is theirs; with
-    ``takes_leases``, this plan's GPUs are leased too.
+    ``takes_leases``, this plan's GPUs are leased too. ``fuses``: light neighbours share their workers, if the options
+    say so too; with a checkpoint, only those after the stage that makes the sources.
 
     Raises ``ConfigurationError`` and ``ResourcesError``.
     """
     refuse_run_during_import()
     check_stages(stages)
+    check_stage_options(stages, options)
     check_requirements(stages, options)
     demands = tuple(stage_facts.demand_of(stage) for stage in stages)
+    fuses = fuses and options.fusion == FusionPolicy.AUTO
+    groups = groups_of(stages, demands, options, has_checkpoint=has_checkpoint) if fuses else separate(stages)
+    wanted = _Wanted(tuple(stages), demands, groups)
     deadline = time.monotonic() + options.busy_gpu_timeout_s
     while True:
         try:
             if node is not None:
-                return _plan(stages, demands, options, node, environ=None)
+                return _plan(wanted, options, node, environ=None)
             here = _read_node(demands, options, environ)
             if not any(demand.gpus or demand.gpu_memory_gb for demand in demands):
-                return _plan(stages, demands, options, here, environ=environ)
-            return _plan_among_runs(stages, demands, options, here, environ, takes_leases=takes_leases)
+                return _plan(wanted, options, here, environ=environ)
+            return _plan_among_runs(wanted, options, here, environ, takes_leases=takes_leases)
         except GpusBusy:
             if node is not None or time.monotonic() >= deadline:
                 raise
             sleep(min(_BUSY_POLL_S, max(0.0, deadline - time.monotonic())))
 
 
+def with_spill_folder(prepared: Prepared, options: ExecutorConfig) -> Prepared:
+    """Choose the folder for what waits between phases, if there are several or the options name one.
+
+    Raises ``ConfigurationError`` if it cannot be used; the leases are closed then.
+    """
+    if options.spill_dir is None and len(prepared.plan.phases) == 1:
+        return prepared
+    try:
+        return dataclasses.replace(prepared, spill_folder=choose_folder(options.spill_dir))
+    except BaseException:
+        prepared.leases.close()
+        raise
+
+
+class _Wanted(NamedTuple):
+    """What is to be planned."""
+
+    stages: tuple[Any, ...]
+    demands: tuple[StageDemand, ...]
+    groups: tuple[Group, ...]
+
+
 def _plan_among_runs(
-    stages: Sequence[Any],
-    demands: Sequence[StageDemand],
+    wanted: _Wanted,
     options: ExecutorConfig,
     node: Node,
     environ: Mapping[str, str],
@@ -102,7 +137,7 @@ def _plan_among_runs(
         folder = LeaseFolder.open()
         with folder.locked():
             uuids = [device.uuid for gpu in node.gpus for device in visible_devices.devices_of(gpu)]
-            prepared = _plan(stages, demands, options, node, environ=environ, leases=folder.read(uuids))
+            prepared = _plan(wanted, options, node, environ=environ, leases=folder.read(uuids))
             if not takes_leases:
                 return prepared
             amounts = amounts_of_plan(prepared.plan, prepared.allocator.requests)
@@ -115,12 +150,11 @@ def _plan_among_runs(
             "used ({}). Set XDG_STATE_HOME to a folder that can be written",
             error,
         )
-        return _plan(stages, demands, options, node, environ=environ)
+        return _plan(wanted, options, node, environ=environ)
 
 
 def _plan(
-    stages: Sequence[Any],
-    demands: Sequence[StageDemand],
+    wanted: _Wanted,
     options: ExecutorConfig,
     node: Node,
     *,
@@ -130,6 +164,7 @@ def _plan(
     """Plan on the node as it is now; ``environ``: the variables that restrict its GPUs, if it is this one."""
     if options.cpus is not None:
         node = dataclasses.replace(node, host=dataclasses.replace(node.host, granted_cpus=options.cpus))
+    demands, groups = wanted.demands, [group.stages for group in wanted.groups]
     reads_gpus = _reads_gpus(demands, options)
     visible = visible_devices.select(node.gpus, environ or {}) if reads_gpus else VisibleDevices(())
     if node.hang is not None:
@@ -141,8 +176,9 @@ def _plan(
         _plan_options(options),
         no_devices_reason=_no_devices_reason(node, environ or {}, visible),
         device_notes=visible.notes,
+        groups=groups,
     )
-    return Prepared(tuple(stages), tuple(demands), node, plan_phases(allocator, notes), allocator)
+    return Prepared(wanted.stages, demands, node, plan_phases(allocator, notes, groups), allocator, wanted.groups)
 
 
 def _despite_hang(hang: str, node: Node, demands: Sequence[StageDemand], visible: VisibleDevices) -> VisibleDevices:

@@ -33,6 +33,7 @@ from gpuexec.processes.variables import GPU_MEMORY_LIMITS, HASH_SEED, THREAD_CAP
 from gpuexec.stage.environment import temporary_environment
 from gpuexec.stage.loading import loading_stage
 from gpuexec.stage.pools import support_pools
+from gpuexec.stage.seeds import random_states_kept, seeded
 from gpuexec.stage.session import StageSession
 
 __all__ = ["Capsule", "load_capsule", "replay"]
@@ -63,7 +64,7 @@ def replay(
         _warn(note)
     with temporary_environment(_environment(failure, target), _search_path(capsule)):
         try:
-            stage, tasks = _unpickle(failure)
+            stages, tasks = _unpickle(failure)
         except (Exception, SystemExit) as error:
             if failure.phase not in _UNPICKLING_PHASES:
                 raise CapsuleError(_why_not_loaded(capsule, error)) from error
@@ -71,10 +72,15 @@ def replay(
                 on_error(error)
             raise
         support_pools()
-        code = None if old_code else renew(stage, tasks, failure.script)
-        if code is not None:
-            _warn(code)
-        return _run(adapters.adapter_for(stage), tasks, failure, target, on_error)
+        for stage in stages:
+            code = None if old_code else renew(stage, tasks, failure.script)
+            if code is not None:
+                _warn(code)
+        *earlier, failed = (seeded(adapters.adapter_for(stage), failure.task_seed) for stage in stages)
+        with random_states_kept(failure.task_seed):
+            for adapter in earlier:
+                tasks = _run(adapter, tasks, failure, target, on_error, one_by_one=True)
+            return _run(failed, tasks, failure, target, on_error, one_by_one=bool(earlier))
 
 
 def hash_seed(capsule: Capsule) -> str | None:
@@ -93,16 +99,23 @@ class ReplayTarget:
 
 
 def _run(
-    adapter: StageAdapter, tasks: list[Any], failure: CapsuleContents, target: ReplayTarget, on_error: OnError | None
+    adapter: StageAdapter,
+    tasks: list[Any],
+    failure: CapsuleContents,
+    target: ReplayTarget,
+    on_error: OnError | None,
+    *,
+    one_by_one: bool,
 ) -> list[Any]:
-    """Do what the worker did."""
+    """Do what the worker did with one stage. A group of fused stages takes its tasks one by one."""
     node = NodeInfo(node_id=socket.gethostname())
     worker = WorkerMetadata(worker_id=failure.worker_id, allocation=target.allocation)
     with StageSession(adapter, node, worker, checks_pinning=bool(target.environ)) as session:
         try:
             session.set_up_on_node()
             session.set_up()
-            outputs = session.process(tasks) if tasks else []
+            batches = [[task] for task in tasks] if one_by_one else [tasks] if tasks else []
+            outputs = [output for batch in batches for output in session.process(batch)]
             if failure.phase == StagePhase.RETURN:  # pickling the outputs failed, so do that too
                 session.phase = StagePhase.RETURN
                 codec.encode(outputs)
@@ -121,7 +134,7 @@ def _check_replayable(capsule: Capsule) -> None:
     if capsule.missing:
         what = "; ".join(f"the {name}, {why}" for name, why in capsule.missing.items())
         raise CapsuleError(f"the capsule {capsule.path} cannot be replayed: it was written without {what}")
-    payloads = (capsule.failure.stage_payload, *capsule.failure.task_payloads)
+    payloads = (*capsule.failure.earlier_payloads, capsule.failure.stage_payload, *capsule.failure.task_payloads)
     if capsule.python_differs and any(b"cloudpickle" in bytes(payload) for payload in payloads):
         raise CapsuleError(
             f"the capsule {capsule.path} holds code of Python {capsule.python}, which Python "
@@ -240,14 +253,15 @@ def _search_path(capsule: Capsule) -> list[str]:
     return [*first, *(entry for entry in second if entry not in first)]
 
 
-def _unpickle(failure: CapsuleContents) -> tuple[Any, list[Any]]:
-    """Return the stage and the tasks of the batch."""
+def _unpickle(failure: CapsuleContents) -> tuple[list[Any], list[Any]]:
+    """Return the stages, the one that failed last, and the tasks of the batch."""
     with loading_stage():
-        stage = codec.decode(failure.stage_payload, in_place=False)
+        payloads = (*failure.earlier_payloads, failure.stage_payload)
+        stages = [codec.decode(payload, in_place=False) for payload in payloads]
     tasks: list[Any] = []
     slices = failure.task_slices or [None] * len(failure.task_payloads)
     for payload, slice_ in zip(failure.task_payloads, slices, strict=True):
         decoded = codec.decode(payload, in_place=False)
         block = decoded if isinstance(decoded, list) else [decoded]
         tasks += block[slice(*slice_)] if slice_ else block
-    return stage, tasks
+    return stages, tasks

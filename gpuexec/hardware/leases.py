@@ -26,7 +26,7 @@ from types import TracebackType
 from typing import Self
 
 from gpuexec.hardware.model import Device, GpuProcess, Lease, LeaseAmount
-from gpuexec.private_folder import private_folder
+from gpuexec.private_folder import state_folder
 
 _PATIENCE_S = 5.0  # a run holds the lock while it plans: milliseconds
 _POLL_S = 0.02
@@ -44,10 +44,7 @@ class LeaseFolder:
     @classmethod
     def open(cls) -> LeaseFolder:
         """Open this user's folder: ``gpuexec/leases`` in the state folder, as for capsules."""
-        configured = Path(os.environ.get("XDG_STATE_HOME") or "")
-        state = configured if configured.is_absolute() else Path.home() / ".local" / "state"
-        state.mkdir(parents=True, exist_ok=True)
-        return cls(private_folder(private_folder(state / "gpuexec") / "leases"))
+        return cls(state_folder("leases"))
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

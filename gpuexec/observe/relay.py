@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from gpuexec import events
 from gpuexec.naming import abbreviated
+from gpuexec.observe.report import FailedAttempt
 from gpuexec.units import MIB
 
 
@@ -36,20 +37,15 @@ class LogRelay:
                 self._log_notices([event.text], event.level)
             case events.GpusRead():
                 self._log_notices(event.notes)
-            case events.BatchFailed() if event.batch_id is not None:
-                self._log_notices([self._describe_failure(event)])
+            case events.BatchFailed() if event.batch_id is not None and event.action != "raise":
+                # One that ends the run is the caller's exception, which says the same.
+                self._log_notices([failure_notice(event)])
             case events.NodeSetUp():
                 self._log_notices(self._describe_gpu_growth(event))
             case events.WorkerLogged():
                 self._log_record(event)
             case events.WorkerPrinted():
                 self._log_prints(event)
-
-    def _describe_failure(self, event: events.BatchFailed) -> str:
-        last_line = (event.error.splitlines() or ["no reason given"])[-1]
-        verdict = f"{event.action}: {event.reason}; tasks {abbreviated(event.task_ids)}"
-        replay = f"; to reproduce it: gpuexec replay {event.capsule}" if event.capsule else ""
-        return f"{event.worker_id}: a batch failed ({last_line}); {verdict}{replay}"
 
     def _describe_gpu_growth(self, event: events.NodeSetUp) -> list[str]:
         """Describe GPU memory that stayed in use after the process that ran ``setup_on_node`` (Curator#1905)."""
@@ -117,6 +113,14 @@ class LogRelay:
         from loguru import logger  # importing it takes 0.1 s, which a run that logs nothing does not pay
 
         return logger.bind(stage=self._stage_names[stage_index], worker=worker_id).patch(source.put_into)
+
+
+def failure_notice(failed: events.BatchFailed | FailedAttempt) -> str:
+    """Return what is logged of a failed batch."""
+    last_line = (failed.error.splitlines() or ["no reason given"])[-1]
+    verdict = f"{failed.action}: {failed.reason}; tasks {abbreviated(failed.task_ids)}"
+    replay = f"; to reproduce it: gpuexec replay {failed.capsule}" if failed.capsule else ""
+    return f"{failed.worker_id}: a batch failed ({last_line}); {verdict}{replay}"
 
 
 class _Source(NamedTuple):

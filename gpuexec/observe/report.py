@@ -84,6 +84,7 @@ class StageReport:
     queued_s: float = 0.0  # in the stage's queue, summed over tasks
     input_bytes: int = 0
     output_bytes: int = 0
+    spilled_bytes: int = 0  # of its input, written to disk while an earlier phase ran
     node_setup_s: float | None = None
     node_setup_gpu_growth_bytes: tuple[tuple[str, int], ...] = ()
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -171,7 +172,7 @@ class ReportBuilder:
                 self._begin(event)
             case events.WorkerStarted() | events.WorkerLoaded() | events.WorkerReady() | events.WorkerStopped():
                 self._update_worker(event)
-            case events.TemplateLoaded() | events.NodeSetUp():
+            case events.NodeSetUp() | events.PayloadsSpilled() | events.TemplateLoaded():
                 self._add_preparation(event)
             case events.BatchFailed():
                 self._add_failure(event)
@@ -190,16 +191,9 @@ class ReportBuilder:
         self._started_at = event.at
         self.report.notes = list(event.plan.notes)
         reasons = {s.stage_index: s.reason for phase in event.plan.phases for s in phase.stages}
+        for stage in (stage for phase in event.plan.phases for stage in phase.stages):
+            reasons |= dict.fromkeys(stage.fused, f"fused: it runs in the workers of {stage.name!r}")
         self.report.stages = [StageReport(i, name, reasons.get(i, "")) for i, name in enumerate(event.stage_names)]
-
-    def _add_preparation(self, event: events.TemplateLoaded | events.NodeSetUp) -> None:
-        stages = self.report.stages
-        if isinstance(event, events.TemplateLoaded):
-            names = tuple(stages[index].name for index in event.stage_indices)
-            self.report.templates.append(TemplateReport(event.pid, names, event.seconds, event.kept))
-            return
-        stage = stages[event.stage_index]
-        stage.node_setup_s, stage.node_setup_gpu_growth_bytes = event.seconds, event.gpu_growth_bytes
 
     def _add_worker(self, event: events.WorkerStarted) -> None:
         worker = WorkerReport(
@@ -229,6 +223,18 @@ class ReportBuilder:
                 worker.exit_code, worker.teardown_s = event.exit_code, event.teardown_s
                 worker.cpu_s, worker.max_rss_bytes = event.cpu_s, event.max_rss_bytes
                 del self._live_workers[event.worker_id]
+
+    def _add_preparation(self, event: events.NodeSetUp | events.PayloadsSpilled | events.TemplateLoaded) -> None:
+        stages = self.report.stages
+        if isinstance(event, events.TemplateLoaded):
+            names = tuple(stages[index].name for index in event.stage_indices)
+            self.report.templates.append(TemplateReport(event.pid, names, event.seconds, event.kept))
+            return
+        stage = stages[event.stage_index]
+        if isinstance(event, events.PayloadsSpilled):
+            stage.spilled_bytes += event.bytes
+        else:
+            stage.node_setup_s, stage.node_setup_gpu_growth_bytes = event.seconds, event.gpu_growth_bytes
 
     def _add_failure(self, event: events.BatchFailed) -> None:
         stage = self.report.stages[event.stage_index]

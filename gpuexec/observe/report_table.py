@@ -34,7 +34,7 @@ class StageTable:
         self._report = report
 
     def lines(self, width: int) -> Iterator[str]:
-        """Yield lines of at most ``width`` columns; a stage's troubles and GPU peaks follow its row."""
+        """Yield lines of at most ``width`` columns; what is special about a stage follows its row."""
         report = self._report
         wall = f"{report.wall_s:.2f} s" if report.wall_s is not None else "still running"
         outcome = "interrupted after" if report.interrupted else "failed in" if report.error else "done in"
@@ -45,7 +45,7 @@ class StageTable:
         yield "─" * max(map(len, (heading, *rows)))
         for stage, row in zip(report.stages, rows, strict=True):
             yield row
-            for detail in (*_trouble_lines(stage), *_peak_lines(stage)):
+            for detail in (*_trouble_lines(stage), *_spill_lines(stage), *_peak_lines(stage)):
                 yield from textwrap.wrap(detail, max(20, width), initial_indent=_INDENT, subsequent_indent=_INDENT * 2)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
@@ -79,6 +79,10 @@ def _trouble_lines(stage: StageReport) -> list[str]:
         "halved for GPU memory": int(stage.metrics.get(OOM_SPLITS, 0)),
     }
     return [f"{count} {label}" for label, count in counts.items() if count]
+
+
+def _spill_lines(stage: StageReport) -> list[str]:
+    return [f"{format_bytes(stage.spilled_bytes)} waited on disk before it"] if stage.spilled_bytes else []
 
 
 def _peak_lines(stage: StageReport) -> list[str]:

@@ -19,7 +19,8 @@ from gpuexec.policies import GpuPinning
 class Allocator:
     """What all workers of a run share: the requests of the stages and the node's resources for them.
 
-    ``stage_names``: the stages' names in worker ids. ``ledger``: as it is before the first worker.
+    ``requests``: of every stage or group of fused stages, in order; a group has the index of its first stage.
+    ``stage_names``: by stage index, their names in worker ids. ``ledger``: as it is before the first worker.
     ``cpu_visible_devices``: CUDA_VISIBLE_DEVICES of a worker without a GPU.
     """
 
@@ -31,9 +32,16 @@ class Allocator:
     cpu_visible_devices: str = ""
     pinning: GpuPinning = GpuPinning.UUID
 
+    def request(self, stage_index: int) -> Request:
+        """Return the request of a stage, or of the group that it leads."""
+        requests = self.requests
+        if stage_index < len(requests) and requests[stage_index].stage_index == stage_index:
+            return requests[stage_index]  # nothing is fused before it
+        return next(request for request in requests if request.stage_index == stage_index)
+
     def grant(self, stage_index: int, number: int, slots: Sequence[int]) -> WorkerGrant:
         """Return the grant of worker ``number`` of a stage on these slots (() for a worker without a GPU)."""
-        request = self.requests[stage_index]
+        request = self.request(stage_index)
         devices = [self.ledger.slots[i].device for i in slots]
         allocation = Allocation(
             gpus=tuple(_share(request, device) for device in devices),
@@ -55,7 +63,7 @@ class Allocator:
         """Return what is left while these workers live. Raises ``InternalError`` if they do not fit together."""
         ledger = self.ledger
         for grant in grants:
-            ledger = ledger.grant(self.slots_of(grant), self.requests[grant.stage_index])
+            ledger = ledger.grant(self.slots_of(grant), self.request(grant.stage_index))
         return ledger
 
     def without(self, uuids: Collection[str]) -> Allocator:

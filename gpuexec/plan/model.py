@@ -52,7 +52,8 @@ class StagePlan:
     """The workers a stage may have at once, and why that many.
 
     ``has_fixed_count``: the count is the stage's own ``num_workers()``. Otherwise a GPU stage starts with all of
-    these workers and a CPU stage with one, and the counts follow the measured service times.
+    these workers and a CPU stage with one, and the counts follow the measured service times. ``fused``: the indices of
+    the stages after it that its workers run too.
     """
 
     stage_index: int
@@ -60,6 +61,7 @@ class StagePlan:
     workers: tuple[WorkerGrant, ...]
     has_fixed_count: bool
     reason: str
+    fused: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from gpuexec.errors import GpusBusy, ResourcesError
 from gpuexec.hardware.model import Device, Node
@@ -26,15 +26,19 @@ def make_allocator(
     *,
     no_devices_reason: str | None = None,
     device_notes: Sequence[str] = (),
+    groups: Sequence[Sequence[int]] | None = None,
 ) -> tuple[Allocator, tuple[str, ...]]:
     """Make the demands exact and check that every stage can run here. Also return notes for the user.
 
     ``no_devices_reason``: why ``devices`` is empty; ``device_notes``: what the user should know about them.
+    ``groups``: the stages of each group of fused stages, by index; the demand of the first is that of the group. By
+    default every stage is alone.
 
     Raises ``ResourcesError`` for a stage that can never run here, ``GpusBusy`` while the policy is to wait for
     GPUs, ``ConfigurationError`` for a demand that has no meaning.
     """
-    requests = tuple(request_of(i, demand) for i, demand in enumerate(demands))
+    leads = range(len(demands)) if groups is None else [group[0] for group in groups]
+    requests = tuple(request_of(i, demands[i]) for i in leads)
     usable_cpus = node.host.usable_cpus - options.reserved_cpus
     if usable_cpus <= 0:
         raise ResourcesError(
@@ -64,13 +68,17 @@ def make_allocator(
     return allocator, notes
 
 
-def plan_phases(allocator: Allocator, notes: Sequence[str] = ()) -> Plan:
-    """Plan the run: its phases, and the workers that each stage may start with. ``notes`` come first in the plan's."""
+def plan_phases(allocator: Allocator, notes: Sequence[str] = (), groups: Sequence[Sequence[int]] | None = None) -> Plan:
+    """Plan the run: its phases, and the workers that each stage may start with. ``notes`` come first in the plan's.
+
+    ``groups``: as given to `make_allocator`.
+    """
+    fused = {group[0]: tuple(group[1:]) for group in groups or ()}
     cut = cut_into_phases(allocator.requests, allocator.ledger, allocator.node)
     phases = []
     for requests in cut:
         placements = place_stages(requests, allocator.ledger, allocator.node, allocator.usable_cpus)
-        phases.append(Phase(tuple(_stage_plan(placement, allocator) for placement in placements)))
+        phases.append(Phase(tuple(_stage_plan(placement, allocator, fused) for placement in placements)))
     return Plan(tuple(phases), (*notes, *_notes(cut, allocator.requests, allocator.usable_cpus)))
 
 
@@ -89,7 +97,7 @@ def cut_into_phases(requests: Sequence[Request], ledger: Ledger, node: Node) -> 
     return phases
 
 
-def _stage_plan(placement: StagePlacement, allocator: Allocator) -> StagePlan:
+def _stage_plan(placement: StagePlacement, allocator: Allocator, fused: Mapping[int, tuple[int, ...]]) -> StagePlan:
     request = placement.request
     return StagePlan(
         stage_index=request.stage_index,
@@ -97,6 +105,7 @@ def _stage_plan(placement: StagePlacement, allocator: Allocator) -> StagePlan:
         workers=tuple(allocator.grant(request.stage_index, n, slots) for n, slots in enumerate(placement.workers)),
         has_fixed_count=request.demand.num_workers is not None,
         reason=placement.reason,
+        fused=fused.get(request.stage_index, ()),
     )
 
 
@@ -113,7 +122,7 @@ def _notes(phases: Sequence[Sequence[Request]], requests: Sequence[Request], usa
         parts = " | ".join(", ".join(request.demand.name for request in phase) for phase in phases)
         notes.append(
             f"the stages' GPU needs do not fit at once: {len(phases)} phases, one after the other ({parts}); "
-            "tasks that pass from one phase to the next are kept in memory"
+            "what passes from one to the next waits in memory up to queue_bytes, and beyond that in spill_dir"
         )
     for request in requests:
         count = request.demand.num_workers

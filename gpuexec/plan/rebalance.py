@@ -181,7 +181,7 @@ class _Evaluation:
     def _present(self) -> _Draft:
         held = self._held_grants()
         ledger = self._allocator.ledger_with(held)
-        used_cpus = math.fsum(cpus_of(self._allocator.requests[grant.stage_index]) for grant in held)
+        used_cpus = math.fsum(cpus_of(self._allocator.request(grant.stage_index)) for grant in held)
         candidates = [
             Candidate(grant, stage.request, self._allocator.slots_of(grant), stage.startup_s)
             for stage, work in zip(self._stages, self._work, strict=True)

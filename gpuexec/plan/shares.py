@@ -12,8 +12,9 @@ from gpuexec.plan.request import WHOLE_GPU, Request
 def amounts_of(grants: Iterable[WorkerGrant], requests: Sequence[Request]) -> dict[str, LeaseAmount]:
     """Return what these workers hold together, by UUID of the device."""
     amounts: dict[str, LeaseAmount] = {}
+    by_stage = {request.stage_index: request for request in requests}
     for grant in grants:
-        request = requests[grant.stage_index]
+        request = by_stage[grant.stage_index]
         thousandths = WHOLE_GPU if request.count else request.share
         for share in grant.allocation.gpus:
             held = amounts.get(share.uuid, LeaseAmount())

@@ -11,7 +11,6 @@ import os
 import resource
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from gpuexec.contract.allocation import Allocation
 from gpuexec.errors import TemplateLost
@@ -34,14 +33,14 @@ def own_variables(allocation: Allocation) -> tuple[str, ...]:
     return (PORT_VARIABLE, DEVICES) if allocation.cuda_visible_devices else (PORT_VARIABLE,)
 
 
-def key_of(env: Mapping[str, str], own: Sequence[str], log: Sequence[object]) -> Key:
+def key_of(env: Mapping[str, str], own: Sequence[str], log: Sequence[object], folder: str | None) -> Key:
     """Return what workers must have in common to be forked from one template: all that a process inherits.
 
-    ``own``: the variables of `own_variables`. ``log``: how they log.
+    ``own``: the variables of `own_variables`. ``log``: how they log. ``folder``: their working directory.
     """
     limits = tuple(resource.getrlimit(number) for name, number in _LIMITS if hasattr(resource, name))
     shared = frozenset((name, value) for name, value in env.items() if name not in own)
-    return (shared, *own, search_path(), _working_directory(), limits, frozenset(os.sched_getaffinity(0)), repr(log))
+    return (shared, *own, search_path(), _identity(folder), limits, frozenset(os.sched_getaffinity(0)), repr(log))
 
 
 _LIMITS = [(name, getattr(resource, name)) for name in dir(resource) if name.startswith("RLIMIT_")]
@@ -52,13 +51,12 @@ def search_path() -> tuple[str, ...]:
     return tuple(os.fspath(entry) for entry in sys.path if isinstance(entry, str | os.PathLike))
 
 
-def _working_directory() -> tuple[str, int, int] | None:
+def _identity(folder: str | None) -> tuple[str, int, int] | None:
     try:
-        here = Path.cwd()
-        found = here.stat()
-    except OSError:  # it was removed
+        found = os.stat(folder or ".")  # noqa: PTH116 - a folder that was removed has no path
+    except OSError:
         return None
-    return str(here), found.st_dev, found.st_ino
+    return folder or "", found.st_dev, found.st_ino
 
 
 def take(key: Key) -> Template | None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import codecs
+import os
 import re
 
 from gpuexec.channel.log_frames import MARK, decode_record
-from gpuexec.channel.messages import LogLine
+from gpuexec.channel.messages import LogLine, PrintsFor
 from gpuexec.units import MIB
 
 _MAX_LINE_BYTES = MIB  # a longer line is reported in parts
@@ -16,7 +17,11 @@ _MAX_ROWS = 100  # that a cursor moves up
 _CURSOR_UP = re.compile(rb"\x1b\[(\d*)A")
 _CURSOR_CODES = re.compile(rb"\x1b\[[0-9;?]*[A-HJKSTfhlsu]")  # all that move the cursor or erase; colours stay
 
-OutputItem = str | LogLine
+_FRAME = b'  File "'
+_OWN_FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120
+_OWN_FRAMES = (os.fsencode(f'  File "{_OWN_FOLDER}/'), b'  File "<frozen runpy>"')
+
+OutputItem = str | LogLine | PrintsFor
 
 
 class OutputLines:
@@ -31,6 +36,7 @@ class OutputLines:
         self._carried = b""  # the beginning of a line that records were written into
         self._rows: list[bytes] = []  # lines that the cursor may return to, once it has moved up
         self._row = 0  # where it is
+        self._below_users_frame = False
 
     def feed(self, chunk: bytes) -> list[OutputItem]:
         """Return what is complete with this chunk."""
@@ -66,7 +72,7 @@ class OutputLines:
     def _finish(self, line: bytes) -> list[str]:
         line, self._carried = self._carried + line, b""
         if not self._rows and not (b"\x1b" in line and _CURSOR_UP.search(line)):
-            return [_text(line)]
+            return [] if self._leads_to_users_code(line) else [_text(line)]
         first, *moves = _CURSOR_UP.split(line)  # text, count, text, count, text …
         self._write_in_row(first)
         for count, text in zip(moves[::2], moves[1::2], strict=True):
@@ -74,6 +80,18 @@ class OutputLines:
             self._write_in_row(text)
         self._row += 1
         return self._leave_rows() if self._row == len(self._rows) else []
+
+    def _leads_to_users_code(self, line: bytes) -> bool:
+        """Whether a line is one of this package's frames in the stack of a crash or a hang, below one of the stage's.
+
+        faulthandler writes the most recent call first, so such a frame says nothing but that a worker runs the stage.
+        """
+        if not (line.startswith(_FRAME) and b" in " in line and b", in " not in line):
+            self._below_users_frame = False
+            return False
+        own = line.startswith(_OWN_FRAMES)
+        self._below_users_frame = self._below_users_frame or not own
+        return own and self._below_users_frame
 
     def _write_in_row(self, text: bytes) -> None:
         if not self._rows:

@@ -9,17 +9,17 @@ import queue
 import site
 import socket
 import subprocess
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from gpuexec.channel.messages import LogLine
+from gpuexec.channel.messages import LogLine, PrintsFor
 from gpuexec.channel.recorder import FlightRecorder
 from gpuexec.plan.model import WorkerGrant
 from gpuexec.processes.child import Child, SpawnedChild
+from gpuexec.processes.interpreter import interpreter
 from gpuexec.processes.output_lines import OutputItem, OutputLines
 from gpuexec.processes.variables import gpu_memory_limits, thread_caps
 from gpuexec.units import KIB
@@ -46,6 +46,14 @@ def worker_environment(base: Mapping[str, str], grant: WorkerGrant, env_vars: Ma
     if not _is_installed():
         env["PYTHONPATH"] = os.pathsep.join(filter(None, [_package_root(), env.get("PYTHONPATH")]))
     return env
+
+
+def working_directory() -> str | None:
+    """Return the working directory; ``None`` if it has been removed, so that it has no name."""
+    try:
+        return os.getcwd()  # noqa: PTH109 - it is for a process to start in
+    except FileNotFoundError:
+        return None
 
 
 def _package_root() -> str:
@@ -106,14 +114,17 @@ os.register_at_fork(after_in_child=_permanent_thread.cache_clear)  # a child has
 
 
 def start_interpreter(
-    arguments: Sequence[str], fds: Sequence[int], output_fd: int, env: Mapping[str, str]
+    arguments: Sequence[str], fds: Sequence[int], output_fd: int, env: Mapping[str, str], folder: str | None
 ) -> subprocess.Popen[bytes]:
-    """Start ``-m gpuexec.worker`` in a process group of its own, which Ctrl-C does not reach."""
-    return _call_in_permanent_thread(_start_interpreter, arguments, fds, output_fd, env)
+    """Start ``-m gpuexec.worker`` in a process group of its own, which Ctrl-C does not reach.
+
+    ``folder``: its working directory (``None``: the one of this process).
+    """
+    return _call_in_permanent_thread(_start_interpreter, arguments, fds, output_fd, env, folder)
 
 
 def _start_interpreter(
-    arguments: Sequence[str], fds: Sequence[int], output_fd: int, env: Mapping[str, str]
+    arguments: Sequence[str], fds: Sequence[int], output_fd: int, env: Mapping[str, str], folder: str | None
 ) -> subprocess.Popen[bytes]:
     flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     # -E and -I would hide the hash seed; `variables_of_run` has done their work.
@@ -121,8 +132,9 @@ def _start_interpreter(
     # Without -P, -m would look in the working directory first, where a file may be called like a standard module. The
     # worker gets the driver's sys.path once it is running, so the stage's own imports are as in the driver.
     return subprocess.Popen(
-        [sys.executable, *flags, "-P", "-m", "gpuexec.worker", *arguments, *map(str, fds), str(os.getpid())],
+        [interpreter(), *flags, "-P", "-m", "gpuexec.worker", *arguments, *map(str, fds), str(os.getpid())],
         env=dict(env),
+        cwd=folder if folder and Path(folder).is_dir() else None,
         stdin=subprocess.DEVNULL,
         stdout=output_fd,
         stderr=subprocess.STDOUT,
@@ -131,9 +143,11 @@ def _start_interpreter(
     )
 
 
-def spawn(socket_fd: int, recorder_fd: int, output_fd: int, *, env: Mapping[str, str]) -> Child:
+def spawn(
+    socket_fd: int, recorder_fd: int, output_fd: int, *, env: Mapping[str, str], folder: str | None = None
+) -> Child:
     """Start a worker as a fresh interpreter."""
-    return SpawnedChild(start_interpreter([], [socket_fd, recorder_fd], output_fd, env))
+    return SpawnedChild(start_interpreter([], [socket_fd, recorder_fd], output_fd, env, folder))
 
 
 class WorkerProcess:
@@ -199,7 +213,8 @@ class WorkerProcess:
 
     def _remember(self, items: list[OutputItem]) -> list[OutputItem]:
         for item in items[-_MAX_LAST_LINES:]:
-            self.last_lines.append(f"{item.level}: {item.text}" if isinstance(item, LogLine) else item)
+            if not isinstance(item, PrintsFor):
+                self.last_lines.append(f"{item.level}: {item.text}" if isinstance(item, LogLine) else item)
         return items
 
     def close(self) -> None:

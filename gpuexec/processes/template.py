@@ -37,7 +37,7 @@ class Template:
     the answer to `load` has arrived, ``output_fd`` when something was printed.
     """
 
-    def __init__(self, key: Key, env: Mapping[str, str]) -> None:
+    def __init__(self, key: Key, env: Mapping[str, str], folder: str | None) -> None:
         self.key = key
         self.cause_of_loss: str | None = None
         self._lines = OutputLines()
@@ -50,7 +50,7 @@ class Template:
                 undo.callback(os.close, self.output_fd)
                 try:
                     self._process: subprocess.Popen[bytes] = start_interpreter(
-                        ["template"], [theirs.fileno()], write_end, env
+                        ["template"], [theirs.fileno()], write_end, env, folder
                     )
                 finally:
                     os.close(write_end)

@@ -15,6 +15,7 @@ _FIRST_PORT, _PORTS_END = 10_000, 32_000  # below the ports that the kernel give
 _PORTS_PER_WORKER = 32
 
 HASH_SEED = "PYTHONHASHSEED"
+_INTERACTIVE = "PYTHONINSPECT"  # a worker has nobody to talk to
 
 THREAD_CAPS = (
     # BLAS, OpenMP and what is built on them
@@ -74,7 +75,7 @@ def variables_of_run(environ: Mapping[str, str], hash_seed: int | None) -> tuple
     started without that flag and without the variables that Python reads.
     """
     left_out = sorted(name for name in environ if _is_of_launcher(name))
-    env = {name: value for name, value in environ.items() if name not in left_out}
+    env = {name: value for name, value in environ.items() if name not in left_out and name != _INTERACTIVE}
     if sys.flags.ignore_environment:
         env = {name: value for name, value in env.items() if not name.startswith("PYTHON")}
     if not env.get(HASH_SEED):

@@ -25,7 +25,12 @@ def node_lock(name: str) -> Iterator[None]:
         return
     with file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        holder = os.getpid()
+        try:
+            yield
+        finally:
+            if os.getpid() == holder:  # processes that the stage forked have the file too, and may live on
+                fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def _lock_path(name: str) -> Path:

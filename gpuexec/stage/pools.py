@@ -13,6 +13,9 @@ from importlib.machinery import ModuleSpec, PathFinder
 from types import FunctionType, ModuleType
 from typing import Any
 
+from gpuexec.channel import codec
+
+_MAIN_MODULES = ("__main__", "__mp_main__")  # the latter is that of a driver which multiprocessing has spawned
 _PICKLER_MODULE = "multiprocessing.reduction"
 _installed = False
 
@@ -32,10 +35,10 @@ def support_pools() -> None:
 
 def load(definition: bytes) -> Any:
     """Return a function or class that `_by_value` pickled; in the child, what it returns goes back the same way."""
-    import cloudpickle
+    import cloudpickle  # noqa: F401 - `support_pools` goes by it
 
     support_pools()
-    return cloudpickle.loads(definition)
+    return codec.decode(definition, in_place=False)
 
 
 class _ExtendsOnImport:
@@ -65,15 +68,13 @@ def _extend(module: Any) -> None:
 
 
 def _by_value(_pickler: Any, obj: Any) -> Any:
-    if isinstance(obj, FunctionType | type) and obj.__module__ == "__main__" and not _is_in_main(obj):
-        import cloudpickle
-
-        return load, (cloudpickle.dumps(obj),)
+    if isinstance(obj, FunctionType | type) and obj.__module__ in _MAIN_MODULES and not _is_in_main(obj):
+        return load, (codec.encode_by_value(obj).join(),)
     return NotImplemented
 
 
 def _is_in_main(obj: Any) -> bool:
-    found: Any = sys.modules["__main__"]
+    found: Any = sys.modules.get(obj.__module__)
     for name in obj.__qualname__.split("."):
         found = getattr(found, name, None)
     return found is obj

@@ -20,6 +20,7 @@ from gpuexec.channel.messages import Booted, ErrorHandling, Start
 from gpuexec.channel.payload_store import load
 from gpuexec.channel.recorder import FlightRecorder
 from gpuexec.channel.wire import BlockingConnection
+from gpuexec.contract.adapter import StageAdapter
 from gpuexec.contract.allocation import Allocation
 from gpuexec.contract.executor import NodeInfo, WorkerMetadata
 from gpuexec.contract.phases import StagePhase
@@ -98,23 +99,36 @@ def _serve(connection: BlockingConnection, recorder: FlightRecorder, log: LogSin
     registration.install()
     allocation = Allocation.from_dict(start.allocation)
     own_gpu.show_own_gpu(allocation)
-    (payload,) = start.payloads
+    stages, announcement = start.payloads[: len(start.stages)], start.payloads[len(start.stages) :]
+    loaded: list[StageAdapter] = []
     try:
+        for each in announcement:
+            load(each)
         with loading_stage():
-            adapter = adapters.adapter_for(load(payload))
+            for log.stage, payload in enumerate(stages):
+                adapter = adapters.adapter_for(load(payload))
+                if start.task_seed is not None:
+                    from gpuexec.stage.seeds import seeded  # only a run with seeds pays for it
+
+                    adapter = seeded(adapter, start.task_seed)
+                loaded.append(adapter)
         support_pools()
     except BaseException as error:  # noqa: BLE001 - an import can raise anything, SystemExit included
-        connection.send(describe_failure(error, StagePhase.IMPORT))
+        at_fault = min(len(loaded), len(stages) - 1)
+        connection.send(describe_failure(error, StagePhase.IMPORT, stage=at_fault))
         return
+    log.stage = 0
     log.apply_levels()
     connection.send(Booted(began, time.monotonic()))
     worker = WorkerMetadata(worker_id=start.worker_id, allocation=allocation)
-    loop = WorkerLoop(
+    node = NodeInfo(node_id=start.node_id)
+    loop = _loop_class(len(loaded))(
+        [StageSession(adapter, node, worker, checks_pinning=True) for adapter in loaded],
         connection,
-        StageSession(adapter, NodeInfo(node_id=start.node_id), worker, checks_pinning=True),
         memory.probe_for(allocation),
         recorder,
         ErrorHandling.from_list(start.error_handling),
+        log,
     )
 
     def terminate_once(_signal: int, _frame: FrameType | None) -> None:
@@ -123,3 +137,11 @@ def _serve(connection: BlockingConnection, recorder: FlightRecorder, log: LogSin
 
     signal.signal(signal.SIGTERM, terminate_once)
     loop.run()
+
+
+def _loop_class(stages: int) -> type[WorkerLoop]:
+    if stages == 1:
+        return WorkerLoop
+    from gpuexec.worker.group_loop import GroupLoop  # most workers do not need it
+
+    return GroupLoop

@@ -67,13 +67,17 @@ class _DirectWriter(io.BufferedIOBase):
 
 
 class ConsoleStream(io.TextIOWrapper):
-    """A text stream of the worker. ``claim`` is asked about each text first; it is written unless claimed."""
+    """A text stream of the worker. ``claim`` is asked about each text first; it is written unless claimed.
 
-    def __init__(self, buffer: io.BufferedIOBase, like: TextIO, claim: Claim) -> None:
+    The driver reads the pipe as UTF-8. So the locale and ``PYTHONIOENCODING``, which are about terminals and files, do
+    not matter here, and no text makes ``print`` raise.
+    """
+
+    def __init__(self, buffer: io.BufferedIOBase, claim: Claim) -> None:
         super().__init__(
             buffer,  # type: ignore[arg-type]
-            encoding=like.encoding,
-            errors=like.errors,
+            encoding="utf-8",
+            errors="backslashreplace",
             newline="\n",
             write_through=True,
         )
@@ -126,7 +130,7 @@ def replace_standard_streams(pipe: Pipe, claim: Claim) -> list[ConsoleStream]:
     for name in ("stdout", "stderr"):
         stream: TextIO = getattr(sys, name)
         stream.flush()
-        console = ConsoleStream(_DirectWriter(stream.fileno(), stream.name, pipe), stream, claim)
+        console = ConsoleStream(_DirectWriter(stream.fileno(), stream.name, pipe), claim)
         setattr(sys, name, console)
         setattr(sys, f"__{name}__", console)
         stream.detach()  # type: ignore[attr-defined]  # or it would close the descriptor when it is freed

@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Mapping
 from typing import Any
 
-from gpuexec.channel.log_frames import encode_record
+from gpuexec.channel.log_frames import encode_prints_for, encode_record
 from gpuexec.channel.messages import LogLine
 from gpuexec.curator.registration import after_import
 from gpuexec.worker.console import Pipe, replace_standard_streams
@@ -44,6 +44,8 @@ class LogSink:
         self._levels: Mapping[str, int] = {}
         self._disabled = 0
         self._thread = _Thread()
+        self._prints_for = 0
+        self.stage = 0  # of the group, which logs and prints now
         self._streams = replace_standard_streams(self._pipe, self._claim)
         after_import("logging", self._install)
 
@@ -113,6 +115,10 @@ class LogSink:
         if type(text) is not str and isinstance(getattr(text, "record", None), dict):
             self._send_loguru(text.record, text)  # type: ignore[attr-defined]
             return True
+        if self.stage != self._prints_for:
+            self._prints_for = self.stage
+            with contextlib.suppress(OSError):
+                self._pipe.write(self._fd, encode_prints_for(self.stage))
         return False
 
     def _send_logging(self, record: Any) -> None:
@@ -132,6 +138,7 @@ class LogSink:
                 line=record.lineno,
                 path=record.pathname,
                 library="logging",
+                stage=self.stage,
             )
         )
 
@@ -150,6 +157,7 @@ class LogSink:
                 function=record["function"],
                 line=record["line"],
                 path=record["file"].path,
+                stage=self.stage,
             )
         )
 

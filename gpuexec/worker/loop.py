@@ -26,6 +26,7 @@ from gpuexec.stage.session import StageSession
 from gpuexec.worker.failures import describe_failure
 from gpuexec.worker.gpu_memory_errors import free_gpu_cache, is_out_of_gpu_memory
 from gpuexec.worker.inbox import Inbox
+from gpuexec.worker.log_sink import LogSink
 from gpuexec.worker.memory import MemoryProbe, PeakRss
 from gpuexec.worker.outbox import Outbox
 
@@ -46,17 +47,23 @@ class WorkerLoop:
 
     def __init__(
         self,
+        sessions: Sequence[StageSession],
         connection: BlockingConnection,
-        session: StageSession,
         probe: MemoryProbe,
         recorder: FlightRecorder,
         error_handling: ErrorHandling,
+        log: LogSink,
     ) -> None:
         self._connection = connection
-        self._session = session
+        self._sessions = sessions
+        self._session = sessions[0]  # of the stage that this process is in or was in last
+        self._stage = 0  # its position in the group
+        self._blamed: tuple[str, ...] = ()  # ids of the tasks at fault, if not all of the batch
+        self._blamed_input = 0  # the index of the batch's input that they were made of
         self._probe = probe
         self._recorder = recorder
         self._error_handling = error_handling
+        self._log = log
         self._pool = SegmentPool()
         self._outbox = Outbox(connection, self._pool)
         self._inbox = Inbox(self._outbox.reuse_when_sent)
@@ -123,13 +130,15 @@ class WorkerLoop:
                     self._outbox.flush_if_due(idle=False)
             case SetUpOnNode():
                 began = time.monotonic()
-                with self._reporting_failures():
-                    self._session.set_up_on_node()
+                for session in self._in_turn():
+                    with self._reporting_failures():
+                        session.set_up_on_node()
                 self._connection.send(NodeReady(time.monotonic() - began))
             case SetUp():
                 began = time.monotonic()
-                with self._reporting_failures():
-                    self._session.set_up()
+                for session in self._in_turn():
+                    with self._reporting_failures():
+                        session.set_up()
                 self._connection.send(Ready(time.monotonic() - began))
                 self._idle_since = time.monotonic()
             case unexpected:
@@ -137,9 +146,17 @@ class WorkerLoop:
 
     def _tear_down(self) -> float:
         began = time.monotonic()
-        with contextlib.suppress(WorkerHalted), self._reporting_failures():
-            self._session.tear_down()
+        for session in self._in_turn():
+            with contextlib.suppress(WorkerHalted), self._reporting_failures():
+                session.tear_down()
         return time.monotonic() - began
+
+    def _in_turn(self) -> Iterator[StageSession]:
+        """Yield the sessions of the group's stages, each as the one that this process is in."""
+        for stage, session in enumerate(self._sessions):
+            self._stage, self._session = stage, session
+            self._log.stage = stage
+            yield session
 
     @contextlib.contextmanager
     def _reporting_failures(self) -> Iterator[None]:
@@ -267,7 +284,9 @@ class WorkerLoop:
 
     def _report(self, error: BaseException, batch_id: int | None = None, *, halted: bool) -> None:
         self._outbox.flush()
-        self._connection.send(describe_failure(error, self._session.phase, batch_id, halted=halted))
+        where = {"stage": self._stage, "task_ids": self._blamed or None, "parent": self._blamed_input}
+        self._connection.send(describe_failure(error, self._session.phase, batch_id, halted=halted, **where))
+        self._blamed, self._blamed_input = (), 0
 
     def _note_fork(self) -> None:
         self._in_forked_child = True

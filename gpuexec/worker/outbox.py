@@ -20,9 +20,11 @@ from gpuexec.channel.segments import Segment, SegmentPool
 from gpuexec.channel.wire import BlockingConnection
 from gpuexec.contract.metrics import add_metrics
 from gpuexec.units import KIB, MIB
+from gpuexec.worker.stage_totals import StageTotals
 
 _FLUSH_BYTES = 256 * KIB
 _FLUSH_SECONDS = 0.005
+_FLUSH_SEGMENT_BYTES = 64 * MIB  # what a batch makes may be too much for memory, which only the driver can tell
 _SEGMENT_REF_BYTES = 64  # what a reference to a segment adds to a message, roughly
 _ARENA_BYTES = 16 * MIB  # large payloads of one batch share segments of this size
 
@@ -30,7 +32,8 @@ _ARENA_BYTES = 16 * MIB  # large payloads of one batch share segments of this si
 class Outbox:
     """Results on their way to the driver; for one thread.
 
-    ``totals``: the stats of the batches finished since the last flush, added up.
+    ``totals``: the stats of the batches finished since the last flush, added up. ``stage_totals``: of a group, the same
+    by stage. ``added``: the tasks that the last `add` has stored, all of them unless it raised.
     """
 
     def __init__(self, connection: BlockingConnection, pool: SegmentPool) -> None:
@@ -41,14 +44,26 @@ class Outbox:
         self._arena: Segment | None = None
         self._arena_used = 0
         self._oldest = 0.0
+        self.stage_totals: Sequence[StageTotals] = ()
+        self.added = 0
         self._clear()
 
-    def add(self, batch_id: int, tasks: list[Any], parents: Sequence[int]) -> int:
+    def add(
+        self,
+        batch_id: int,
+        tasks: list[Any],
+        parents: Sequence[int],
+        goes_to: int | None = None,
+        *,
+        shared_stats: bool = True,
+    ) -> int:
         """Pickle a batch's outputs, emptying ``tasks``, and return their size in bytes.
 
-        ``parents``: the index of each output's input. Raises what pickling raised. Call `finish` afterwards.
+        ``parents``: the index of each output's input. ``goes_to``: the stage of the group that gets them.
+        ``shared_stats``: whether several of them have the same stats. Raises what pickling raised. Call `finish`
+        afterwards.
         """
-        total = at = 0
+        total = at = self.added = 0
         many = len(tasks) > 1
         self._begin_piece(batch_id)
         tasks.reverse()
@@ -56,11 +71,11 @@ class Outbox:
             block = [tasks.pop() for _ in range(min(len(tasks), self._block_sizer.next()))]
             size = len(block)
             task_ids = [task.task_id for task in block]
-            encoded = self._encoder.encode(block, shared_stats=many)
+            encoded = self._encoder.encode(block, shared_stats=many and shared_stats)
             self._block_sizer.learn(size, encoded.size)
             del block
             payload = self._store(encoded, many=many)
-            if self._inline_bytes > _FLUSH_BYTES:
+            if self._inline_bytes > _FLUSH_BYTES or self._segment_bytes > _FLUSH_SEGMENT_BYTES:
                 self.flush()
                 self._begin_piece(batch_id)
             self._blocks[-1] += 1
@@ -68,11 +83,31 @@ class Outbox:
             self._task_ids += task_ids
             self._parents += parents[at : at + size]
             self._payloads.append(payload)
+            if goes_to is not None:
+                self._goes_to.append(goes_to)
             at += size
+            self.added = at
             total += encoded.size
-            self._inline_bytes += encoded.size if not isinstance(payload, SegmentRef) else _SEGMENT_REF_BYTES
-        self._arena = None
+            if isinstance(payload, SegmentRef):
+                self._inline_bytes += _SEGMENT_REF_BYTES
+                self._segment_bytes += encoded.size
+            else:
+                self._inline_bytes += encoded.size
+        if self._arena is not None:
+            self._arena.trim(self._arena_used)  # it may have carried a large payload before, and nobody reuses it
+            self._arena = None
         return total
+
+    def add_pickled(self, batch_id: int, payload: bytes, task_id: str, parent: int, goes_to: int) -> None:
+        """Add a block of one task that is pickled already."""
+        self._begin_piece(batch_id)
+        self._blocks[-1] += 1
+        self._sizes.append(1)
+        self._task_ids.append(task_id)
+        self._parents.append(parent)
+        self._payloads.append(payload)
+        self._goes_to.append(goes_to)
+        self._inline_bytes += len(payload)
 
     def finish(self, metrics: dict[str, float], rss_peak_bytes: int, now: float) -> None:
         """Mark the batch complete. The caller has added its times and sizes to ``totals`` already."""
@@ -83,9 +118,9 @@ class Outbox:
             add_metrics(totals.metrics, metrics)
         self._oldest = self._oldest or now
 
-    def note_failed(self, batch_id: int, parents: Sequence[int]) -> None:
-        """Note that the stage gave up tasks of the current batch that were made of these inputs."""
-        self._failed += [[batch_id, parent] for parent in parents]
+    def note_failed(self, batch_id: int, parents: Sequence[int], stage: int = 0) -> None:
+        """Note that a stage gave up tasks of the current batch that were made of these inputs."""
+        self._failed += [[batch_id, parent, stage] for parent in parents]
 
     def reuse_when_sent(self, segment: Segment) -> None:
         """Reuse this input segment for outputs after the next flush, when the driver has the results made of it."""
@@ -109,8 +144,12 @@ class Outbox:
             self._parents,
             self.totals.to_list() if self.totals.batches else None,
             self._failed,
+            self._goes_to or None,
+            [[n, *one.to_list()] for n, one in enumerate(self.stage_totals) if one.stats.batches] or None,
             payloads=tuple(self._payloads),
         )
+        for one in self.stage_totals:
+            one.clear()
         reusable = self._reusable
         self._clear()
         self._connection.send(message)
@@ -119,7 +158,7 @@ class Outbox:
 
     def drop_unfinished(self) -> None:
         """Drop what was added of the current batch: its stage raised."""
-        if self._batch_ids and not self._complete[-1]:
+        while self._batch_ids and not self._complete[-1]:
             blocks = self._blocks[-1]
             size = sum(self._sizes[len(self._sizes) - blocks :])
             for column in (self._batch_ids, self._blocks, self._complete):
@@ -128,6 +167,7 @@ class Outbox:
             del self._payloads[len(self._payloads) - blocks :]
             del self._task_ids[len(self._task_ids) - size :]
             del self._parents[len(self._parents) - size :]
+            del self._goes_to[len(self._goes_to) - blocks :]
         self._arena = None
 
     def _clear(self) -> None:
@@ -140,8 +180,9 @@ class Outbox:
         self._payloads: list[Payload] = []
         self._reusable: list[Segment] = []
         self._failed: list[list[int]] = []
+        self._goes_to: list[int] = []
         self.totals = BatchStats()
-        self._inline_bytes = 0
+        self._inline_bytes = self._segment_bytes = 0
         self._oldest = 0.0
 
     def _begin_piece(self, batch_id: int) -> None:

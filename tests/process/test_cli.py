@@ -38,6 +38,18 @@ def test_run(executor):
     assert done.stdout == "", "stdout is the pipeline's own"
 
 
+@pytest.mark.parametrize(
+    "environment",
+    [{"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {"PYTHONIOENCODING": "ascii"}, {"COLUMNS": "0"}],
+)
+def test_terminals_with_few_characters_or_no_size(environment):
+    done = run_command("--help", **environment)
+    assert done.returncode == 0, done.stderr
+    assert "Run stage pipelines" in done.stdout
+    done = run_command("run", f"{__name__}:small", **environment)
+    assert "5 tasks came out of the last stage" in done.stderr
+
+
 def test_run_of_a_broken_pipeline_shows_the_table_and_the_error():
     done = run_command("run", f"{__name__}:dying")
     assert done.returncode == 1

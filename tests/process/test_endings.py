@@ -19,9 +19,15 @@ from gpuexec.contract.phases import StagePhase
 from gpuexec.errors import RemoteStageError, RemoteTraceback
 from gpuexec.stage.node_lock import node_lock
 from tests.process import stages
-from tests.process.running import ROOT, run_local, run_python
+from tests.process.running import ROOT, logged, run_local, run_python
 from tests.process.stages import Apply, Journal, hang, items, segfault
-from tests.process.stages.endings import EndsInTeardown
+from tests.process.stages.endings import (
+    Ends,
+    EndsInTeardown,
+    raise_much,
+    raise_stop_iteration,
+    raise_what_exits_when_pickled,
+)
 from tests.process.stages.transforms import CannotImport, ReturnsText
 from tests.process.waiting import wait_until
 
@@ -56,6 +62,30 @@ def test_an_exception_that_cannot_be_pickled_arrives_as_text():
 def test_an_exception_without_a_text():
     ran = run_local([Apply(stages.raise_mute)], items(1), raises=stages.Mute)
     assert "stage 'apply'" in ran.error.__notes__[0]
+
+
+@pytest.mark.parametrize("phase", ["setup", "process"])
+def test_stop_iteration_is_the_stages_error(tmp_path: Path, phase: str):
+    """Python lets no generator raise it, and results come from one."""
+    ran = run_local([Ends(phase, raise_stop_iteration, tmp_path)], items(1), raises=RemoteStageError)
+    assert f"stage 'ends' raised StopIteration in {phase}" in str(ran.error)
+    assert isinstance(ran.error.__cause__, RemoteTraceback)
+
+
+def test_of_a_very_long_exception_the_log_shows_begin_and_end(tmp_path: Path):
+    with logged() as messages:
+        stage = Ends("process", raise_much, tmp_path)
+        ran = run_local([stage], items(1), raises=LookupError, retry_on=LookupError, max_attempts=2)
+    assert len(str(ran.error)) > 30_000_000, "the exception itself is as it was"
+    assert max(map(len, messages)) < 10_000
+    assert any("LookupError: beginxxx" in message and "xxxend" in message for message in messages)
+    assert len(ran.report.error) < 10_000
+    assert len(ran.error.__cause__.text) < 100_000
+
+
+def test_an_exception_that_exits_when_it_is_pickled(tmp_path: Path):
+    ran = run_local([Ends("process", raise_what_exits_when_pickled, tmp_path)], items(1), raises=RemoteStageError)
+    assert "ExitsWhenPickled: as planned" in str(ran.error)
 
 
 def test_sys_exit_in_a_stage_does_not_end_the_driver():
@@ -99,7 +129,7 @@ def test_a_result_that_cannot_be_pickled():
 def test_a_result_that_can_be_pickled_but_not_unpickled(stages_after: list[Apply]):
     """Whoever is the first to unpickle it, the driver or the next stage, the error names the stage that made it."""
     given = [Apply(stages.return_pickles_only, "first"), *stages_after]
-    ran = run_local(given, items(1), raises=ResultNotPicklable)
+    ran = run_local(given, items(1), fusion="off", raises=ResultNotPicklable)
     assert "stage 'first'" in str(ran.error)
     assert "cannot be unpickled" in str(ran.error)
 
@@ -301,4 +331,4 @@ def test_a_module_that_runs_its_pipeline_when_imported_is_refused(tmp_path: Path
     )
     done = run_python("-c", "import careless", PYTHONPATH=f"{tmp_path}:{ROOT}")
     assert done.returncode == 1
-    assert "starts a run when it is imported" in done.stderr.splitlines()[-2]
+    assert "starts a run when it is imported" in done.stderr.splitlines()[-3]

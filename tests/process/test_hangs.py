@@ -17,8 +17,10 @@ from gpuexec.observe.report import FailedAttempt
 from tests.process.running import local_executor, logged, run_local
 from tests.process.stages import Apply, be_stopped, items
 from tests.process.stages.hanging import (
+    HangsAtExit,
     HangsInSetup,
     HangsInTeardown,
+    LeavesAThread,
     take_a_moment,
     wait_in_c_with_the_gil,
     wait_in_two_threads,
@@ -99,6 +101,15 @@ def test_a_teardown_that_hangs_is_noted_with_its_stacks():
     assert "stop_timeout_s = 0.5 s" in note
     assert "hanging.py" in note
     assert "in teardown" in note
+
+
+@pytest.mark.parametrize("stage", [LeavesAThread, HangsAtExit])
+def test_a_process_that_does_not_exit_is_noted_with_its_stacks(stage: type[Apply]):
+    ran = run_local([stage(abs)], items(1, 2), stop_timeout_s=0.5)
+    assert ran.data == [1, 2]
+    (note,) = ran.report.notes
+    assert "it was done, but did not exit within stop_timeout_s = 0.5 s" in note
+    assert "threading.py" in note
 
 
 def test_while_the_caller_is_busy_no_worker_is_late():

@@ -218,7 +218,7 @@ def test_the_report_accounts_for_every_task(ran: Ran):
 
 
 def test_two_stages_of_the_same_name():
-    ran = run_local([Apply(double), Apply(double)], items(1))
+    ran = run_local([Apply(double), Apply(double)], items(1), fusion="off")
     assert ran.data == [4]
     assert {w.worker_id for w in ran.report.workers} == {"apply-0", "apply#2-0"}
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
+
+import pytest
 
 from gpuexec import ProcessingStage
 from gpuexec.observe.report import RunReport
-from tests.process.running import ids_and_data, run_inline, run_local
-from tests.process.stages import Apply, Range, double, items
+from tests.process.running import ids_and_data, local_executor, run_inline, run_local
+from tests.process.stages import Apply, Item, Range, double, items, same
 from tests.process.stages.workloads import MIB, Hoards
 
 
@@ -47,9 +50,28 @@ def test_a_worker_above_the_limit_from_the_start_still_works():
 
 def test_a_host_that_is_always_short_of_memory_slows_a_run_but_does_not_stop_it():
     stages = [Apply(abs, "first"), Apply(double, "second"), Apply(double, "third").with_(batch_size=4)]
-    report = run(*stages, count=100, memory_high_watermark=0.0)
+    report = run(*stages, count=100, memory_high_watermark=0.0, fusion="off")
     assert any(note.startswith("pausing intake of new tasks: ") for note in report.notes)
 
 
-def test_a_lone_source_is_never_held_back():
-    assert len(run_local([Range(10)], memory_high_watermark=0.0).tasks) == 10
+def test_a_lone_source_is_never_held_back_and_nobody_says_so():
+    ran = run_local([Range(10)], memory_high_watermark=0.0)
+    assert len(ran.tasks) == 10
+    assert not any("intake" in note for note in ran.report.notes)
+
+
+@pytest.mark.parametrize(("watermark", "at_least", "at_most"), [(0.0, 1, 4), (1.0, 50, 100)])
+def test_while_memory_is_short_an_iterator_is_read_no_further_than_stages_work(watermark, at_least, at_most):
+    read = 0
+
+    def source() -> Iterator[Item]:
+        nonlocal read
+        for item in items(*range(100)):
+            read += 1
+            yield item
+
+    stages = [Apply(same, name).with_(num_workers=1) for name in ("first", "second")]
+    results = local_executor(memory_high_watermark=watermark).execute_iter(stages, source())
+    ahead = [read - got for got, _ in enumerate(results)]
+    assert len(ahead) == 100
+    assert at_least <= max(ahead) <= at_most

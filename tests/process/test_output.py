@@ -207,3 +207,19 @@ def test_loguru_records_arrive_once_however_it_is_configured(configure, levels):
     assert "KeyError: 'nothing there'" in text
     expected = [("DEBUG", "at debug"), ("WARNING", "at WARNING\nin two lines")]
     assert found == (expected[1:] if configure is output.show_warnings_only else expected)
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        {"PYTHONIOENCODING": "latin-1"},
+        {"PYTHONIOENCODING": "utf-8:strict", "PYTHONINSPECT": "1"},
+    ],
+)
+def test_any_text_can_be_printed_in_any_locale(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with loguru_records() as found:
+        assert run_local([Apply(output.print_any_text)], items("\udcff")).data == ["\udcff"]
+    assert found == [("INFO", "ü✓ \\udcff")] * 2

@@ -51,7 +51,9 @@ def test_attempts_are_limited_and_counted_in_the_error(tmp_path: Path):
     stage = Fragile(tmp_path, die, at={2})
     ran = run_local([stage], items(*range(5)), raises=WorkerDied, max_attempts=2, capsule_dir=tmp_path / "capsules")
     assert ran.error.task_ids[0] == "0_2"
-    (note,) = ran.error.__notes__
+    (capsule,) = (tmp_path / "capsules").iterdir()
+    note, replay = ran.error.__notes__
+    assert replay == f"to run it again: gpuexec replay {capsule}"
     assert "attempt 2" in note
     assert "SIGKILL" in note
     assert "fragile-0" in note, "the worker of the first attempt"

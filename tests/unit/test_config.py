@@ -98,6 +98,17 @@ def test_keywords_win_over_the_mapping():
         ({"retire_on": "json.loads"}, "'json.loads' is not an exception"),
         ({"retire_on": "builtins.ValueErrors"}, "did you mean 'builtins.ValueError'?"),
         ({"retry_on": [3]}, "option 'retry_on' takes exception classes or their names"),
+        ({"stage_options": {"a": 3}}, "option 'stage_options': stage 'a': its options must be a mapping"),
+        (
+            {"stage_options": {"a": {"max_atempts": 3}}},
+            "stage 'a': unknown executor option 'max_atempts'; did you mean",
+        ),
+        (
+            {"stage_options": {"a": {"max_attempts": 0}}},
+            "stage 'a': option 'max_attempts' must be a finite number >= 1",
+        ),
+        ({"stage_options": {"a": {"queue_tasks": 3}}}, "stage 'a': option 'queue_tasks' is of the whole run"),
+        ({"task_seed": "1"}, "option 'task_seed' must be a whole number, got str '1'"),
     ],
 )
 def test_a_bad_option_is_named(executor, options, message):

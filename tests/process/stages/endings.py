@@ -37,6 +37,25 @@ def recurse() -> None:
     recurse()
 
 
+def raise_stop_iteration() -> None:
+    next(iter(()))
+
+
+def raise_much() -> None:
+    raise LookupError("begin" + "x" * 30_000_000 + "end")
+
+
+class ExitsWhenPickled(LookupError):
+    """Its own code ends the process that pickles it."""
+
+    def __reduce__(self) -> Any:
+        sys.exit("pickled")
+
+
+def raise_what_exits_when_pickled() -> None:
+    raise ExitsWhenPickled("as planned")
+
+
 def fork() -> None:
     """Return from the child, then from the parent."""
     pid = os.fork()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import threading
 from pathlib import Path
 from typing import Any
@@ -51,3 +52,13 @@ class HangsInSetup(Journal):
 class HangsInTeardown(Apply):
     def teardown(self) -> None:
         threading.Event().wait()
+
+
+class LeavesAThread(Apply):
+    def setup(self, worker_metadata: Any = None) -> None:
+        threading.Thread(target=threading.Event().wait).start()
+
+
+class HangsAtExit(Apply):
+    def setup(self, worker_metadata: Any = None) -> None:
+        atexit.register(threading.Event().wait)

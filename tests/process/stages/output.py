@@ -48,6 +48,12 @@ def log_with_loguru_and_die(value: Any) -> None:
     die()
 
 
+def print_any_text(value: Any) -> Any:
+    print("ü✓", value)
+    print("ü✓", value, file=sys.stderr)
+    return value
+
+
 # ---- in order and whole -------------------------------------------------------------------------------------
 
 

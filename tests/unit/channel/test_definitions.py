@@ -46,11 +46,77 @@ def test_an_instance_of_a_local_class_arrives_as_one_of_the_same_class(cloudpick
     assert not cloudpickled
 
 
+SLOTTED = """
+from dataclasses import dataclass
+from typing import Generic, NamedTuple, TypeVar
+
+class Text:
+    __slots__ = "text"
+
+class Private(Text):
+    __slots__ = ("__own", "__weakref__")
+    def __init__(self): self.text, self.__own = "t", 1
+    def value(self): return self.text, self.__own
+
+class Open:
+    __slots__ = {"a": "documented", "__dict__": ""}
+    def __init__(self): self.a, self.b = 1, 2
+    def value(self): return self.a, self.b
+
+class Late:
+    def __init__(self): self.x = 1
+    def value(self): return self.x
+Late.__slots__ = ("x",)
+
+@dataclass(slots=True, weakref_slot=True)
+class Data(Generic[TypeVar("T")]):
+    a: int = 3
+    def value(self): return self.a
+
+class Named(NamedTuple):
+    a: int = 4
+    def value(self): return self.a
+
+class Pair(tuple):
+    __slots__ = ()
+    def value(self): return len(self)
+
+VALUES = [Private(), Open(), Late(), Data(), Named(), Pair((1, 2))]
+"""
+
+
+@pytest.mark.parametrize("encode", ["codec.encode", "codec.encode_by_value"])
+def test_classes_with_slots_travel_there_and_back(encode):
+    """cloudpickle#225: what comes back has to fit the class that it came from."""
+    there = """
+import sys
+from gpuexec.channel import codec
+values = codec.decode(bytes.fromhex(sys.stdin.read()), in_place=False)
+assert all(hasattr(type(v), "__slots__") for v in values)
+print(codec.encode(values).join().hex())
+"""
+    script = f"""
+import subprocess, sys
+from gpuexec.channel import codec
+{SLOTTED}
+sent = {encode}(VALUES).join().hex()
+there = [sys.executable, "-c", {there!r}]
+got = subprocess.run(there, input=sent, text=True, check=True, stdout=subprocess.PIPE)
+back = codec.decode(bytes.fromhex(got.stdout), in_place=False)
+assert [type(v) for v in back] == [type(v) for v in VALUES]
+print([v.value() for v in back])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], check=False, capture_output=True, text=True, env=_environment()
+    )
+    assert done.stdout == "[('t', 1), (1, 2), 1, 3, 4, 2]\n", done.stderr
+
+
 def test_the_definition_is_pickled_once_a_sender(monkeypatch):
     cls, encoder = local_class(), codec.Encoder()
     made = []
-    define = definitions._define
-    monkeypatch.setattr(definitions, "_define", lambda cls, modules: made.append(cls) or define(cls, modules))
+    define = definitions.define
+    monkeypatch.setattr(definitions, "define", lambda cls: made.append(cls) or define(cls))
     for number in range(5):
         assert travel([cls("d", number)], encoder)[0].data == number
     assert made == [cls]
@@ -102,3 +168,20 @@ def test_enums_data_classes_with_slots_and_functions_come_along():
 
 def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(Path(codec.__file__).parents[2])}
+
+
+def test_a_class_that_was_announced_is_referred_to(monkeypatch, cloudpickled):
+    cls = local_class()
+    token, definition = definitions.define(cls)
+    announced = codec.encode(definitions.Announces({token: definition})).join()
+    encoder = codec.Encoder(announced={token})
+    payload = encoder.encode([cls("d", 1)]).join()
+    assert len(payload) < len(codec.encode([cls("d", 1)]).join()) - len(definition) + 100
+    monkeypatch.setattr(definitions, "ANNOUNCED", {})
+    assert type(codec.decode(payload, in_place=False)[0]) is cls, "the sender knows it"
+    monkeypatch.setattr(definitions, "_CLASSES", {})
+    with pytest.raises(KeyError):
+        codec.decode(payload, in_place=False)
+    assert codec.decode(announced, in_place=False) == []
+    assert codec.decode(payload, in_place=False)[0].doubled() == 2
+    assert not cloudpickled

@@ -86,3 +86,14 @@ def test_segments_have_no_name(pool):
     segment = pool.acquire(PAGE)
     assert str(Path(f"/proc/self/fd/{segment.fd}").readlink()) == "/memfd:gpuexec (deleted)"
     assert not os.get_inheritable(segment.fd)
+
+
+def test_trimming_gives_back_the_memory_beyond_a_payload(pool):
+    segment = pool.acquire(100 * PAGE)
+    segment.write([b"x" * (100 * PAGE)], 0)
+    segment.trim(PAGE + 1)
+    assert segment.capacity == 2 * PAGE
+    assert os.fstat(segment.fd).st_blocks * 512 == 2 * PAGE
+    segment.trim(50 * PAGE)
+    assert segment.capacity == 2 * PAGE, "it never grows"
+    assert bytes(read_segment(SegmentRef(segment, 0, PAGE + 1, exclusive=False))) == b"x" * (PAGE + 1)

@@ -6,6 +6,7 @@ What arrives equals what was sent, is writable, and belongs to its receiver alon
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import threading
 from dataclasses import dataclass, field
@@ -499,3 +500,33 @@ def test_an_input_segment_is_reused_for_outputs_once_the_driver_has_the_results(
     spent.close()
     pool.close()
     driver.messages.clear()
+
+
+def test_what_a_large_batch_makes_is_sent_while_the_rest_is_still_packed():
+    made = [Item("d", np.ones(20 * 1024 * 1024, np.uint8)) for _ in range(9)]
+    with Driver() as driver:
+        outbox = Outbox(driver.connection, SegmentPool())
+        _run(outbox, 0, Ran(made, [0] * 9, "done"))
+        outbox.flush()
+    assert [len(message.payloads) for message in driver.messages] == [4, 4, 1]
+    assert [message.complete for message in driver.messages] == [[0], [0], [1]]
+    driver.messages.clear()
+
+
+def test_outputs_that_share_a_reused_segment_do_not_hold_the_rest_of_it():
+    pool = SegmentPool()
+    spent = pool.acquire(20 * 1024 * 1024)
+    spent.write([bytes(spent.capacity)], 0)
+    with Driver() as driver:
+        outbox = Outbox(driver.connection, pool)
+        outbox.reuse_when_sent(spent)
+        _run(outbox, 0, Ran([], [], "done"))
+        outbox.flush()
+        _run(outbox, 1, Ran([Item("d", np.ones(100_000, np.uint8)) for _ in range(2)], [0, 0], "done"))
+        outbox.flush()
+    payloads = driver.messages[-1].payloads
+    assert [task.data.sum() for payload in payloads for task in load(payload)] == [100_000] * 2
+    assert len({payload.segment.fd for payload in payloads}) == 1
+    assert os.fstat(payloads[0].segment.fd).st_blocks * 512 < 300_000
+    driver.messages.clear()
+    pool.close()

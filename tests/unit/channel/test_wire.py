@@ -36,14 +36,14 @@ messages = st.one_of(
     st.just(Stop()),
     st.builds(
         Start,
-        text,
+        st.lists(text),
         text,
         text,
         st.just({"gpus": []}),
         st.lists(text),
         st.lists(ids),
         text,
-        st.just([True, ["builtins.MemoryError"], False]),
+        st.just([True, ["builtins.MemoryError"], False, False]),
         st.dictionaries(text, ids),
         ids,
         payloads=st.tuples(inline),
@@ -52,7 +52,7 @@ messages = st.one_of(
         Failed, st.sampled_from(StagePhase), st.none() | ids, st.lists(text), text, text, st.booleans(), st.booleans()
     ),
     st.builds(LogLine, text, ids, text, st.floats(0, 2e9), st.none() | text, text, ids),
-    st.builds(lambda i, t: Results([i], [1], [1], [1], [t], [-1], None, [[i, 0]], payloads=(b"x",)), ids, text),
+    st.builds(lambda i, t: Results([i], [1], [1], [1], [t], [-1], None, [[i, 0, 0]], payloads=(b"x",)), ids, text),
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import sqlite3
@@ -249,3 +250,20 @@ def test_closing_twice_closes_nothing_else(tmp_path):
     journal.close()
     with (tmp_path / "file").open("w"):
         journal.close()
+
+
+def test_a_forked_child_that_lives_on_does_not_keep_the_folder_locked(tmp_path):
+    journal = Journal.open(tmp_path)
+    ours, theirs = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(theirs)
+        os.read(ours, 1)
+        os._exit(0)
+    with pytest.raises(CheckpointError, match="in use by process"):
+        Journal.open(tmp_path)
+    journal.close()
+    Journal.open(tmp_path).close()
+    os.close(theirs)
+    os.waitpid(child, 0)
+    os.close(ours)

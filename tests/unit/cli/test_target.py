@@ -230,3 +230,18 @@ def test_the_targets_folder_comes_first_but_hides_no_standard_module(target, tmp
     assert standard.origin != str(tmp_path / "wave.py")
     assert helper is not None
     assert helper.origin == str(tmp_path / "helper_module.py")
+
+
+def test_options_of_single_stages():
+    options = ["a.b.max_attempts=5", "a.b.retry_on=OSError,ValueError", "queue_bytes=1k", "read.batch_timeout_s=2min"]
+    assert parse_options(options) == {
+        "queue_bytes": 1024,
+        "stage_options": {
+            "a.b": {"max_attempts": 5, "retry_on": ("OSError", "ValueError")},
+            "read": {"batch_timeout_s": 120},
+        },
+    }
+    both = parse_options(["stage_options={'read': {'max_attempts': 1}}", "write.max_attempts=2"])
+    assert both == {"stage_options": {"read": {"max_attempts": 1}, "write": {"max_attempts": 2}}}
+    with pytest.raises(ConfigurationError, match=r"--option read\.max_attempts='x': it must be a whole number"):
+        parse_options(["read.max_attempts=x"])

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from loguru import logger
 
-from gpuexec import CompositeStage, ProcessingStage, Resources
+from gpuexec import CompositeStage, ConfigurationError, ProcessingStage, Resources
 from gpuexec.contract.stage import get_stage_class, is_stage
 from tests.unit.contract.stages import Short, Split, Upper, Words, words
 
@@ -165,3 +165,27 @@ def test_what_counts_as_a_stage():
     assert is_stage(Upper())
     assert not is_stage(Upper)
     assert not is_stage(3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"max_atempts": 5},
+            "stage 'own', with_(): unknown executor option 'max_atempts'; did you mean 'max_attempts'?",
+        ),
+        ({"batchsize": 5}, "did you mean 'batch_size'?"),
+        ({"max_attempts": 0}, "stage 'own', with_(): option 'max_attempts' must be a finite number >= 1, got 0"),
+        ({"queue_bytes": 5}, "option 'queue_bytes' is of the whole run: give it to the executor. A stage may have: "),
+    ],
+)
+def test_options_that_no_stage_may_have_are_refused_by_with_(options, message):
+    with pytest.raises(ConfigurationError) as caught:
+        Upper().with_(name="own", **options)
+    assert message in str(caught.value)
+
+
+def test_options_of_one_stage_add_up():
+    stage = Upper().with_(max_attempts=5).with_(batch_timeout_s=3, batch_size=2).with_(batch_timeout_s=None)
+    assert stage.executor_options == {"max_attempts": 5, "batch_timeout_s": None}
+    assert Upper.executor_options == {}

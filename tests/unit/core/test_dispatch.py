@@ -165,11 +165,100 @@ def test_what_waits_for_a_later_phase_holds_no_descriptors():
     assert payloads[1:] == [b"copied out"] * 2
 
 
+def _makes_in_segments(world: World, *made: int, complete: int = 1) -> None:
+    """The first stage's worker returns segments of these sizes for one batch."""
+    worker = world.worker()
+    world.inside(worker).todo.clear()
+    segments = [SegmentRef(None, 0, size, exclusive=True) for size in made]
+    sizes = [1] * len(made)
+    results = _results(worker, [f"o{size}" for size in made], segments, complete=complete)
+    fields = {name: getattr(results, name) for name in ("batch_ids", "blocks", "complete", "task_ids", "parents")}
+    world.says(worker, Results(**fields, sizes=sizes, stats=results.stats, payloads=results.payloads))
+
+
+def test_what_waits_for_a_later_phase_takes_no_more_memory_than_queue_bytes():
+    world = World(1, 1, phases=[1], queue_bytes=4000)
+    world.feed(ids(9), block_size=1)
+    world.all_set_up()
+    for size in (1000, 1000, 500, 10, 1):  # a task takes 640 bytes beside its payload
+        _makes_in_segments(world, size)
+        world.step()
+    queue = world.stages[1].queue
+    assert (len(queue), queue.bytes, queue.segments) == (5, 2000, 2)
+    assert world.trimmed == 2, "a segment may have carried a larger payload before"
+    assert [block.on_disk for block, _, _ in queue.take(5)] == [False, False, True, True, True], "in their order"
+    assert (queue.bytes, queue.segments) == (0, 0)
+    assert world.stages[1].spilled_bytes == 511
+    assert [(e.stage_index, e.bytes) for e in world.of_type(events.PayloadsSpilled)] == [(1, 500), (1, 10), (1, 1)]
+
+
+def test_what_waits_before_running_stages_counts_with_what_waits_for_a_later_phase():
+    world = World(1, 1, phases=[1], queue_bytes=4000)
+    world.feed(["x" * 500] * 7, block_size=1)
+    world.all_set_up()
+    assert world.stages[0].queue.bytes == 3000
+    _makes_in_segments(world, 400)
+    assert world.spilled == 1, "3000 + 400 + 640"
+
+
+def test_small_payloads_are_written_together_and_come_back_in_their_order():
+    world = World(1, 1, phases=[1], queue_bytes=4000)
+    world.feed(ids(30), block_size=1)
+    world.all_set_up()
+    worker = world.worker()
+    for number in range(20):
+        world.inside(worker).todo.clear()
+        if number == 12:
+            _makes_in_segments(world, 500)
+        else:
+            world.says(worker, _results(worker, [f"o{number}"], [b"x" * 800]))
+        world.step()
+    queue = world.stages[1].queue
+    assert world.put_away_groups == [5, 5, 6], "of 800 bytes; what is in a file already takes no memory"
+    assert (len(queue), queue.bytes) == (20, 2 * 800 + 2 * 800)
+    assert world.stages[1].spilled_bytes == 15 * 800 + 500
+    assert sum(event.bytes for event in world.of_type(events.PayloadsSpilled)) == 15 * 800 + 500
+    taken = [block.task_ids[0] for block, _, _ in queue.take(9)]
+    taken += [block.task_ids[0] for block, _, _ in queue.take(11)]
+    assert taken == [f"o{number}" if number != 12 else "o500" for number in range(20)]
+    assert (len(queue), queue.bytes, queue.segments) == (0, 0, 0)
+
+
+def test_what_an_unfinished_batch_has_made_for_a_later_phase_counts_until_it_leaves_its_worker():
+    world = World(1, 1, phases=[1], queue_bytes=2000)
+    world.feed(ids(2), block_size=1)
+    world.all_set_up()
+    _makes_in_segments(world, 600, 900, complete=0)
+    stage = world.stages[0]
+    assert (stage.memory_out, world.spilled) == (600, 1)
+    world.exits(world.worker(), -9)
+    assert stage.memory_out == 0
+
+
+def test_while_memory_is_short_everything_for_a_later_phase_goes_to_disk():
+    world = World(1, 1, phases=[1])
+    world.feed(ids(2), block_size=1)
+    world.all_set_up()
+    world.state.dispatcher.hold_first_stage(hold=True, reason="it is full")
+    _makes_in_segments(world, 10)
+    assert world.stages[1].queue.bytes == 0
+    assert world.spilled == 1
+
+
+def test_nothing_is_written_to_disk_for_a_run_that_ends():
+    world = World(1, 1, phases=[1], queue_bytes=1)
+    world.feed(ids(2), block_size=1)
+    world.all_set_up()
+    world.state.stop_all(world.now, within_s=1.0)
+    _makes_in_segments(world, 10)
+    assert world.spilled == 0
+
+
 def test_while_memory_is_short_the_first_stage_waits_as_long_as_others_can_free_some():
     world = World(1, 2)
     world.batch_s = 1.0  # so that nothing is prefetched
     world.feed(ids(6), block_size=1, end=False)
-    world.state.dispatcher.hold_sources = True
+    world.state.dispatcher.hold_first_stage(hold=True, reason="it is full")
     world.all_set_up()
     first, second = world.worker(0), world.worker(1)
     assert len(first.in_flight) == 1, "nothing else is there to do"
@@ -178,15 +267,69 @@ def test_while_memory_is_short_the_first_stage_waits_as_long_as_others_can_free_
     world.step()
     assert len(world.stages[1].queue) == 1
     assert first.in_flight, "one task is no batch of the second stage, so it frees nothing"
+    assert not world.notices(), "so far nothing was held back"
     while not second.in_flight:
         world.works(first)
         world.reports(first)
         world.step()
     assert not first.in_flight, "now it can"
+    assert world.notices() == "pausing intake of new tasks: it is full"
     world.works(second)
     world.reports(second)
     world.step()
     assert first.in_flight
+
+
+def test_while_memory_is_short_no_more_initial_tasks_are_wanted_than_can_be_worked_on():
+    world = World(4, 1, workers=2)
+    world.batch_s = 1.0
+    dispatcher = world.state.dispatcher
+    dispatcher.hold_first_stage(hold=True, reason="it is full")
+    assert dispatcher.initial_tasks_wanted() == 0, "no worker is ready"
+    world.all_set_up()
+    assert dispatcher.initial_tasks_wanted() == 8, "a batch for each worker"
+    world.feed(ids(3), block_size=1, end=False)
+    assert dispatcher.initial_tasks_wanted() == 5
+    world.feed(ids(5), block_size=1, end=False, first=3)
+    world.step()
+    assert dispatcher.initial_tasks_wanted() == 0
+    worker = world.worker()
+    world.works(worker)
+    world.reports(worker)
+    world.step()
+    assert dispatcher.initial_tasks_wanted() == 0, "the second stage has work"
+    assert world.notices() == "pausing intake of new tasks: it is full"
+    dispatcher.hold_first_stage(hold=False, reason="there is room")
+    assert dispatcher.initial_tasks_wanted() == 4096
+    assert world.notices().splitlines()[1:] == ["resuming intake of new tasks: there is room"]
+
+
+def test_a_lone_stage_is_not_held_back_and_nobody_says_so():
+    world = World(2)
+    world.state.dispatcher.hold_first_stage(hold=True, reason="it is full")
+    world.all_set_up()
+    world.feed(ids(6))
+    world.runs_to_its_end()
+    world.state.dispatcher.hold_first_stage(hold=False, reason="there is room")
+    assert world.results() == ids(6)
+    assert not world.notices()
+
+
+def test_in_a_later_phase_its_first_stage_is_held_back_and_named():
+    world = World(1, 1, 1, phases=[1])
+    world.batch_s = 1.0
+    world.feed(ids(4), block_size=1)
+    world.runs_to_its_end()
+    world.state.dispatcher.hold_first_stage(hold=True, reason="it is full")
+    world.state.begin_phase(world.phases[1])
+    assert not world.notices()
+    world.all_set_up()
+    second = world.worker(1)
+    world.works(second)
+    world.reports(second)
+    world.step()
+    assert not second.in_flight
+    assert world.notices() == "pausing intake of what waits before stage 's1': it is full"
 
 
 def test_a_block_is_sent_once_to_a_worker_that_takes_it_in_several_batches():

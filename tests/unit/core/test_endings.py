@@ -126,7 +126,10 @@ def test_a_death_too_many_ends_the_run_with_the_workers_own_error():
         if attempt == 0:
             world.all_set_up()
     assert isinstance(world.error, WorkerDied)
-    assert world.error.__notes__ == ["attempt 2 of 2; earlier attempts: exit -11 (s0-0)"]
+    assert world.error.__notes__ == [
+        "attempt 2 of 2; earlier attempts: exit -11 (s0-0)",
+        "to run it again: gpuexec replay capsule 1",
+    ]
     assert [record.last_lines for record in world.kept] == [("its last line",)], "only the last is kept for replay"
 
 
@@ -769,7 +772,7 @@ def test_a_failed_batch_waits_for_its_time_while_others_go_on():
 
 def test_the_innocent_batches_of_a_dead_worker_do_not_wait():
     world = started(1, tasks=2, workers=2, policy=RetryPolicy(retry_delay_s=10.0))
-    world.state.dispatcher.requeue(world.stages[0], [world.worker().release(next(iter(world.worker().in_flight)))])
+    world.state.dispatcher.requeue([world.worker().release(next(iter(world.worker().in_flight)))])
     assert world.state.dispatcher.next_retry(world.now) is None
 
 

@@ -25,6 +25,9 @@ class Records:
     def complete_batch(self, inputs: Sequence[int], parents: Sequence[int], *, ends: bool = False) -> list[int]:
         return self.tracker.moved_batch(inputs, parents, ends=ends)
 
+    def note_returned(self, inputs: Sequence[int], parents: Sequence[int]) -> None:
+        self.tracker.note_returned(inputs, parents)
+
     def fail_source(self, source: int, reason: str) -> None:
         self.tracker.failed(source, reason)
 
@@ -106,7 +109,7 @@ def test_tasks_that_a_stage_gave_up_fail_their_sources():
         worker = world.worker()
         batch_id = next(iter(worker.in_flight))
         world.inside(worker).todo.clear()
-        world.says(worker, Results([batch_id], [0], [1], [], [], [], None, [[batch_id, parent]]))
+        world.says(worker, Results([batch_id], [0], [1], [], [], [], None, [[batch_id, parent, 0]]))
         world.runs_to_its_end()
         settled = records.tracker.settle()
         assert [key for key, _ in settled.failed] == failed
@@ -123,6 +126,6 @@ def test_without_a_checkpoint_nothing_changes():
     worker = world.worker()
     batch_id = next(iter(worker.in_flight))
     world.inside(worker).todo.clear()
-    world.says(worker, Results([batch_id], [0], [1], [], [], [], None, [[batch_id, 0]]))
+    world.says(worker, Results([batch_id], [0], [1], [], [], [], None, [[batch_id, 0, 0]]))
     world.runs_to_its_end()
     assert world.results() == []

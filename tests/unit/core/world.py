@@ -36,7 +36,7 @@ from gpuexec.core.lineage import NoLineage
 from gpuexec.core.ports import FailureRecord, Started
 from gpuexec.core.retries import RetryPolicy
 from gpuexec.core.run_state import RunState
-from gpuexec.core.stage import StageSpec, StageState
+from gpuexec.core.stage import StageLimits, StageSpec, StageState
 from gpuexec.core.termination import Terminator
 from gpuexec.core.worker import Exit, Worker, WorkerState
 from gpuexec.errors import ResultNotPicklable, StartRefused, names_of
@@ -47,6 +47,16 @@ UNPICKLABLE = "cannot be unpickled"
 
 class StageRaised(Exception):
     """What the caller would see of a stage's exception."""
+
+
+@dataclass(eq=False)
+class InMemory:
+    """Slices that were put away, as ``core.queue.PutAway``."""
+
+    parts: list[Any]
+
+    def load(self) -> list[Any]:
+        return self.parts
 
 
 @dataclass(eq=False)
@@ -83,7 +93,10 @@ class SimulatedWorker:
 
 
 class World:
-    """One run of ``batch_sizes`` stages. ``now`` is the clock; ``error`` what ended the run."""
+    """One run of ``batch_sizes`` stages. ``now`` is the clock; ``error`` what ended the run.
+
+    ``fused``: the stages are one group. Tests of groups move its workers themselves.
+    """
 
     def __init__(
         self,
@@ -104,6 +117,7 @@ class World:
         setup_timeout_s: float | None = None,
         lineage: Any = None,
         phases: Sequence[int] | None = None,
+        fused: bool = False,
     ) -> None:
         self.now = 100.0
         self.batch_s = 0.001  # what every batch takes, as the workers report
@@ -113,10 +127,18 @@ class World:
         self.error: BaseException | None = None
         self.finished: list[tuple[bytes, Any]] = []
         self.refuse_starts = False
+        self.spilled = self.trimmed = 0
+        self.put_away_groups: list[int] = []
         self._pids = itertools.count(1000)
         self._simulated: dict[int, SimulatedWorker] = {}
         self.policy = policy or RetryPolicy()
         self.stages = []
+        limits = StageLimits(
+            batch_timeout_s=batch_timeout_s,
+            setup_timeout_s=setup_timeout_s,
+            batch_wait_s=batch_wait_s,
+            max_batches_per_worker=max_batches,
+        )
         for index, batch_size in enumerate(batch_sizes):
             spec = StageSpec(
                 index,
@@ -126,16 +148,18 @@ class World:
                 sets_up_node=sets_up_node,
                 uses_gpu=gpus,
                 is_source=index == sources,
+                policy=self.policy,
+                limits=limits,
             )
             grants = tuple(_grant(index, number, gpus=gpus) for number in range(workers))
-            self.stages.append(StageState(spec, StagePlan(index, spec.name, grants, fixed, "")))
-        self.terminator = Terminator(
-            self, stop_timeout_s=10.0, batch_timeout_s=batch_timeout_s, setup_timeout_s=setup_timeout_s
-        )
+            if fused and self.stages:
+                self.stages.append(StageState(spec, lead=self.stages[0]))
+            else:
+                self.stages.append(StageState(spec, StagePlan(index, spec.name, grants, fixed, "")))
+        self.terminator = Terminator(self, [limits])
         self.state = RunState(
             self.stages,
-            queue_limits=QueueLimits(queue_tasks, queue_bytes, segments, max_batches, batch_wait_s),
-            policy=self.policy,
+            queue_limits=QueueLimits(queue_tasks, queue_bytes, segments),
             terminator=self.terminator,
             max_parallel_setups=max_parallel_setups,
             processes=self,
@@ -146,7 +170,9 @@ class World:
             emit=self.events.append,
         )
         split = phases[0] if phases else len(self.stages)
-        self.phases = [self.stages[:split], self.stages[split:]] if phases else [self.stages]
+        self.phases = (
+            [self.stages[:split], self.stages[split:]] if phases else [self.stages[:1] if fused else self.stages]
+        )
         self.state.begin_phase(self.phases[0])
 
     # ---- ports -------------------------------------------------------------------------------------------
@@ -180,6 +206,17 @@ class World:
 
     def copy_out(self, payload: Any) -> bytes:
         return b"copied out"
+
+    def trim(self, payload: Any) -> None:
+        self.trimmed += 1
+
+    def spill(self, payload: Any) -> Any:
+        self.spilled += 1
+        return payload
+
+    def put_away(self, parts: Any) -> Any:
+        self.put_away_groups.append(len(parts))
+        return InMemory(parts)
 
     def gpu_memory_used(self, uuids: Sequence[str]) -> dict[str, int]:
         return {uuid: self.gpu_memory.get(uuid, 0) for uuid in uuids}

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from gpuexec.channel.messages import ErrorHandling, SetUp
+from gpuexec.channel.messages import SetUp
 from gpuexec.contract.allocation import Allocation
 from gpuexec.core.stage import StageSpec, StageState
 from gpuexec.core.worker import Worker
@@ -23,7 +23,7 @@ def processes():
         node_id="node",
         base_env=dict(os.environ),
         log_level="DEBUG",
-        error_handling=ErrorHandling(),
+        task_seed=None,
         on_grants=lambda _grants: None,
     )
     yield processes

@@ -20,6 +20,10 @@ def run(*stages, executor=None, **arguments):
     Pipeline("p", stages=list(stages)).run(executor or InlineExecutor(show_progress=False), **arguments)
 
 
+def with_options(**of_stages):
+    return LocalExecutor(stage_options=of_stages, show_progress=False)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -31,6 +35,13 @@ def run(*stages, executor=None, **arguments):
         (lambda: run(stage(batch_size="4")), "batch_size must be a whole number >= 1, got '4'"),
         (lambda: run(stage(runtime_env="pip")), "runtime_env must be a mapping"),
         (lambda: run(stage(runtime_env={"env_vars": ["A=1"]})), "must be a mapping of names to values"),
+        (lambda: run(stage(executor_options=3)), "stage 'range', executor_options: its options must be a mapping"),
+        (lambda: run(stage(executor_options={"max_atempts": 3})), "did you mean 'max_attempts'?"),
+        (
+            lambda: run(stage(), executor=with_options(rnge={"max_attempts": 3})),
+            "no stage 'rnge'; did you mean 'range'?",
+        ),
+        (lambda: run(stage(), executor=with_options(xyz={})), "there is no stage 'xyz'; the stages are 'range'"),
         (lambda: run(Range), "write Range(…), an instance of the class"),
         (lambda: Pipeline("p").add_stage(Range), "write Range(…), an instance of the class"),
         (lambda: Pipeline("p", stages=Range(1)), "put a single stage into a list"),

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from gpuexec.channel.log_frames import MARK, encode_record
 from gpuexec.channel.messages import LogLine
+from gpuexec.processes import output_lines
 from gpuexec.processes.output_lines import OutputLines
 from gpuexec.units import MIB
 
@@ -92,3 +93,14 @@ def test_a_line_printed_between_nested_bars_is_not_lost():
 @given(st.lists(st.sampled_from(["a", "\n", "\r", "\x1b[A", "\x1b[3A", "\x1b[K", "\x1b[31m"]), max_size=30))
 def test_any_movement_of_the_cursor_is_survived(parts):
     fed("".join(parts).encode())
+
+
+def test_the_stack_of_a_crash_ends_where_gpuexecs_frames_begin():
+    folder = output_lines._OWN_FOLDER
+    own = f'  File "{folder}/worker/loop.py", line 164 in _run_batch'
+    stack = ["Current thread 0x01 (most recent call first):", '  File "/home/me/stage.py", line 3 in process']
+    elsewhere = ["Thread 0x02 (most recent call first):", own, '  File "/home/me/stage.py", line 9 in run']
+    traceback = [f'  File "{folder}/worker/loop.py", line 164, in _run_batch', "    self._process()"]
+    printed = [*stack, own, '  File "<frozen runpy>", line 88 in _run_code', *elsewhere, own, *traceback]
+    fed = OutputLines().feed("".join(f"{line}\n" for line in printed).encode())
+    assert fed == [*stack, *elsewhere, *traceback]

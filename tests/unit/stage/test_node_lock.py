@@ -64,3 +64,17 @@ def test_without_a_folder_for_the_file_there_is_no_lock(monkeypatch):
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/proc/no/such/folder")
     with node_lock("a"):
         pass
+
+
+def test_a_process_that_the_stage_forks_does_not_keep_the_lock():
+    ours, theirs = os.pipe()
+    with node_lock("a"):
+        child = os.fork()
+        if child == 0:
+            os.close(theirs)
+            os.read(ours, 1)
+            os._exit(0)
+    assert not is_locked("a")
+    os.close(theirs)
+    os.waitpid(child, 0)
+    os.close(ours)

@@ -1,0 +1,61 @@
+"""Counts what workers have done, stage by stage, and reports it as events."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from gpuexec import events
+from gpuexec.channel.messages import BatchStats
+from gpuexec.core.batch import Batch
+from gpuexec.core.stage import StageState
+from gpuexec.core.worker import Worker
+
+Emit = Callable[[events.RunEvent], None]
+
+_TASKS_WITHOUT_OUTPUT = 100  # after so many, the stage's author may have forgotten to return them
+
+
+def account(
+    worker: Worker,
+    completed: Sequence[Batch],
+    totals: BatchStats,
+    by_stage: Sequence[tuple[int, int, BatchStats]],
+    now: float,
+    emit: Emit,
+) -> None:
+    """Count what a worker has done. ``by_stage``: stage of the group, number of its outputs, and its stats."""
+    lead = worker.stage
+    lead.times.add(totals, warm=worker.batches_done > 0)
+    worker.batches_done += totals.batches
+    worker.rss_peak_bytes = totals.rss_peak_bytes
+    transfer_s = sum(now - batch.sent_at for batch in completed) - totals.busy_s
+    for offset, made, stats in by_stage:
+        stage = lead.members[offset]
+        own = [batch for batch in completed if batch.stage is stage]
+        stage.done_tasks += stats.tasks_in
+        stage.made_tasks += made
+        if not stage.made_tasks and stage.done_tasks >= _TASKS_WITHOUT_OUTPUT and not stage.hinted:
+            _hint_at_no_output(stage, emit)
+        emit(
+            events.BatchesFinished(
+                now,
+                stage.spec.index,
+                worker.worker_id,
+                tuple(batch.batch_id for batch in own),
+                tasks_out=made,
+                queued_s=sum(batch.queued_s for batch in own),
+                in_worker_s=stats.busy_s + transfer_s,
+                stats=stats,
+            )
+        )
+        transfer_s = 0.0  # it was one for all stages of the group
+
+
+def _hint_at_no_output(stage: StageState, emit: Emit) -> None:
+    stage.hinted = True
+    emit(
+        events.Noticed(
+            f"stage {stage.spec.name!r} has dropped all of its first {stage.done_tasks} tasks: its process() "
+            "returned None, or an empty list, for each. If it should pass tasks on, return them at its end"
+        )
+    )

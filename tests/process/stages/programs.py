@@ -1,0 +1,60 @@
+"""Stages for programs of many kinds."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+from gpuexec import LocalExecutor, Pipeline, ProcessingStage, Resources
+from tests.process.stages import Apply, Item, double, items
+from tests.process.waiting import wait_until
+
+
+def doubled_by_a_run(value: int) -> int:
+    executor = LocalExecutor(show_progress=False, capsules=False)
+    (task,) = Pipeline("inner", stages=[Apply(double)]).run(executor, initial_tasks=items(value))
+    return task.data
+
+
+def working_directory(value: object) -> tuple[str, int]:
+    return str(Path.cwd()), os.getpid()
+
+
+class Waits(ProcessingStage[Item, Item]):
+    """Says in ``folder`` that it is at work and waits for a go; with ``takes_over``, it changes its process first."""
+
+    name = "waits"
+    resources = Resources(cpus=0.25)
+
+    def __init__(self, folder: Path, *, takes_over: bool = False) -> None:
+        self.folder = folder
+        self.takes_over = takes_over
+
+    @property
+    def go(self) -> Path:
+        return self.folder / "go"
+
+    def num_workers(self) -> int:
+        return 1
+
+    def wait_until_at_work(self) -> None:
+        wait_until((self.folder / "at work").exists, within_s=60)
+
+    def process(self, task: Item) -> Item:
+        if self.takes_over:
+            self.take_over()
+        (self.folder / "at work").touch()
+        wait_until(self.go.exists, within_s=60)
+        return task
+
+    def take_over(self) -> None:
+        for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+            signal.signal(number, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        os.umask(0o777)
+        gone = self.folder / f"gone-{os.getpid()}"
+        if not gone.exists():
+            gone.mkdir(mode=0o700)
+            os.chdir(gone)
+            gone.rmdir()
