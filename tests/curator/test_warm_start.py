@@ -64,7 +64,7 @@ def test_stages_of_curator_share_what_they_import():
 
     stages = [ScoreFilter(WordCountFilter(min_words=n), text_field="text").with_(name=f"at_least_{n}") for n in (1, 2)]
     task = DocumentBatch(dataset_name="d", data=pd.DataFrame({"text": ["one two three", "one"]}))
-    ran = run_local(stages, [task])
+    ran = run_local(stages, [task], fusion="off")
     assert [len(batch.data) for batch in ran.tasks] == [1]
     assert {worker.warm for worker in ran.report.workers} == {True}, ran.report.notes
     assert len(ran.report.templates) == 1

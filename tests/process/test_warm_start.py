@@ -83,7 +83,7 @@ UNSAFE = {
 
 @pytest.mark.parametrize(("source", "found"), UNSAFE.values(), ids=UNSAFE)
 def test_what_an_import_must_not_do(importing: Importing, source: str, found: str):
-    ran = run_local([importing(source), Apply(stages.double, "other")], items(1))
+    ran = run_local([importing(source), Apply(stages.double, "other")], items(1), fusion="off")
     assert ran.data == [2]
     assert {w.stage_name: w.warm for w in ran.report.workers} == {"checked": False, "other": True}
     (note,) = [note for note in ran.report.notes if "fork" in note]
@@ -187,10 +187,20 @@ def test_workers_of_a_template_are_pinned_to_gpus_of_their_own(nvml_node):
         assert task.data["visible"] == task.data["expected"] == task.data["uuids"][0]
 
 
+def test_fused_stages_are_forked_together(importing: Importing):
+    ran = run_local([Apply(stages.double, "first"), importing("")], items(1))
+    assert ran.data == [2]
+    assert is_warm(ran)
+    assert [template.stage_names for template in ran.report.templates] == [("first", "checked")]
+    unsafe = run_local([Apply(stages.double, "first"), importing("import socket\nown = socket.socket()")], items(1))
+    assert not is_warm(unsafe)
+    assert "module 'module_of_checked' opened a socket" in unsafe.report.notes[-1]
+
+
 def test_a_second_unsafe_stage_leaves_the_rest_to_be_spawned(importing: Importing):
     first = importing("import socket\nown = socket.socket()", name="unsafe_one")
     second = importing("import socket\nown = socket.socket()", name="unsafe_two")
-    ran = run_local([first, second, Apply(stages.double, "other")], items(1))
+    ran = run_local([first, second, Apply(stages.double, "other")], items(1), fusion="off")
     assert ran.data == [2]
     assert {worker.warm for worker in ran.report.workers} == {False}
 
@@ -376,7 +386,9 @@ def test_other_surroundings_mean_a_new_template(change: str, tmp_path: Path, mon
 
 def test_stages_with_other_variables_have_a_template_of_their_own():
     ran = run_local(
-        [Apply(stages.double, "a"), warm.OtherVariables(stages.double, "b"), Apply(stages.double, "c")], items(1)
+        [Apply(stages.double, "a"), warm.OtherVariables(stages.double, "b"), Apply(stages.double, "c")],
+        items(1),
+        fusion="off",
     )
     assert sorted(template.stage_names for template in ran.report.templates) == [("a", "c"), ("b",)]
 
