@@ -127,6 +127,7 @@ class World:
         self.error: BaseException | None = None
         self.finished: list[tuple[bytes, Any]] = []
         self.refuse_starts = False
+        self.importing: set[int] = set()  # stages whose modules are not imported yet
         self.spilled = self.trimmed = 0
         self.put_away_groups: list[int] = []
         self._pids = itertools.count(1000)
@@ -177,9 +178,11 @@ class World:
 
     # ---- ports -------------------------------------------------------------------------------------------
 
-    def start(self, worker: Worker) -> Started:
+    def start(self, worker: Worker) -> Started | None:
         if self.refuse_starts:
             raise StartRefused("no process")
+        if worker.stage.spec.index in self.importing:
+            return None
         self._simulated[worker.number] = SimulatedWorker(worker)
         return Started(next(self._pids), self.now)
 
