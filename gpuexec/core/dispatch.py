@@ -160,9 +160,7 @@ class Dispatcher:
         return decide.tasks_per_fused_batch(stage.times.task_s, waiting, workers)
 
     def _prefetch_limit(self, stage: StageState) -> int:
-        if self.hold.limits_prefetch_of(stage):
-            return 1
-        if any(member.queue and not member.done_tasks for member in stage.members):  # not measured yet
+        if self.hold.limits_prefetch_of(stage) or stage.has_unmeasured_work:
             return 1
         return decide.prefetch_limit(stage.times.batch_s, stage.times.batch_bytes)
 

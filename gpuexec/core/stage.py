@@ -110,6 +110,15 @@ class StageState:
         return any(member.queue or member.requeued for member in self.members)
 
     @property
+    def has_unmeasured_work(self) -> bool:
+        """Whether a stage that has done no task yet has some to do. Nobody knows how long that will take."""
+        unmeasured = [member for member in self.members if not member.done_tasks]
+        if any(member.queue for member in unmeasured):
+            return True
+        batches = (batch for worker in self.workers.values() for batch in worker.in_flight.values())
+        return bool(unmeasured) and any(batch.stage in unmeasured for batch in batches)
+
+    @property
     def waiting_tasks(self) -> int:
         """Tasks of the group that are queued, to be run again, or in flight."""
         queued = sum(len(member.queue) + member._requeued_tasks() for member in self.members)

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 from gpuexec.channel import codec
 from gpuexec.channel.messages import Work
-from gpuexec.contract.metrics import add_metrics
+from gpuexec.contract.metrics import INPUT_BYTES, add_metrics
 from gpuexec.contract.phases import StagePhase
 from gpuexec.stage.session import StageSession
 from gpuexec.worker.failures import describe_failure
@@ -68,6 +68,7 @@ class GroupLoop(WorkerLoop):
         self._totals = self._outbox.stage_totals = [StageTotals() for _ in sessions]
         self._routes: dict[int, Sequence[int]] = {}
         self._made: list[Made] = []
+        self._share_bytes = 0  # of each input of the current batch
 
     def _handle(self, message: Any) -> None:
         if isinstance(message, Work):
@@ -80,7 +81,7 @@ class GroupLoop(WorkerLoop):
         self._session.phase = _RECEIVE
         tasks, input_bytes = self._inbox.take(count)
         began = time.monotonic()
-        self._made = []
+        self._made, self._share_bytes = [], input_bytes // count
         for parent, task in enumerate(tasks):
             self._run_task(batch_id, task, parent, (entry, end), began + _FAN_OUT_S)
         if self._in_forked_child:
@@ -123,7 +124,7 @@ class GroupLoop(WorkerLoop):
                 self._made.append(Made(task, parent, stage, is_only))
                 continue
             while stage < end:
-                outputs = self._run_stage(batch_id, stage, task, parent)
+                outputs = self._run_stage(batch_id, stage, task, parent, arrived=stage == entry)
                 stage += 1
                 if len(outputs) != 1:
                     is_only = False
@@ -143,8 +144,11 @@ class GroupLoop(WorkerLoop):
             return 0
         return max(0, min(count, int((until - time.monotonic()) / max(sum(known), 1e-6))))
 
-    def _run_stage(self, batch_id: int, stage: int, task: Any, parent: int) -> list[Any]:
-        """Run one stage on one task and return its outputs: none if it raised and the batch goes on without it."""
+    def _run_stage(self, batch_id: int, stage: int, task: Any, parent: int, *, arrived: bool) -> list[Any]:
+        """Run one stage on one task and return its outputs: none if it raised and the batch goes on without it.
+
+        ``arrived``: the task came from the driver, so its size in bytes is known.
+        """
         session = self._enter(stage)
         kept = codec.encode([task]).join() if self._error_handling.keeps_inputs else b""
         began = time.monotonic()
@@ -163,6 +167,8 @@ class GroupLoop(WorkerLoop):
         adapter = session.adapter
         stats = adapter.last_stats
         if stats is not None:
+            if arrived:
+                stats.custom_metrics[INPUT_BYTES] = float(self._share_bytes)
             totals.stats.items += int(stats.num_items_processed)
             if stats.custom_metrics:
                 add_metrics(totals.stats.metrics, stats.custom_metrics)

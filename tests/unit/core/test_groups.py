@@ -256,3 +256,21 @@ def test_every_member_shows_the_workers_of_the_group(state):
     assert all(worker.state is state for worker in world.workers)
     assert [stage.gauges().workers for stage in world.stages] == [2, 2, 2]
     assert [stage.gauges().in_flight for stage in world.stages] == [2, 0, 0]
+
+
+def test_a_stage_that_has_not_been_measured_gets_one_batch_at_a_time():
+    """What a worker has done waits in it while it does the next batch, and that one may hang."""
+    world = World(1, 1, fused=True)
+    world.feed(ids(40))
+    world.all_set_up()
+    worker = GroupWorker(world, world.worker())
+    while not world.stages[1].queue:
+        worker.run_next(kept=0)
+    world.step()
+    assert len(world.worker().in_flight) == 1
+    world.step()
+    assert len(world.worker().in_flight) == 1, "as long as the second stage has not reported"
+    while not world.stages[1].done_tasks:
+        worker.run_next(kept=0)
+    world.step()
+    assert len(world.worker().in_flight) > 1
