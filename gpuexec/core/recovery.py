@@ -90,7 +90,10 @@ class Recovery:
         batch.sent_at = origin.sent_at
         task_ids = tuple(failed.task_ids or ())
         record = _record_of(worker, batch, failed, task_ids, (origin, failed.parent))
-        self._judge(record, batch, self._failure_of(record.stage, failed), lambda: make_error(task_ids), now)
+        failure = self._failure_of(record.stage, failed)
+        if not part[0].bytes and record.stage.spec.policy.retries(failure):  # what it was given cannot be pickled
+            failure = Failure(FailureKind.NOT_PICKLABLE, failure.text, failure.error_names)
+        self._judge(record, batch, failure, lambda: make_error(task_ids), now)
 
     @staticmethod
     def _failure_of(stage: StageState, failed: Failed) -> Failure:
