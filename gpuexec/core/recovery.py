@@ -88,6 +88,8 @@ class Recovery:
         origin, failed, part = raised
         batch = self._dispatcher.cut(worker.members[failed.stage], [part], now)
         batch.sent_at = origin.sent_at
+        if origin.lifecycle is not None and origin.stage is batch.stage:  # it is another attempt
+            batch.lifecycle = origin.lifecycle.of_task()
         task_ids = tuple(failed.task_ids or ())
         record = _record_of(worker, batch, failed, task_ids, (origin, failed.parent))
         failure = self._failure_of(record.stage, failed)

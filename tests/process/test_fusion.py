@@ -164,12 +164,12 @@ def with_fault(fault: str, folder: Path | None = None) -> list[Light]:
     return [*FAN_OUT, Light("faulty", fault=fault, at=35, folder=folder), Light("after")]
 
 
-@pytest.mark.parametrize("fault", ["raise", "die", "hang", "raise, and its worker retires"])
+@pytest.mark.parametrize("fault", ["raise", "die", "hang", "raise retry_on", "raise retire_on"])
 def test_a_task_at_fault_costs_that_task(fault: str):
     options: dict[str, Any] = {"on_task_failure": "quarantine", "max_attempts": 2, "batch_timeout_s": 1.0}
-    fault, _, retires = fault.partition(",")
-    if retires:
-        options["retire_on"] = ("LookupError",)
+    fault, _, option = fault.partition(" ")
+    if option:
+        options[option] = ("LookupError",)
     ran = run_local(with_fault(fault), given_items(8), **options)
     assert len(ran.tasks) == 79
     assert [(q.stage_name, q.task_id) for q in ran.report.quarantined] == [("faulty", "0_2_5_0")]
