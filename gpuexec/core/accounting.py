@@ -25,12 +25,15 @@ def account(
 ) -> None:
     """Count what a worker has done. ``by_stage``: stage of the group, number of its outputs, and its stats."""
     lead = worker.stage
-    lead.times.add(totals, warm=worker.batches_done > 0)
+    warm = worker.batches_done > 0
+    lead.group_times.add(totals, warm=warm)
     worker.batches_done += totals.batches
     worker.rss_peak_bytes = totals.rss_peak_bytes
     transfer_s = sum(now - batch.sent_at for batch in completed) - totals.busy_s
     for offset, made, stats in by_stage:
         stage = lead.members[offset]
+        if lead.is_fused:
+            stage.times.add(stats, warm=warm)
         own = [batch for batch in completed if batch.stage is stage]
         stage.done_tasks += stats.tasks_in
         stage.made_tasks += made

@@ -157,12 +157,12 @@ class Dispatcher:
     def _fused_batch_size(self, stage: StageState, waiting: int, workers: int) -> int:
         if stage.spec.limits.max_batches_per_worker is not None:
             return 1  # which the option counts
-        return decide.tasks_per_fused_batch(stage.times.task_s, waiting, workers)
+        return decide.tasks_per_fused_batch(stage.group_times.task_s, waiting, workers)
 
     def _prefetch_limit(self, stage: StageState) -> int:
         if self.hold.limits_prefetch_of(stage) or stage.has_unmeasured_work:
             return 1
-        return decide.prefetch_limit(stage.times.batch_s, stage.times.batch_bytes)
+        return decide.prefetch_limit(stage.group_times.batch_s, stage.group_times.batch_bytes)
 
     def restart_waits(self, now: float) -> None:
         """Count from now how long tasks wait for a full batch: nothing was taken in while the caller was busy."""

@@ -146,7 +146,7 @@ class RunState:
                 worker.advance(WorkerEvent.SETUP_DONE)
                 worker.ready_at = now
                 if worker.state in (WorkerState.READY, WorkerState.DRAINING):  # not: after its timeout, or told to stop
-                    worker.stage.times.add_startup(now - worker.spawned_at)
+                    worker.stage.group_times.add_startup(now - worker.spawned_at)
                     self._recovery.setup_done(worker)
                     self._emit(events.WorkerReady(now, index, worker.worker_id, message.seconds))
             case NodeReady():

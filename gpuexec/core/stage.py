@@ -91,6 +91,9 @@ class StageState:
         self.spills = False  # what is put before it now goes to disk
         self.spilled_bytes = 0  # of what waited before it
         self.times = ServiceTimes()
+        self.group_times = self.times  # of a lead: of batches, through all stages of its group
+        if lead is not None:
+            lead.group_times = ServiceTimes()
 
     @property
     def is_fused(self) -> bool:
@@ -118,9 +121,9 @@ class StageState:
 
     @property
     def waiting_tasks(self) -> int:
-        """Tasks of the group that are queued, to be run again, or in flight."""
-        queued = sum(len(member.queue) + member._requeued_tasks() for member in self.members)
-        return queued + sum(batch.size for worker in self.workers.values() for batch in worker.in_flight.values())
+        """Tasks queued before this stage, to be run again by it, or in flight since they were sent to it."""
+        batches = (batch for worker in self.lead.workers.values() for batch in worker.in_flight.values())
+        return len(self.queue) + self._requeued_tasks() + sum(batch.size for batch in batches if batch.stage is self)
 
     @property
     def group_done_tasks(self) -> int:

@@ -86,7 +86,7 @@ class Autoscaler:
         """Return when the next cycle is due, on the monotonic clock; ``None``: not before something happens."""
         if not (self._has_news and self._has_choice):
             return None
-        if self._awaits_stats and all(stage.finished or stage.times.is_measured for stage in self._active):
+        if self._awaits_stats and all(stage.finished or stage.group_times.is_measured for stage in self._active):
             self._awaits_stats, self._due_at = False, 0.0
         return max(self._due_at, self._not_before)
 
@@ -118,7 +118,7 @@ class Autoscaler:
         from gpuexec.driver.evaluation import evaluate  # costs 20 ms, which a run pays when its first cycle is due
 
         idle_shares = {stage.spec.index: self._idle_share(stage) for stage in stages}
-        self._times = {stage.spec.index: (stage.times.busy_s, stage.times.idle_s) for stage in stages}
+        self._times = {stage.spec.index: (stage.group_times.busy_s, stage.group_times.idle_s) for stage in stages}
         return evaluate(
             stages,
             workers,
@@ -133,7 +133,7 @@ class Autoscaler:
     def _idle_share(self, stage: StageState) -> float:
         """Return the fraction of their time that the stage's workers waited for work since the last cycle."""
         busy_before, idle_before = self._times.get(stage.spec.index, (0.0, 0.0))
-        busy_s, idle_s = stage.times.busy_s - busy_before, stage.times.idle_s - idle_before
+        busy_s, idle_s = stage.group_times.busy_s - busy_before, stage.group_times.idle_s - idle_before
         return idle_s / (busy_s + idle_s) if busy_s + idle_s > 0 else 0.0
 
     def _emit_if_new(self, evaluation: Evaluation, now: float) -> None:

@@ -6,6 +6,7 @@ evaluation is due.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,16 @@ from gpuexec.plan.balance import Balance, balance, slowest_of
 from gpuexec.plan.model import WorkerGrant
 from gpuexec.plan.rebalance import ActionReason, Proposal, rebalance
 from gpuexec.plan.request import Request
-from gpuexec.plan.workload import Forecast, StageProgress, StageSnapshot, by_remaining, effective_cpus, forecast
+from gpuexec.plan.workload import (
+    Forecast,
+    MemberLoad,
+    StageProgress,
+    StageSnapshot,
+    by_remaining,
+    effective_cpus,
+    forecast,
+    load_of_group,
+)
 
 _MAX_IDLE_SHARE = 0.5  # if the bottleneck's workers idle more than this, the bottleneck is elsewhere
 
@@ -101,16 +111,17 @@ def evaluate(
 def _snapshots(stages: Sequence[StageState], allocator: Allocator, tasks_left: int | None) -> list[StageSnapshot]:
     first = stages[0]
     reads_initial_tasks = first.spec.index == 0 and not first.upstream_done
-    progress = [StageProgress(s.done_tasks, s.members[-1].made_tasks, s.waiting_tasks) for s in stages]
-    forecasts = by_remaining(forecast(progress, tasks_left if reads_initial_tasks else 0))
+    members = [member for stage in stages for member in stage.members]
+    progress = [StageProgress(m.done_tasks, m.made_tasks, m.waiting_tasks) for m in members]
+    forecasts = iter(by_remaining(forecast(progress, tasks_left if reads_initial_tasks else 0)))
     return [
-        snapshot_of(stage, allocator.request(stage.spec.index), stage_forecast)
-        for stage, stage_forecast in zip(stages, forecasts, strict=True)
+        snapshot_of(stage, allocator.request(stage.spec.index), list(itertools.islice(forecasts, len(stage.members))))
+        for stage in stages
     ]
 
 
-def snapshot_of(stage: StageState, request: Request, stage_forecast: Forecast) -> StageSnapshot:
-    """Return the stage as the planner sees it.
+def snapshot_of(stage: StageState, request: Request, forecasts: Sequence[Forecast]) -> StageSnapshot:
+    """Return the stage, or the group that it leads, as the planner sees it. ``forecasts``: of its members.
 
     The grants of workers that are stopping count if they will be started again. Spare grants count only where the
     number of workers is fixed: elsewhere they have no work yet, and their share is free for other stages.
@@ -119,16 +130,18 @@ def snapshot_of(stage: StageState, request: Request, stage_forecast: Forecast) -
     if stage.has_fixed_count:
         held = {grant.worker_id for grant in grants}
         grants += [grant for grant in stage.pending_grants if grant.worker_id not in held]
-    remaining = stage_forecast.remaining
+    load = load_of_group(
+        [MemberLoad(f, m.times.task_s, m.waiting_tasks) for f, m in zip(forecasts, stage.members, strict=True)]
+    )
     return StageSnapshot(
         request=request.with_fixed_count(len(grants)) if stage.has_fixed_count else request,
         grants=tuple(grants),
-        task_s=stage.times.task_s if stage.times.is_measured else None,
-        startup_s=stage.times.startup_s,
-        waiting=stage.waiting_tasks,
-        remaining=remaining,
-        tasks=stage_forecast.tasks,
-        max_workers=None if remaining is None else max(1, math.ceil(remaining / stage.batch_size)),
+        task_s=load.task_s if stage.group_times.is_measured else None,
+        startup_s=stage.group_times.startup_s,
+        waiting=load.waiting,
+        remaining=load.remaining,
+        tasks=load.tasks,
+        max_workers=None if load.remaining is None else max(1, math.ceil(load.remaining / stage.batch_size)),
     )
 
 

@@ -44,7 +44,8 @@ class WorkerReport:
 class StageReport:
     """One stage. Times are in seconds and summed over its workers; sizes are bytes of pickled tasks.
 
-    ``plan_reason``: why the plan gave it its workers, in words. ``failed_attempts`` counts failed attempts at batches:
+    ``lead_index``: the stage whose workers run it, another one if it is fused with stages before it. ``plan_reason``:
+    why the plan gave it its workers, in words. ``failed_attempts`` counts failed attempts at batches:
     one batch may fail several times. ``node_setup_gpu_growth_bytes``: GPU memory, by UUID, that ``setup_on_node`` left
     in use.
     """
@@ -52,6 +53,7 @@ class StageReport:
     index: int
     name: str
     plan_reason: str
+    lead_index: int
     batches: int = 0
     failed_attempts: int = 0
     tasks_in: int = 0
@@ -171,10 +173,15 @@ class ReportBuilder:
     def _begin(self, event: events.RunStarted) -> None:
         self._started_at = event.at
         self.report.notes = list(event.plan.notes)
-        reasons = {s.stage_index: s.reason for phase in event.plan.phases for s in phase.stages}
-        for stage in (stage for phase in event.plan.phases for stage in phase.stages):
+        planned = [stage for phase in event.plan.phases for stage in phase.stages]
+        reasons = {stage.stage_index: stage.reason for stage in planned}
+        leads: dict[int, int] = {}
+        for stage in planned:
+            leads |= dict.fromkeys(stage.fused, stage.stage_index)
             reasons |= dict.fromkeys(stage.fused, f"fused: it runs in the workers of {stage.name!r}")
-        self.report.stages = [StageReport(i, name, reasons.get(i, "")) for i, name in enumerate(event.stage_names)]
+        self.report.stages = [
+            StageReport(i, name, reasons.get(i, ""), leads.get(i, i)) for i, name in enumerate(event.stage_names)
+        ]
 
     def _add_worker(self, event: events.WorkerStarted) -> None:
         worker = WorkerReport(

@@ -61,7 +61,7 @@ def stage_table(report: RunReport) -> StageTable:
 
 def _cells(report: RunReport, stage: StageReport) -> list[str]:
     return [
-        str(sum(w.stage_index == stage.index and w.batches > 0 for w in report.workers)),
+        str(sum(w.stage_index == stage.lead_index and w.batches > 0 for w in report.workers)),
         str(stage.tasks_in),
         str(stage.tasks_out),
         f"{stage.items / stage.process_s:,.0f}" if stage.process_s and stage.items else "–",

@@ -111,6 +111,52 @@ def by_remaining(forecasts: Sequence[Forecast]) -> Sequence[Forecast]:
     return [Forecast(f.remaining, f.remaining) for f in forecasts]
 
 
+@dataclass(frozen=True, slots=True)
+class MemberLoad:
+    """One stage of a group of fused ones. ``task_s``: mean seconds for a task, ``None`` if it has done none."""
+
+    forecast: Forecast
+    task_s: float | None
+    waiting: int
+
+
+@dataclass(frozen=True, slots=True)
+class GroupLoad:
+    """The load of a group as that of a single stage: see `StageSnapshot`."""
+
+    task_s: float | None
+    tasks: float | None
+    remaining: float | None
+    waiting: int
+
+
+def load_of_group(members: Sequence[MemberLoad]) -> GroupLoad:
+    """Return the load of fused stages as if one stage did their work.
+
+    Its tasks are as many as those of the stage that has most, and each takes the time that all stages together spend
+    on it. Of a group in which a stage has tasks but has done none, the time is not known.
+    """
+    if len(members) == 1:
+        (only,) = members
+        return GroupLoad(only.task_s, only.forecast.tasks, only.forecast.remaining, only.waiting)
+    measured = [(member, member.task_s) for member in members if member.task_s is not None]
+    unknown = any(member.task_s is None and member.waiting for member in members)
+    counts = [member.forecast.tasks for member, _ in measured]
+    tasks = None if None in counts or not counts else max(count for count in counts if count is not None)
+    each_s = math.fsum(task_s for _, task_s in measured)
+    task_s = each_s
+    if tasks:
+        task_s = math.fsum((member.forecast.tasks or 0.0) * seconds for member, seconds in measured) / tasks
+    if unknown or not measured or not task_s:
+        waiting = sum(member.waiting for member in members)
+        return GroupLoad(None, tasks, members[0].forecast.remaining, waiting)
+    remaining: float | None = None
+    if all(member.forecast.remaining is not None for member, _ in measured):
+        remaining = math.fsum((member.forecast.remaining or 0.0) * seconds for member, seconds in measured) / task_s
+    waiting_s = math.fsum(member.waiting * seconds for member, seconds in measured)
+    return GroupLoad(task_s, tasks, remaining, math.ceil(waiting_s / task_s))
+
+
 def effective_cpus(stages: Sequence[StageLoad], usable_cpus: float) -> float:
     """Return the CPUs to plan with: the usable ones, and what the first workers of the stages leave idle of theirs.
 

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 
 from gpuexec.channel import codec
 from gpuexec.channel.messages import Work
+from gpuexec.contract.metrics import INPUT_BYTES
 from gpuexec.contract.phases import StagePhase
 from gpuexec.stage.session import StageSession
 from gpuexec.worker.failures import describe_failure
@@ -79,6 +80,7 @@ class GroupLoop(WorkerLoop):
         self._routes: dict[int, Sequence[int]] = {}
         self._made: list[Made] = []
         self._done: list[_Done] = []  # of the current batch, counted when it is complete
+        self._share_bytes = 0  # of each input of the current batch
 
     def _handle(self, message: Any) -> None:
         if isinstance(message, Work):
@@ -95,6 +97,7 @@ class GroupLoop(WorkerLoop):
         tasks, input_bytes = self._inbox.take(count)
         began = time.monotonic()
         self._made, self._done = [], []  # a batch that raised may have left some
+        self._share_bytes = input_bytes // count
         until = began + (_FAN_OUT_S if end == len(self._sessions) else _RERUN_S)
         for parent, task in enumerate(tasks):
             self._run_task(batch_id, task, parent, (entry, end), until)
@@ -138,7 +141,7 @@ class GroupLoop(WorkerLoop):
                 self._made.append(Made(task, parent, stage, is_only))
                 continue
             while stage < end:
-                outputs = self._run_stage(batch_id, stage, task, parent)
+                outputs = self._run_stage(batch_id, stage, task, parent, arrived=stage == entry)
                 stage += 1
                 if len(outputs) != 1:
                     is_only = False
@@ -160,8 +163,11 @@ class GroupLoop(WorkerLoop):
             return 0
         return max(0, min(count, int((until - time.monotonic()) / max(sum(known), 1e-6))))
 
-    def _run_stage(self, batch_id: int, stage: int, task: Any, parent: int) -> list[Any]:
-        """Run one stage on one task and return its outputs: none if it raised and the batch goes on without it."""
+    def _run_stage(self, batch_id: int, stage: int, task: Any, parent: int, *, arrived: bool) -> list[Any]:
+        """Run one stage on one task and return its outputs: none if it raised and the batch goes on without it.
+
+        ``arrived``: the task came from the driver, so its size in bytes is known.
+        """
         session = self._enter(stage)
         kept = _pickled(task) if self._error_handling.keeps_inputs else b""
         began = time.monotonic()
@@ -178,8 +184,11 @@ class GroupLoop(WorkerLoop):
             raise self._not_the_worker()
         seconds = time.monotonic() - began
         totals, adapter = self._totals[stage], session.adapter
+        stats = adapter.last_stats
+        if arrived and stats is not None:
+            stats.custom_metrics[INPUT_BYTES] = float(self._share_bytes)
         totals.learn(seconds)
-        self._done.append(_Done(totals, seconds, len(outputs), adapter.last_stats))
+        self._done.append(_Done(totals, seconds, len(outputs), stats))
         if adapter.last_failed:
             self._outbox.note_failed(batch_id, [parent] * len(adapter.last_failed), stage)
         return outputs

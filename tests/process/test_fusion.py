@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gpuexec import ConfigurationError, InlineExecutor, Pipeline, RemoteStageError, Resources, WorkerDied, events
+from gpuexec.observe.report_table import stage_table
 from tests.process.running import Ran, run_command, run_inline, run_local
 from tests.process.stages import Item, items
 from tests.process.stages.fusion import (
@@ -57,6 +58,8 @@ def test_light_neighbours_share_a_process():
     ran = run_local([Light("a"), Light("b"), Light("c")], given_items(5))
     assert groups(ran) == [3]
     assert [w.stage_name for w in ran.report.workers] == ["a"]
+    assert [stage.lead_index for stage in ran.report.stages] == [0, 0, 0]
+    assert [line.split()[:2] for line in stage_table(ran.report).lines(80)][-3:] == [["a", "1"], ["b", "1"], ["c", "1"]]
     assert ran.report.stages[1].plan_reason == "fused: it runs in the workers of 'a'"
     assert groups(run_local([Light("a"), Light("b")], given_items(2), fusion="off")) == [1, 1]
 

@@ -61,7 +61,7 @@ def test_every_grant_is_counted_once():
     stays = engage(stage)
     stopping = engage(stage, end_reason=EndReason.SURPLUS)
     recycled = engage(stage, end_reason=EndReason.RECYCLED)
-    shown = snapshot_of(stage, allocator.requests[0], FORECAST)
+    shown = snapshot_of(stage, allocator.requests[0], [FORECAST])
     assert [g.worker_id for g in shown.grants] == [stays.grant.worker_id, recycled.grant.worker_id, "s-3"]
     uncounted = uncounted_grants([setting_up, stays, stopping, recycled], [shown])
     assert uncounted == [stopping.grant], "setup_on_node() runs with the first worker's grant"
@@ -78,14 +78,14 @@ def test_a_fixed_stage_that_lost_a_worker_for_good_is_planned_with_the_others():
     allocator, stage = allocator_and_stage(gpus=1.0, workers=2)
     engage(stage)
     stage.pending_grants.clear()
-    assert snapshot_of(stage, allocator.requests[0], FORECAST).load.fixed_count == 1
+    assert snapshot_of(stage, allocator.requests[0], [FORECAST]).load.fixed_count == 1
 
 
 def test_more_workers_than_batches_find_no_work():
     allocator, stage = allocator_and_stage()
-    assert snapshot_of(stage, allocator.requests[0], FORECAST).max_workers == 3
-    assert snapshot_of(stage, allocator.requests[0], Forecast(1.0, 0.0)).max_workers == 1
-    assert snapshot_of(stage, allocator.requests[0], Forecast(1.0, None)).max_workers is None
+    assert snapshot_of(stage, allocator.requests[0], [FORECAST]).max_workers == 3
+    assert snapshot_of(stage, allocator.requests[0], [Forecast(1.0, 0.0)]).max_workers == 1
+    assert snapshot_of(stage, allocator.requests[0], [Forecast(1.0, None)]).max_workers is None
 
 
 def test_remaining_tasks_count_where_all_stages_know_them():
@@ -237,7 +237,7 @@ def test_a_cycle_without_an_evaluation_reports_nothing(monkeypatch):
 )
 def test_the_notice_about_stopped_workers(gpus, reason, gain_s, notice):
     allocator, stage = allocator_and_stage(gpus=gpus)
-    shown = snapshot_of(stage, allocator.requests[0], FORECAST)
+    shown = snapshot_of(stage, allocator.requests[0], [FORECAST])
     stops = tuple(StopWorker(0, worker_id, reason) for worker_id in ("s-3", "s-2"))
     best = Balance(counts=(1,), throughput=1.0, slowest=0, limit=ThroughputLimit.GPUS, proven=True)
     evaluation = Evaluation((shown,), best, Proposal(reason, stops=stops, gain_s=gain_s))
