@@ -158,6 +158,11 @@ class Encoder:
         if looks_at_classes:
             self._with_shared_stats.look_closer(self._definitions, Scrutiny.ALL)
 
+    @property
+    def modules(self) -> list[str]:
+        """The modules of what a receiver will import by its name."""
+        return self._definitions.modules
+
     def encode(self, obj: object, *, shared_stats: bool = True) -> Encoded:
         """Pickle an object; large buffers (arrays, Arrow tables) are not copied until the payload is written.
 
@@ -193,6 +198,7 @@ def _by_value_pickler(_reduced_classes: tuple[type, ...], *, shared_stats: bool)
         )
 
         def reducer_override(self, obj: Any) -> Any:
+            by_value.note_module(obj)
             reduced = super().reducer_override(obj)
             return by_value.with_slots(obj, reduced) if isinstance(obj, type) else reduced
 
@@ -202,6 +208,14 @@ def _by_value_pickler(_reduced_classes: tuple[type, ...], *, shared_stats: bool)
 def encode(obj: object) -> Encoded:
     """Pickle a single object, as `Encoder.encode` does. It may be large, so it is not pickled twice to be looked at."""
     return Encoder(looks_at_classes=True).encode(obj)
+
+
+def encode_with_modules(obj: object) -> tuple[Encoded, list[str]]:
+    """Pickle as `encode` does; return also which modules a receiver imports for it, in about that order."""
+    encoder = Encoder(looks_at_classes=True)
+    with by_value.modules_noted() as noted:
+        encoded = encoder.encode(obj)
+    return encoded, list(dict.fromkeys([*encoder.modules, *noted]))
 
 
 def encode_by_value(obj: object, *, shared_stats: bool = True) -> Encoded:

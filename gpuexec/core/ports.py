@@ -18,17 +18,21 @@ if TYPE_CHECKING:
 
 
 class Started(Record):
-    """A new process: its pid, and when it was spawned."""
+    """A new process: its pid, when it was spawned, and whether it was forked from a template."""
 
     pid: int
     at: float
+    warm: bool = False
 
 
 class Processes(Protocol):
     """The worker processes. None of the methods waits for a worker."""
 
-    def start(self, worker: Worker) -> Started:
-        """Spawn a process and send it its stage. Raises ``StartRefused`` if the system refuses."""
+    def start(self, worker: Worker) -> Started | None:
+        """Start a process and send it its stage. Raises ``StartRefused`` if the system refuses.
+
+        Returns ``None`` if that must wait for the import of the stage's modules: something will happen when it can.
+        """
 
     def send(self, worker: Worker, message: Message, /) -> None:
         """Send a message, now or when the socket takes it. Nothing happens if the worker is gone."""

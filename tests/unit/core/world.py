@@ -127,6 +127,7 @@ class World:
         self.error: BaseException | None = None
         self.finished: list[tuple[bytes, Any]] = []
         self.refuse_starts = False
+        self.importing: set[int] = set()  # stages whose modules are not imported yet
         self.spilled = self.trimmed = 0
         self.put_away_groups: list[int] = []
         self._pids = itertools.count(1000)
@@ -177,9 +178,11 @@ class World:
 
     # ---- ports -------------------------------------------------------------------------------------------
 
-    def start(self, worker: Worker) -> Started:
+    def start(self, worker: Worker) -> Started | None:
         if self.refuse_starts:
             raise StartRefused("no process")
+        if worker.stage.spec.index in self.importing:
+            return None
         self._simulated[worker.number] = SimulatedWorker(worker)
         return Started(next(self._pids), self.now)
 
@@ -372,7 +375,7 @@ class World:
             inside.todo.clear()
         self.says(worker, Failed(phase, batch_id, names, str(error), "traceback", is_exit, halted))
 
-    def exits(self, worker: Worker, code: int = 0, *, stopped: bool | None = None) -> None:
+    def exits(self, worker: Worker, code: int = 0, *, stopped: bool | None = None, lost_template: bool = False) -> None:
         """A process ends. ``stopped``: it reports `Stopped` first, by default if it was told to stop and not killed."""
         inside = self.inside(worker)
         told = any(isinstance(message, Stop) for message in inside.received)
@@ -384,7 +387,8 @@ class World:
             self.reports(worker)
             self.says(worker, Stopped(0.01))
         current = inside.processing[0] if inside.processing is not None else None
-        self._guard(self.state.on_exit, worker, Exit(code, f"exit {code}", current, ("its last line",)), self.now)
+        exit_ = Exit(code, f"exit {code}", current, ("its last line",), lost_template=lost_template)
+        self._guard(self.state.on_exit, worker, exit_, self.now)
 
     def exits_as_told(self) -> None:
         """Every worker that was told to stop, or was killed, ends."""
