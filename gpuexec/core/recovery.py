@@ -88,9 +88,14 @@ class Recovery:
         origin, failed, part = raised
         batch = self._dispatcher.cut(worker.members[failed.stage], [part], now)
         batch.sent_at = origin.sent_at
+        if origin.lifecycle is not None and origin.stage is batch.stage:  # it is another attempt
+            batch.lifecycle = origin.lifecycle.of_task()
         task_ids = tuple(failed.task_ids or ())
         record = _record_of(worker, batch, failed, task_ids, (origin, failed.parent))
-        self._judge(record, batch, self._failure_of(record.stage, failed), lambda: make_error(task_ids), now)
+        failure = self._failure_of(record.stage, failed)
+        if not part[0].bytes and record.stage.spec.policy.retries(failure):  # what it was given cannot be pickled
+            failure = Failure(FailureKind.NOT_PICKLABLE, failure.text, failure.error_names)
+        self._judge(record, batch, failure, lambda: make_error(task_ids), now)
 
     @staticmethod
     def _failure_of(stage: StageState, failed: Failed) -> Failure:

@@ -178,7 +178,7 @@ class WorkerLoop:
     def _run_batch(self, batch_id: int, count: int) -> None:
         """Run one batch. Raises `WorkerHalted` if it failed and the worker takes no more."""
         began = time.monotonic()
-        self._recorder.note_batch(batch_id, began)
+        self._recorder.note_batch(batch_id, began, self._stage)
         try:
             self._receive_process_return(batch_id, count, began)
         except Terminated:
@@ -186,7 +186,7 @@ class WorkerLoop:
         except BaseException as error:
             if self._in_forked_child:
                 raise  # the child ends as any Python process does
-            self._outbox.drop_unfinished()
+            self._outbox.drop_unfinished(batch_id)
             halts = self._halts_after(error)
             self._report(error, batch_id, halted=halts)
             if halts:

@@ -161,8 +161,9 @@ class Outbox:
         for segment in reusable:
             self._pool.keep(segment)
 
-    def drop_unfinished(self) -> None:
+    def drop_unfinished(self, batch_id: int) -> None:
         """Drop what was added of the current batch: its stage raised."""
+        self._failed[:] = [failed for failed in self._failed if failed[0] != batch_id]
         while self._batch_ids and not self._complete[-1]:
             blocks = self._blocks[-1]
             size = sum(self._sizes[len(self._sizes) - blocks :])
