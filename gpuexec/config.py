@@ -4,72 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any
 
 from gpuexec.errors import ConfigurationError
 from gpuexec.exception_names import exception_named, problem_with_exception_name
 from gpuexec.naming import full_name
-from gpuexec.policies import BusyGpuPolicy, FusionPolicy, GpuPinning, TaskFailurePolicy
+from gpuexec.option_checks import Check, above, at_least, folder, folder_or_nothing, fraction, log_level, one_of
+from gpuexec.policies import BusyGpuPolicy, FusionPolicy, GpuPinning, StartMethod, TaskFailurePolicy
 from gpuexec.units import MIB
 
 _TYPE_NAMES = {"bool": "True or False", "int": "a whole number", "float": "a number", "str": "text"}
 
-_LOG_LEVELS = ("TRACE", "DEBUG", "INFO", "SUCCESS", "WARNING", "ERROR", "CRITICAL")  # loguru's, in any worker
 
-_Check = Callable[[Any], str | None]  # returns what is wrong with a value, or None
-
-
-def _at_least(low: float) -> _Check:
-    def check(value: Any) -> str | None:
-        return None if math.isfinite(value) and value >= low else f"must be a finite number >= {low:g}"
-
-    return check
-
-
-def _above(low: float) -> _Check:
-    def check(value: Any) -> str | None:
-        return None if math.isfinite(value) and value > low else f"must be a finite number > {low:g}"
-
-    return check
-
-
-def _fraction(value: Any) -> str | None:
-    return None if 0 <= value <= 1 else "must lie between 0 and 1"
-
-
-def _one_of(policy: type[StrEnum]) -> _Check:
-    choices = [member.value for member in policy]
-
-    def check(value: Any) -> str | None:
-        return None if value in choices else f"must be one of {', '.join(map(repr, choices))}"
-
-    return check
-
-
-def _folder(otherwise: str) -> _Check:
-    def check(value: Any) -> str | None:
-        return None if value.strip() else f"must name a folder ({otherwise})"
-
-    return check
-
-
-def _folder_or_nothing(value: Any) -> str | None:
-    return None if not value or value.strip() else "must name a folder"
-
-
-def _log_level(value: Any) -> str | None:
-    if value.upper() in _LOG_LEVELS:
-        return None
-    closest = difflib.get_close_matches(value.upper(), _LOG_LEVELS, n=1, cutoff=0.5)
-    return f"must be one of {', '.join(_LOG_LEVELS)}" + (f"; did you mean {closest[0]!r}?" if closest else "")
-
-
-def _option(default: Any, check: _Check | None, about: str, *, per_stage: bool = False) -> Any:
+def _option(default: Any, check: Check | None, about: str, *, per_stage: bool = False) -> Any:
     return field(default=default, metadata={"check": check, "about": about, "per_stage": per_stage})
 
 
@@ -82,95 +32,107 @@ class ExecutorConfig:
 
     show_progress: bool = _option(True, None, "show progress on stderr while the run goes on")
     progress_interval_s: float = _option(
-        10.0, _at_least(0.1), "seconds between progress lines when stderr is not a terminal"
+        10.0, at_least(0.1), "seconds between progress lines when stderr is not a terminal"
     )
     cpus: float | None = _option(
-        None, _above(0), "number of CPUs to plan with (default: as many as the affinity mask and the cgroup allow)"
+        None, above(0), "number of CPUs to plan with (default: as many as the affinity mask and the cgroup allow)"
     )
-    reserved_cpus: float = _option(0.0, _at_least(0), "CPUs to leave free")
-    reserved_gpus: float = _option(0.0, _at_least(0), "GPUs, or a fraction of one, to leave free")
+    reserved_cpus: float = _option(0.0, at_least(0), "CPUs to leave free")
+    reserved_gpus: float = _option(0.0, at_least(0), "GPUs, or a fraction of one, to leave free")
     busy_gpus: str = _option(
         BusyGpuPolicy.SKIP.value,
-        _one_of(BusyGpuPolicy),
+        one_of(BusyGpuPolicy),
         "what to do with GPUs that other processes, or other runs of yours, hold: "
         "'skip' them, 'wait' until they are free, or raise an 'error'",
     )
     busy_gpu_memory_fraction: float = _option(
         0.1,
-        _fraction,
+        fraction,
         "fraction of a GPU's memory that compute processes of others may use before the GPU counts as busy",
     )
     busy_gpu_timeout_s: float = _option(
-        600.0, _at_least(0), "seconds that busy_gpus='wait' waits before it raises GpusBusy"
+        600.0, at_least(0), "seconds that busy_gpus='wait' waits before it raises GpusBusy"
     )
     cpu_stages_see_gpus: bool = _option(
         False, None, "let stages that request no GPU see all GPUs (by default they see none)"
     )
     gpu_pinning: str = _option(
         GpuPinning.UUID.value,
-        _one_of(GpuPinning),
+        one_of(GpuPinning),
         "how CUDA_VISIBLE_DEVICES names a worker's GPUs: 'uuid', or 'index' (numbers in PCI order) for libraries that "
         "turn its entries into integers",
     )
     fusion: str = _option(
         FusionPolicy.AUTO.value,
-        _one_of(FusionPolicy),
+        one_of(FusionPolicy),
         "'auto': neighbouring light stages run in the same workers, and tasks pass between them without being pickled; "
         "'off': every stage has workers of its own",
         per_stage=True,
     )
-    queue_tasks: int = _option(4096, _at_least(1), "maximum number of tasks waiting in front of a stage")
+    queue_tasks: int = _option(4096, at_least(1), "maximum number of tasks waiting in front of a stage")
     queue_bytes: int = _option(
         256 * MIB,
-        _at_least(1),
+        at_least(1),
         "maximum size of the tasks waiting in front of a stage, in bytes of memory; what waits for a later phase goes "
         "to spill_dir beyond that",
     )
     spill_dir: str | None = _option(
         None,
-        _folder("leave it out for the default"),
+        folder("leave it out for the default"),
         "folder, on a disk, for what waits between two phases and is more than queue_bytes (default: $TMPDIR, /var/tmp "
         "or /tmp, the first that is not in memory)",
     )
     batch_wait_s: float | None = _option(
         1.0,
-        _at_least(0),
+        at_least(0),
         "seconds that tasks wait for their batch to become full while a worker is idle; then it goes as it is (None: "
         "until it is full or no more tasks come)",
         per_stage=True,
     )
+    start_method: str = _option(
+        StartMethod.WARM.value,
+        one_of(StartMethod),
+        "how workers start: 'warm' forks them from a process that has imported the stages' modules once, where a fork "
+        "is safe, and the report says where it is not; 'spawn' has every worker import them itself",
+    )
+    warm_idle_s: float = _option(
+        60.0,
+        at_least(0),
+        "seconds for which that process is kept after a run, for the next run of the same program (0: it ends with "
+        "the run)",
+    )
     max_parallel_setups: int = _option(
-        8, _at_least(1), "maximum number of workers that run setup() at the same time (and at most one per GPU)"
+        8, at_least(1), "maximum number of workers that run setup() at the same time (and at most one per GPU)"
     )
     stop_timeout_s: float = _option(
         10.0,
-        _at_least(0),
+        at_least(0),
         "seconds that a worker may take for teardown() after it is told to stop; then it is killed, with a warning",
         per_stage=True,
     )
     max_attempts: int = _option(
         3,
-        _at_least(1),
+        at_least(1),
         "attempts per batch, the first included, if its worker dies or it raises one of retry_on",
         per_stage=True,
     )
     on_task_failure: str = _option(
         TaskFailurePolicy.RAISE.value,
-        _one_of(TaskFailurePolicy),
+        one_of(TaskFailurePolicy),
         "what to do when a batch keeps failing: 'raise' its error and end the run, or 'quarantine' the task at fault, "
         "which is left out of the results, and continue",
         per_stage=True,
     )
     max_quarantined: float | None = _option(
         0.9,
-        _at_least(0),
+        at_least(0),
         "tasks of one stage that may be quarantined before the run ends with TooManyQuarantined: a number, or below 1 "
         "a fraction of the tasks that the stage has tried, judged from the 20th quarantined task on (None: no limit)",
         per_stage=True,
     )
     retry_delay_s: float = _option(
         0.0,
-        _at_least(0),
+        at_least(0),
         "seconds that a failed batch waits before it is tried again, while others go on; they double with every "
         "further attempt, up to 32 times, and up to a quarter is added at random",
         per_stage=True,
@@ -196,38 +158,38 @@ class ExecutorConfig:
     )
     batch_timeout_s: float | None = _option(
         None,
-        _above(0),
+        above(0),
         "seconds that a batch may take before its worker is killed (default: no limit)",
         per_stage=True,
     )
     setup_timeout_s: float | None = _option(
         None,
-        _above(0),
+        above(0),
         "seconds that importing the stage, setup_on_node() and setup() may each take before the worker is killed "
         "(default: no limit)",
         per_stage=True,
     )
     max_batches_per_worker: int | None = _option(
         None,
-        _at_least(1),
+        at_least(1),
         "number of batches after which a worker is replaced (default: never)",
         per_stage=True,
     )
     worker_memory_limit_bytes: int | None = _option(
         None,
-        _at_least(1),
+        at_least(1),
         "resident memory, in bytes, above which a worker is replaced between two batches (default: no limit)",
         per_stage=True,
     )
     memory_high_watermark: float = _option(
         0.9,
-        _fraction,
+        fraction,
         "fraction of the host's (or the cgroup's) memory in use above which no new initial tasks are taken in while "
         "stages after the first have work, and what waits for a later phase goes to spill_dir (1: never)",
     )
     checkpoint: str | None = _option(
         None,
-        _folder("leave it out for no checkpoint"),
+        folder("leave it out for no checkpoint"),
         "folder in which finished sources are recorded, so that a later run skips them (default: no checkpoint)",
     )
     accept_changed_pipeline: bool = _option(
@@ -239,7 +201,7 @@ class ExecutorConfig:
     capsules: bool = _option(True, None, "store each failed batch in a folder, a capsule, for `gpuexec replay`")
     capsule_dir: str | None = _option(
         None,
-        _folder_or_nothing,
+        folder_or_nothing,
         "folder for capsules (default: ~/.local/state/gpuexec/capsules; '' stores none, as capsules=False does)",
     )
     task_seed: int | None = _option(
@@ -249,7 +211,7 @@ class ExecutorConfig:
         "task, so that another attempt, another run and a replay draw the same numbers (default: no seeds)",
     )
     log_level: str = _option(
-        "DEBUG", _log_level, "lowest loguru level, such as 'INFO', of the log records that workers send to the driver"
+        "DEBUG", log_level, "lowest loguru level, such as 'INFO', of the log records that workers send to the driver"
     )
     runtime_env: Mapping[str, Any] | None = _option(
         None,

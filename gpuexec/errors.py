@@ -30,6 +30,7 @@ Built-in classes that an error is a subclass of, beside the one above it, stand 
     │       └── NvmlHangs                       a call into it does not return
     ├── RemoteTraceback                         never raised: the `__cause__` that shows a worker's traceback
     ├── ConnectionLost (ConnectionError)        internal: the process at the other end of a socket is gone
+    │   └── TemplateLost                        internal: that process is a template
     └── InternalError                           our own fault: please report it
 """
 
@@ -224,6 +225,10 @@ class RemoteTraceback(GpuexecError):
 
 class ConnectionLost(GpuexecError, ConnectionError):
     """The process at the other end of a connection is gone."""
+
+
+class TemplateLost(ConnectionLost):
+    """A template process has died, or did not answer and was killed."""
 
 
 class InternalError(GpuexecError):

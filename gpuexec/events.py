@@ -26,14 +26,28 @@ class RunStarted(Record):
     stage_names: tuple[str, ...]
 
 
+class TemplateLoaded(Record):
+    """The template of these stages has imported their modules, in ``seconds``; workers are forked from it.
+
+    ``kept``: an earlier run of this program had left it, so it had imported most of them already.
+    """
+
+    at: float
+    stage_indices: tuple[int, ...]
+    pid: int
+    seconds: float
+    kept: bool
+
+
 class WorkerStarted(Record):
-    """A worker process was spawned; ``reason`` says why, in words."""
+    """A worker process was started; ``reason`` says why, in words. ``warm``: it was forked from a template."""
 
     at: float
     stage_index: int
     worker_id: str
     pid: int
     reason: str
+    warm: bool = False
 
 
 class WorkerLoaded(Record):
@@ -113,13 +127,18 @@ class TasksQuarantined(Record):
 
 
 class WorkerStopped(Record):
-    """A worker process was reaped. ``teardown_s`` is ``None`` if it did not report the end of its teardown."""
+    """A worker process was reaped. ``teardown_s`` is ``None`` if it did not report the end of its teardown.
+
+    ``cpu_s``, ``max_rss_bytes``: CPU time and peak resident memory, ``None`` if the kernel could not be asked.
+    """
 
     at: float
     stage_index: int
     worker_id: str
     exit_code: int
     teardown_s: float | None
+    cpu_s: float | None = None
+    max_rss_bytes: int | None = None
 
 
 class StageGauges(Record):
@@ -217,6 +236,7 @@ class RunEnded(Record):
 
 RunEvent = (
     RunStarted
+    | TemplateLoaded
     | WorkerStarted
     | WorkerLoaded
     | NodeSetUp

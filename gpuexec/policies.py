@@ -27,6 +27,13 @@ class GpuPinning(StrEnum):
     INDEX = "index"
 
 
+class StartMethod(StrEnum):
+    """How worker processes start (option ``start_method``)."""
+
+    WARM = "warm"
+    SPAWN = "spawn"
+
+
 class TaskFailurePolicy(StrEnum):
     """What to do with a batch that keeps failing (option ``on_task_failure``)."""
 

@@ -14,6 +14,7 @@ import pytest
 from hypothesis.database import DirectoryBasedExampleDatabase
 
 from gpuexec.driver import observers
+from gpuexec.processes import kept_templates
 
 pytest_plugins = ["tests.nvml_sim.plugin"]
 
@@ -56,7 +57,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def leaves_nothing_behind() -> Iterator[None]:
-    """Compare this process's children, descriptors and mappings, and our folders, before and after."""
+    """Compare this process's children, descriptors and mappings, and our folders, before and after.
+
+    Templates that runs keep for the next one are not counted, as long as their number stays bounded: most tests thus
+    start as the second run of a program does. `no_templates` is for those that must not.
+    """
     before = _holdings()
     yield
     gc.collect()
@@ -65,6 +70,24 @@ def leaves_nothing_behind() -> Iterator[None]:
     # Other processes of the machine use /dev/shm too, for moments.
     leaked["files"] = Counter(name for name in leaked["files"] if Path(name).exists())
     assert not any(leaked.values()), f"left behind: { {k: dict(v) for k, v in leaked.items() if v} }"
+
+
+@pytest.fixture
+def no_templates() -> Iterator[None]:
+    """End the templates that are kept, before and after the test."""
+    kept_templates.end_all()
+    yield
+    kept_templates.end_all()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def templates_end_with_the_tests() -> Iterator[None]:
+    """See whether ending the templates that are left leaves nothing behind."""
+    before = _holdings()
+    yield
+    kept_templates.end_all()
+    processes = _holdings()["processes"] - before["processes"]
+    assert not processes, f"left behind: {dict(processes)}"
 
 
 @pytest.fixture(autouse=True)
@@ -86,9 +109,12 @@ def own_state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
 
 
 def _holdings() -> dict[str, Counter[str]]:
+    kept = {template.pid for template in kept_templates.kept()}
+    children = psutil.Process().children(recursive=True)
+    of_templates = Counter({"socket": len(kept), "pipe": len(kept)})
     return {
-        "processes": Counter(_describe(child) for child in psutil.Process().children(recursive=True)),
-        "descriptors": Counter(_descriptors()),
+        "processes": Counter(_describe(child) for child in children if child.pid not in kept),
+        "descriptors": Counter(_descriptors()) - of_templates,
         "mappings": Counter(line.split()[-1] for line in _maps() if "memfd:gpuexec" in line),
         "files": Counter(_files()),
     }

@@ -11,7 +11,8 @@
 * ``block_sizer``    how many tasks to pickle into one block.
 * ``payload_store``  store a payload, in the message or in a segment, and load it.
 * ``anonymous``      files without a name, in memory where possible.
-* ``segments``       anonymous shared memory (memfd) and its reuse.
+* ``segments``       anonymous shared memory (memfd), its reuse, and views of it.
+* ``receive_buffers`` memory that large buffers are read into.
 * ``spill``          files for what waits for a later phase.
 * ``recorder``       a page that tells the driver what a worker is doing, even if the worker no longer can.
 
@@ -22,7 +23,7 @@ Invariants
    and an exception of a stage.
 2. A payload in a segment does not change until its batch is complete, and its consumer copies it into memory of its
    own. So what a consumer receives is writable, nobody else sees its writes, and a second attempt gets what the first
-   one got.
+   one got. A consumer that only reads may get a view; then the segment does not change as long as the view exists.
 3. Neither a segment nor a file for what waits has a name. When its last descriptor and mapping are gone its memory or
    disk space is freed, however the processes that held them ended.
 4. Within one connection messages arrive in the order in which they were sent.

@@ -10,14 +10,48 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Callable
-from types import CodeType, GetSetDescriptorType, MemberDescriptorType
+from collections.abc import Callable, Iterator
+from types import (
+    BuiltinFunctionType,
+    CodeType,
+    FunctionType,
+    GetSetDescriptorType,
+    MemberDescriptorType,
+    ModuleType,
+)
 from typing import Any
 
 _DROPPED = "<dynamic-code>"  # what cloudpickle puts in the place of the file's name
 
+_noted: dict[str, None] | None = None  # modules, while somebody wants to know them
+
 _sources: dict[str, tuple[Any, str]] = {}  # one text per file, so that it is in a pickle once
+
+
+@contextlib.contextmanager
+def modules_noted() -> Iterator[dict[str, None]]:
+    """Collect the modules that are named in what is pickled by value in the block, in order."""
+    global _noted  # noqa: PLW0603 - it describes the block
+    outer, _noted = _noted, {}
+    try:
+        yield _noted
+    finally:
+        _noted = outer
+
+
+def note_module(obj: Any) -> None:
+    """Note the module that a receiver will import for an object, if it will."""
+    if _noted is None:
+        return
+    from cloudpickle import cloudpickle
+
+    if isinstance(obj, BuiltinFunctionType):
+        if obj.__module__:
+            _noted[obj.__module__] = None
+    elif isinstance(obj, type | FunctionType | ModuleType) and cloudpickle._should_pickle_by_reference(obj):
+        _noted[obj.__name__ if isinstance(obj, ModuleType) else obj.__module__] = None
 
 
 def reduce_code(code: CodeType) -> tuple[Any, ...]:

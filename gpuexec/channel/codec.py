@@ -29,14 +29,17 @@ from typing import Any, ClassVar, NamedTuple
 from gpuexec.channel import by_value, tensors
 from gpuexec.channel.definitions import ANNOUNCED, Definitions, NamingPickler
 from gpuexec.channel.perf_identity import PERF_IDENTITY
+from gpuexec.channel.receive_buffers import LARGE, receive_buffer
 
 Buffer = bytes | bytearray | memoryview
 ReadInto = Callable[[Sequence[Any], int], None]  # fills buffers with what begins at an offset
+View = Callable[[int, int], memoryview | None]  # of so many bytes from an offset
 
 _HEAD = struct.Struct("<IIQ")
 _LENGTH = struct.Struct("<Q")
 _ALIGN = 64
 _PADDING = bytes(_ALIGN)
+_VIEWED_SHARE = 1.2  # a viewed buffer holds all of its payload, which may be so many times as large
 _FIRST_READ = 4096  # bytes: the lengths of 500 buffers
 
 
@@ -158,6 +161,11 @@ class Encoder:
         if looks_at_classes:
             self._with_shared_stats.look_closer(self._definitions, Scrutiny.ALL)
 
+    @property
+    def modules(self) -> list[str]:
+        """The modules of what a receiver will import by its name."""
+        return self._definitions.modules
+
     def encode(self, obj: object, *, shared_stats: bool = True) -> Encoded:
         """Pickle an object; large buffers (arrays, Arrow tables) are not copied until the payload is written.
 
@@ -193,6 +201,7 @@ def _by_value_pickler(_reduced_classes: tuple[type, ...], *, shared_stats: bool)
         )
 
         def reducer_override(self, obj: Any) -> Any:
+            by_value.note_module(obj)
             reduced = super().reducer_override(obj)
             return by_value.with_slots(obj, reduced) if isinstance(obj, type) else reduced
 
@@ -202,6 +211,14 @@ def _by_value_pickler(_reduced_classes: tuple[type, ...], *, shared_stats: bool)
 def encode(obj: object) -> Encoded:
     """Pickle a single object, as `Encoder.encode` does. It may be large, so it is not pickled twice to be looked at."""
     return Encoder(looks_at_classes=True).encode(obj)
+
+
+def encode_with_modules(obj: object) -> tuple[Encoded, list[str]]:
+    """Pickle as `encode` does; return also which modules a receiver imports for it, in about that order."""
+    encoder = Encoder(looks_at_classes=True)
+    with by_value.modules_noted() as noted:
+        encoded = encoder.encode(obj)
+    return encoded, list(dict.fromkeys([*encoder.modules, *noted]))
 
 
 def encode_by_value(obj: object, *, shared_stats: bool = True) -> Encoded:
@@ -243,10 +260,11 @@ def decode(payload: Buffer, *, in_place: bool) -> Any:
     return pickle.loads(stream, buffers=buffers)
 
 
-def decode_from(size: int, read_into: ReadInto) -> Any:
+def decode_from(size: int, read_into: ReadInto, view: View | None = None) -> Any:
     """Unpickle a payload of ``size`` bytes that ``read_into`` reads.
 
     Every buffer is read into memory of its own, so an object that a stage keeps does not hold what came with it.
+    ``view``: returns a view of a part of the payload, for a buffer that is nearly all of it.
     """
     head = bytearray(min(size, _FIRST_READ))
     read_into([head], 0)
@@ -257,12 +275,21 @@ def decode_from(size: int, read_into: ReadInto) -> Any:
         read_into([head], 0)
     lengths = [stream_length, *(_LENGTH.unpack_from(head, _HEAD.size + i * _LENGTH.size)[0] for i in range(count))]
     targets: list[memoryview] = []
+    read = 0  # of the targets
     stop = start
     for number, length in enumerate(lengths):
         following = stop + length if number == count else _aligned(stop + length)  # reads the padding too
-        targets.append(memoryview(bytearray(following - stop)))
+        viewed = None
+        if view is not None and number and length >= LARGE and _VIEWED_SHARE * length >= size:
+            viewed = view(stop, length)
+        if viewed is not None:
+            read_into(targets[read:], start)
+            targets.append(viewed)
+            read, start = len(targets), following
+        else:
+            targets.append(receive_buffer(following - stop))
         stop = following
-    read_into(targets, start)
+    read_into(targets[read:], start)
     stream, *buffers = [target[:length] for target, length in zip(targets, lengths, strict=True)]
     return pickle.loads(stream, buffers=buffers)
 

@@ -37,7 +37,13 @@ class Definitions:
     def __init__(self, announced: Collection[str] = ANNOUNCED) -> None:
         self._announced = announced
         self._reduced: dict[type, Any] = {}  # NotImplemented for classes that can be imported
-        self._importable: set[FunctionType] = set()
+        self._importable: dict[FunctionType, None] = {}  # in the order in which they were met
+
+    @property
+    def modules(self) -> list[str]:
+        """The modules of what a receiver will import by its name."""
+        classes = [cls for cls, reduced in self._reduced.items() if reduced is NotImplemented]
+        return [obj.__module__ for obj in (*classes, *self._importable)]
 
     def of_class(self, cls: type) -> Any:
         """Return how to pickle a class: by its definition, or pickle's own way."""
@@ -65,7 +71,7 @@ class Definitions:
         if function not in self._importable:
             if not _is_importable(function):
                 raise NotNameable(f"{function.__qualname__} cannot be imported in another process")
-            self._importable.add(function)
+            self._importable[function] = None
         return NotImplemented
 
 
@@ -128,6 +134,7 @@ def _definition_pickler() -> Any:
         )
 
         def reducer_override(self, obj: Any) -> Any:
+            by_value.note_module(obj)
             reduced = super().reducer_override(obj)
             return by_value.with_slots(obj, reduced) if isinstance(obj, type) else reduced
 

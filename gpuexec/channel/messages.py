@@ -95,7 +95,7 @@ class Work(Message):
 
     A slice is ``None`` (all tasks of the next payload), ``[start, stop]`` (these tasks of the next payload) or
     ``[start, stop, 0]`` (these tasks of the previous payload, which this worker already has; they begin where the
-    previous slice ended).
+    previous slice ended). Payloads beyond those are segments to write outputs to.
 
     In a group, batch ``i`` goes from stage ``routes[i][0]`` of the group as far as, but not through, ``routes[i][1]``.
     """
@@ -164,6 +164,7 @@ class Results(Message):
     failed: Sequence[Sequence[int]] = ()  # (batch id, index of an input, stage) of each FailedTask that was returned
     goes_to: Sequence[int] | None = None
     stage_stats: Sequence[Sequence[Any]] | None = None
+    held: Sequence[int] | None = None  # batches whose segments must not be written to: the stage has kept views of them
 
     kind: ClassVar[int] = 9
 

@@ -8,7 +8,7 @@ from typing import Any
 from gpuexec.channel import codec
 from gpuexec.channel.codec import Encoded
 from gpuexec.channel.payload import Payload, SegmentRef
-from gpuexec.channel.segments import SegmentPool, read_into
+from gpuexec.channel.segments import SegmentPool, SegmentViews, read_into
 from gpuexec.units import KIB
 
 INLINE_LIMIT = 64 * KIB  # bytes; above it, two copies through the socket cost more than a memfd
@@ -31,8 +31,12 @@ def store(encoded: Encoded, pool: SegmentPool) -> Payload:
     return SegmentRef(segment, 0, encoded.size, exclusive=True)
 
 
-def load(payload: Payload) -> Any:
-    """Unpickle an inline payload or one in a segment; the objects are writable and owned by the caller."""
+def load(payload: Payload, views: SegmentViews | None = None) -> Any:
+    """Unpickle an inline payload or one in a segment; the objects are writable and owned by the caller.
+
+    ``views``: for a caller that only reads. A large buffer may then be a read-only view of the segment.
+    """
     if isinstance(payload, SegmentRef):
-        return codec.decode_from(payload.length, functools.partial(read_into, payload))
+        view = None if views is None else functools.partial(views.view, payload)
+        return codec.decode_from(payload.length, functools.partial(read_into, payload), view)
     return codec.decode(payload, in_place=False)

@@ -45,8 +45,12 @@ class PerfIdentity:
         self.classes: tuple[type, ...] = (StagePerfStats,)
         self._objects: dict[str, _TokenRef] = {}
         self._by_id: dict[int, _TokenRef] = {}  # the classes have no attribute for a token
-        self._process = os.urandom(6).hex()  # not the pid, which may be reused within a run
         self._serial = itertools.count()
+        self._name_process()
+        os.register_at_fork(after_in_child=self._name_process)
+
+    def _name_process(self) -> None:
+        self._process = os.urandom(6).hex()  # not the pid, which may be reused within a run
 
     def add_class(self, cls: type) -> None:
         """Treat another library's stats class the same way. Its constructor must take our fields in our order."""

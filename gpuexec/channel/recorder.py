@@ -37,7 +37,12 @@ class FlightRecorder:
     @classmethod
     def create(cls) -> FlightRecorder:
         """Make the page. Its descriptor is passed to the worker when the worker is spawned."""
-        recorder = cls(anonymous_file("gpuexec-recorder", _PAGE))
+        fd = anonymous_file("gpuexec-recorder", _PAGE)
+        try:
+            recorder = cls(fd)
+        except BaseException:  # mapping it takes a second descriptor
+            os.close(fd)
+            raise
         recorder.note_idle()
         return recorder
 

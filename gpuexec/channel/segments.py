@@ -4,18 +4,20 @@ A segment is a memfd, or what `anonymous` has in its stead: it has no name, so n
 ``/dev/shm``, and the 64 MB limit that containers put on that mount does not apply to a memfd. Several payloads may
 share one segment, each in its own page-aligned range.
 
-A consumer copies its payload into memory of its own. Measured for 16 MiB: copying takes 1.7 ms; mapping takes 2.0 ms of
-page faults, and 9 ms more if a private mapping is written to. So mapping would gain nothing, and without it the segment
+A consumer copies its payload into memory of its own, unless it only reads. Measured for 16 MiB: copying takes 1.7 ms;
+mapping takes 2.0 ms of page faults, and 9 ms more if a private mapping is written to. Without a mapping the segment
 stays as the producer wrote it until the batch is complete: another attempt gets the same input.
 
 The first write to a new segment costs page faults (7.6 ms for 16 MiB, against 2.6 ms once its pages exist). Therefore a
-consumer keeps a segment that carried a single payload and writes its own output to it.
+segment that carried a single payload is written to again. ``core.segment_loans`` decides by whom.
 """
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
+import sys
 from collections.abc import Sequence
 
 from gpuexec.channel.anonymous import anonymous_file
@@ -25,6 +27,7 @@ from gpuexec.units import MIB
 PAGE = mmap.ALLOCATIONGRANULARITY
 
 _IOV_MAX = os.sysconf("SC_IOV_MAX")
+_ONLY_OURS = 2  # references: a local variable, and the argument of getrefcount
 _MAX_FREE_SEGMENTS = 4
 _MAX_FREE_BYTES = 256 * MIB
 
@@ -32,6 +35,14 @@ _MAX_FREE_BYTES = 256 * MIB
 def page_aligned(size: int) -> int:
     """Round a size in bytes up to whole pages."""
     return -(-size // PAGE) * PAGE
+
+
+def roomy(size: int) -> int:
+    """Return the capacity for a payload: up to an eighth more, since the next one may be a bit larger.
+
+    Pages that are not written to take no memory.
+    """
+    return page_aligned(-(-size // step) * step if (step := 1 << max(0, size.bit_length() - 4)) > PAGE else size)
 
 
 class Segment:
@@ -82,13 +93,20 @@ class SegmentPool:
 
         Raises ``OSError`` if the system has no memory or descriptor left.
         """
-        fitting = [s for s in self._free if size <= s.capacity <= 4 * size]
-        if fitting:
-            best = min(fitting, key=lambda s: s.capacity)
-            self._free.remove(best)
-            return best
-        capacity = page_aligned(size)
+        free = self.take_free(size)
+        if free is not None:
+            return free
+        capacity = roomy(size)
         return Segment(anonymous_file("gpuexec", capacity), capacity)
+
+    def take_free(self, size: int) -> Segment | None:
+        """Return a free segment of at least ``size`` bytes that is not more than four times too large, if any."""
+        fitting = [s for s in self._free if size <= s.capacity <= 4 * size]
+        if not fitting:
+            return None
+        best = min(fitting, key=lambda s: s.capacity)
+        self._free.remove(best)
+        return best
 
     def keep(self, segment: Segment) -> None:
         """Take back a segment that nobody reads any more. The pool is bounded; segments beyond the limit are closed."""
@@ -102,6 +120,43 @@ class SegmentPool:
         """Close every free segment."""
         while self._free:
             self._free.pop().close()
+
+
+class SegmentViews:
+    """Read-only views of the segments that a batch came in. Without a copy: 0.3 ms for 16 MiB that are hardly read.
+
+    The pages are mapped privately and writable, so not even code that goes round Python's protection can change what
+    another attempt gets.
+    """
+
+    def __init__(self) -> None:
+        self._mappings: list[mmap.mmap] = []
+
+    @property
+    def any(self) -> bool:
+        """Whether there are views of which it is not known whether something refers to them."""
+        return bool(self._mappings)
+
+    def view(self, ref: SegmentRef, start: int, length: int) -> memoryview | None:
+        """Return a view of so many bytes of a payload; ``None`` if that is to be copied."""
+        start += ref.offset
+        before = start % PAGE
+        try:
+            fcntl.fcntl(ref.segment.fd, fcntl.F_GET_SEALS)  # fails for a file on disk, which may fail to be read
+            mapping = mmap.mmap(ref.segment.fd, before + length, flags=mmap.MAP_PRIVATE, offset=start - before)
+        except OSError:
+            return None
+        self._mappings.append(mapping)
+        return memoryview(mapping)[before : before + length].toreadonly()
+
+    def end(self) -> bool:
+        """Forget the views; return whether nothing refers to them any more, so that the segments may be reused."""
+        mappings, self._mappings = self._mappings, []
+        unused = True
+        while mappings:
+            mapping = mappings.pop()
+            unused = unused and sys.getrefcount(mapping) == _ONLY_OURS
+        return unused
 
 
 def read_segment(ref: SegmentRef) -> bytearray:

@@ -18,6 +18,7 @@ import ctypes
 import functools
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from pickle import PickleBuffer
 from typing import Any
@@ -189,8 +190,14 @@ def _tensor(buffer: Any, dtype: Any, shape: tuple[int, ...], requires_grad: bool
     """
     import torch
 
-    empty = 0 in shape  # torch makes no tensor from an empty buffer
-    tensor = torch.empty(shape, dtype=dtype) if empty else torch.frombuffer(buffer, dtype=dtype).reshape(shape)
+    if 0 in shape:  # torch makes no tensor from an empty buffer
+        tensor = torch.empty(shape, dtype=dtype)
+    elif memoryview(buffer).readonly:  # of a stage that only reads; torch knows no such tensors, and warns
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tensor = torch.frombuffer(buffer, dtype=dtype).reshape(shape)
+    else:
+        tensor = torch.frombuffer(buffer, dtype=dtype).reshape(shape)
     return tensor.requires_grad_() if requires_grad else tensor
 
 

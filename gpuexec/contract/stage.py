@@ -67,7 +67,8 @@ class ProcessingStage(ABC, Generic[X, Y], metaclass=StageMeta):
     ``is_sink_stage = True`` itself says that it stores what it gets, so that the tasks it returns are of no further
     value: with a checkpoint, sources are then done as soon as they are stored;
     ``is_resumable``, whether outputs can be traced to inputs; ``fuse``, whether the stage may share its workers with
-    light neighbours.
+    light neighbours; ``reads_only``, a promise never to write into the arrays and tensors that the stage gets: large
+    ones are then not copied, and NumPy's arrive read-only.
     """
 
     _is_abstract_root = True
@@ -81,6 +82,7 @@ class ProcessingStage(ABC, Generic[X, Y], metaclass=StageMeta):
     is_sink_stage: bool = False
     is_resumable: bool = True
     fuse: bool = True
+    reads_only: bool = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -207,6 +209,7 @@ class ProcessingStage(ABC, Generic[X, Y], metaclass=StageMeta):
         num_workers: int | None = _UNSET,
         num_workers_per_node: float | None = _UNSET,
         fuse: bool | None = None,
+        reads_only: bool | None = None,
         **executor_options: Any,
     ) -> Any:
         """Return a copy with other settings. ``num_workers=None`` leaves the number to the executor again.
@@ -221,6 +224,7 @@ class ProcessingStage(ABC, Generic[X, Y], metaclass=StageMeta):
             "batch_size": batch_size,
             "runtime_env": runtime_env,
             "fuse": fuse,
+            "reads_only": reads_only,
         }
         if executor_options:
             own = _checked_executor_options(executor_options, name or self.name)

@@ -132,6 +132,13 @@ class BatchLifecycle:
             raise self._machine.impossible("halves()")
         return self._half(1), self._half(2)
 
+    def of_task(self) -> BatchLifecycle:
+        """Return the lifecycle of one of its tasks, which failed in flight while the batch went on without it."""
+        task = BatchLifecycle(self.name)
+        task.failures, task.history = self.failures, self.history
+        task._machine.continue_story(self._machine)
+        return task
+
     def _half(self, number: int) -> BatchLifecycle:
         half = BatchLifecycle(f"{self.name}.{number}", AttemptState.WAITING)
         half.failures = self._inherited

@@ -96,6 +96,7 @@ class Batch:
     not_before: float = 0.0  # it waits until then for its next attempt
     stops_before: int | None = None
     failures: dict[int, Failed] = field(default_factory=dict)
+    segments_kept: list[SegmentRef] = field(default_factory=list)  # that are nobody's once it is complete
 
     @classmethod
     def cut(cls, batch_id: int, stage: StageState, slices: list[BlockSlice], now: float) -> Batch:
@@ -142,6 +143,7 @@ class Batch:
         self.outputs, self.tasks_out = [], 0
         self.parents.clear()
         self.failures.clear()
+        self.segments_kept.clear()
 
 
 _ONE_BYTE = tuple(bytes([number]) for number in range(0x80))

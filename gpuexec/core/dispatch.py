@@ -18,7 +18,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from gpuexec import events
 from gpuexec.channel.messages import BatchStats, Failed, Results, Work
@@ -31,6 +30,7 @@ from gpuexec.core.between_phases import BetweenPhases
 from gpuexec.core.lineage import Lineage, NoLineage
 from gpuexec.core.memory_hold import MemoryHold
 from gpuexec.core.ports import Payloads, Processes
+from gpuexec.core.segment_loans import SegmentLoans
 from gpuexec.core.stage import StageState
 from gpuexec.core.worker import Worker
 from gpuexec.records import Record
@@ -72,6 +72,7 @@ class Dispatcher:
         self._batch_ids = itertools.count()
         self._between = BetweenPhases(limits, payloads)
         self.hold = MemoryHold(emit)
+        self._loans = SegmentLoans(payloads, self.hold)
 
     def begin_phase(self, active: Sequence[StageState]) -> None:
         """Run these stages from now on, joined by bounded queues."""
@@ -243,7 +244,7 @@ class Dispatcher:
             for block, start, stop in batch.slices:
                 if stop - start == len(block.task_ids):
                     slices.append(None)
-                    payloads.append(block.payload)
+                    payloads.append(self._loans.send_whole(worker, batch, block.payload))
                     worker.open_block = None
                     continue
                 if worker.open_block == (block, start):
@@ -254,6 +255,7 @@ class Dispatcher:
                 worker.open_block = (block, stop) if stop < len(block.task_ids) else None
         ids, sizes = [batch.batch_id for batch in batches], [batch.size for batch in batches]
         routes = [batch.route() for batch in batches] if worker.stage.is_fused else None
+        payloads += self._loans.spares_for(worker) if worker.segments_lent < 0 else ()
         self._processes.send(worker, Work(ids, sizes, slices, routes, payloads=tuple(payloads)))
 
     # ---- batches that left their worker unfinished -----------------------------------------------------
@@ -278,8 +280,8 @@ class Dispatcher:
         if batch.size == 1:
             return batch
         singles = batch.singles()
-        others = (part for part in (singles[:index], singles[index + 1 :]) if part)
-        self.requeue([self.cut(batch.stage, part, batch.sent_at) for part in others])
+        parts = (singles[:index], singles[index + 1 :])
+        self.requeue([self.cut(batch.stage, part, batch.sent_at) for part in parts if part])
         at_fault = self.cut(batch.stage, [singles[index]], batch.sent_at)
         at_fault.lifecycle, at_fault.sent_at = batch.lifecycle, batch.sent_at
         return at_fault
@@ -317,6 +319,7 @@ class Dispatcher:
                 block = Block(next(payloads), results.task_ids[at:stop], paths, now)
                 stage = next(goes_to, len(lead.members))
                 block.goes_to = lead.members[stage].spec.index if stage < len(lead.members) else None
+                self._loans.written(worker, block.payload)
                 if later is not None and block.goes_to is None:
                     self._between.place(block, lead, batch, later)
                 batch.outputs.append((block, 0, size))
@@ -326,7 +329,7 @@ class Dispatcher:
                 at = stop
             if complete:
                 worker.release(batch_id)
-                raised += self._complete(batch)
+                raised += self._complete(batch, results.held)
                 completed.append(batch)
         if later is not None and later.spilled_bytes > spilled:
             self._emit(events.PayloadsSpilled(now, later.spec.index, later.spilled_bytes - spilled))
@@ -338,15 +341,13 @@ class Dispatcher:
             account(worker, completed, totals, made, now, self._emit)
         return raised
 
-    def _complete(self, batch: Batch) -> list[RaisedTask]:
+    def _complete(self, batch: Batch, held: Sequence[int] | None) -> list[RaisedTask]:
         """Send a complete batch's outputs on, but for the tasks that a stage raised about: return those."""
         following = self.following(batch.stage.lead)
+        leaving = [block for block, _, _ in batch.outputs if block.goes_to is None] if following is None else ()
         # Unpacking may raise, so it comes before the batch counts as done.
-        tasks_of: dict[int, list[Any]] = {}
-        if following is None:
-            last = batch.stage.lead.members[-1]
-            leaving = (block for block, _, _ in batch.outputs if block.goes_to is None)
-            tasks_of = {id(block): self._payloads.unpack(last, block) for block in leaving}
+        tasks_of = {id(block): self._payloads.unpack(batch.stage.lead.members[-1], block) for block in leaving}
+        self._loans.unpacked(leaving)
         parts = self._lineage.completed(batch.stage, batch)
         raised = self._take_raised(batch) if batch.failures else []
         taken = {id(part[0]) for _, _, part in raised}
@@ -366,6 +367,7 @@ class Dispatcher:
             else:
                 following.queue.push(part)
         self._end_attempt(batch, passed_on)
+        self._loans.completed(batch, held)
         return raised
 
     def _take_raised(self, batch: Batch) -> list[RaisedTask]:

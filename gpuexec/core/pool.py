@@ -85,7 +85,7 @@ class WorkerPool:
         return next((grant for grant in grants if not self._is_cordoned(grant)), None)
 
     def add(self, stage: StageState, grant: WorkerGrant, reason: str, now: float) -> bool:
-        """Start one more worker. Return False if the system refuses it a process, or did so a moment ago.
+        """Start one more worker. Return False if it has to wait for its modules, or the system refuses a process.
 
         Raises ``StartRefused`` if the stage has no worker at all.
         """
@@ -93,7 +93,7 @@ class WorkerPool:
         if now < self._refused_until.get(index, now):
             return False
         try:
-            self._start(stage, grant, reason, now)
+            return self._start(stage, grant, reason, now)
         except StartRefused as refusal:
             self._refused_until[index] = now + _REFUSED_PAUSE_S
             if not stage.workers:
@@ -107,17 +107,21 @@ class WorkerPool:
                     )
                 )
             return False
-        return True
 
     def _start(
         self, stage: StageState, grant: WorkerGrant, reason: str, now: float, *, node_setup: bool = False
-    ) -> None:
+    ) -> bool:
         worker_id = f"{stage.spec.name}-node-setup" if node_setup else grant.worker_id
         worker = Worker(next(self._numbers), worker_id, grant, stage, now, node_setup)
         started = self._processes.start(worker)
+        if started is None:
+            return False
         worker.spawned_at = started.at
         stage.workers[worker_id] = worker
-        self._emit(events.WorkerStarted(started.at, stage.spec.index, worker_id, started.pid, str(reason)))
+        self._emit(
+            events.WorkerStarted(started.at, stage.spec.index, worker_id, started.pid, str(reason), warm=started.warm)
+        )
+        return True
 
     def permit_setups(self, now: float) -> None:
         """Let workers begin their set-up as their turn comes."""
@@ -179,7 +183,17 @@ class WorkerPool:
                 self._note_node_setup(stage, worker, now)
         elif replaced and not (stage.finished or self._is_cordoned(worker.grant)):
             stage.pending_grants.appendleft(worker.grant)
-        self._emit(events.WorkerStopped(now, stage.spec.index, worker.worker_id, exit_.code, worker.teardown_s))
+        self._emit(
+            events.WorkerStopped(
+                now,
+                stage.spec.index,
+                worker.worker_id,
+                exit_.code,
+                worker.teardown_s,
+                cpu_s=exit_.cpu_s,
+                max_rss_bytes=exit_.max_rss_bytes,
+            )
+        )
 
     def _note_node_setup(self, stage: StageState, worker: Worker, now: float) -> None:
         """Let the stage's workers set up.

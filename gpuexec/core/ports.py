@@ -10,7 +10,7 @@ from gpuexec.records import Record
 
 if TYPE_CHECKING:
     from gpuexec.channel.messages import Message
-    from gpuexec.channel.payload import Payload
+    from gpuexec.channel.payload import Payload, SegmentRef
     from gpuexec.core.batch import Batch, Block, BlockSlice
     from gpuexec.core.queue import PutAway
     from gpuexec.core.stage import StageState
@@ -18,17 +18,21 @@ if TYPE_CHECKING:
 
 
 class Started(Record):
-    """A new process: its pid, and when it was spawned."""
+    """A new process: its pid, when it was spawned, and whether it was forked from a template."""
 
     pid: int
     at: float
+    warm: bool = False
 
 
 class Processes(Protocol):
     """The worker processes. None of the methods waits for a worker."""
 
-    def start(self, worker: Worker) -> Started:
-        """Spawn a process and send it its stage. Raises ``StartRefused`` if the system refuses."""
+    def start(self, worker: Worker) -> Started | None:
+        """Start a process and send it its stage. Raises ``StartRefused`` if the system refuses.
+
+        Returns ``None`` if that must wait for the import of the stage's modules: something will happen when it can.
+        """
 
     def send(self, worker: Worker, message: Message, /) -> None:
         """Send a message, now or when the socket takes it. Nothing happens if the worker is gone."""
@@ -63,6 +67,12 @@ class Payloads(Protocol):
 
     def spill(self, payload: Payload) -> Payload:
         """Return the payload on disk, where it holds no memory and shares a descriptor. Raises ``SpillFailed``."""
+
+    def recycle(self, payload: SegmentRef) -> None:
+        """Take the segment of a payload that nobody needs any more, to be written to again."""
+
+    def spare(self, size: int) -> Payload | None:
+        """Return a segment without content that has room for ``size`` bytes and that nobody else refers to, if any."""
 
     def put_away(self, parts: Sequence[BlockSlice]) -> PutAway:
         """Write slices of blocks to disk, with all that is known of their tasks. Raises ``SpillFailed``."""

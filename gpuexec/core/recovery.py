@@ -88,9 +88,14 @@ class Recovery:
         origin, failed, part = raised
         batch = self._dispatcher.cut(worker.members[failed.stage], [part], now)
         batch.sent_at = origin.sent_at
+        if origin.lifecycle is not None and origin.stage is batch.stage:  # it is another attempt
+            batch.lifecycle = origin.lifecycle.of_task()
         task_ids = tuple(failed.task_ids or ())
         record = _record_of(worker, batch, failed, task_ids, (origin, failed.parent))
-        self._judge(record, batch, self._failure_of(record.stage, failed), lambda: make_error(task_ids), now)
+        failure = self._failure_of(record.stage, failed)
+        if not part[0].bytes and record.stage.spec.policy.retries(failure):  # what it was given cannot be pickled
+            failure = Failure(FailureKind.NOT_PICKLABLE, failure.text, failure.error_names)
+        self._judge(record, batch, failure, lambda: make_error(task_ids), now)
 
     @staticmethod
     def _failure_of(stage: StageState, failed: Failed) -> Failure:
@@ -102,7 +107,7 @@ class Recovery:
         """Judge a worker that exited unexpectedly or was killed by a timeout. Its other batches are requeued."""
         timed_out = worker.timeout is not None
         cause = str(worker.timeout) if worker.timeout is not None else exit_.cause
-        stage = worker.members[exit_.current_stage]
+        stage = _stage_of_death(worker, exit_)
         died = self.describe_death(worker, exit_, phase=phase, cause=cause)
         failure = Failure(FailureKind.TIMED_OUT if timed_out else FailureKind.DIED, died.cause)
         batch_id = exit_.current_batch
@@ -143,7 +148,7 @@ class Recovery:
     def describe_death(worker: Worker, exit_: Exit, *, phase: StagePhase, cause: str) -> WorkerDied:
         """Return the exception for a process that ended unexpectedly."""
         died = WorkerDied(
-            stage=worker.members[exit_.current_stage].spec.name,
+            stage=_stage_of_death(worker, exit_).spec.name,
             worker_id=worker.worker_id,
             exit_code=exit_.code,
             cause=cause,
@@ -252,6 +257,16 @@ class Recovery:
         if hint is not None:
             self._hinted.add(spec.index)
             self._emit(events.Noticed(f"stage {spec.name!r}: {hint}"))
+
+
+def _stage_of_death(worker: Worker, exit_: Exit) -> StageState:
+    """Return the stage of its group that a worker died in.
+
+    It notes a stage when it calls it. Until then, it is the one at which the batch arrived, or a task would go back.
+    """
+    batch = worker.in_flight.get(exit_.current_batch) if exit_.current_batch is not None else None
+    arrived_at = batch.stage.spec.index - worker.stage.spec.index if batch is not None else 0
+    return worker.members[max(exit_.current_stage, arrived_at)]
 
 
 def _record_of(

@@ -25,7 +25,7 @@ from gpuexec.core.ports import Payloads, Processes, Surroundings
 from gpuexec.core.recovery import Recovery
 from gpuexec.core.stage import StageState
 from gpuexec.core.termination import Terminator
-from gpuexec.core.worker import EndReason, Exit, ExitReport, Worker, WorkerEvent, WorkerState
+from gpuexec.core.worker import UNEXPECTED, EndReason, Exit, ExitReport, Worker, WorkerEvent, WorkerState
 from gpuexec.errors import ResultNotPicklable
 
 _STILL_RUNNING = "a thread of the stage, or an exit handler, went on. End it in teardown(), or make the thread a daemon"
@@ -198,6 +198,8 @@ class RunState:
 
         What follows is decided by ``EXIT_RULES``. An exit after `Stopped` is always as expected, if it comes in time.
         """
+        if exit_.lost_template and worker.timeout is None and worker.exit_rule() is UNEXPECTED:
+            worker.advance(WorkerEvent.KILL_SENT, EndReason.TEMPLATE_LOST)  # its batches are not at fault
         rule, phase, killed = worker.exit_rule(), worker.phase, worker.state is WorkerState.KILLED
         stopped_cleanly = worker.teardown_s is not None and worker.end_reason is not None
         self.pool.remove(worker, exit_, now)

@@ -38,14 +38,16 @@ class StageLimits:
 class StageSpec:
     """A stage as the driver needs it: everything about it is already pickled or decided.
 
-    ``payload``: the stage itself. A large one lies in a segment, from which each of its workers reads it.
-    ``error_handling``: what its workers do by themselves when it raises; ``policy``: what the driver does then.
+    ``payload``: the stage itself. A large one lies in a segment, from which each of its workers reads it. ``modules``:
+    those that a worker will import to unpickle it, in order. ``error_handling``: what its workers do by themselves when
+    it raises; ``policy``: what the driver does then.
     """
 
     index: int
     name: str
     batch_size: int
     payload: Payload
+    modules: tuple[str, ...] = ()
     env_vars: dict[str, str] = field(default_factory=dict)
     sets_up_node: bool = False
     uses_gpu: bool = False

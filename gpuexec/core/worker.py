@@ -76,6 +76,7 @@ class EndReason(StrEnum):
     STAGE_RAISED = "its stage raised"
     TIMED_OUT = "it took too long"
     CORDONED = "its GPU failed"
+    TEMPLATE_LOST = "its template ended"
     RUN_ENDED = "the run ends"
 
 
@@ -133,6 +134,7 @@ EXIT_RULES: dict[EndReason | None, ExitRule] = {
     EndReason.STAGE_DONE: ExitRule(ExitReport.NOTICE),
     EndReason.NODE_READY: ExitRule(ExitReport.NOTICE),
     EndReason.CORDONED: ExitRule(ExitReport.NOTHING, requeues=True),  # the GPU's fault was reported already
+    EndReason.TEMPLATE_LOST: ExitRule(ExitReport.NOTHING, requeues=True, replaced=True),  # the loss was reported
     EndReason.RUN_ENDED: ExitRule(ExitReport.NOTHING),
 }
 
@@ -142,6 +144,8 @@ class Exit(Record):
 
     ``current_batch``: the id of the batch it was processing, of its flight recorder; in a group also ``current_stage``
     and ``current_task``, the index of the batch's input at hand. ``last_lines``: what it printed and logged last.
+    ``cpu_s``, ``max_rss_bytes``: what it and its children have used, ``None`` if the kernel could not be asked.
+    ``lost_template``: the kernel killed it, since its template ended.
     """
 
     code: int
@@ -150,6 +154,9 @@ class Exit(Record):
     last_lines: tuple[str, ...] = ()
     current_stage: int = 0
     current_task: int = 0
+    cpu_s: float | None = None
+    max_rss_bytes: int | None = None
+    lost_template: bool = False
 
 
 @dataclass(slots=True)
@@ -185,6 +192,8 @@ class Worker:
     grant_withdrawn: bool = False
     in_flight: dict[int, Batch] = field(default_factory=dict)
     open_block: tuple[Block, int] | None = None  # the block it has partly consumed, and the index of its next task
+    segments_lent: int = 0  # that it may write to, less those it wrote: see ``segment_loans``
+    segment_bytes: int = 0  # of the last output that it wrote to a segment of its own
     batches_done: int = 0
     booted_at: float | None = None
     setup_sent_at: float | None = None

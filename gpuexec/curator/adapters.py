@@ -17,6 +17,13 @@ def adapter_for(stage: StageLike) -> StageAdapter:
     return cast(StageAdapter, _curator_adapter()(stage)) if is_curator_stage(stage) else BaseStageAdapter(stage)
 
 
+def modules_for(stage: StageLike) -> tuple[str, ...]:
+    """Return the modules that `adapter_for` imports for a stage."""
+    if not is_curator_stage(stage):
+        return ()
+    return ("nemo_curator.backends.base", "nemo_curator.tasks", "nemo_curator.utils.performance_utils")
+
+
 @functools.cache
 def _curator_adapter() -> type:
     from nemo_curator.backends import base

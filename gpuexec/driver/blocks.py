@@ -19,14 +19,19 @@ from gpuexec.errors import StageNotPicklable
 
 
 class InitialBlocks:
-    """Feeds the caller's tasks to the core, as far as its first queue has space."""
+    """Feeds the caller's tasks to the core, as far as its first queue has space. ``pool``: what to write them to."""
 
     def __init__(
-        self, tasks: InitialTasks, lineage: Lineage | NoLineage, announced: Collection[str] = frozenset()
+        self,
+        tasks: InitialTasks,
+        lineage: Lineage | NoLineage,
+        announced: Collection[str] = frozenset(),
+        *,
+        pool: SegmentPool,
     ) -> None:
         self._tasks = tasks
         self._lineage = lineage
-        self._pool = SegmentPool()
+        self._pool = pool
         self._encoder = codec.Encoder(announced=announced)
         self._sizer = BlockSizer()
         self._numbers = itertools.count()
@@ -63,10 +68,6 @@ class InitialBlocks:
         self._sizer.learn(len(tasks), encoded.size)
         paths = [place_among_siblings(number) for number in numbers]
         return Block(payload, [task.task_id for task in tasks], paths, time.monotonic(), sources)
-
-    def close(self) -> None:
-        """Release the segments kept for reuse."""
-        self._pool.close()
 
 
 def _unsendable_task(tasks: Sequence[Any], numbers: Sequence[int], error: Exception) -> StageNotPicklable:

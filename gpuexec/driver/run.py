@@ -32,10 +32,12 @@ from gpuexec.driver.observers import Observers
 from gpuexec.driver.shutdown import Shutdown, is_interruption
 from gpuexec.driver.spill_folder import SpillFolder
 from gpuexec.driver.stored_payloads import StoredPayloads
+from gpuexec.driver.warm_start import WarmOptions
 from gpuexec.driver.worker_processes import WorkerProcesses
 from gpuexec.errors import ConfigurationError
 from gpuexec.plan.allocator import Allocator
 from gpuexec.plan.model import Plan, WorkerGrant
+from gpuexec.policies import StartMethod
 from gpuexec.processes.standard_streams import discard_what_cannot_be_written
 from gpuexec.processes.watch import Readiness
 
@@ -114,11 +116,13 @@ class Run:
             log_level=config.log_level,
             task_seed=task_seed,
             announcement=announcement.payload if announcement is not None else None,
+            warm=WarmOptions(config.warm_idle_s, self._emit) if config.start_method == StartMethod.WARM else None,
         )
         lineage = checkpoint.lineage(specs)
-        self._blocks = InitialBlocks(initial_tasks, lineage, announcement.tokens if announcement is not None else ())
         self._spill_folder = spill_folder
         self._payloads = StoredPayloads(spill_folder.path if spill_folder is not None else None)
+        tokens = announcement.tokens if announcement is not None else ()
+        self._blocks = InitialBlocks(initial_tasks, lineage, tokens, pool=self._payloads.pool)
         self._state = RunState(
             _stage_states(specs, plan),
             queue_limits=_queue_limits(config, len(specs)),
@@ -161,13 +165,13 @@ class Run:
             cleanup.callback(discard_what_cannot_be_written)
             cleanup.callback(self._cancellation.close)
             cleanup.callback(self._processes.close)
-            cleanup.callback(self._blocks.close)
             cleanup.callback(self._payloads.close)
             cleanup.callback(self._processes.kill_all)
             try:
                 self._emit(events.RunStarted(time.monotonic(), self._plan, tuple(s.name for s in self._specs)))
                 if self._checkpoint.start_note is not None:
                     self._emit(events.Noticed(self._checkpoint.start_note, "INFO"))
+                self._processes.prepare(stage for stage in self._state.stages if stage.lead is stage)
                 self._processes.add_reader(self._cancellation, self._cancellation.on_readable)
                 self._watch_gpus(cleanup)
                 if self._spill_folder is not None and self._spill_folder.warning is not None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from gpuexec.channel.payload import Payload, SegmentRef
 from gpuexec.channel.payload_store import load
-from gpuexec.channel.segments import Segment, read_segment
+from gpuexec.channel.segments import Segment, SegmentPool, read_segment
 from gpuexec.channel.spill import SpillFiles
 from gpuexec.core.batch import Block, BlockSlice
 from gpuexec.core.stage import StageState
@@ -17,10 +17,14 @@ from gpuexec.naming import abbreviated
 
 
 class StoredPayloads:
-    """Implements ``core.ports.Payloads``. ``spill_folder``: for what waits between phases, if there are several."""
+    """Implements ``core.ports.Payloads``. ``spill_folder``: for what waits between phases, if there are several.
+
+    ``pool``: the segments that are free.
+    """
 
     def __init__(self, spill_folder: str | None) -> None:
         self._files = SpillFiles(spill_folder) if spill_folder is not None else None
+        self.pool = SegmentPool()
 
     def unpack(self, stage: StageState, block: Block) -> list[Any]:
         """Return the tasks of a block of the last stage. Raises ``ResultNotPicklable``."""
@@ -47,6 +51,15 @@ class StoredPayloads:
         assert self._files is not None, "nothing waits for a later phase where there is only one"
         return self._files.store(payload)
 
+    def recycle(self, payload: SegmentRef) -> None:
+        """Keep the segment of a payload that nobody needs any more."""
+        self.pool.keep(payload.segment)
+
+    def spare(self, size: int) -> Payload | None:
+        """Return a free segment with room for ``size`` bytes, if there is one."""
+        segment = self.pool.take_free(size)
+        return SegmentRef(segment, 0, segment.capacity, exclusive=True) if segment is not None else None
+
     def put_away(self, parts: Sequence[BlockSlice]) -> BlocksOnDisk:
         """Write slices of blocks to a file, their small payloads included. Raises ``SpillFailed``."""
         files: list[Segment] = []  # of the payloads that have been spilled
@@ -68,7 +81,8 @@ class StoredPayloads:
             self._files.finish_file()
 
     def close(self) -> None:
-        """Let go of the files that are being written."""
+        """Let go of the files that are being written, and of free segments."""
+        self.pool.close()
         if self._files is not None:
             self._files.close()
 

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from gpuexec.channel.messages import Message, Start
 from gpuexec.channel.payload import Payload
 from gpuexec.channel.wire import Receiver, Sender
 from gpuexec.core.ports import Started
+from gpuexec.core.stage import StageState
 from gpuexec.core.worker import Exit, Worker
-from gpuexec.errors import ConnectionLost, StartRefused
+from gpuexec.driver.warm_start import Group, NotYet, WarmOptions, WarmStart
+from gpuexec.errors import ConnectionLost, StartRefused, TemplateLost
 from gpuexec.hardware.host import read_oom_kills
 from gpuexec.observe.logging_state import logging_disabled, logging_levels
 from gpuexec.plan.model import WorkerGrant
 from gpuexec.processes import interrupts, reap
+from gpuexec.processes.exit_watch import offers_pidfd
 from gpuexec.processes.guardian import Guardian
+from gpuexec.processes.kept_templates import own_variables
 from gpuexec.processes.output_lines import OutputItem
 from gpuexec.processes.refusal import why_refused
-from gpuexec.processes.spawn import WorkerProcess, worker_environment, working_directory
+from gpuexec.processes.spawn import WorkerProcess, spawn, worker_environment, working_directory
+from gpuexec.processes.template import Template
 from gpuexec.processes.variables import PORT_VARIABLE, PortRanges
 from gpuexec.processes.watch import HasFileno, Readiness, Watch
 from gpuexec.stage.stacks import STACKS_SIGNAL
@@ -58,12 +64,12 @@ class WorkerProcesses:
         log_level: str,
         task_seed: int | None,
         announcement: Payload | None = None,
+        warm: WarmOptions | None = None,
     ) -> None:
         self._node_id = node_id
         self._base_env = base_env
         self._folder = working_directory()  # the caller may change it while the run goes on
         self._on_grants = on_grants
-        self._log_level = log_level
         self._task_seed = task_seed
         self._announcement = announcement
         self._watch = Watch()
@@ -74,6 +80,11 @@ class WorkerProcesses:
             raise StartRefused(f"the run cannot start: {why_refused(error)}") from error
         self._ports = PortRanges()
         self._handles: dict[int, Handle] = {}  # by the worker's number
+        # How workers log: it must not change during a run, since templates are shared by those that log alike.
+        self._log = (log_level, logging_levels(), logging_disabled())
+        self._warm: WarmStart | None = None
+        if warm is not None and offers_pidfd():  # nothing else tells of the exit of another process's child
+            self._warm = WarmStart(warm, self._watch, self._guardian, self._log, self._folder)
         self.pids_so_far: set[int] = set()
 
     @property
@@ -92,9 +103,28 @@ class WorkerProcesses:
 
     # ---- the core's port -------------------------------------------------------------------------------
 
-    def start(self, worker: Worker) -> Started:
-        """Spawn a worker and send it its stage. Raises ``StartRefused`` if the system refuses."""
+    def prepare(self, stages: Iterable[StageState]) -> None:
+        """Begin to import the modules of stages, leads of their groups, if workers are to be forked."""
+        if self._warm is not None:
+            self._warm.begin(
+                (Group.of(stage), worker_environment(self._base_env, grant, stage.spec.env_vars), grant.allocation)
+                for stage in stages
+                for grant in list(stage.pending_grants)[:1]
+            )
+
+    def start(self, worker: Worker) -> Started | None:
+        """Start a worker and send it its stages; return ``None`` if that must wait until its modules are imported.
+
+        Raises ``StartRefused`` if the system refuses.
+        """
         grant, specs = worker.grant, [member.spec for member in worker.members]
+        env = worker_environment(self._base_env, grant, specs[0].env_vars)
+        template = None
+        if self._warm is not None:
+            try:
+                template = self._warm.template_for(Group.of(worker.stage), env, grant.allocation)
+            except NotYet:
+                return None
         message = Start(
             stages=[spec.name for spec in specs],
             worker_id=worker.worker_id,
@@ -102,10 +132,10 @@ class WorkerProcesses:
             allocation=grant.allocation.to_dict(),
             sys_path=[os.fspath(entry) for entry in sys.path if isinstance(entry, str | os.PathLike)],
             cpu_affinity=list(grant.cpu_affinity),
-            log_level=self._log_level,
+            log_level=self._log[0],
             error_handling=specs[0].error_handling.to_list(),  # fused stages have the same
-            logging_levels=logging_levels(),
-            logging_disabled=logging_disabled(),
+            logging_levels=self._log[1],
+            logging_disabled=self._log[2],
             task_seed=self._task_seed,
             payloads=(
                 *(spec.payload for spec in specs),
@@ -117,15 +147,29 @@ class WorkerProcesses:
             self._on_grants(list({w.worker_id: w.grant for w in [*self.workers, worker]}.values()))
         oom_kills = read_oom_kills()
         spawned_at = time.monotonic()
-        env = worker_environment(self._base_env, grant, specs[0].env_vars)
         try:
             if PORT_VARIABLE not in env:
                 env[PORT_VARIABLE] = str(self._ports.take())
-            process = WorkerProcess(worker.worker_id, env, self._folder)
+            process, is_forked = self._new_process(worker, env, template)
             self._introduce(worker, process, message, oom_kills)
         except OSError as error:
             raise StartRefused(why_refused(error)) from error
-        return Started(process.pid, spawned_at)
+        return Started(process.pid, spawned_at, is_forked)
+
+    def _new_process(
+        self, worker: Worker, env: Mapping[str, str], template: Template | None
+    ) -> tuple[WorkerProcess, bool]:
+        """Fork a worker from its template or, if it has none, spawn it. Return also which it was."""
+        if template is not None:
+            own = own_variables(worker.grant.allocation)
+            variables = {name: env[name] for name in own if name in env}
+            try:
+                return WorkerProcess(worker.worker_id, functools.partial(template.fork, variables=variables)), True
+            except TemplateLost:
+                assert self._warm is not None
+                self._warm.note_losses()
+        start = functools.partial(spawn, env=env, folder=self._folder)
+        return WorkerProcess(worker.worker_id, start), False
 
     def _introduce(self, worker: Worker, process: WorkerProcess, message: Start, oom_kills_before: int | None) -> None:
         """Watch a new process and send it its stage. If that fails, nothing is left of it."""
@@ -191,7 +235,12 @@ class WorkerProcesses:
 
         What is pending for a worker is sent on here.
         """
-        for key, what in self._watch.wait(timeout):
+        if self._warm is not None and (left := self._warm.seconds_left()) is not None:
+            timeout = left if timeout is None else min(left, timeout)
+        ready = self._watch.wait(timeout)
+        if self._warm is not None:
+            self._warm.check()
+        for key, what in ready:
             if callable(key):
                 key()
                 continue
@@ -272,18 +321,26 @@ class WorkerProcesses:
         process = handle.process
         current = process.recorder.read()
         self._watch.remove(process)
-        code = reap.reap(process, self._guardian)
+        ended = reap.reap(process, self._guardian)
         handle.sender.close()
         handle.receiver.close()
         process.close()
         del self._handles[worker.number]  # last: until here, an exception leaves it to be reaped again
         after, before = read_oom_kills(), handle.oom_kills_before
         kills = after - before if after is not None and before is not None else None
-        cause = reap.describe_exit(code, oom_kills=kills, rss_peak_bytes=worker.rss_peak_bytes)
-        last_lines = tuple(process.last_lines)
-        if current is None:
-            return Exit(code, cause, last_lines=last_lines)
-        return Exit(code, cause, current.batch_id, last_lines, current.stage, current.task)
+        if ended.lost_template and self._warm is not None:
+            self._warm.note_losses()
+        return Exit(
+            ended.code,
+            ended.cause or reap.describe_exit(ended.code, oom_kills=kills, rss_peak_bytes=worker.rss_peak_bytes),
+            current.batch_id if current is not None else None,
+            tuple(process.last_lines),
+            current.stage if current is not None else 0,
+            current.task if current is not None else 0,
+            cpu_s=ended.cpu_s,
+            max_rss_bytes=ended.max_rss_bytes,
+            lost_template=ended.lost_template,
+        )
 
     def kill_all(self) -> None:
         """Kill and reap every worker at once."""
@@ -292,5 +349,7 @@ class WorkerProcesses:
 
     def close(self) -> None:
         """Release what this object itself holds. Every worker must be reaped."""
+        if self._warm is not None:
+            self._warm.close()
         self._watch.close()
         self._guardian.close()

@@ -19,7 +19,7 @@ from gpuexec.checkpoint.absent import NoCheckpoint
 from gpuexec.config import ExecutorConfig, merged_options
 from gpuexec.contract.executor import BaseExecutor
 from gpuexec.core.stage import StageSpec
-from gpuexec.curator import registration, stage_facts
+from gpuexec.curator import adapters, registration, stage_facts
 from gpuexec.driver.cancellation import Cancellation
 from gpuexec.driver.capsules import CapsuleKeeper
 from gpuexec.driver.initial_tasks import InitialTasks, ListedTasks, StreamedTasks
@@ -268,11 +268,13 @@ class LocalExecutor(BaseExecutor):
     def _spec(self, index: int, prepared: Prepared) -> StageSpec:
         stage, demand = prepared.stages[index], prepared.demands[index]
         options = self.options.for_stage(own_options(stage, self.options))
+        payload, modules = _pickled(stage, demand.name)
         return StageSpec(
             index=index,
             name=demand.name,
             batch_size=stage_facts.batch_size_of(stage),
-            payload=_pickled(stage, demand.name),
+            payload=payload,
+            modules=(*modules, *adapters.modules_for(stage)),
             env_vars=env_vars_for(stage, self.options),
             sets_up_node=stage_facts.sets_up_node(stage),
             uses_gpu=bool(demand.gpus or demand.gpu_memory_gb),
@@ -311,10 +313,13 @@ def _gpu_memory_used(uuids: Sequence[str]) -> dict[str, int]:
     return nvml.memory_used(uuids) if uuids else {}
 
 
-def _pickled(stage: Any, name: str) -> Payload:
-    """Pickle a stage for all its workers. Raises ``StageNotPicklable``, whose message names the attribute at fault."""
+def _pickled(stage: Any, name: str) -> tuple[Payload, list[str]]:
+    """Pickle a stage for all its workers; return also which modules they will import for it.
+
+    Raises ``StageNotPicklable``, whose message names the attribute at fault.
+    """
     try:
-        encoded = codec.encode(stage)
+        encoded, modules = codec.encode_with_modules(stage)
     except Exception as error:
         culprit = _unpicklable_attribute(stage)
         subject = f"its attribute {culprit}" if culprit else "it"
@@ -323,7 +328,7 @@ def _pickled(stage: Any, name: str) -> Payload:
             f"({type(error).__name__}: {error}). Create such objects in setup(), which runs in the worker."
         ) from error
     payload = store(encoded, SegmentPool())
-    return payload.shared() if isinstance(payload, SegmentRef) else payload
+    return payload.shared() if isinstance(payload, SegmentRef) else payload, modules
 
 
 def _unpicklable_attribute(owner: Any, depth: int = 3) -> str | None:

@@ -19,7 +19,7 @@ from gpuexec.executors.checks import check_stages, refuse_run_during_import
 from gpuexec.executors.grouping import groups_of, separate
 from gpuexec.executors.requirements import check_requirements
 from gpuexec.executors.stage_options import check_stage_options
-from gpuexec.hardware import host, inventory, visible_devices
+from gpuexec.hardware import host, visible_devices
 from gpuexec.hardware.leases import HeldLeases, LeaseFolder, with_leases
 from gpuexec.hardware.model import Lease, Node
 from gpuexec.hardware.nvml_errors import with_remedy
@@ -210,6 +210,8 @@ def _reads_gpus(demands: Sequence[StageDemand], options: ExecutorConfig) -> bool
 
 def _read_node(demands: Sequence[StageDemand], options: ExecutorConfig, environ: Mapping[str, str]) -> Node:
     if _reads_gpus(demands, options):
+        from gpuexec.hardware import inventory  # takes 10 ms, of which most is for NVML
+
         return inventory.read_node(first=visible_devices.numbers_in(environ))
     return Node(host=host.read_host())
 

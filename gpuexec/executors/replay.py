@@ -80,7 +80,8 @@ def replay(
         with random_states_kept(failure.task_seed):
             for adapter in earlier:
                 tasks = _run(adapter, tasks, failure, target, on_error, one_by_one=True)
-            return _run(failed, tasks, failure, target, on_error, one_by_one=bool(earlier))
+            returns = failure.phase == StagePhase.RETURN
+            return _run(failed, tasks, failure, target, on_error, one_by_one=bool(earlier), returns=returns)
 
 
 def hash_seed(capsule: Capsule) -> str | None:
@@ -106,8 +107,12 @@ def _run(
     on_error: OnError | None,
     *,
     one_by_one: bool,
+    returns: bool = False,
 ) -> list[Any]:
-    """Do what the worker did with one stage. A group of fused stages takes its tasks one by one."""
+    """Do what the worker did with one stage. A group of fused stages takes its tasks one by one.
+
+    ``returns``: pickle the outputs too, which nobody does between the stages of a group.
+    """
     node = NodeInfo(node_id=socket.gethostname())
     worker = WorkerMetadata(worker_id=failure.worker_id, allocation=target.allocation)
     with StageSession(adapter, node, worker, checks_pinning=bool(target.environ)) as session:
@@ -116,7 +121,7 @@ def _run(
             session.set_up()
             batches = [[task] for task in tasks] if one_by_one else [tasks] if tasks else []
             outputs = [output for batch in batches for output in session.process(batch)]
-            if failure.phase == StagePhase.RETURN:  # pickling the outputs failed, so do that too
+            if returns:  # pickling the outputs failed
                 session.phase = StagePhase.RETURN
                 codec.encode(outputs)
             session.tear_down()

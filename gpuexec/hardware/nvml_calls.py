@@ -151,7 +151,10 @@ class Reader:
                 raise
             value, error = self._answer_to(call, self._limit_s)  # it came in this very moment
         if error is not None:
-            raise error
+            try:
+                raise error
+            finally:
+                del error  # its traceback refers to this frame, and so to all that the callers hold, such as leases
         if opens:
             self._subjects[address(value)] = self._subject(args, slice_too=True)
         return value

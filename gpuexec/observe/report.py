@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 class WorkerReport:
     """One worker process. Times are in seconds, ``None`` where the worker did not get that far.
 
-    ``start_reason``: why it was started, in words. ``exit_code`` is -N after signal N.
+    ``start_reason``: why it was started, in words. ``exit_code`` is -N after signal N. ``warm``: it was forked from a
+    template. ``cpu_s`` and ``max_rss_bytes``: CPU time and peak resident memory, of it and of the processes that it has
+    waited for.
     """
 
     worker_id: str
@@ -38,6 +40,22 @@ class WorkerReport:
     teardown_s: float | None = None
     batches: int = 0
     exit_code: int | None = None
+    warm: bool = False
+    cpu_s: float | None = None
+    max_rss_bytes: int | None = None
+
+
+@dataclass(slots=True)
+class TemplateReport:
+    """A template process: the stages whose modules it has imported, in ``import_s`` seconds.
+
+    ``kept``: an earlier run of the program had left it.
+    """
+
+    pid: int
+    stage_names: tuple[str, ...]
+    import_s: float
+    kept: bool
 
 
 @dataclass(slots=True)
@@ -121,6 +139,7 @@ class RunReport:
     failures: list[FailedAttempt] = field(default_factory=list)
     quarantined: list[Quarantined] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    templates: list[TemplateReport] = field(default_factory=list)
     gpus_before: Provenance | None = None
     gpus_after: Provenance | None = None
     wall_s: float | None = None
@@ -155,8 +174,8 @@ class ReportBuilder:
                 self._begin(event)
             case events.WorkerStarted() | events.WorkerLoaded() | events.WorkerReady() | events.WorkerStopped():
                 self._update_worker(event)
-            case events.NodeSetUp() | events.PayloadsSpilled():
-                self._add_to_stage(event)
+            case events.NodeSetUp() | events.PayloadsSpilled() | events.TemplateLoaded():
+                self._add_preparation(event)
             case events.BatchFailed():
                 self._add_failure(event)
             case events.TasksQuarantined():
@@ -190,6 +209,7 @@ class ReportBuilder:
             stage_name=self.report.stages[event.stage_index].name,
             pid=event.pid,
             start_reason=event.reason,
+            warm=event.warm,
         )
         self._live_workers[event.worker_id] = worker
         _add(self.report.workers, worker)
@@ -208,10 +228,16 @@ class ReportBuilder:
                 worker.setup_s = event.setup_s
             case events.WorkerStopped():
                 worker.exit_code, worker.teardown_s = event.exit_code, event.teardown_s
+                worker.cpu_s, worker.max_rss_bytes = event.cpu_s, event.max_rss_bytes
                 del self._live_workers[event.worker_id]
 
-    def _add_to_stage(self, event: events.NodeSetUp | events.PayloadsSpilled) -> None:
-        stage = self.report.stages[event.stage_index]
+    def _add_preparation(self, event: events.NodeSetUp | events.PayloadsSpilled | events.TemplateLoaded) -> None:
+        stages = self.report.stages
+        if isinstance(event, events.TemplateLoaded):
+            names = tuple(stages[index].name for index in event.stage_indices)
+            self.report.templates.append(TemplateReport(event.pid, names, event.seconds, event.kept))
+            return
+        stage = stages[event.stage_index]
         if isinstance(event, events.PayloadsSpilled):
             stage.spilled_bytes += event.bytes
         else:

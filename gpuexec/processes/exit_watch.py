@@ -5,11 +5,17 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import signal
 import threading
 
 _NOT_OFFERED = {errno.ENOSYS, errno.EPERM, errno.EACCES, errno.EINVAL}
 
-_offers_pidfd = hasattr(os, "pidfd_open")
+_offers_pidfd = hasattr(os, "pidfd_open") and hasattr(signal, "pidfd_send_signal")
+
+
+def offers_pidfd() -> bool:
+    """Return whether Python, the kernel and the sandbox offer pidfds, as far as is known."""
+    return _offers_pidfd
 
 
 class ExitWatch:

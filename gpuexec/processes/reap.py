@@ -8,6 +8,7 @@ import signal
 import time
 from pathlib import Path
 
+from gpuexec.processes.child import Ended
 from gpuexec.processes.guardian import Guardian
 from gpuexec.processes.spawn import WorkerProcess
 from gpuexec.units import MIB
@@ -25,13 +26,13 @@ def kill_group(worker: WorkerProcess, signal_number: signal.Signals) -> None:
         os.killpg(worker.pid, signal_number)
 
 
-def reap(worker: WorkerProcess, guardian: Guardian) -> int:
-    """Kill what is left of a worker's process group, reap the worker and return its exit code (-N: signal N)."""
+def reap(worker: WorkerProcess, guardian: Guardian) -> Ended:
+    """Kill what is left of a worker's process group, reap the worker and return how it ended."""
     kill_group(worker, signal.SIGKILL)
-    code = worker.process.wait()
+    ended = worker.process.wait()
     _reap_orphans(worker.pid)
     guardian.forget(worker.pid)
-    return code
+    return ended
 
 
 def _reap_orphans(group: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import queue
@@ -17,7 +18,7 @@ from typing import Any, ParamSpec, TypeVar
 from gpuexec.channel.messages import LogLine, PrintsFor
 from gpuexec.channel.recorder import FlightRecorder
 from gpuexec.plan.model import WorkerGrant
-from gpuexec.processes.exit_watch import ExitWatch
+from gpuexec.processes.child import Child, SpawnedChild
 from gpuexec.processes.interpreter import interpreter
 from gpuexec.processes.output_lines import OutputItem, OutputLines
 from gpuexec.processes.variables import gpu_memory_limits, thread_caps
@@ -112,67 +113,72 @@ def _permanent_thread() -> _CallingThread:
 os.register_at_fork(after_in_child=_permanent_thread.cache_clear)  # a child has none of its parent's threads
 
 
-def _start_interpreter(fds: Sequence[int], env: Mapping[str, str], folder: str | None) -> subprocess.Popen[bytes]:
+def start_interpreter(
+    arguments: Sequence[str], fds: Sequence[int], output_fd: int, env: Mapping[str, str], folder: str | None
+) -> subprocess.Popen[bytes]:
+    """Start ``-m gpuexec.worker`` in a process group of its own, which Ctrl-C does not reach.
+
+    ``folder``: its working directory (``None``: the one of this process).
+    """
+    return _call_in_permanent_thread(_start_interpreter, arguments, fds, output_fd, env, folder)
+
+
+def _start_interpreter(
+    arguments: Sequence[str], fds: Sequence[int], output_fd: int, env: Mapping[str, str], folder: str | None
+) -> subprocess.Popen[bytes]:
     flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     # -E and -I would hide the hash seed; `variables_of_run` has done their work.
     flags = ["-s" if flag == "-I" else flag for flag in flags if flag != "-E"]
     # Without -P, -m would look in the working directory first, where a file may be called like a standard module. The
     # worker gets the driver's sys.path once it is running, so the stage's own imports are as in the driver.
     return subprocess.Popen(
-        [interpreter(), *flags, "-P", "-m", "gpuexec.worker", *map(str, fds), str(os.getpid())],
+        [interpreter(), *flags, "-P", "-m", "gpuexec.worker", *arguments, *map(str, fds), str(os.getpid())],
         env=dict(env),
         cwd=folder if folder and Path(folder).is_dir() else None,
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
+        stdout=output_fd,
         stderr=subprocess.STDOUT,
         pass_fds=fds,
         process_group=0,  # so Ctrl-C reaches the driver only, and one kill also reaches what the stage started
     )
 
 
+def spawn(
+    socket_fd: int, recorder_fd: int, output_fd: int, *, env: Mapping[str, str], folder: str | None = None
+) -> Child:
+    """Start a worker as a fresh interpreter."""
+    return SpawnedChild(start_interpreter([], [socket_fd, recorder_fd], output_fd, env, folder))
+
+
 class WorkerProcess:
-    """One child process and the driver's descriptors for it; ``close`` releases them.
+    """One worker's process and the driver's descriptors for it; ``close`` releases them.
+
+    ``start`` starts it, given the worker's socket, the descriptor of its flight recorder and that of its output.
 
     ``sock`` carries messages. ``output_fd`` carries what the process prints, stdout and stderr in order. ``exit_fd``
     becomes readable when the process exits. ``recorder`` says which batch the worker is processing.
     """
 
-    def __init__(self, worker_id: str, env: Mapping[str, str], folder: str | None = None) -> None:
-        """Start the process in the working directory ``folder`` (``None``: the one of this process)."""
+    def __init__(self, worker_id: str, start: Callable[[int, int, int], Child]) -> None:
         self.worker_id = worker_id
         self.last_lines: deque[str] = deque(maxlen=_MAX_LAST_LINES)
         self._lines = OutputLines()
-        self.sock, worker_sock = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            self.recorder = FlightRecorder.create()
-            fds = [worker_sock.fileno(), self.recorder.fd]
-            self.process = _call_in_permanent_thread(_start_interpreter, fds, env, folder)
-            self._open()
-        except BaseException:
-            self._clean_up_failed_start()
-            raise
-        finally:
-            worker_sock.close()
-
-    def _open(self) -> None:
+        with contextlib.ExitStack() as undo:
+            self.sock, worker_sock = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+            undo.callback(self.sock.close)
+            with worker_sock:
+                self.recorder = FlightRecorder.create()
+                undo.callback(self.recorder.close)
+                self.output_fd, write_end = os.pipe2(os.O_CLOEXEC)
+                undo.callback(os.close, self.output_fd)
+                try:
+                    self.process = start(worker_sock.fileno(), self.recorder.fd, write_end)
+                finally:
+                    os.close(write_end)
+            undo.pop_all()
         self.sock.setblocking(False)
-        assert self.process.stdout is not None
-        self.output_fd = self.process.stdout.fileno()
         os.set_blocking(self.output_fd, False)
-        self._exit = ExitWatch(self.process.pid)
-        self.exit_fd = self._exit.fd
-
-    def _clean_up_failed_start(self) -> None:
-        self.sock.close()
-        recorder: FlightRecorder | None = getattr(self, "recorder", None)
-        if recorder is not None:
-            recorder.close()
-        process: subprocess.Popen[bytes] | None = getattr(self, "process", None)
-        if process is not None:
-            process.kill()
-            process.wait()
-            if process.stdout is not None:
-                process.stdout.close()
+        self.exit_fd = self.process.exit_fd
 
     @property
     def pid(self) -> int:
@@ -215,6 +221,5 @@ class WorkerProcess:
         """Close the socket, the recorder, the pipe and the exit watch. The process must have been reaped."""
         self.sock.close()
         self.recorder.close()
-        if self.process.stdout is not None:
-            self.process.stdout.close()
-        self._exit.close()
+        os.close(self.output_fd)
+        self.process.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 import sys
@@ -67,7 +68,8 @@ def variables_of_run(environ: Mapping[str, str], hash_seed: int | None) -> tuple
     would wait for peers, or all take the same GPU.
 
     The workers share one hash seed, so that ``hash()`` of a text is the same in all of them: the user's own if there is
-    one, else ``hash_seed``, else a new one.
+    one, else ``hash_seed``, else one that all runs of this program share, since a template that one run leaves to the
+    next cannot change its own.
 
     A Python that ignores its environment (``-E``, ``-I``) has workers that do, except for the hash seed: they are
     started without that flag and without the variables that Python reads.
@@ -77,8 +79,13 @@ def variables_of_run(environ: Mapping[str, str], hash_seed: int | None) -> tuple
     if sys.flags.ignore_environment:
         env = {name: value for name, value in env.items() if not name.startswith("PYTHON")}
     if not env.get(HASH_SEED):
-        env[HASH_SEED] = str(int.from_bytes(os.urandom(4), "little") if hash_seed is None else hash_seed)
+        env[HASH_SEED] = str(_own_seed() if hash_seed is None else hash_seed)
     return env, left_out
+
+
+@functools.cache
+def _own_seed() -> int:
+    return int.from_bytes(os.urandom(4), "little")
 
 
 def _is_of_launcher(name: str) -> bool:

@@ -1,7 +1,8 @@
 """From a bare interpreter to a worker with its stage loaded.
 
 The environment (CUDA_VISIBLE_DEVICES, thread caps, the stage's own variables) was set before this interpreter started,
-so every library reads the right values, whatever the stage imports first.
+so every library reads the right values, whatever the stage imports first. In a worker that was forked from a template,
+what differs from worker to worker is set after the fork, and nothing has read it before.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import socket
 import sys
 import time
 from types import FrameType
+from typing import NoReturn
 
 from gpuexec.channel.messages import Booted, ErrorHandling, Start
 from gpuexec.channel.payload_store import load
@@ -37,29 +39,59 @@ from gpuexec.worker.orphan import die_with_parent
 
 
 def main(socket_fd: int, recorder_fd: int, driver_pid: int) -> int:
-    """Serve one driver and return the exit status: 0 after an orderly end, 1 if the driver is gone."""
+    """Be a worker: serve one driver and return the exit status: 0 after an orderly end, 1 if the driver is gone."""
     die_with_parent(driver_pid)
+    log = _behave_as_worker()
+    memory.be_killed_first()
+    return _work(socket_fd, recorder_fd, log, forked=False)
+
+
+def serve_as_template(control_fd: int, driver_pid: int) -> NoReturn:
+    """Be a template (see `gpuexec.worker.template`), and in each process that is forked from it, a worker."""
+    # Only templates pay for these imports.
+    from gpuexec.worker.fork_safety import renew_random_state
+    from gpuexec.worker.leave import run_and_leave
+    from gpuexec.worker.template import Template
+
+    die_with_parent(driver_pid)
+    os.set_inheritable(control_fd, False)
+    log = _behave_as_worker()
+    birth = Template(socket.socket(fileno=control_fd), log).serve()
+    os.setpgid(0, 0)
+    die_with_parent(birth.parent)
+    log.move_to(birth.output_fd)
+    memory.be_killed_first()
+    os.environ.update(birth.variables)
+    renew_random_state()
+    run_and_leave(lambda: _work(birth.socket_fd, birth.recorder_fd, log, forked=True))
+
+
+def _behave_as_worker() -> LogSink:
     log = LogSink()
     explain_breakpoints()
-    memory.be_killed_first()
     write_stacks_on_signal()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver handles Ctrl-C
+    return log
+
+
+def _work(socket_fd: int, recorder_fd: int, log: LogSink, *, forked: bool) -> int:
     connection = BlockingConnection(socket.socket(fileno=socket_fd))
     for fd in (socket_fd, recorder_fd):
         os.set_inheritable(fd, False)
     os.register_at_fork(after_in_child=connection.disown)
     try:
-        _serve(connection, FlightRecorder(recorder_fd), log)
+        _serve(connection, FlightRecorder(recorder_fd), log, forked=forked)
     except ConnectionLost:
         return 1
     return 0
 
 
-def _serve(connection: BlockingConnection, recorder: FlightRecorder, log: LogSink) -> None:
+def _serve(connection: BlockingConnection, recorder: FlightRecorder, log: LogSink, *, forked: bool) -> None:
     start = connection.receive()
     assert isinstance(start, Start), start
     began = time.monotonic()
-    sys.path[:] = start.sys_path
+    if not forked:  # else the template has set it, and what was imported may have added to it
+        sys.path[:] = start.sys_path
     if start.cpu_affinity:
         with contextlib.suppress(OSError):  # CPUs may have gone offline since the plan
             os.sched_setaffinity(0, start.cpu_affinity)

@@ -111,6 +111,10 @@ class ConsoleStream(io.TextIOWrapper):
     def _share_in_child(self) -> None:
         self._unfinished = {}  # what there was is its parent's to write
 
+    def start_over(self) -> None:
+        """Forget what a forked worker has inherited: it is a process of its own, in which one thread prints."""
+        self._unfinished = None
+
     def flush(self) -> None:
         """Write this thread's unfinished line, and those of threads that have ended."""
         if self._unfinished:
@@ -120,8 +124,9 @@ class ConsoleStream(io.TextIOWrapper):
         super().flush()
 
 
-def replace_standard_streams(pipe: Pipe, claim: Claim) -> None:
-    """Put a `ConsoleStream` in the place of stdout and of stderr."""
+def replace_standard_streams(pipe: Pipe, claim: Claim) -> list[ConsoleStream]:
+    """Put a `ConsoleStream` in the place of stdout and of stderr, and return the two."""
+    consoles = []
     for name in ("stdout", "stderr"):
         stream: TextIO = getattr(sys, name)
         stream.flush()
@@ -129,6 +134,8 @@ def replace_standard_streams(pipe: Pipe, claim: Claim) -> None:
         setattr(sys, name, console)
         setattr(sys, f"__{name}__", console)
         stream.detach()  # type: ignore[attr-defined]  # or it would close the descriptor when it is freed
+        consoles.append(console)
     with contextlib.suppress(ValueError, AttributeError):  # another libc may have no such symbol
         libc = ctypes.CDLL(None)
         libc.setvbuf(ctypes.c_void_p.in_dll(libc, "stdout"), None, _IOLBF, ctypes.c_size_t(0))
+    return consoles

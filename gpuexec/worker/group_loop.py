@@ -11,7 +11,7 @@ Invariants
 2. What a batch makes is in the order of one process doing everything in turn: depth first.
 3. A task that a stage raises about costs that task: the batch goes on without it. In the results something else stands
    for it, and a `Failed` message that was sent before says what was raised. If the task may be tried again, the bytes
-   that the stage was given stand for it.
+   that the stage was given stand for it, unless it cannot be pickled.
 4. A stage that makes many tasks of one does not keep other workers from them: a batch does what `_FAN_OUT_S` allows.
    If it is not known how long that takes, all of them go back.
 """
@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 from gpuexec.channel import codec
 from gpuexec.channel.messages import Work
-from gpuexec.contract.metrics import INPUT_BYTES, add_metrics
+from gpuexec.contract.metrics import INPUT_BYTES
 from gpuexec.contract.phases import StagePhase
 from gpuexec.stage.session import StageSession
 from gpuexec.worker.failures import describe_failure
@@ -34,6 +34,8 @@ from gpuexec.worker.loop import WorkerLoop
 from gpuexec.worker.stage_totals import StageTotals
 
 _FAN_OUT_S = 0.02  # the work that a worker is kept ready with, too: see `core.decide.prefetch_limit`
+
+_RERUN_S = 1.0  # the same for a batch that is run again: what goes back has no history, so its attempts count anew
 
 _RECEIVE, _RETURN = StagePhase.RECEIVE, StagePhase.RETURN
 
@@ -60,6 +62,15 @@ class _Waiting(NamedTuple):
     goes_on: bool
 
 
+class _Done(NamedTuple):
+    """A task that a stage has done: the seconds it took, the number of its outputs, and the stage's own stats."""
+
+    totals: StageTotals
+    seconds: float
+    tasks_out: int
+    stats: Any
+
+
 class GroupLoop(WorkerLoop):
     """Serves the driver's messages with several stages."""
 
@@ -68,6 +79,7 @@ class GroupLoop(WorkerLoop):
         self._totals = self._outbox.stage_totals = [StageTotals() for _ in sessions]
         self._routes: dict[int, Sequence[int]] = {}
         self._made: list[Made] = []
+        self._done: list[_Done] = []  # of the current batch, counted when it is complete
         self._share_bytes = 0  # of each input of the current batch
 
     def _handle(self, message: Any) -> None:
@@ -75,21 +87,26 @@ class GroupLoop(WorkerLoop):
             self._routes = dict(zip(message.batch_ids, message.routes or (), strict=True))
         super()._handle(message)
 
+    def _run_batch(self, batch_id: int, count: int) -> None:
+        self._enter(self._routes[batch_id][0])
+        super()._run_batch(batch_id, count)
+
     def _receive_process_return(self, batch_id: int, count: int, received: float) -> None:
         entry, end = self._routes[batch_id]
-        self._enter(entry)
         self._session.phase = _RECEIVE
         tasks, input_bytes = self._inbox.take(count)
         began = time.monotonic()
-        self._made, self._share_bytes = [], input_bytes // count
+        self._made, self._done = [], []  # a batch that raised may have left some
+        self._share_bytes = input_bytes // count
+        until = began + (_FAN_OUT_S if end == len(self._sessions) else _RERUN_S)
         for parent, task in enumerate(tasks):
-            self._run_task(batch_id, task, parent, (entry, end), began + _FAN_OUT_S)
-        if self._in_forked_child:
-            raise self._not_the_worker()
+            self._run_task(batch_id, task, parent, (entry, end), until)
         processed = time.monotonic()
         del tasks
         output_bytes = self._return(batch_id)
         done = time.monotonic()
+        for one in self._done:
+            one.totals.add(one.seconds, one.tasks_out, one.stats)
         first, last = self._totals[entry].stats, self._totals[self._stage].stats
         first.receive_s += began - received
         first.idle_s += received - self._idle_since
@@ -106,7 +123,9 @@ class GroupLoop(WorkerLoop):
         totals.send_s += done - processed
         totals.idle_s += received - self._idle_since
         self._outbox.finish({}, self._peak_rss.read(done), done)
-        self._inbox.done()
+        self._made = []  # so that nothing refers to the tasks
+        if not self._inbox.done():
+            self._outbox.note_held(batch_id)
 
     # ---- through the stages --------------------------------------------------------------------------------
 
@@ -138,6 +157,8 @@ class GroupLoop(WorkerLoop):
 
     def _count_going_on(self, count: int, stage: int, end: int, until: float) -> int:
         """Return how many of so many tasks the stages from ``stage`` on can do in the time that is left."""
+        if end < len(self._sessions):
+            return count  # run again as far as the stage that failed
         times = [totals.task_s for totals in self._totals[stage:end]]
         known = [seconds for seconds in times if seconds is not None]
         if len(known) < len(times):
@@ -150,28 +171,26 @@ class GroupLoop(WorkerLoop):
         ``arrived``: the task came from the driver, so its size in bytes is known.
         """
         session = self._enter(stage)
-        kept = codec.encode([task]).join() if self._error_handling.keeps_inputs else b""
+        kept = _pickled(task) if self._error_handling.keeps_inputs else b""
         began = time.monotonic()
         self._recorder.note_batch(batch_id, began, stage, parent)
         try:
             outputs = session.process([task])
-        except Exception as error:
+        except BaseException as error:
             self._blamed, self._blamed_input = (task.task_id,), parent
             if self._in_forked_child or self._halts_after(error):
                 raise
             self._leave_out(batch_id, error, kept, parent)
             return []
+        if self._in_forked_child:
+            raise self._not_the_worker()
         seconds = time.monotonic() - began
-        totals = self._totals[stage]
-        totals.add(seconds, len(outputs))
-        adapter = session.adapter
+        totals, adapter = self._totals[stage], session.adapter
         stats = adapter.last_stats
-        if stats is not None:
-            if arrived:
-                stats.custom_metrics[INPUT_BYTES] = float(self._share_bytes)
-            totals.stats.items += int(stats.num_items_processed)
-            if stats.custom_metrics:
-                add_metrics(totals.stats.metrics, stats.custom_metrics)
+        if arrived and stats is not None:
+            stats.custom_metrics[INPUT_BYTES] = float(self._share_bytes)
+        totals.learn(seconds)
+        self._done.append(_Done(totals, seconds, len(outputs), stats))
         if adapter.last_failed:
             self._outbox.note_failed(batch_id, [parent] * len(adapter.last_failed), stage)
         return outputs
@@ -238,3 +257,11 @@ class GroupLoop(WorkerLoop):
             return 0
         self._made += run
         return size
+
+
+def _pickled(task: Any) -> bytes:
+    """Return the bytes of a task; none if it cannot be pickled, as tasks between fused stages need not."""
+    try:
+        return codec.encode([task]).join()
+    except Exception:  # noqa: BLE001 - pickling runs the code of the task's classes
+        return b""

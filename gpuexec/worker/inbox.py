@@ -13,30 +13,35 @@ from typing import Any
 from gpuexec.channel.messages import Work
 from gpuexec.channel.payload import Payload, SegmentRef, payload_size
 from gpuexec.channel.payload_store import load
-from gpuexec.channel.segments import Segment
+from gpuexec.channel.segments import Segment, SegmentViews
 
 _BatchPart = tuple[Payload, int, int, bool]  # block, first task, end, whether these are all its tasks
 
 
 class Inbox:
-    """The tasks of the messages accepted so far; ``release`` gets each exclusive segment that was read to its end."""
+    """The tasks of the messages accepted so far; ``release`` gets each exclusive segment that was read to its end.
 
-    def __init__(self, release: Callable[[Segment], None]) -> None:
+    ``reads_only``: the stage does not write to what it gets, so large arrays may be views of the segment.
+    """
+
+    def __init__(self, release: Callable[[Segment], None], *, reads_only: bool = False) -> None:
         self._release = release
+        self._views = SegmentViews() if reads_only else None
         self._slices: deque[tuple[Payload, list[int] | None]] = deque()  # of blocks, not begun yet
         self._block: list[Any | None] = []  # the block being dealt out; tasks already dealt out are None
         self._payload: Payload = b""  # what it was unpickled from
         self._next = self._stop = 0  # the rest of its current slice
         self._batch: list[_BatchPart] = []  # where the tasks of the current batch came from
 
-    def accept(self, work: Work) -> None:
-        """Queue the block slices of a message."""
+    def accept(self, work: Work) -> list[Segment]:
+        """Queue the block slices of a message; return the segments that came with it to be written to."""
         payloads = iter(work.payloads)
         last = self._slices[-1][0] if self._slices else self._payload
         for slice_ in work.slices:
             if slice_ is None or len(slice_) == 2:
                 last = next(payloads)
             self._slices.append((last, slice_))
+        return [payload.segment for payload in payloads if isinstance(payload, SegmentRef)]
 
     def take(self, count: int) -> tuple[list[Any], int]:
         """Return the next ``count`` tasks and their size in bytes; a part of a block counts by its share of tasks."""
@@ -66,18 +71,30 @@ class Inbox:
             tasks += load(payload)[start:stop]
         return tasks
 
-    def done(self) -> None:
-        """Finish the current batch: release every segment that held nothing else."""
+    def done(self) -> bool:
+        """Finish the current batch: release every segment that held nothing else.
+
+        Return False if the stage has kept a view of one: then nobody may write to the batch's segments. Such a stage
+        gets copies from then on, since a view holds a descriptor.
+        """
+        if self._views is not None and self._views.any:
+            if any(task is not None for task in self._block):  # a later batch's tasks refer to some of them
+                self._batch = []
+                return False
+            if not self._views.end():
+                self._views, self._batch = None, []
+                return False
         for payload, _, _, whole in self._batch:
             if whole and isinstance(payload, SegmentRef) and payload.exclusive:
                 self._release(payload.segment)
         self._batch = []
+        return True
 
     def _begin_slice(self) -> None:
         payload, slice_ = self._slices.popleft()
         if slice_ is None or len(slice_) == 2:
             self._payload = payload
-            self._block = load(payload)
+            self._block = load(payload, self._views)
             start, stop = slice_ or (0, len(self._block))
         else:
             start, stop, _ = slice_

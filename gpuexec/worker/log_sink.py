@@ -46,7 +46,7 @@ class LogSink:
         self._thread = _Thread()
         self._prints_for = 0
         self.stage = 0  # of the group, which logs and prints now
-        replace_standard_streams(self._pipe, self._claim)
+        self._streams = replace_standard_streams(self._pipe, self._claim)
         after_import("logging", self._install)
 
     def configure(self, level: str, logging_levels: Mapping[str, int], logging_disabled: int) -> None:
@@ -57,6 +57,14 @@ class LogSink:
         if level == "TRACE":
             os.environ.setdefault("LOGURU_LEVEL", level)  # the default handler's is DEBUG
         self.apply_levels()
+
+    def move_to(self, output_fd: int) -> None:
+        """Send what is printed and logged to another pipe, whose descriptor is closed: this is a forked worker."""
+        for stream in self._streams:
+            os.dup2(output_fd, stream.fileno())
+            stream.start_over()
+        os.dup2(output_fd, self._fd, inheritable=False)
+        os.close(output_fd)
 
     def apply_levels(self) -> None:
         """Set the driver's levels. Called again when the stage is loaded: its libraries may have set their own."""

@@ -66,7 +66,8 @@ class WorkerLoop:
         self._log = log
         self._pool = SegmentPool()
         self._outbox = Outbox(connection, self._pool)
-        self._inbox = Inbox(self._outbox.reuse_when_sent)
+        reads_only = all(getattr(session.adapter.stage, "reads_only", False) for session in sessions)
+        self._inbox = Inbox(self._outbox.reuse_when_sent, reads_only=reads_only)
         self._idle_since = time.monotonic()
         self._peak_rss = PeakRss()
         self._sigterm_received = False
@@ -124,7 +125,8 @@ class WorkerLoop:
     def _handle(self, message: Any) -> None:
         match message:
             case Work():
-                self._inbox.accept(message)
+                for segment in self._inbox.accept(message):
+                    self._pool.keep(segment)
                 for batch_id, count in zip(message.batch_ids, message.counts, strict=True):
                     self._run_batch(batch_id, count)
                     self._outbox.flush_if_due(idle=False)
@@ -176,7 +178,7 @@ class WorkerLoop:
     def _run_batch(self, batch_id: int, count: int) -> None:
         """Run one batch. Raises `WorkerHalted` if it failed and the worker takes no more."""
         began = time.monotonic()
-        self._recorder.note_batch(batch_id, began)
+        self._recorder.note_batch(batch_id, began, self._stage)
         try:
             self._receive_process_return(batch_id, count, began)
         except Terminated:
@@ -184,7 +186,7 @@ class WorkerLoop:
         except BaseException as error:
             if self._in_forked_child:
                 raise  # the child ends as any Python process does
-            self._outbox.drop_unfinished()
+            self._outbox.drop_unfinished(batch_id)
             halts = self._halts_after(error)
             self._report(error, batch_id, halted=halts)
             if halts:
@@ -227,7 +229,8 @@ class WorkerLoop:
         totals.send_s += done - processed
         totals.idle_s += received - self._idle_since
         self._outbox.finish(metrics, self._peak_rss.read(done), done)
-        self._inbox.done()
+        if not self._inbox.done():
+            self._outbox.note_held(batch_id)
 
     def _process(self, tasks: list[Any], positions: Sequence[int]) -> list[Any]:
         """Run the stage on the current batch, or on the part of it at these positions."""

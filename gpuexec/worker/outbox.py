@@ -122,6 +122,10 @@ class Outbox:
         """Note that a stage gave up tasks of the current batch that were made of these inputs."""
         self._failed += [[batch_id, parent, stage] for parent in parents]
 
+    def note_held(self, batch_id: int) -> None:
+        """Note that the stage has kept views of a batch's inputs."""
+        self._held.append(batch_id)
+
     def reuse_when_sent(self, segment: Segment) -> None:
         """Reuse this input segment for outputs after the next flush, when the driver has the results made of it."""
         self._reusable.append(segment)
@@ -146,6 +150,7 @@ class Outbox:
             self._failed,
             self._goes_to or None,
             [[n, *one.to_list()] for n, one in enumerate(self.stage_totals) if one.stats.batches] or None,
+            self._held or None,
             payloads=tuple(self._payloads),
         )
         for one in self.stage_totals:
@@ -156,8 +161,9 @@ class Outbox:
         for segment in reusable:
             self._pool.keep(segment)
 
-    def drop_unfinished(self) -> None:
+    def drop_unfinished(self, batch_id: int) -> None:
         """Drop what was added of the current batch: its stage raised."""
+        self._failed[:] = [failed for failed in self._failed if failed[0] != batch_id]
         while self._batch_ids and not self._complete[-1]:
             blocks = self._blocks[-1]
             size = sum(self._sizes[len(self._sizes) - blocks :])
@@ -181,6 +187,7 @@ class Outbox:
         self._reusable: list[Segment] = []
         self._failed: list[list[int]] = []
         self._goes_to: list[int] = []
+        self._held: list[int] = []
         self.totals = BatchStats()
         self._inline_bytes = self._segment_bytes = 0
         self._oldest = 0.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gpuexec.channel.messages import BatchStats
+from gpuexec.contract.metrics import add_metrics
 
 _WEIGHT = 0.2  # of the newest time in a running mean
 
@@ -27,12 +28,19 @@ class StageTotals:
         """Return the number of outputs and the stats, for ``Results.stage_stats``."""
         return [self.tasks_out, *self.stats.to_list()]
 
-    def add(self, seconds: float, tasks_out: int) -> None:
-        """Count one task."""
+    def learn(self, seconds: float) -> None:
+        """Take note of how long a task took, of a batch that may still fail."""
+        mean = self.task_s
+        self.task_s = seconds if mean is None else mean + _WEIGHT * (seconds - mean)
+
+    def add(self, seconds: float, tasks_out: int, own: Any) -> None:
+        """Count one task of a complete batch. ``own``: the stats that the stage's adapter made, if any."""
         stats = self.stats
         stats.batches += 1
         stats.tasks_in += 1
         stats.process_s += seconds
         self.tasks_out += tasks_out
-        mean = self.task_s
-        self.task_s = seconds if mean is None else mean + _WEIGHT * (seconds - mean)
+        if own is not None:
+            stats.items += int(own.num_items_processed)
+            if own.custom_metrics:
+                add_metrics(stats.metrics, own.custom_metrics)

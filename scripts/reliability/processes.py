@@ -22,11 +22,14 @@ def marked(mark: str) -> Iterator[psutil.Process]:
 
 
 def workers_of(driver: psutil.Process) -> list[psutil.Process]:
-    """Return a driver's workers: children that run ``python -m gpuexec.worker``."""
+    """Return a driver's workers: children that run ``python -m gpuexec.worker``, and those of its templates."""
     workers = []
     for child in driver.children():
         try:
-            if "gpuexec.worker" in child.cmdline():
+            command = child.cmdline()
+            if "template" in command:  # its workers have the same command line
+                workers += child.children()
+            elif "gpuexec.worker" in command:
                 workers.append(child)
         except psutil.NoSuchProcess:
             continue

@@ -183,8 +183,11 @@ def imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
     sys.modules.pop("matrix_module", None)
 
 
+@pytest.mark.parametrize("start_method", ["warm", "spawn"])
 @pytest.mark.parametrize(("end", "phase", "outcome"), CELLS)
-def test_an_end(end: Any, phase: str, outcome: Outcome, tmp_path: Path, imported: Callable[[Any], Ends]):
+def test_an_end(
+    end: Any, phase: str, outcome: Outcome, start_method: str, tmp_path: Path, imported: Callable[[Any], Ends]
+):
     if phase == "import":
         stage = imported(end)
     else:
@@ -192,6 +195,7 @@ def test_an_end(end: Any, phase: str, outcome: Outcome, tmp_path: Path, imported
         stage = (Returns if end in (endings.unpicklable, endings.huge) else kind)(phase, end, tmp_path)
     takes_too_long = end in ENDLESS
     options = {
+        "start_method": start_method,
         "max_attempts": 1,
         "stop_timeout_s": 0.5 if takes_too_long else 60.0,
         "batch_timeout_s": 0.5 if takes_too_long else None,
@@ -202,9 +206,11 @@ def test_an_end(end: Any, phase: str, outcome: Outcome, tmp_path: Path, imported
         ran = run_local([stage], items(1, 2), raises=expected, **options)
         check_error(ran.error, phase, outcome)
         assert ran.report.error is not None
+        check_start(ran, phase, start_method)
         return
     ran = run_and_strike(stage, **options) if phase == "idle" else run_local([stage], items(1, 2), **options)
     check_results(ran, outcome)
+    check_start(ran, phase, start_method)
 
 
 def run_and_strike(stage: Ends, **options: Any) -> Ran:
@@ -237,6 +243,11 @@ def check_error(error: BaseException, phase: str, outcome: Raises | Dies) -> Non
     assert outcome.words in error.cause
     assert error.phase == PHASE_OF_DEATH.get(phase, phase)
     assert error.stage == "ends"
+
+
+def check_start(ran: Ran, phase: str, start_method: str) -> None:
+    if phase != "import":  # which happens in the template, and mostly makes it unfit
+        assert {worker.warm for worker in ran.report.workers} == {start_method == "warm"}
 
 
 def check_results(ran: Ran, outcome: GoesOn) -> None:

@@ -170,7 +170,7 @@ from tests.process.stages import Apply, items, leave_children
 PR_SET_CHILD_SUBREAPER = 36
 if __name__ == "__main__":
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    left = run_local([Apply(leave_children)], items(1, 2)).data
+    left = run_local([Apply(leave_children)], items(1, 2), warm_idle_s=0).data
     print(len(left), [child.status() for child in psutil.Process().children(recursive=True)])
 """)
     done = run_python(script)
@@ -200,7 +200,7 @@ class Several(Apply):
         return 4
 
 
-def test_a_stage_goes_on_with_the_workers_it_has():
+def test_a_stage_goes_on_with_the_workers_it_has(no_templates: None):
     with logged("WARNING") as messages, room_for_descriptors(22):
         ran = run_local([Several(stages.pid_after_a_while)], items(*range(40)))
     assert len(ran.data) == 40
@@ -208,7 +208,7 @@ def test_a_stage_goes_on_with_the_workers_it_has():
     assert sum("goes on with the" in message and "ulimit -n" in message for message in messages) == 1
 
 
-def test_a_stage_without_any_worker_ends_the_run_and_names_the_limit():
+def test_a_stage_without_any_worker_ends_the_run_and_names_the_limit(no_templates: None):
     with room_for_descriptors(9):
         ran = run_local([Several(stages.pid_after_a_while)], items(0), raises=StartRefused)
     assert "'apply' has no worker" in str(ran.error)

@@ -31,7 +31,10 @@ def neither(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
 
 
 def test_the_workers_have_neither():
-    assert run_local([Apply(stages.has_memfd)], items(0)).data == [False]
+    ran = run_local([Apply(stages.has_memfd)], items(0))
+    assert ran.data == [False]
+    assert not ran.report.templates
+    assert not ran.report.workers[0].warm
 
 
 def test_large_tasks_travel():

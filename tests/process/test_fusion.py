@@ -10,11 +10,23 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gpuexec import ConfigurationError, InlineExecutor, Pipeline, Resources, WorkerDied, events
+from gpuexec import ConfigurationError, InlineExecutor, Pipeline, RemoteStageError, Resources, WorkerDied, events
 from gpuexec.observe.report_table import stage_table
 from tests.process.running import Ran, run_command, run_inline, run_local
 from tests.process.stages import Item, items
-from tests.process.stages.fusion import InBatches, Light, Talks, Unpicklable, WithSetup
+from tests.process.stages.fusion import (
+    Bulky,
+    Forks,
+    Holds,
+    InBatches,
+    LetsGo,
+    Light,
+    MakesDeadly,
+    Notes,
+    Talks,
+    Unpicklable,
+    WithSetup,
+)
 
 
 def given_items(count: int) -> list[Item]:
@@ -121,6 +133,30 @@ def test_a_stage_that_makes_many_tasks_does_not_keep_them_from_others():
     assert len({task.data[1][1] for task in ran.tasks}) > 1, "several workers took part"
 
 
+def test_what_is_fast_is_done_where_it_was_made():
+    stages = [Light("source", copies=10), Light("fast")]
+    ran = run_local(stages, given_items(50), cpus=0.5)
+    in_one_go = [task.data[1][0] == task.data[1][1] for task in ran.tasks]
+    assert all(in_one_go)
+    assert ran.report.stages[1].input_bytes < ran.report.stages[0].input_bytes * 2, "few went through the driver"
+
+
+def test_what_is_sent_in_pieces_is_counted_once():
+    stages = [Light("a"), Bulky("source"), Light("b")]
+    ran, separate = run_local(stages, given_items(3)), run_local(stages, given_items(3), fusion="off")
+    assert counts(ran) == counts(separate)
+
+
+def test_what_cannot_be_pickled_may_pass_between_stages_that_are_retried():
+    ran = run_local([Holds("a"), LetsGo("b")], given_items(5), retry_on=("LookupError",))
+    assert [number for _, number in numbers(ran.tasks)] == [1, 2, 3, 4, 5]
+
+
+def test_a_child_that_a_stage_forks_does_not_go_on(tmp_path: Path):
+    run_local([Light("a"), Forks("b", at=2), Notes("c", folder=tmp_path)], given_items(200), cpus=0.5)
+    assert (tmp_path / "numbers").read_text().split() == [str(n) for n in range(1, 201)]
+
+
 # ---- failures --------------------------------------------------------------------------------------------------
 
 FAN_OUT = [Light("source", copies=10), Light("before")]
@@ -131,9 +167,12 @@ def with_fault(fault: str, folder: Path | None = None) -> list[Light]:
     return [*FAN_OUT, Light("faulty", fault=fault, at=35, folder=folder), Light("after")]
 
 
-@pytest.mark.parametrize("fault", ["raise", "die", "hang"])
+@pytest.mark.parametrize("fault", ["raise", "die", "hang", "raise retry_on", "raise retire_on"])
 def test_a_task_at_fault_costs_that_task(fault: str):
     options: dict[str, Any] = {"on_task_failure": "quarantine", "max_attempts": 2, "batch_timeout_s": 1.0}
+    fault, _, option = fault.partition(" ")
+    if option:
+        options[option] = ("LookupError",)
     ran = run_local(with_fault(fault), given_items(8), **options)
     assert len(ran.tasks) == 79
     assert [(q.stage_name, q.task_id) for q in ran.report.quarantined] == [("faulty", "0_2_5_0")]
@@ -149,6 +188,29 @@ def test_an_exception_names_stage_and_task():
     assert "tasks 0_2_5_0" in "".join(ran.error.__notes__)
     (failure,) = ran.report.failures
     assert (failure.stage_name, failure.task_ids) == ("faulty", ("0_2_5_0",))
+
+
+def test_an_exit_names_the_task():
+    stages = [Light("a"), Light("faulty", fault="exit", at=35)]
+    ran = run_local(stages, given_items(80), raises=RemoteStageError)
+    (failure,) = ran.report.failures
+    assert (failure.stage_name, failure.task_ids) == ("faulty", ("0_34_0",))
+
+
+def test_a_death_at_what_arrives_is_of_the_stage_that_gets_it():
+    options: dict[str, Any] = {"on_task_failure": "quarantine", "max_attempts": 1}
+    ran = run_local([Light("a"), MakesDeadly("b", at=2), Light("c")], given_items(3), **options)
+    assert len(ran.tasks) == 2
+    assert [(q.stage_name, q.task_id) for q in ran.report.quarantined] == [("c", "0_1_0_0"), ("c", "0_1_0_1")]
+    assert ran.report.stages[0].tasks_in == 3
+
+
+def test_what_cannot_be_kept_for_a_retry_is_not_retried():
+    stages = [Holds("a"), LetsGo("b", fault="raise", at=3)]
+    ran = run_local(stages, given_items(5), retry_on=("LookupError",), on_task_failure="quarantine")
+    assert len(ran.tasks) == 4
+    (failure,) = ran.report.failures
+    assert (failure.stage_name, failure.error) == ("b", "LookupError: no 3")
 
 
 def test_a_death_names_the_stage():
@@ -177,6 +239,14 @@ def test_a_replay_goes_through_the_stages_before_and_stops_in_the_one_that_faile
         assert "the batch fails again" in done.stderr
     else:
         assert done.returncode == 7
+
+
+def test_a_replay_pickles_only_what_the_last_stage_returns(tmp_path: Path):
+    stages = [Holds("holds a lock"), LetsGo("lets go"), Unpicklable("returns a generator", at=3)]
+    ran = run_local(stages, given_items(5), on_task_failure="quarantine", capsule_dir=str(tmp_path))
+    done = run_command("replay", ran.report.failures[-1].capsule)
+    assert "generator" in done.stderr
+    assert "'_thread.lock'" not in done.stderr
 
 
 @pytest.mark.parametrize("option", [{}, {"on_task_failure": "quarantine"}])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from gpuexec.observe.report import RunReport
 from gpuexec.plan.rebalance import ActionReason
 from tests.nvml_sim import nodes
 from tests.process.running import local_executor, run_local
-from tests.process.stages import items
+from tests.process.stages import Item, items
 from tests.process.stages.workloads import Paced, PacedByOne
+from tests.process.waiting import wait_until
 
 
 def run(stages: list[Paced], count: int, **options: Any) -> tuple[RunReport, Counter[str]]:
@@ -78,6 +80,12 @@ def test_a_fixed_stage_keeps_its_number(tmp_path: Path, options: dict[str, int])
 def test_a_stage_whose_workers_wait_for_work_gets_no_more(tmp_path: Path):
     """What is slow here is the caller, who hands out one task after the other."""
     executor = local_executor(cpus=6)
-    tasks = (task for task in items(*range(60)) if time.sleep(0.02) is None)
-    assert sum(1 for _ in executor.execute_iter([Paced("s", 0.005, tmp_path, "s", 9)], tasks)) == 60
+
+    def tasks() -> Iterator[Item]:
+        for task in items(*range(60)):
+            yield task
+            wait_until((tmp_path / "s-0").exists)  # or tasks would wait for the first worker, and need more of them
+            time.sleep(0.02)
+
+    assert sum(1 for _ in executor.execute_iter([Paced("s", 0.005, tmp_path, "s", 9)], tasks())) == 60
     assert [w.worker_id for w in executor.last_report.workers] == ["s-0"]

@@ -14,7 +14,7 @@ import pytest
 
 from gpuexec import ConfigurationError, Pipeline, StageNotPicklable
 from tests.process.running import local_executor
-from tests.process.stages import Apply, Item, double, items, kill_self, same
+from tests.process.stages import Apply, ApplyIn, Item, double, items, kill_self, same
 from tests.process.stages.retries import DiesWhenTheCallerIsBusy
 from tests.process.waiting import wait_until
 
@@ -24,7 +24,7 @@ def endless() -> Iterator[Item]:
 
 
 def test_an_endless_source_yields_tasks_until_the_caller_has_enough():
-    finished = local_executor().execute_iter([Apply(double), Apply(double, "again")], endless())
+    finished = local_executor().execute_iter([ApplyIn(1, double), ApplyIn(1, double, "again")], endless())
     assert sorted(task.data for task in itertools.islice(finished, 500)) == [4 * n for n in range(500)]
     finished.close()
 

@@ -14,7 +14,7 @@ from gpuexec import errors
 from gpuexec.errors import ConfigurationError, GpuexecError, InvalidTask, WorkerDied
 
 _LINE = re.compile(r"    (?P<branches>[│├└─ ]*)(?P<name>\w+)(?: \((?P<builtin>\w+)\))?(?: |$)")
-_INTERNAL = {"ConnectionLost"}
+_INTERNAL = {"ConnectionLost", "TemplateLost"}
 
 
 def classes() -> dict[str, type[GpuexecError]]:

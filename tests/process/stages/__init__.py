@@ -67,6 +67,17 @@ class Apply(ProcessingStage[Item, Item]):
         return task
 
 
+class ApplyIn(Apply):
+    """Does so in a fixed number of workers."""
+
+    def __init__(self, workers: int, function: Any, name: str = "apply") -> None:
+        super().__init__(function, name)
+        self.workers = workers
+
+    def num_workers(self) -> int:
+        return self.workers
+
+
 class Journal(ProcessingStage[Item, Item]):
     """Writes a line to a file for every call of its life cycle. ``fail_in``: the method that raises."""
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 from gpuexec import ProcessingStage, Resources
 from tests.process.stages import Item, items
 
-FAULTS = ("raise", "die", "raise once", "die once", "hang")
+FAULTS = ("raise", "die", "raise once", "die once", "hang", "exit")
 
 
 class Light(ProcessingStage[Item, Item]):
@@ -64,6 +66,8 @@ class Light(ProcessingStage[Item, Item]):
                 os._exit(7)
             case "hang":
                 time.sleep(100)
+            case "exit":
+                sys.exit("no more")
 
 
 class WithSetup(Light):
@@ -100,3 +104,61 @@ class Talks(Light):
         print(f"{self.name} prints")
         logger.warning("{} logs", self.name)
         return super().process(task)
+
+
+class Holds(Light):
+    """Puts what cannot be pickled into a task."""
+
+    def process(self, task: Item) -> Item:
+        task.data = (*task.data, threading.Lock())
+        return task
+
+
+class LetsGo(Light):
+    """Takes it out again, but for the task ``at``, about which it raises."""
+
+    def process(self, task: Item) -> Item:
+        task.data = task.data[:2]
+        if task.data[0] == self.at:
+            self.fail(self.at)
+        return task
+
+
+class Bulky(Light):
+    """Makes so many bytes of one task that they are sent in several pieces."""
+
+    def process(self, task: Item) -> list[Item]:
+        return items(*((n, os.urandom(2000)) for n in range(300)))
+
+
+class Forks(Light):
+    """Comes back twice with the task ``at``, once in a child."""
+
+    def process(self, task: Item) -> Item:
+        if task.data[0] == self.at and (pid := os.fork()):
+            os.waitpid(pid, 0)
+        return task
+
+
+class Notes(Light):
+    """Writes down the numbers of its tasks."""
+
+    def process(self, task: Item) -> Item:
+        assert self.folder is not None
+        with (self.folder / "numbers").open("a") as out:
+            out.write(f"{task.data[0]}\n")
+        return task
+
+
+class DiesOnArrival:
+    """Ends the process that unpickles it."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os._exit, (7,)
+
+
+class MakesDeadly(Light):
+    """Makes of the task ``at`` two that end the process which unpickles them."""
+
+    def process(self, task: Item) -> Any:
+        return items(*[(0, DiesOnArrival())] * 2) if task.data[0] == self.at else task

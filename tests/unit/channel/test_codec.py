@@ -113,3 +113,20 @@ def test_a_payload_lies_inline_or_in_a_segment(extra):
         assert in_place.sum() == copied.sum() == value.sum()
         del in_place, payload
     pool.close()
+
+
+def test_the_modules_of_what_is_pickled_are_named():
+    _, modules = codec.encode_with_modules({"a": SegmentPool(), "b": np.float64})
+    assert {"gpuexec.channel.segments", "numpy"} <= set(modules)
+
+
+def test_so_are_those_that_a_local_class_or_function_uses():
+    class Local:
+        def use(self) -> object:
+            return subprocess.run, np.array([1])
+
+    for value in (Local(), [lambda: (subprocess.run, np.zeros(1))]):
+        _, modules = codec.encode_with_modules(value)
+        assert {"subprocess", "numpy"} <= set(modules)
+        assert "__main__" not in modules
+    assert "subprocess" not in codec.encode_with_modules([1])[1], "nothing is left of the others"

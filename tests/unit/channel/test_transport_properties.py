@@ -437,7 +437,7 @@ def _run(outbox: Outbox, number: int, ran: Ran) -> None:
     else:
         outbox.add(number, tasks, ran.parents)
     if ran.fate != "done":
-        outbox.drop_unfinished()
+        outbox.drop_unfinished(number)
         return
     assert not tasks, "the outputs are dropped as they are encoded"
     outbox.totals.batches += 1

@@ -76,6 +76,30 @@ def test_only_the_batch_that_a_dead_worker_was_processing_is_blamed():
     assert world.results() == ids(8)
 
 
+def test_a_stage_whose_modules_are_being_imported_has_no_worker_yet():
+    world = World(1, 1)
+    world.importing = {1}
+    world.feed(ids(3))
+    world.all_set_up()
+    assert [len(stage.workers) for stage in world.stages] == [1, 0]
+    assert not world.notices()
+    world.importing = set()
+    world.runs_to_its_end()
+    assert world.results() == ids(3)
+
+
+def test_a_worker_that_dies_with_its_template_costs_no_attempt():
+    world = started(1, tasks=4, policy=RetryPolicy(max_attempts=1))
+    worker = world.worker()
+    world.inside(worker).processing = (next(iter(worker.in_flight)), world.now)
+    world.exits(worker, -9, lost_template=True)
+    assert worker.end_reason is EndReason.TEMPLATE_LOST
+    assert not world.of_type(events.BatchFailed)
+    world.runs_to_its_end()
+    assert world.error is None
+    assert world.results() == ids(4)
+
+
 def test_requeued_batches_go_one_by_one_to_workers_with_nothing_in_flight():
     world = started(1, tasks=6, workers=2)
     first, second = world.worker(0, 0), world.worker(0, 1)

@@ -236,6 +236,24 @@ def test_a_batch_that_dies_late_is_run_as_far_as_that_stage_and_its_attempts_cou
     assert attempts == [(1, (name,)), (1, (f"{name}_0", f"{name}_1", f"{name}_2")[1:2]), (1, (f"{name}_1",))]
 
 
+def test_a_worker_that_dies_before_it_notes_the_stage_sends_no_task_back():
+    """It notes the stage when it calls it: the batch that has just arrived is noted as of the first."""
+    world = World(1, 1, fused=True)
+    world.feed(ids(20))
+    world.all_set_up()
+    worker = GroupWorker(world, world.worker())
+    while not world.stages[1].queue:
+        worker.run_next(kept=0)
+    world.step()
+    batch = next(b for b in world.worker().in_flight.values() if b.stage is world.stages[1])
+    worker.dies(batch.batch_id, 0, 0)
+    (failed,) = world.of_type(events.BatchFailed)
+    assert failed.stage_index == 1
+    runs_to_its_end(world)
+    assert world.error is None
+    assert world.stages[0].done_tasks == 20
+
+
 def test_batches_grow_with_what_is_known_of_their_time():
     world = World(1, 1, fused=True, fixed=True)
     world.feed([f"{name}" for name in ids(200)])

@@ -28,6 +28,7 @@ from gpuexec.channel.messages import (
     Stopped,
     Work,
 )
+from gpuexec.channel.payload import SegmentRef
 from gpuexec.contract.allocation import Allocation, GpuShare
 from gpuexec.contract.phases import StagePhase
 from gpuexec.core.batch import Block, place_among_siblings
@@ -83,7 +84,9 @@ class SimulatedWorker:
             tasks: list[str] = []
             for part in message.slices:
                 if part is None or len(part) == 2:
-                    self.last_block = bytes(next(payloads)).decode().split(",")
+                    payload: Any = next(payloads)
+                    text = payload.segment if isinstance(payload, SegmentRef) else payload
+                    self.last_block = bytes(text).decode().split(",")
                 start, stop = (0, len(self.last_block)) if part is None else part[:2]
                 tasks += self.last_block[start:stop]
             for batch_id, count in zip(message.batch_ids, message.counts, strict=True):
@@ -127,8 +130,10 @@ class World:
         self.error: BaseException | None = None
         self.finished: list[tuple[bytes, Any]] = []
         self.refuse_starts = False
+        self.importing: set[int] = set()  # stages whose modules are not imported yet
         self.spilled = self.trimmed = 0
         self.put_away_groups: list[int] = []
+        self.free: list[Any] = []  # segments
         self._pids = itertools.count(1000)
         self._simulated: dict[int, SimulatedWorker] = {}
         self.policy = policy or RetryPolicy()
@@ -177,9 +182,11 @@ class World:
 
     # ---- ports -------------------------------------------------------------------------------------------
 
-    def start(self, worker: Worker) -> Started:
+    def start(self, worker: Worker) -> Started | None:
         if self.refuse_starts:
             raise StartRefused("no process")
+        if worker.stage.spec.index in self.importing:
+            return None
         self._simulated[worker.number] = SimulatedWorker(worker)
         return Started(next(self._pids), self.now)
 
@@ -213,6 +220,12 @@ class World:
     def spill(self, payload: Any) -> Any:
         self.spilled += 1
         return payload
+
+    def recycle(self, payload: Any) -> None:
+        self.free.append(payload.segment)
+
+    def spare(self, size: int) -> Any:
+        return SegmentRef(self.free.pop(), 0, size, exclusive=True) if self.free else None
 
     def put_away(self, parts: Any) -> Any:
         self.put_away_groups.append(len(parts))
@@ -316,8 +329,8 @@ class World:
         inside.unreported.append((batch_id, [[i] for i in ids] if outputs is None else [list(o) for o in outputs]))
         inside.processing = None
 
-    def reports(self, worker: Worker, count: int = 1000) -> None:
-        """A worker's results of up to ``count`` finished batches arrive."""
+    def reports(self, worker: Worker, count: int = 1000, *, holds: bool = False) -> None:
+        """A worker's results of up to ``count`` finished batches arrive. ``holds``: it has kept views of inputs."""
         inside = self.inside(worker)
         done = [inside.unreported.popleft() for _ in range(min(count, len(inside.unreported)))]
         if not done:
@@ -342,6 +355,7 @@ class World:
                 task_ids=ids,
                 parents=parents,
                 stats=stats.to_list(),
+                held=[batch_id for batch_id, _ in done] if holds else None,
                 payloads=tuple(p for p, size in zip(payloads, sizes, strict=True) if size),
             ),
         )
@@ -372,7 +386,7 @@ class World:
             inside.todo.clear()
         self.says(worker, Failed(phase, batch_id, names, str(error), "traceback", is_exit, halted))
 
-    def exits(self, worker: Worker, code: int = 0, *, stopped: bool | None = None) -> None:
+    def exits(self, worker: Worker, code: int = 0, *, stopped: bool | None = None, lost_template: bool = False) -> None:
         """A process ends. ``stopped``: it reports `Stopped` first, by default if it was told to stop and not killed."""
         inside = self.inside(worker)
         told = any(isinstance(message, Stop) for message in inside.received)
@@ -384,7 +398,8 @@ class World:
             self.reports(worker)
             self.says(worker, Stopped(0.01))
         current = inside.processing[0] if inside.processing is not None else None
-        self._guard(self.state.on_exit, worker, Exit(code, f"exit {code}", current, ("its last line",)), self.now)
+        exit_ = Exit(code, f"exit {code}", current, ("its last line",), lost_template=lost_template)
+        self._guard(self.state.on_exit, worker, exit_, self.now)
 
     def exits_as_told(self) -> None:
         """Every worker that was told to stop, or was killed, ends."""

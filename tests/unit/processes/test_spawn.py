@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import os
 
 import pytest
 
 from gpuexec.contract.allocation import Allocation
 from gpuexec.plan.model import WorkerGrant
-from gpuexec.processes.spawn import WorkerProcess, worker_environment
+from gpuexec.processes.spawn import WorkerProcess, spawn, worker_environment
 from gpuexec.processes.variables import THREAD_CAPS
 
 
@@ -37,7 +38,7 @@ def test_the_plan_alone_decides_about_gpus():
 
 @pytest.fixture
 def worker():
-    process = WorkerProcess("s-0", dict(os.environ))
+    process = WorkerProcess("s-0", functools.partial(spawn, env=dict(os.environ)))
     yield process
     process.process.kill()
     process.process.wait()

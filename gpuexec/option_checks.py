@@ -1,0 +1,68 @@
+"""What the values of options may be. A check returns what is wrong with a value, or ``None``."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Any
+
+_LOG_LEVELS = ("TRACE", "DEBUG", "INFO", "SUCCESS", "WARNING", "ERROR", "CRITICAL")  # loguru's, in any worker
+
+Check = Callable[[Any], str | None]  # returns what is wrong with a value, or None
+
+
+def at_least(low: float) -> Check:
+    """Return a check for numbers from ``low`` up."""
+
+    def check(value: Any) -> str | None:
+        return None if math.isfinite(value) and value >= low else f"must be a finite number >= {low:g}"
+
+    return check
+
+
+def above(low: float) -> Check:
+    """Return a check for numbers above ``low``."""
+
+    def check(value: Any) -> str | None:
+        return None if math.isfinite(value) and value > low else f"must be a finite number > {low:g}"
+
+    return check
+
+
+def fraction(value: Any) -> str | None:
+    """Check a number between 0 and 1."""
+    return None if 0 <= value <= 1 else "must lie between 0 and 1"
+
+
+def one_of(policy: type[StrEnum]) -> Check:
+    """Return a check for the values of a policy."""
+    choices = [member.value for member in policy]
+
+    def check(value: Any) -> str | None:
+        return None if value in choices else f"must be one of {', '.join(map(repr, choices))}"
+
+    return check
+
+
+def folder(otherwise: str) -> Check:
+    """Return a check for the name of a folder; ``otherwise`` says how to have none."""
+
+    def check(value: Any) -> str | None:
+        return None if value.strip() else f"must name a folder ({otherwise})"
+
+    return check
+
+
+def folder_or_nothing(value: Any) -> str | None:
+    """Check the name of a folder, or an empty text for none."""
+    return None if not value or value.strip() else "must name a folder"
+
+
+def log_level(value: Any) -> str | None:
+    """Check the name of one of loguru's levels."""
+    if value.upper() in _LOG_LEVELS:
+        return None
+    closest = difflib.get_close_matches(value.upper(), _LOG_LEVELS, n=1, cutoff=0.5)
+    return f"must be one of {', '.join(_LOG_LEVELS)}" + (f"; did you mean {closest[0]!r}?" if closest else "")
