@@ -114,8 +114,10 @@ class StageState:
 
     @property
     def has_unmeasured_work(self) -> bool:
-        """Whether a stage that has done no task yet has some to do. Nobody knows how long that will take."""
-        unmeasured = [member for member in self.members if not member.done_tasks]
+        """Whether a stage of a group has tasks to do of which nobody knows yet how long they take."""
+        if not self.is_fused:
+            return False
+        unmeasured = [member for member in self.members if not member.times.is_measured]
         if any(member.queue for member in unmeasured):
             return True
         batches = (batch for worker in self.workers.values() for batch in worker.in_flight.values())
