@@ -126,8 +126,7 @@ class StageState:
     @property
     def waiting_tasks(self) -> int:
         """Tasks queued before this stage, to be run again by it, or in flight since they were sent to it."""
-        batches = (batch for worker in self.lead.workers.values() for batch in worker.in_flight.values())
-        return len(self.queue) + self._requeued_tasks() + sum(batch.size for batch in batches if batch.stage is self)
+        return len(self.queue) + self._requeued_tasks() + self._tasks_in_flight()
 
     @property
     def group_done_tasks(self) -> int:
@@ -137,11 +136,10 @@ class StageState:
     def gauges(self) -> StageGauges:
         """Return the stage's counts at this moment, for display. Fused stages all show the workers of their group."""
         workers = self.lead.workers.values()
-        batches = (batch for worker in workers for batch in worker.in_flight.values())
         return StageGauges(
             done=self.done_tasks,
             queued=len(self.queue) + self._requeued_tasks(),
-            in_flight=sum(batch.size for batch in batches if batch.stage is self),
+            in_flight=self._tasks_in_flight(),
             workers=sum(worker.is_ready for worker in workers),
             starting=sum(worker.is_starting for worker in workers),
             finished=self.finished,
@@ -170,3 +168,8 @@ class StageState:
 
     def _requeued_tasks(self) -> int:
         return sum(batch.size for batch in self.requeued)
+
+    def _tasks_in_flight(self) -> int:
+        """Return the tasks at workers that were sent to this stage of the group."""
+        batches = (batch for worker in self.lead.workers.values() for batch in worker.in_flight.values())
+        return sum(batch.size for batch in batches if batch.stage is self)

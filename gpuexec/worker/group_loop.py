@@ -113,19 +113,9 @@ class GroupLoop(WorkerLoop):
         first.input_bytes += input_bytes
         last.send_s += done - processed
         last.output_bytes += output_bytes
-        totals = self._outbox.totals
-        totals.batches += 1
-        totals.tasks_in += count
-        totals.input_bytes += input_bytes
-        totals.output_bytes += output_bytes
-        totals.receive_s += began - received
-        totals.process_s += processed - began
-        totals.send_s += done - processed
-        totals.idle_s += received - self._idle_since
-        self._outbox.finish({}, self._peak_rss.read(done), done)
+        self._count_batch(count, (input_bytes, output_bytes), (received, began, processed, done))
         self._made = []  # so that nothing refers to the tasks
-        if not self._inbox.done():
-            self._outbox.note_held(batch_id)
+        self._finish_batch(batch_id, {}, done)
 
     # ---- through the stages --------------------------------------------------------------------------------
 

@@ -218,16 +218,27 @@ class WorkerLoop:
         if self._given_up_ids:
             self._outbox.note_failed(batch_id, parents_of(input_ids, self._given_up_ids))
         done = time.monotonic()
+        self._outbox.totals.items += items
+        self._count_batch(count, (input_bytes, output_bytes), (received, began, processed, done))
+        self._finish_batch(batch_id, metrics, done)
+
+    def _count_batch(self, count: int, sizes: tuple[int, int], times: tuple[float, float, float, float]) -> None:
+        """Add a batch of ``count`` tasks to the totals.
+
+        ``sizes``: bytes of inputs and outputs. ``times``: when it was received, unpickled, processed and returned.
+        """
         totals = self._outbox.totals
+        received, began, processed, done = times
         totals.batches += 1
         totals.tasks_in += count
-        totals.items += items
-        totals.input_bytes += input_bytes
-        totals.output_bytes += output_bytes
+        totals.input_bytes += sizes[0]
+        totals.output_bytes += sizes[1]
         totals.receive_s += began - received
         totals.process_s += processed - began
         totals.send_s += done - processed
         totals.idle_s += received - self._idle_since
+
+    def _finish_batch(self, batch_id: int, metrics: dict[str, float], done: float) -> None:
         self._outbox.finish(metrics, self._peak_rss.read(done), done)
         if not self._inbox.done():
             self._outbox.note_held(batch_id)
