@@ -411,7 +411,7 @@ def main() -> int:
     if isinstance(executor, LocalExecutor) and executor.last_report is not None:
         from rich.console import Console
 
-        from gpuexec.observe.report_table import stage_table
+        from gpuexec.report.table import stage_table
 
         Console().print(stage_table(executor.last_report))
     print(f"the documents are in {output.resolve()}")

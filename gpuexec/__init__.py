@@ -58,7 +58,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a test holds these names aga
     from gpuexec.errors import WorkerDied as WorkerDied
     from gpuexec.executors.inline import InlineExecutor as InlineExecutor
     from gpuexec.executors.local import LocalExecutor as LocalExecutor
-    from gpuexec.observe.report import RunReport as RunReport
+    from gpuexec.report.model import RunReport as RunReport
 
 _HOMES = {
     "contract.adapter": "BaseStageAdapter",
@@ -79,7 +79,7 @@ _HOMES = {
     ),
     "executors.inline": "InlineExecutor",
     "executors.local": "LocalExecutor",
-    "observe.report": "RunReport",
+    "report.model": "RunReport",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 

@@ -6,7 +6,8 @@ They are frozen. ``at`` is a time of the monotonic clock, in seconds; fields end
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
 
 from gpuexec.channel.messages import BatchStats, LogLine
 from gpuexec.plan.model import Plan
@@ -18,12 +19,44 @@ if TYPE_CHECKING:
     from gpuexec.plan.rebalance import ActionReason
 
 
+class StageFacts(Record):
+    """What a stage is and asks for. ``gpu_memory_gb`` is in GiB; ``num_workers`` is its own fixed count, if any."""
+
+    name: str
+    class_name: str
+    batch_size: int
+    cpus: float
+    gpus: float
+    gpu_memory_gb: float
+    num_workers: int | None
+
+
+class RunFacts(Record):
+    """What a run is.
+
+    ``run_id``: six hexadecimal digits. ``pipeline``: the pipeline's name; "pipeline" if the executor was called
+    without one. ``executor``: "local" or "inline".
+    ``options``: those that differ from the defaults. ``versions``: of this program's libraries, as far as they are
+    imported. ``node``: hostname, cpus, memory_bytes, platform.
+    """
+
+    run_id: str = ""
+    pipeline: str = "pipeline"
+    executor: str = "local"
+    options: Mapping[str, Any] = {}
+    versions: Mapping[str, str] = {}
+    node: Mapping[str, Any] = {}
+    stages: tuple[StageFacts, ...] = ()
+
+
 class RunStarted(Record):
-    """The plan is made; workers are about to start."""
+    """The plan is made; workers are about to start. ``posix_time``: the same moment as ``at``, in seconds."""
 
     at: float
     plan: Plan
     stage_names: tuple[str, ...]
+    facts: RunFacts = RunFacts()
+    posix_time: float = 0.0
 
 
 class TemplateLoaded(Record):
@@ -40,7 +73,10 @@ class TemplateLoaded(Record):
 
 
 class WorkerStarted(Record):
-    """A worker process was started; ``reason`` says why, in words. ``warm``: it was forked from a template."""
+    """A worker process was started; ``reason`` says why, in words. ``warm``: it was forked from a template.
+
+    ``gpus``: UUIDs of its GPUs.
+    """
 
     at: float
     stage_index: int
@@ -48,6 +84,7 @@ class WorkerStarted(Record):
     pid: int
     reason: str
     warm: bool = False
+    gpus: tuple[str, ...] = ()
 
 
 class WorkerLoaded(Record):
@@ -82,7 +119,10 @@ class WorkerReady(Record):
 
 
 class BatchesFinished(Record):
-    """A stage finished batches: one, or several tiny ones that one message reported."""
+    """A stage finished batches: one, or several tiny ones that one message reported.
+
+    ``slowest``: the ids of the first tasks of the longest of them, if it is among the longest of its stage so far.
+    """
 
     at: float
     stage_index: int
@@ -92,6 +132,33 @@ class BatchesFinished(Record):
     queued_s: float  # time in the stage's queue, summed over the input tasks
     in_worker_s: float  # from sending to the last result, transfer and prefetch included; summed over the batches
     stats: BatchStats
+    slowest: tuple[str, ...] = ()
+
+
+class TimeAccounted(Record):
+    """What a worker did from ``began`` to ``at``.
+
+    ``parts``: seconds by what they went to, values of ``core.worker_time.Work`` and ``IdleReason``. They add up to the
+    interval. A worker's intervals follow each other, from its spawn to its end.
+    """
+
+    at: float
+    stage_index: int
+    worker_id: str
+    began: float
+    parts: tuple[tuple[str, float], ...]
+
+
+class GpuTimeAccounted(Record):
+    """A GPU was busy with the batches of its workers from ``began`` to ``at``, or idle.
+
+    ``part``: "busy", or a value of ``core.worker_time.IdleReason``.
+    """
+
+    at: float
+    uuid: str
+    began: float
+    part: str
 
 
 class BatchFailed(Record):
@@ -160,11 +227,17 @@ class Gauged(Record):
 
 
 class StageTarget(Record):
-    """A stage's live workers, without those that are stopping, and how many it should have."""
+    """A stage's live workers, without those that are stopping, and how many it should have.
+
+    ``task_s``: measured seconds of a worker for one task; ``tasks``: how many tasks a source task becomes here.
+    ``None``: not measured yet.
+    """
 
     stage_index: int
     workers: int
     target: int
+    task_s: float | None = None
+    tasks: float | None = None
 
 
 class PlanDecided(Record):
@@ -174,6 +247,7 @@ class PlanDecided(Record):
     ``limit``: why the throughput cannot be higher. ``proven``: no other counts are better; otherwise the search was
     given up. ``reason``: why workers are started or stopped, or why not. ``stopped`` and ``started``: worker ids.
     ``gain_s``: expected seconds saved; ``None`` if a stage had no worker, since it would never have ended.
+    ``throughput``: expected source tasks a second at the target counts, ``None`` while no stage is measured.
     """
 
     at: float
@@ -185,6 +259,7 @@ class PlanDecided(Record):
     stopped: tuple[str, ...]
     started: tuple[str, ...]
     stages: tuple[StageTarget, ...]
+    throughput: float | None = None
 
 
 class WorkerLogged(Record):
@@ -242,6 +317,8 @@ RunEvent = (
     | NodeSetUp
     | WorkerReady
     | BatchesFinished
+    | TimeAccounted
+    | GpuTimeAccounted
     | BatchFailed
     | TasksQuarantined
     | WorkerStopped

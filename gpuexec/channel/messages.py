@@ -10,12 +10,14 @@ waits for ``Stop``, after others it continues with its next batch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 from gpuexec.channel.payload import Payload
 from gpuexec.contract.phases import StagePhase
+from gpuexec.histogram import Histogram, bin_of
 from gpuexec.records import Record, named_field
 
 
@@ -241,7 +243,11 @@ class BatchStats:
     """The cost of batches, measured in the worker and added up; times in seconds of the monotonic clock.
 
     Batches of a few milliseconds and more are reported one by one. Tiny ones are reported together, one message at a
-    time.
+    time. Of a stage that is fused with others, a batch is what the stage did with one task.
+
+    ``began``: when the first of the batches was received, ``ended``: when the last one was returned. ``longest_batch``
+    and ``longest_input``: which one took ``longest_s``, by its id and, of a fused stage, by the index of the batch's
+    input.
     """
 
     batches: int = 0
@@ -255,6 +261,29 @@ class BatchStats:
     idle_s: float = 0.0  # waiting for the batches
     rss_peak_bytes: int = 0  # highest resident memory of the worker so far
     metrics: dict[str, float] = field(default_factory=dict)  # the stage's own metrics and the GPU metrics
+    began: float = 0.0
+    ended: float = 0.0
+    shortest_s: float = math.inf  # ``process_s`` of one batch
+    longest_s: float = 0.0
+    longest_batch: int = -1
+    longest_input: int = 0
+    histogram: Histogram = field(default_factory=dict)  # of ``process_s`` of the batches
+
+    @classmethod
+    def from_list(cls, values: Sequence[Any]) -> BatchStats:
+        """Restore what `to_list` returned, after it was sent as JSON."""
+        *others, pairs = values
+        stats = cls(*others)
+        stats.histogram = dict(zip(pairs[::2], pairs[1::2], strict=True))
+        return stats
+
+    def note_time(self, seconds: float, batch_id: int, at_input: int = 0) -> None:
+        """Count the time that one batch was processed."""
+        number = bin_of(seconds)
+        self.histogram[number] = self.histogram.get(number, 0) + 1
+        self.shortest_s = min(self.shortest_s, seconds)
+        if seconds >= self.longest_s:
+            self.longest_s, self.longest_batch, self.longest_input = seconds, batch_id, at_input
 
     @property
     def busy_s(self) -> float:
@@ -262,8 +291,9 @@ class BatchStats:
         return self.receive_s + self.process_s + self.send_s
 
     def to_list(self) -> list[Any]:
-        """Return the fields as a list for ``Results.stats``."""
-        return [getattr(self, name) for name in self.__slots__]
+        """Return the fields as a list for ``Results.stats``. JSON has no numbers as keys, so the bins become pairs."""
+        *fields, _ = self.__slots__
+        return [*(getattr(self, name) for name in fields), [n for pair in self.histogram.items() for n in pair]]
 
 
 _ALL = (

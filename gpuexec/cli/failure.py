@@ -21,7 +21,7 @@ from gpuexec.observe.relay import failure_notice
 from gpuexec.private_folder import state_folder
 
 if TYPE_CHECKING:
-    from gpuexec.observe.report import RunReport
+    from gpuexec.report.model import RunReport
 
 MAX_ROWS = 24  # of a terminal, for the command's own output about a failure
 _MIN_TRACE_ROWS = 5
@@ -113,7 +113,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 def _table(report: RunReport | None, width: int) -> list[str]:
     if report is None or not report.stages:
         return []
-    from gpuexec.observe.report_table import stage_table
+    from gpuexec.report.table import stage_table
 
     return list(stage_table(report).lines(width))
 

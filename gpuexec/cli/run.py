@@ -13,7 +13,7 @@ from gpuexec.cli.target import load_pipeline, parse_options, parse_settings
 from gpuexec.errors import GpuexecError
 
 if TYPE_CHECKING:
-    from gpuexec.observe.report import RunReport
+    from gpuexec.report.model import RunReport
 
 _WITH_QUARANTINE = 3
 _INTERRUPTED = 130  # the exit status that shells report after Ctrl-C
@@ -93,7 +93,7 @@ def run(
 
 def _show_table(console: Console, report: RunReport | None) -> None:
     if report is not None and report.stages:
-        from gpuexec.observe.report_table import stage_table
+        from gpuexec.report.table import stage_table
 
         _show(console, stage_table(report))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gpuexec.contract.executor import BaseExecutor, execute_with_checkpoint
+from gpuexec.contract.pipeline_name import pipeline_named
 from gpuexec.contract.sentinels import EmptyTask
 from gpuexec.contract.stage import is_stage
 from gpuexec.contract.task import is_task
@@ -99,10 +100,11 @@ class Pipeline:
             for position, task in enumerate(initial_tasks):
                 if is_task(task) and not isinstance(task, EmptyTask):  # the executor refuses anything else
                     task._set_task_id("0", position)
-        if checkpoint_path is None:
-            tasks: list[Any] | None = executor.execute(self.stages, initial_tasks)
-            return tasks
-        return execute_with_checkpoint(executor, self.stages, initial_tasks, checkpoint_path)
+        with pipeline_named(self.name):
+            if checkpoint_path is None:
+                tasks: list[Any] | None = executor.execute(self.stages, initial_tasks)
+                return tasks
+            return execute_with_checkpoint(executor, self.stages, initial_tasks, checkpoint_path)
 
     def run_iter(self, executor: Any = None, initial_tasks: Iterable[Any] | None = None) -> Generator[Any, None, None]:
         """Build the pipeline, run it (on a ``LocalExecutor`` by default) and yield its tasks as they are finished.
@@ -113,7 +115,8 @@ class Pipeline:
         _check_executor(executor)
         if executor is None:
             executor = importlib.import_module("gpuexec.executors.local").LocalExecutor()
-        tasks: Generator[Any, None, None] = executor.execute_iter(self.stages, initial_tasks)
+        with pipeline_named(self.name):
+            tasks: Generator[Any, None, None] = executor.execute_iter(self.stages, initial_tasks)
         return tasks
 
     def __repr__(self) -> str:

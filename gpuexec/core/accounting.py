@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Sequence
 
 from gpuexec import events
@@ -12,6 +13,8 @@ from gpuexec.core.worker import Worker
 
 Emit = Callable[[events.RunEvent], None]
 
+_SLOWEST_KEPT = 20  # batches of a stage whose tasks are named
+_TASKS_NAMED = 3  # of each
 _TASKS_WITHOUT_OUTPUT = 100  # after so many, the stage's author may have forgotten to return them
 
 
@@ -49,9 +52,24 @@ def account(
                 queued_s=sum(batch.queued_s for batch in own),
                 in_worker_s=stats.busy_s + transfer_s,
                 stats=stats,
+                slowest=_tasks_of_slowest(stage, completed, stats),
             )
         )
         transfer_s = 0.0  # it was one for all stages of the group
+
+
+def _tasks_of_slowest(stage: StageState, completed: Sequence[Batch], stats: BatchStats) -> tuple[str, ...]:
+    """Return the ids of the first tasks of the longest batch, if it is among the longest of the stage so far."""
+    longest = stage.longest_s
+    if len(longest) >= _SLOWEST_KEPT and stats.longest_s <= longest[0]:
+        return ()
+    batch = next((batch for batch in completed if batch.batch_id == stats.longest_batch), None)
+    if batch is None:
+        return ()
+    heapq.heappush(longest, stats.longest_s)
+    if len(longest) > _SLOWEST_KEPT:
+        heapq.heappop(longest)
+    return batch.task_ids[stats.longest_input : stats.longest_input + (1 if stage.is_fused else _TASKS_NAMED)]
 
 
 def _hint_at_no_output(stage: StageState, emit: Emit) -> None:

@@ -16,7 +16,6 @@ stage made many tasks of one, waits in the queue of the stage that it has reache
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Sequence
 
 from gpuexec import events
@@ -26,6 +25,7 @@ from gpuexec.core import decide
 from gpuexec.core.accounting import account
 from gpuexec.core.attempts import AttemptEvent, halve
 from gpuexec.core.batch import Batch, Block, BlockSlice, OrderedTask, output_paths
+from gpuexec.core.batch_waits import BatchWaits
 from gpuexec.core.between_phases import BetweenPhases
 from gpuexec.core.lineage import Lineage, NoLineage
 from gpuexec.core.memory_hold import MemoryHold
@@ -33,6 +33,7 @@ from gpuexec.core.ports import Payloads, Processes
 from gpuexec.core.segment_loans import SegmentLoans
 from gpuexec.core.stage import StageState
 from gpuexec.core.worker import Worker
+from gpuexec.core.worker_time import IdleReason, WorkerTimes
 from gpuexec.records import Record
 
 RaisedTask = tuple[Batch, Failed, BlockSlice]
@@ -59,8 +60,10 @@ class Dispatcher:
         payloads: Payloads,
         lineage: Lineage | NoLineage,
         emit: Callable[[events.RunEvent], None],
+        times: WorkerTimes,
     ) -> None:
         self._stages = stages
+        self._times = times
         self._active: Sequence[StageState] = ()
         self._limits = limits
         self._processes = processes
@@ -68,7 +71,7 @@ class Dispatcher:
         self._lineage = lineage
         self._emit = emit
         self._finished: list[OrderedTask] = []
-        self._waits_since = -math.inf  # the earliest time from which a batch's wait counts
+        self.waits = BatchWaits()
         self._batch_ids = itertools.count()
         self._between = BetweenPhases(limits, payloads)
         self.hold = MemoryHold(emit)
@@ -149,11 +152,22 @@ class Dispatcher:
             waiting = sum(-(-len(member.queue) // size) for member in stage.members)
         else:
             size = view.batch_size
-            waiting = decide.batches_ready(view, rest_is_due=self._rest_is_due(stage, ready, now)) - view.requeued
+            waiting = decide.batches_ready(view, rest_is_due=self.waits.is_over(stage, ready, now)) - view.requeued
         dealt = decide.share_out(waiting, in_flight, limit)
         for worker, count in zip(ready, dealt, strict=True):
             if count:
                 self._send_work(worker, [self._cut_batch(stage, size, now) for _ in range(count)], now)
+
+    def why_idle(self, stage: StageState, now: float) -> IdleReason:
+        """Return why the stage's workers that have no batch get none."""
+        if self.hold.holds(stage):
+            return IdleReason.MEMORY_PRESSURE
+        following = self.following(stage)
+        if stage.has_waiting and following is not None and not self._has_free_space(following):
+            return IdleReason.OUTPUT_FULL
+        if any(batch.not_before > now for member in stage.members for batch in member.requeued):
+            return IdleReason.RETRY_DELAY
+        return IdleReason.NO_INPUT
 
     def _fused_batch_size(self, stage: StageState, waiting: int, workers: int) -> int:
         if stage.spec.limits.max_batches_per_worker is not None:
@@ -164,27 +178,6 @@ class Dispatcher:
         if self.hold.limits_prefetch_of(stage) or stage.has_unmeasured_work:
             return 1
         return decide.prefetch_limit(stage.group_times.batch_s, stage.group_times.batch_bytes)
-
-    def restart_waits(self, now: float) -> None:
-        """Count from now how long tasks wait for a full batch: nothing was taken in while the caller was busy."""
-        self._waits_since = now
-
-    def next_due(self, now: float) -> float | None:
-        """Return when the next batch that is not full shall go. Those that are due wait for something else."""
-        dues = [due for due in map(self._rest_due_at, self._active) if due is not None and due > now]
-        return min(dues, default=None)
-
-    def _rest_is_due(self, stage: StageState, ready: Sequence[Worker], now: float) -> bool:
-        """Return whether a batch that is not full goes now. Where every worker is busy, waiting costs nothing."""
-        due = self._rest_due_at(stage)
-        return due is not None and now >= due and any(not worker.in_flight for worker in ready)
-
-    def _rest_due_at(self, stage: StageState) -> float | None:
-        """Return when the tasks before a stage go as a batch that is not full; ``None`` where that is not the case."""
-        queue, wait_s = stage.queue, stage.spec.limits.batch_wait_s
-        if wait_s is None or stage.upstream_done or not 0 < len(queue) < stage.batch_size:
-            return None
-        return max(queue.oldest_at, self._waits_since) + wait_s
 
     def _send_requeued(self, stage: StageState, ready: list[Worker], now: float) -> list[Worker]:
         """Send requeued batches, each alone to a worker with nothing in flight; return the workers left for others.
@@ -241,6 +234,7 @@ class Dispatcher:
             if batch.lifecycle is not None:
                 batch.lifecycle.advance(AttemptEvent.SENT)
             worker.assign(batch, now)
+            self._times.sent(worker, now)
             for block, start, stop in batch.slices:
                 if stop - start == len(block.task_ids):
                     slices.append(None)
@@ -334,11 +328,14 @@ class Dispatcher:
         if later is not None and later.spilled_bytes > spilled:
             self._emit(events.PayloadsSpilled(now, later.spec.index, later.spilled_bytes - spilled))
         if results.stats is not None:
-            totals = BatchStats(*results.stats)
+            totals = BatchStats.from_list(results.stats)
             made = [(0, sum(batch.tasks_out for batch in completed), totals)]
             if lead.is_fused:
-                made = [(stage, count, BatchStats(*stats)) for stage, count, *stats in results.stage_stats or ()]
+                made = [
+                    (stage, count, BatchStats.from_list(stats)) for stage, count, *stats in results.stage_stats or ()
+                ]
             account(worker, completed, totals, made, now, self._emit)
+            self._times.done(worker, totals.busy_s, totals.ended, now)
         return raised
 
     def _complete(self, batch: Batch, held: Sequence[int] | None) -> list[RaisedTask]:

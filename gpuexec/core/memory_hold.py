@@ -36,12 +36,16 @@ class MemoryHold:
 
     def applies_to(self, stage: StageState) -> bool:
         """Return whether a stage that could take tasks waits because memory is short. The first time, say so."""
-        if not (self.is_on and stage is self._active[0] and self._others_have_work(stage)):
+        if not self.holds(stage):
             return False
         if not self._told:
             self._told = True
             self._emit(events.Noticed(f"pausing intake of {self._intake()}: {self._reason}"))
         return True
+
+    def holds(self, stage: StageState) -> bool:
+        """Return whether a stage would wait because memory is short, if it could take tasks."""
+        return self.is_on and stage is self._active[0] and self._others_have_work(stage)
 
     def limits_prefetch_of(self, stage: StageState) -> bool:
         """Return whether a stage gets one batch at a time: the others get to work as soon as it is done."""

@@ -13,8 +13,9 @@ from gpuexec.core.ports import Processes, Surroundings
 from gpuexec.core.stage import StageState
 from gpuexec.core.termination import Terminator
 from gpuexec.core.worker import EndReason, Exit, Worker, WorkerEvent, WorkerState
+from gpuexec.core.worker_time import IdleReason, WorkerTimes
 from gpuexec.errors import GpusLost, StartRefused
-from gpuexec.plan.model import WorkerGrant
+from gpuexec.plan.model import WorkerGrant, next_worker_id
 
 _REFUSED_PAUSE_S = 5.0  # before the system is asked again for a process that it refused
 
@@ -22,7 +23,8 @@ _REFUSED_PAUSE_S = 5.0  # before the system is asked again for a process that it
 class WorkerPool:
     """The workers of all stages.
 
-    ``max_parallel_setups``: workers of the node that may run ``setup`` at once.
+    ``max_parallel_setups``: workers of the node that may run ``setup`` at once. ``worker_ids``: all that were given so
+    far; no two processes of a run have the same.
     """
 
     def __init__(
@@ -34,6 +36,7 @@ class WorkerPool:
         surroundings: Surroundings,
         max_parallel_setups: int,
         emit: Callable[[events.RunEvent], None],
+        times: WorkerTimes,
     ) -> None:
         self._stages = stages
         self._processes = processes
@@ -41,11 +44,13 @@ class WorkerPool:
         self._surroundings = surroundings
         self._max_parallel_setups = max_parallel_setups
         self._emit = emit
+        self._times = times
         self._numbers = itertools.count()
         self._gpu_memory_before: dict[int, dict[str, int]] = {}
         self._cordoned: dict[str, str] = {}  # GPU UUID → its fault
         self._refused_until: dict[int, float] = {}  # when a stage may ask for a worker again, by its index
         self._told_of_refusal: set[int] = set()  # indices of stages
+        self.worker_ids = {grant.worker_id for stage in stages for grant in stage.pending_grants}
 
     @property
     def workers(self) -> Iterator[Worker]:
@@ -118,10 +123,18 @@ class WorkerPool:
             return False
         worker.spawned_at = started.at
         stage.workers[worker_id] = worker
+        self._times.started(worker, started.at)
         self._emit(
-            events.WorkerStarted(started.at, stage.spec.index, worker_id, started.pid, str(reason), warm=started.warm)
+            events.WorkerStarted(
+                started.at, stage.spec.index, worker_id, started.pid, str(reason), started.warm, worker.gpus
+            )
         )
         return True
+
+    def _new_id(self, replaced: str) -> str:
+        """Return the id of a replacement. Stages name files after it, so no two processes of a run have the same."""
+        self.worker_ids.add(name := next_worker_id(replaced.rpartition("-")[0], self.worker_ids))
+        return name
 
     def permit_setups(self, now: float) -> None:
         """Let workers begin their set-up as their turn comes."""
@@ -136,6 +149,9 @@ class WorkerPool:
                 worker.advance(WorkerEvent.SETUP_SENT)
                 worker.setup_sent_at = now
                 self._processes.send(worker, SetUpOnNode() if worker.node_setup else SetUp())
+                self._times.idle(worker, IdleReason.SETTING_UP, now)
+            elif any(uuid in gpus for gpus in running for uuid in worker.gpus):
+                self._times.idle(worker, IdleReason.NO_GPU_ROOM, now)
 
     # ---- draining --------------------------------------------------------------------------------------
 
@@ -182,7 +198,8 @@ class WorkerPool:
             if worker.end_reason is EndReason.NODE_READY:
                 self._note_node_setup(stage, worker, now)
         elif replaced and not (stage.finished or self._is_cordoned(worker.grant)):
-            stage.pending_grants.appendleft(worker.grant)
+            grant = worker.grant.renamed(self._new_id(worker.grant.worker_id))
+            stage.pending_grants.appendleft(grant)
         self._emit(
             events.WorkerStopped(
                 now,

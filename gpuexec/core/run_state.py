@@ -26,6 +26,7 @@ from gpuexec.core.recovery import Recovery
 from gpuexec.core.stage import StageState
 from gpuexec.core.termination import Terminator
 from gpuexec.core.worker import UNEXPECTED, EndReason, Exit, ExitReport, Worker, WorkerEvent, WorkerState
+from gpuexec.core.worker_time import IdleReason, WorkerTimes
 from gpuexec.errors import ResultNotPicklable
 
 _STILL_RUNNING = "a thread of the stage, or an exit handler, went on. End it in teardown(), or make the thread a daemon"
@@ -56,8 +57,9 @@ class RunState:
         self.stages = stages
         self.active: Sequence[StageState] = ()
         self.terminator = terminator
+        self.times = WorkerTimes(emit)
         self.dispatcher = Dispatcher(
-            stages, queue_limits, processes=processes, payloads=payloads, lineage=lineage, emit=emit
+            stages, queue_limits, processes=processes, payloads=payloads, lineage=lineage, emit=emit, times=self.times
         )
         self.pool = WorkerPool(
             stages,
@@ -66,6 +68,7 @@ class RunState:
             surroundings=surroundings,
             max_parallel_setups=max_parallel_setups,
             emit=emit,
+            times=self.times,
         )
         self._recovery = Recovery(stages, dispatcher=self.dispatcher, surroundings=surroundings, emit=emit)
         self._make_error = make_error
@@ -90,6 +93,19 @@ class RunState:
                 self.pool.stop_drained(stage, now)
                 self.pool.start_workers(stage, now)
                 self.dispatcher.send_batches(stage, now)
+            self._note_idle(stage, now)
+
+    def _note_idle(self, stage: StageState, now: float) -> None:
+        """Account the time of workers that do nothing."""
+        reason = None
+        for worker in stage.workers.values():
+            if worker.in_flight or worker.is_starting:
+                continue
+            if worker.is_ready:
+                reason = reason or self.dispatcher.why_idle(stage, now)
+                self.times.idle(worker, reason, now)
+            else:
+                self.times.idle(worker, IdleReason.DRAINING, now)
 
     @property
     def phase_is_over(self) -> bool:
@@ -109,7 +125,7 @@ class RunState:
 
     def stop_all(self, now: float, *, within_s: float) -> None:
         """End the run, but let every worker finish the batches it has, within ``within_s`` seconds."""
-        self._end()
+        self._end(now)
         for worker in list(self.pool.workers):
             self.terminator.stop(worker, EndReason.RUN_ENDED, now, within_s=within_s)
 
@@ -118,15 +134,18 @@ class RunState:
 
         ``None``: within its stage's ``stop_timeout_s``.
         """
-        self._end()
+        self._end(now)
         for worker in list(self.pool.workers):
             # An idle worker is outside the stage's code, and so is one whose stage has raised.
             busy = worker.is_setting_up or (bool(worker.in_flight) and worker.failed_at is None)
             self.terminator.stop(worker, EndReason.RUN_ENDED, now, interrupt=busy, within_s=within_s)
 
-    def _end(self) -> None:
+    def _end(self, now: float) -> None:
         self._ending = True
         self.dispatcher.end()
+        for worker in self.pool.workers:
+            if not worker.in_flight:
+                self.times.idle(worker, IdleReason.DRAINING, now)
 
     # ---- what workers say ----------------------------------------------------------------------------------
 
@@ -145,6 +164,7 @@ class RunState:
             case Ready():
                 worker.advance(WorkerEvent.SETUP_DONE)
                 worker.ready_at = now
+                self.times.idle(worker, IdleReason.NO_INPUT if worker.is_ready else IdleReason.DRAINING, now)
                 if worker.state in (WorkerState.READY, WorkerState.DRAINING):  # not: after its timeout, or told to stop
                     worker.stage.group_times.add_startup(now - worker.spawned_at)
                     self._recovery.setup_done(worker)
@@ -190,6 +210,7 @@ class RunState:
         if failed.halted:
             self._recovery.requeue_batches(worker)
             self.terminator.stop(worker, None, now)
+        self.times.lost(worker, now)
 
     # ---- what happens to processes ---------------------------------------------------------------------------
 
@@ -202,6 +223,7 @@ class RunState:
             worker.advance(WorkerEvent.KILL_SENT, EndReason.TEMPLATE_LOST)  # its batches are not at fault
         rule, phase, killed = worker.exit_rule(), worker.phase, worker.state is WorkerState.KILLED
         stopped_cleanly = worker.teardown_s is not None and worker.end_reason is not None
+        self.times.ended(worker, now)
         self.pool.remove(worker, exit_, now)
         if self._ending:
             return

@@ -92,6 +92,7 @@ class StageState:
         self.memory_out = 0  # bytes of memory that outputs of its batches in flight take, if they are for a later phase
         self.spills = False  # what is put before it now goes to disk
         self.spilled_bytes = 0  # of what waited before it
+        self.longest_s: list[float] = []  # of its longest batches, a heap
         self.times = ServiceTimes()
         self.group_times = self.times  # of a lead: of batches, through all stages of its group
         if lead is not None:

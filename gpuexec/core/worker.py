@@ -176,9 +176,8 @@ class Timeout:
 class Worker:
     """A worker from spawn to reap. Times are seconds of the monotonic clock.
 
-    ``number``: unique in the run, while ``worker_id`` is used again by a replacement. ``node_setup``: the process runs
-    ``setup_on_node`` only. ``grant_withdrawn``: the autoscaler has given its share to others, so it is not replaced,
-    however it ends.
+    ``number`` and ``worker_id`` are unique in the run. ``node_setup``: the process runs ``setup_on_node`` only.
+    ``grant_withdrawn``: the autoscaler has given its share to others, so it is not replaced, however it ends.
     """
 
     number: int

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpuexec.channel.perf_identity import PERF_IDENTITY
 from gpuexec.contract import composite, executor, sentinels, stage, task
+from gpuexec.contract.pipeline_name import pipeline_named
 from gpuexec.curator.origin import STAGE_MODULE
 from gpuexec.errors import ConfigurationError
 
@@ -78,6 +79,16 @@ def _register_pipeline(module: Any) -> None:
         setattr(pipeline, _RUN_WITH_CHECKPOINT, _with_our_journal(getattr(pipeline, _RUN_WITH_CHECKPOINT)))
     elif "checkpoint_path" in inspect.signature(pipeline.run).parameters:
         pipeline.run = _refusing_checkpoint_path(pipeline.run)
+    pipeline.run = _naming_the_pipeline(pipeline.run)
+
+
+def _naming_the_pipeline(run: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(run)
+    def run_named(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with pipeline_named(str(self.name)):
+            return run(self, *args, **kwargs)
+
+    return run_named
 
 
 def _with_our_journal(run: Callable[..., Any]) -> Callable[..., Any]:

@@ -54,7 +54,6 @@ class Autoscaler:
         self._not_before = 0.0
         self._changed_at = -math.inf
         self._stop_rounds = 0
-        self._worker_ids: set[str] = set()  # of all workers so far
         self._times: dict[int, tuple[float, float]] = {}  # seconds busy and idle, by stage index, as of the last cycle
         self._last_outcome: tuple[object, ...] | None = None
 
@@ -67,7 +66,6 @@ class Autoscaler:
         self._has_news, self._awaits_stats, self._due_at = False, True, math.inf
         self._changed_at, self._stop_rounds = -math.inf, 0
         self._last_outcome = None
-        self._worker_ids |= {grant.worker_id for stage in active for grant in stage.pending_grants}
 
     def batches_finished(self) -> None:
         """Note that there are new stats."""
@@ -125,7 +123,7 @@ class Autoscaler:
             self._allocator.without(self._pool.cordoned),
             tasks_left=self._tasks_left(),
             idle_shares=idle_shares,
-            taken_ids=self._worker_ids,
+            taken_ids=self._pool.worker_ids,
             since_change_s=now - self._changed_at,
             stop_rounds=self._stop_rounds,
         )
@@ -152,6 +150,6 @@ class Autoscaler:
         for stop in proposal.stops:
             self._pool.drain(by_index[stop.stage_index], stop.worker_id, now)
         for start in proposal.starts:
-            self._worker_ids.add(start.grant.worker_id)
+            self._pool.worker_ids.add(start.grant.worker_id)
             if not self._pool.add(by_index[start.grant.stage_index], start.grant, str(start.reason), now):
                 self._not_before = now + _REFUSED_PAUSE_S

@@ -54,9 +54,16 @@ class Evaluation:
             stopped=tuple(stop.worker_id for stop in self.proposal.stops),
             started=tuple(start.grant.worker_id for start in self.proposal.starts),
             stages=tuple(
-                events.StageTarget(stage_index=s.request.stage_index, workers=len(s.grants), target=target)
+                events.StageTarget(
+                    stage_index=s.request.stage_index,
+                    workers=len(s.grants),
+                    target=target,
+                    task_s=s.task_s,
+                    tasks=s.tasks,
+                )
                 for s, target in zip(self.snapshots, self.balance.counts, strict=True)
             ),
+            throughput=self.balance.throughput,
         )
 
     def stop_notice(self) -> str:

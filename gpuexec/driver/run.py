@@ -22,6 +22,7 @@ from gpuexec.core.run_state import RunState
 from gpuexec.core.stage import StageSpec, StageState
 from gpuexec.core.termination import Terminator
 from gpuexec.core.worker import Worker
+from gpuexec.core.worker_time import IdleReason
 from gpuexec.driver import exceptions
 from gpuexec.driver.autoscaler import Autoscaler
 from gpuexec.driver.blocks import InitialBlocks
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 
 _COLLECT_AFTER = 100_000  # objects allocated more than freed
 _BUSY_CALLER_S = 0.01  # a caller that takes longer over its tasks keeps the run waiting
+_PAUSE_S = 0.001  # shorter ones are not accounted
 _SEGMENT_SHARE = 4  # a quarter of the descriptor limit may be tasks in segments, all queues together
 
 
@@ -92,7 +94,8 @@ class Run:
         node_id: str,
         base_env: Mapping[str, str],
         observers: Sequence[events.Observer],
-        gauge_every_s: float | None,
+        facts: events.RunFacts,
+        gauge_every_s: float,
         gpu_used: Callable[[Sequence[str]], dict[str, int]],
         on_grants: Callable[[list[WorkerGrant]], None],
         capsules: CapsuleKeeper,
@@ -105,11 +108,13 @@ class Run:
         self._checkpoint = checkpoint
         self._cancellation = cancellation
         self._emit = Observers(observers).emit
+        self._facts = facts
         self._gauge_every_s = gauge_every_s
         self._next_gauge = 0.0
         self._advanced_at = 0.0
         self._initial_tasks = initial_tasks
         self._processes = WorkerProcesses(
+            run_id=facts.run_id,
             node_id=node_id,
             base_env=base_env,
             on_grants=on_grants,
@@ -168,7 +173,8 @@ class Run:
             cleanup.callback(self._payloads.close)
             cleanup.callback(self._processes.kill_all)
             try:
-                self._emit(events.RunStarted(time.monotonic(), self._plan, tuple(s.name for s in self._specs)))
+                names = tuple(spec.name for spec in self._specs)
+                self._emit(events.RunStarted(time.monotonic(), self._plan, names, self._facts, time.time()))
                 if self._checkpoint.start_note is not None:
                     self._emit(events.Noticed(self._checkpoint.start_note, "INFO"))
                 self._processes.prepare(stage for stage in self._state.stages if stage.lead is stage)
@@ -234,6 +240,7 @@ class Run:
         if self._gpus is not None:
             self._gpus.report(interrupted=interrupted)
         self._checkpoint.close(error)
+        self._state.times.report_gpus(time.monotonic())
         self._emit(events.RunEnded(time.monotonic(), error, interrupted))
 
     # ---- the loop ----------------------------------------------------------------------------------------
@@ -257,15 +264,25 @@ class Run:
                         f"this run belongs to process {self._pid}, which has forked this one ({os.getpid()}): take its "
                         "tasks there"
                     )
-                taken_at = time.monotonic()
-                self._state.terminator.restart_timeouts(handed_over_at, taken_at)
-                if taken_at - handed_over_at > _BUSY_CALLER_S:
-                    self._state.dispatcher.restart_waits(taken_at)
+                self._note_return_of_caller(handed_over_at, time.monotonic())
+            began = time.monotonic()
             self._checkpoint.commit()  # the caller has the finished tasks
             now = time.monotonic()
+            self._note_pause(IdleReason.CHECKPOINT_WRITE, began, now)
             self._state.terminator.check(self._processes.workers, now)
             self._memory.check(now)
             self._gauge_if_due(now)
+
+    def _note_return_of_caller(self, since: float, now: float) -> None:
+        self._state.terminator.restart_timeouts(since, now)
+        if now - since > _BUSY_CALLER_S:
+            self._state.dispatcher.waits.restart(now)
+        self._note_pause(IdleReason.CALLER_NOT_READING, since, now)
+
+    def _note_pause(self, reason: IdleReason, since: float, now: float) -> None:
+        """Account a time in which nothing was sent to workers, nor taken from them."""
+        if now - since > _PAUSE_S:
+            self._state.times.not_listening(self._processes.workers, reason, since, now)
 
     def _advance(self) -> None:
         self._blocks.feed(self._state.dispatcher)
@@ -277,9 +294,9 @@ class Run:
     def _seconds_to_wait(self) -> float:
         now = time.monotonic()
         times = [
-            self._state.dispatcher.next_due(self._advanced_at),
+            self._state.dispatcher.waits.next_due(self._state.active, self._advanced_at),
             self._state.terminator.next_due(self._processes.workers),
-            self._next_gauge or None,
+            self._next_gauge,
             self._autoscaler.next_cycle(),
             self._state.dispatcher.next_retry(time.monotonic()),
             self._memory.next_check,
@@ -322,9 +339,10 @@ class Run:
         return error
 
     def _gauge_if_due(self, now: float) -> None:
-        if self._gauge_every_s is None or now < self._next_gauge:
+        if now < self._next_gauge:
             return
         self._next_gauge = now + self._gauge_every_s
+        self._state.times.report_gpus(now)
         self._emit(events.Gauged(now, tuple(stage.gauges() for stage in self._state.stages)))
 
 

@@ -58,6 +58,7 @@ class WorkerProcesses:
     def __init__(
         self,
         *,
+        run_id: str,
         node_id: str,
         base_env: Mapping[str, str],
         on_grants: Callable[[list[WorkerGrant]], None],
@@ -66,6 +67,7 @@ class WorkerProcesses:
         announcement: Payload | None = None,
         warm: WarmOptions | None = None,
     ) -> None:
+        self._run_id = run_id
         self._node_id = node_id
         self._base_env = base_env
         self._folder = working_directory()  # the caller may change it while the run goes on
@@ -127,7 +129,7 @@ class WorkerProcesses:
                 return None
         message = Start(
             stages=[spec.name for spec in specs],
-            worker_id=worker.worker_id,
+            worker_id=f"{worker.worker_id}-{self._run_id}",
             node_id=self._node_id,
             allocation=grant.allocation.to_dict(),
             sys_path=[os.fspath(entry) for entry in sys.path if isinstance(entry, str | os.PathLike)],

@@ -16,15 +16,18 @@ from gpuexec.config import ExecutorConfig, merged_options
 from gpuexec.contract.executor import BaseExecutor, NodeInfo, WorkerMetadata
 from gpuexec.curator import adapters, registration, stage_facts
 from gpuexec.errors import ConfigurationError
+from gpuexec.events import Observer
 from gpuexec.executors.copies import own_copy
 from gpuexec.executors.initial_tasks import initial_tasks_for
 from gpuexec.executors.inline_events import InlineEvents
 from gpuexec.executors.option_repr import changed_options, executor_repr
 from gpuexec.executors.prepare import prepare
-from gpuexec.executors.progress import progress_for
+from gpuexec.executors.progress import checked_observers, progress_for
+from gpuexec.executors.run_facts import run_facts
 from gpuexec.naming import abbreviated
-from gpuexec.observe.report import ReportBuilder, RunReport
 from gpuexec.plan.model import WorkerGrant
+from gpuexec.report.builder import ReportBuilder
+from gpuexec.report.model import RunReport
 from gpuexec.stage.environment import env_vars_for, temporary_environment
 from gpuexec.stage.seeds import random_states_kept, seeded
 from gpuexec.stage.session import StageSession
@@ -62,13 +65,22 @@ class InlineExecutor(BaseExecutor):
     Stages and tasks are copied, as sending them to a worker would do, so the caller's stay as they were. Like there,
     ``setup_on_node`` is called on a copy of its own: what it sets on the stage does not reach ``process``.
 
+    ``observers``: get every event of every run, see ``gpuexec.events``.
     ``last_report``: the report of the latest run, also after a failure; ``None`` before the first.
     ``options``: the validated options. ``config``: the ``config`` mapping merged with the keywords, as given.
     """
 
-    def __init__(self, config: Mapping[str, Any] | None = None, ignore_head_node: bool = False, **options: Any) -> None:
+    def __init__(
+        self,
+        config: Mapping[str, Any] | None = None,
+        ignore_head_node: bool = False,
+        *,
+        observers: Sequence[Observer] = (),
+        **options: Any,
+    ) -> None:
         super().__init__(merged_options(config, options), ignore_head_node)
         self.options = ExecutorConfig.create(self.config)
+        self.observers = checked_observers(observers)
         self.last_report: RunReport | None = None
         _refuse_checkpoint(self.options)
         _warn_of_options_without_effect(self.options)
@@ -88,7 +100,8 @@ class InlineExecutor(BaseExecutor):
         self.last_report = builder.report
         progress, gauge_every_s = progress_for(self.options)
         names = [demand.name for demand in prepared.demands]
-        run = InlineEvents(prepared.plan, names, [builder, *progress], gauge_every_s)
+        facts = run_facts("inline", prepared, self.options)
+        run = InlineEvents(prepared.plan, names, facts, [builder, *progress, *self.observers], gauge_every_s)
         try:
             with random_states_kept(self.options.task_seed):
                 for index, stage in enumerate(prepared.stages):
@@ -118,13 +131,14 @@ class InlineExecutor(BaseExecutor):
                     for start in range(0, len(tasks), size):
                         run.gauge_if_due(index, len(tasks) - start)
                         batch = tasks[start : start + size]
-                        count = len(batch)
+                        task_ids = [task.task_id for task in batch]
                         if index == 0:
                             batch = own_copy(batch)  # the caller's
                         began = time.monotonic()
                         with _noted(session, batch):
                             made = session.process(batch)
-                        run.batch_done(index, grant.worker_id, began, (count, len(made)), session.adapter.last_stats)
+                        stats = session.adapter.last_stats
+                        run.batch_done(index, grant.worker_id, began, task_ids, len(made), stats)
                         outputs += made
                     began = time.monotonic()
                     session.tear_down()

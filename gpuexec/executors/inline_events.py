@@ -9,26 +9,39 @@ from typing import Any
 
 from gpuexec import events
 from gpuexec.channel.messages import BatchStats
+from gpuexec.core.worker_time import IdleReason, Work
+from gpuexec.driver.observers import Observers
 from gpuexec.plan.model import Plan
+
+_REPORT_EVERY_S = 0.5
+_TASKS_NAMED = 3  # of a slow batch
 
 
 class InlineEvents:
-    """Emits the events of one run. ``gauge_every_s``: seconds between gauges, ``None`` for none."""
+    """Emits the events of one run. ``gauge_every_s``: seconds between gauges."""
 
     def __init__(
-        self, plan: Plan, names: Sequence[str], observers: Sequence[events.Observer], gauge_every_s: float | None
+        self,
+        plan: Plan,
+        names: Sequence[str],
+        facts: events.RunFacts,
+        observers: Sequence[events.Observer],
+        gauge_every_s: float,
     ) -> None:
-        self._observers = observers
+        self._emit = Observers(observers).emit
+        self._since = self._began = 0.0  # from when on this process's time is not accounted, and not reported
+        self._parts: dict[str, float] = {}
         self._gauge_every_s = gauge_every_s
         self._next_gauge = 0.0
         self._done = [0] * len(names)
         self._batches = 0
         # The notes are about worker processes, of which there are none.
-        self._emit(events.RunStarted(time.monotonic(), Plan(plan.phases), tuple(names)))
+        self._emit(events.RunStarted(time.monotonic(), Plan(plan.phases), tuple(names), facts, time.time()))
 
     def stage_began(self, index: int, worker_id: str) -> None:
         """Note that a stage is about to be set up."""
-        self._emit(events.WorkerStarted(time.monotonic(), index, worker_id, os.getpid(), "this process runs it"))
+        self._since = self._began = now = time.monotonic()
+        self._emit(events.WorkerStarted(now, index, worker_id, os.getpid(), "this process runs it"))
 
     def node_set_up(self, index: int, began: float) -> None:
         """Note that ``setup_on_node`` has returned."""
@@ -38,11 +51,14 @@ class InlineEvents:
     def stage_ready(self, index: int, worker_id: str, began: float) -> None:
         """Note that ``setup`` has returned."""
         now = time.monotonic()
+        self._account(IdleReason.SETTING_UP, now)
         self._emit(events.WorkerReady(now, index, worker_id, now - began))
 
-    def batch_done(self, index: int, worker_id: str, began: float, sizes: tuple[int, int], stats: Any) -> None:
-        """Note a finished batch. ``sizes``: its tasks and its outputs. ``stats``: the adapter's, if there are any."""
-        now, (tasks_in, tasks_out) = time.monotonic(), sizes
+    def batch_done(
+        self, index: int, worker_id: str, began: float, task_ids: Sequence[str], tasks_out: int, stats: Any
+    ) -> None:
+        """Note a finished batch. ``task_ids``: of its tasks. ``stats``: the adapter's, if there are any."""
+        now, tasks_in = time.monotonic(), len(task_ids)
         self._done[index] += tasks_in
         self._batches += 1
         cost = BatchStats(
@@ -51,17 +67,32 @@ class InlineEvents:
             items=int(stats.num_items_processed) if stats is not None else 0,
             process_s=now - began,
             metrics=dict(stats.custom_metrics) if stats is not None else {},
+            began=began,
+            ended=now,
         )
+        cost.note_time(now - began, self._batches)
+        self._account(Work.TRANSFER, began)
+        self._account(Work.BUSY, now)
+        if now - self._began > _REPORT_EVERY_S:
+            self._report(index, worker_id)
         self._emit(
             events.BatchesFinished(
-                now, index, worker_id, (self._batches,), tasks_out, queued_s=0.0, in_worker_s=now - began, stats=cost
+                now,
+                index,
+                worker_id,
+                (self._batches,),
+                tasks_out,
+                queued_s=0.0,
+                in_worker_s=now - began,
+                stats=cost,
+                slowest=tuple(task_ids[:_TASKS_NAMED]),
             )
         )
 
     def gauge_if_due(self, index: int, left: int) -> None:
         """Show how far the run is. ``index``: the stage that runs, with ``left`` tasks to do."""
         now = time.monotonic()
-        if self._gauge_every_s is None or now < self._next_gauge:
+        if now < self._next_gauge:
             return
         self._next_gauge = now + self._gauge_every_s
         gauges = tuple(
@@ -79,13 +110,23 @@ class InlineEvents:
 
     def stage_ended(self, index: int, worker_id: str, teardown_s: float | None) -> None:
         """Note that a stage is done, or has failed: then ``teardown_s`` is ``None``."""
-        self._emit(events.WorkerStopped(time.monotonic(), index, worker_id, 0, teardown_s))
+        now = time.monotonic()
+        self._account(Work.LOST if teardown_s is None else IdleReason.DRAINING, now)
+        self._report(index, worker_id)
+        self._emit(events.WorkerStopped(now, index, worker_id, 0, teardown_s))
 
     def run_ended(self, error: BaseException | None) -> None:
         """Note the end of the run."""
         text = None if error is None else " ".join(f"{type(error).__name__}: {error}".split())
-        self._emit(events.RunEnded(time.monotonic(), text))
+        self._emit(events.RunEnded(time.monotonic(), text, isinstance(error, KeyboardInterrupt)))
 
-    def _emit(self, event: events.RunEvent) -> None:
-        for observer in self._observers:
-            observer.on_event(event)
+    def _account(self, part: Work | IdleReason, now: float) -> None:
+        if now > self._since:
+            self._parts[part.value] = self._parts.get(part.value, 0.0) + now - self._since
+            self._since = now
+
+    def _report(self, index: int, worker_id: str) -> None:
+        if self._parts:
+            parts, self._parts = tuple(self._parts.items()), {}
+            self._emit(events.TimeAccounted(self._since, index, worker_id, self._began, parts))
+            self._began = self._since

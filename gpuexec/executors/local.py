@@ -25,15 +25,18 @@ from gpuexec.driver.capsules import CapsuleKeeper
 from gpuexec.driver.initial_tasks import InitialTasks, ListedTasks, StreamedTasks
 from gpuexec.driver.run import Run
 from gpuexec.errors import ConfigurationError, RemoteTraceback, RunCancelled, StageNotPicklable
+from gpuexec.events import Observer, RunFacts
 from gpuexec.executors.initial_tasks import checked_tasks, initial_tasks_for
 from gpuexec.executors.option_repr import executor_repr
 from gpuexec.executors.prepare import Prepared, prepare, with_spill_folder
-from gpuexec.executors.progress import progress_for
+from gpuexec.executors.progress import checked_observers, progress_for
+from gpuexec.executors.run_facts import run_facts
 from gpuexec.executors.stage_options import error_handling_of, limits_of, own_options, policy_of
-from gpuexec.observe.report import ReportBuilder, RunReport
 from gpuexec.processes.interrupts import signals_deferred
 from gpuexec.processes.standard_streams import occupy_standard_descriptors
 from gpuexec.processes.variables import variables_of_run
+from gpuexec.report.builder import ReportBuilder
+from gpuexec.report.model import RunReport
 from gpuexec.stage.environment import env_vars_for
 
 if TYPE_CHECKING:
@@ -48,13 +51,23 @@ class LocalExecutor(BaseExecutor):
     Options are those of ``gpuexec.config.ExecutorConfig``, as a ``config`` mapping, as keywords, or both; keywords win.
     ``ignore_head_node`` is accepted for compatibility and has no effect: there is only one node.
 
+    ``observers``: get every event of every run, see ``gpuexec.events``. They are called in the driver's loop, so they
+    must not block. One that raises is reported once, and the run goes on.
     ``options``: the validated options. ``config``: the ``config`` mapping merged with the keywords, as given.
     ``last_report``: the report of the latest run, also after a failure; ``None`` before the first.
     """
 
-    def __init__(self, config: Mapping[str, Any] | None = None, ignore_head_node: bool = False, **options: Any) -> None:
+    def __init__(
+        self,
+        config: Mapping[str, Any] | None = None,
+        ignore_head_node: bool = False,
+        *,
+        observers: Sequence[Observer] = (),
+        **options: Any,
+    ) -> None:
         super().__init__(merged_options(config, options), ignore_head_node)
         self.options = ExecutorConfig.create(self.config)
+        self.observers = checked_observers(observers)
         self.last_report: RunReport | None = None
         self._running: set[Cancellation] = set()
 
@@ -122,8 +135,9 @@ class LocalExecutor(BaseExecutor):
             prepared = with_spill_folder(prepared, self.options)
             with prepared.leases, signals_deferred():
                 tasks = _listed(prepared.stages, initial_tasks)
+                facts = run_facts("local", prepared, self.options)
                 run = self._run(
-                    prepared, tasks, folder, cancellation, streams=False, accept_changed=accept_changed_pipeline
+                    prepared, facts, tasks, folder, cancellation, streams=False, accept_changed=accept_changed_pipeline
                 )
                 try:
                     return run.execute()
@@ -154,13 +168,17 @@ class LocalExecutor(BaseExecutor):
                 "before the first phase has seen every task: give execute_iter() a list, or lower what the stages ask "
                 "for\n" + "\n".join(prepared.plan.notes)
             )
-        return self._stream(prepared, initial_tasks)
+        return self._stream(prepared, run_facts("local", prepared, self.options), initial_tasks)
 
-    def _stream(self, prepared: Prepared, initial_tasks: Iterable[Any] | None) -> Generator[Any, None, None]:
+    def _stream(
+        self, prepared: Prepared, facts: RunFacts, initial_tasks: Iterable[Any] | None
+    ) -> Generator[Any, None, None]:
         with prepared.leases:
-            yield from self._stream_results(prepared, initial_tasks)
+            yield from self._stream_results(prepared, facts, initial_tasks)
 
-    def _stream_results(self, prepared: Prepared, initial_tasks: Iterable[Any] | None) -> Generator[Any, None, None]:
+    def _stream_results(
+        self, prepared: Prepared, facts: RunFacts, initial_tasks: Iterable[Any] | None
+    ) -> Generator[Any, None, None]:
         tasks: InitialTasks
         if initial_tasks is None or isinstance(initial_tasks, Sequence):
             tasks = _listed(prepared.stages, initial_tasks)
@@ -169,7 +187,9 @@ class LocalExecutor(BaseExecutor):
             tasks = StreamedTasks(checked_tasks(initial_tasks))
         with self._cancellable() as cancellation:
             with signals_deferred():
-                results = self._run(prepared, tasks, self.options.checkpoint, cancellation, streams=True).stream()
+                results = self._run(
+                    prepared, facts, tasks, self.options.checkpoint, cancellation, streams=True
+                ).stream()
             try:
                 while True:
                     with signals_deferred():
@@ -189,6 +209,7 @@ class LocalExecutor(BaseExecutor):
     def _run(
         self,
         prepared: Prepared,
+        facts: RunFacts,
         initial_tasks: InitialTasks,
         checkpoint: str | None,
         cancellation: Cancellation,
@@ -202,7 +223,7 @@ class LocalExecutor(BaseExecutor):
         accept_changed = accept_changed or self.options.accept_changed_pipeline
         opened = self._open_checkpoint(checkpoint, prepared.stages, accept_changed, streams=streams)
         try:
-            return self._make_run(prepared, specs, initial_tasks, opened, report_builder, cancellation)
+            return self._make_run(prepared, facts, specs, initial_tasks, opened, report_builder, cancellation)
         except BaseException as error:
             opened.close(f"{type(error).__name__}: {error}")
             raise
@@ -210,6 +231,7 @@ class LocalExecutor(BaseExecutor):
     def _make_run(
         self,
         prepared: Prepared,
+        facts: RunFacts,
         specs: Sequence[StageSpec],
         initial_tasks: InitialTasks,
         checkpoint: Checkpoint | NoCheckpoint,
@@ -233,7 +255,8 @@ class LocalExecutor(BaseExecutor):
             announcement=announcement,
             node_id=node_id,
             base_env=base_env,
-            observers=[report_builder, *progress],
+            observers=[report_builder, *progress, *self.observers],
+            facts=facts,
             gauge_every_s=gauge_period_s,
             gpu_used=_gpu_memory_used,
             on_grants=prepared.cover,

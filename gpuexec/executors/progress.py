@@ -3,25 +3,39 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 from gpuexec import events
 from gpuexec.config import ExecutorConfig
+from gpuexec.errors import ConfigurationError
 from gpuexec.observe.progress import LIVE_PERIOD_S, LineProgress, LiveProgress
 from gpuexec.observe.relay import LogRelay
 
+_GAUGE_S = 1.0  # for the report's time lines
 
-def progress_for(options: ExecutorConfig) -> tuple[list[events.Observer], float | None]:
+
+def progress_for(options: ExecutorConfig) -> tuple[list[events.Observer], float]:
     """Return the observers that show progress and log lines, and the seconds between the gauges they need.
 
-    The two belong together: a live table needs gauges more often than lines do. Without progress there are no gauges.
+    The two belong together: a live table needs gauges more often than the report does.
     """
     relay = LogRelay()
     is_terminal = _stderr_is_terminal()
     if not options.show_progress or is_terminal is None:
-        return [relay], None
+        return [relay], _GAUGE_S
     if is_terminal:
         return [LiveProgress(relay)], LIVE_PERIOD_S
-    return [relay, LineProgress()], options.progress_interval_s
+    return [relay, LineProgress(options.progress_interval_s)], min(_GAUGE_S, options.progress_interval_s)
+
+
+def checked_observers(observers: Sequence[events.Observer]) -> tuple[events.Observer, ...]:
+    """Return the caller's observers. Raises ``ConfigurationError`` for what cannot be one."""
+    for observer in observers:
+        if isinstance(observer, type) or not callable(getattr(observer, "on_event", None)):
+            raise ConfigurationError(
+                f"observers must have a method on_event(event), got {observer!r}; see gpuexec.events.Observer"
+            )
+    return tuple(observers)
 
 
 def _stderr_is_terminal() -> bool | None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from gpuexec import events
-from gpuexec.observe.columns import Column, lay_out, shortened
+from gpuexec.report.columns import Column, lay_out, shortened
 from gpuexec.observe.live_region import LiveRegion
 
 LIVE_PERIOD_S = 0.2
@@ -38,9 +38,11 @@ class Rates:
 
 
 class LineProgress:
-    """Prints one line per period, for logs, pipes and CI."""
+    """Prints a line every ``interval_s`` seconds, for logs, pipes and CI."""
 
-    def __init__(self, out: TextIO | None = None) -> None:
+    def __init__(self, interval_s: float = 0.0, out: TextIO | None = None) -> None:
+        self._interval_s = interval_s
+        self._next_at = 0.0
         self._out = out or sys.stderr
         self._stage_names: tuple[str, ...] = ()
         self._rates = Rates()
@@ -51,7 +53,9 @@ class LineProgress:
         match event:
             case events.RunStarted():
                 self._stage_names, self._started_at = event.stage_names, event.at
-            case events.Gauged() if event.at - self._started_at >= 1.0:  # a short run prints nothing
+                self._next_at = event.at + max(1.0, self._interval_s)  # a short run prints nothing
+            case events.Gauged() if event.at >= self._next_at:
+                self._next_at += self._interval_s
                 rates = self._rates.update(event.at, tuple(g.done for g in event.stages))
                 parts = [
                     f"{name} {_describe(gauges, rate)}"

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from gpuexec import events
 from gpuexec.naming import abbreviated
-from gpuexec.observe.report import FailedAttempt
+from gpuexec.report.model import FailedAttempt
 from gpuexec.units import MIB
 
 

@@ -10,7 +10,7 @@ from gpuexec.errors import InternalError
 from gpuexec.hardware.model import Device, Host, Node
 from gpuexec.hardware.visible_devices import visible_value
 from gpuexec.plan.ledger import Ledger, WorkerSlots
-from gpuexec.plan.model import StageDemand, WorkerGrant
+from gpuexec.plan.model import StageDemand, WorkerGrant, next_worker_number
 from gpuexec.plan.request import WHOLE_GPU, Request
 from gpuexec.policies import GpuPinning
 
@@ -74,9 +74,7 @@ class Allocator:
 
     def next_number(self, stage_index: int, taken_ids: Collection[str]) -> int:
         """Return the next unused worker number of the stage."""
-        name = self.stage_names[stage_index]
-        pairs = (worker_id.rpartition("-") for worker_id in taken_ids)
-        return max((int(number) for stage_name, _, number in pairs if stage_name == name), default=-1) + 1
+        return next_worker_number(self.stage_names[stage_index], taken_ids)
 
 
 def unique_names(demands: Sequence[StageDemand]) -> tuple[str, ...]:

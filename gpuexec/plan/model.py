@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from gpuexec.contract.allocation import Allocation
@@ -45,6 +46,21 @@ class WorkerGrant:
     stage_index: int
     allocation: Allocation
     cpu_affinity: tuple[int, ...] = ()
+
+    def renamed(self, worker_id: str) -> WorkerGrant:
+        """Return the same share for another worker."""
+        return WorkerGrant(worker_id, self.stage_index, self.allocation, self.cpu_affinity)
+
+
+def next_worker_number(stage_name: str, taken_ids: Collection[str]) -> int:
+    """Return the number of the stage's next worker, larger than those of all so far."""
+    pairs = (worker_id.rpartition("-") for worker_id in taken_ids)
+    return max((int(number) for name, _, number in pairs if name == stage_name), default=-1) + 1
+
+
+def next_worker_id(stage_name: str, taken_ids: Collection[str]) -> str:
+    """Return the id of the stage's next worker."""
+    return f"{stage_name}-{next_worker_number(stage_name, taken_ids)}"
 
 
 @dataclass(frozen=True, slots=True)

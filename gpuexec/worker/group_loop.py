@@ -63,10 +63,16 @@ class _Waiting(NamedTuple):
 
 
 class _Done(NamedTuple):
-    """A task that a stage has done: the seconds it took, the number of its outputs, and the stage's own stats."""
+    """A task that a stage has done.
+
+    ``began``: when; ``seconds``: how long it took; ``parent``: the index of the batch's input that it was made of;
+    ``tasks_out``: the number of its outputs; ``stats``: the stage's own.
+    """
 
     totals: StageTotals
+    began: float
     seconds: float
+    parent: int
     tasks_out: int
     stats: Any
 
@@ -106,14 +112,14 @@ class GroupLoop(WorkerLoop):
         output_bytes = self._return(batch_id)
         done = time.monotonic()
         for one in self._done:
-            one.totals.add(one.seconds, one.tasks_out, one.stats)
+            one.totals.add(batch_id, *one[1:])
         first, last = self._totals[entry].stats, self._totals[self._stage].stats
         first.receive_s += began - received
         first.idle_s += received - self._idle_since
         first.input_bytes += input_bytes
         last.send_s += done - processed
         last.output_bytes += output_bytes
-        self._count_batch(count, (input_bytes, output_bytes), (received, began, processed, done))
+        self._count_batch(batch_id, count, (input_bytes, output_bytes), (received, began, processed, done))
         self._made = []  # so that nothing refers to the tasks
         self._finish_batch(batch_id, {}, done)
 
@@ -180,7 +186,7 @@ class GroupLoop(WorkerLoop):
         if arrived and stats is not None:
             stats.custom_metrics[INPUT_BYTES] = float(self._share_bytes)
         totals.learn(seconds)
-        self._done.append(_Done(totals, seconds, len(outputs), stats))
+        self._done.append(_Done(totals, began, seconds, parent, len(outputs), stats))
         if adapter.last_failed:
             self._outbox.note_failed(batch_id, [parent] * len(adapter.last_failed), stage)
         return outputs

@@ -219,10 +219,12 @@ class WorkerLoop:
             self._outbox.note_failed(batch_id, parents_of(input_ids, self._given_up_ids))
         done = time.monotonic()
         self._outbox.totals.items += items
-        self._count_batch(count, (input_bytes, output_bytes), (received, began, processed, done))
+        self._count_batch(batch_id, count, (input_bytes, output_bytes), (received, began, processed, done))
         self._finish_batch(batch_id, metrics, done)
 
-    def _count_batch(self, count: int, sizes: tuple[int, int], times: tuple[float, float, float, float]) -> None:
+    def _count_batch(
+        self, batch_id: int, count: int, sizes: tuple[int, int], times: tuple[float, float, float, float]
+    ) -> None:
         """Add a batch of ``count`` tasks to the totals.
 
         ``sizes``: bytes of inputs and outputs. ``times``: when it was received, unpickled, processed and returned.
@@ -237,6 +239,9 @@ class WorkerLoop:
         totals.process_s += processed - began
         totals.send_s += done - processed
         totals.idle_s += received - self._idle_since
+        totals.began = totals.began or received
+        totals.ended = done
+        totals.note_time(processed - began, batch_id)
 
     def _finish_batch(self, batch_id: int, metrics: dict[str, float], done: float) -> None:
         self._outbox.finish(metrics, self._peak_rss.read(done), done)

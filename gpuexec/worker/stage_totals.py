@@ -33,12 +33,15 @@ class StageTotals:
         mean = self.task_s
         self.task_s = seconds if mean is None else mean + _WEIGHT * (seconds - mean)
 
-    def add(self, seconds: float, tasks_out: int, own: Any) -> None:
+    def add(self, batch_id: int, began: float, seconds: float, at_input: int, tasks_out: int, own: Any) -> None:
         """Count one task of a complete batch. ``own``: the stats that the stage's adapter made, if any."""
         stats = self.stats
         stats.batches += 1
         stats.tasks_in += 1
         stats.process_s += seconds
+        stats.began = stats.began or began
+        stats.ended = began + seconds
+        stats.note_time(seconds, batch_id, at_input)
         self.tasks_out += tasks_out
         if own is not None:
             stats.items += int(own.num_items_processed)

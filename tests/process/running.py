@@ -15,7 +15,7 @@ import pytest
 from loguru import logger
 
 from gpuexec import InlineExecutor, LocalExecutor, Pipeline, ProcessingStage
-from gpuexec.observe.report import RunReport
+from gpuexec.report.model import RunReport
 from tests.process.stages import Item
 
 ROOT = Path(__file__).parents[2]

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gpuexec import ConfigurationError, InlineExecutor, Pipeline, RemoteStageError, Resources, WorkerDied, events
-from gpuexec.observe.report_table import stage_table
+from gpuexec.report.table import stage_table
 from tests.process.running import Ran, run_command, run_inline, run_local
 from tests.process.stages import Item, items
 from tests.process.stages.fusion import (

@@ -13,7 +13,7 @@ from gpuexec import WorkerDied
 from gpuexec.contract.phases import StagePhase
 from gpuexec.core.retries import Action, DecisionReason
 from gpuexec.core.worker import Timeout
-from gpuexec.observe.report import FailedAttempt
+from gpuexec.report.model import FailedAttempt
 from tests.process.running import local_executor, logged, run_local
 from tests.process.stages import Apply, be_stopped, items
 from tests.process.stages.hanging import (

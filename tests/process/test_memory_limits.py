@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gpuexec import ProcessingStage
-from gpuexec.observe.report import RunReport
+from gpuexec.report.model import RunReport
 from tests.process.running import ids_and_data, local_executor, run_inline, run_local
 from tests.process.stages import Apply, Item, Range, double, items, same
 from tests.process.stages.workloads import MIB, Hoards

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from gpuexec.observe.report import RunReport
 from gpuexec.plan.rebalance import ActionReason
+from gpuexec.report.model import RunReport
 from tests.nvml_sim import nodes
 from tests.process.running import local_executor, run_local
 from tests.process.stages import Item, items

@@ -20,6 +20,11 @@ from tests.unit.core.world import World, ids
     workers=st.integers(1, 3),
     queue_tasks=st.integers(1, 10),
 )
+def next_due(world):
+    """Return when the next batch that is not full shall go."""
+    return world.state.dispatcher.waits.next_due(world.state.active, world.now)
+
+
 def test_every_task_passes_every_stage_in_batches_of_its_size(batch_sizes, tasks, block_size, workers, queue_tasks):
     world = World(*batch_sizes, workers=workers, queue_tasks=queue_tasks)
     world.feed(ids(tasks), block_size=block_size)
@@ -73,10 +78,10 @@ def test_a_batch_that_is_not_full_goes_after_its_wait():
     world.step(0.5)
     world.feed(ids(2), end=False, first=1)
     assert not sizes_sent(world, world.worker())
-    assert world.state.dispatcher.next_due(world.now) == due, "the first task's wait counts"
+    assert next_due(world) == due, "the first task's wait counts"
     world.step(0.5)
     assert sizes_sent(world, world.worker()) == [3]
-    assert world.state.dispatcher.next_due(world.now) is None
+    assert next_due(world) is None
 
 
 def test_a_batch_fills_up_while_every_worker_is_busy():
@@ -86,7 +91,7 @@ def test_a_batch_fills_up_while_every_worker_is_busy():
     world.step(2.0)
     world.step(2.0)
     assert sizes_sent(world, world.worker()) == [4]
-    assert world.state.dispatcher.next_due(world.now) is None, "the end of a batch wakes the loop, not the clock"
+    assert next_due(world) is None, "the end of a batch wakes the loop, not the clock"
     world.feed(ids(3), end=False, first=5)
     world.works(world.worker())
     world.reports(world.worker())
@@ -105,7 +110,7 @@ def test_full_batches_stay_full_where_the_input_is_fast_and_where_the_caller_was
             world.reports(world.worker())
     assert sizes_sent(world, world.worker()) == [4, 4, 4]
     world.feed(ids(1), end=False, first=12)
-    world.state.dispatcher.restart_waits(world.now + 5.0)
+    world.state.dispatcher.waits.restart(world.now + 5.0)
     world.step(5.5)
     assert len(sizes_sent(world, world.worker())) == 3
     world.step(0.5)
@@ -118,7 +123,7 @@ def test_without_a_limit_a_batch_waits_until_it_is_full():
     world.feed(ids(3), end=False)
     world.step(1e6)
     assert not sizes_sent(world, world.worker())
-    assert world.state.dispatcher.next_due(world.now) is None
+    assert next_due(world) is None
 
 
 def test_bytes_and_segments_bound_a_queue_too_but_never_below_a_batch():

@@ -8,7 +8,7 @@ import logging
 import pytest
 
 from gpuexec import events
-from gpuexec.observe.columns import cell_width
+from gpuexec.report.columns import cell_width
 from gpuexec.observe.progress import LineProgress, LiveProgress, Rates, live_lines
 from gpuexec.plan.model import Plan
 

@@ -9,8 +9,8 @@ from rich.console import Console, ConsoleOptions
 from rich.text import Text
 
 from gpuexec.contract.metrics import OOM_SPLITS, gpu_peaks
-from gpuexec.observe.columns import Column, lay_out
-from gpuexec.observe.report import RunReport, StageReport
+from gpuexec.report.columns import Column, lay_out
+from gpuexec.report.model import RunReport, StageReport
 from gpuexec.units import format_bytes
 
 # "in" and "out" count tasks; "wait s" is a task's mean time in the queue.

@@ -12,9 +12,10 @@ from gpuexec.channel.messages import BatchStats
 from gpuexec.contract.metrics import TORCH_PEAK, gpu_key
 from gpuexec.core.retries import Action, DecisionReason
 from gpuexec.hardware.provenance import Provenance
-from gpuexec.observe.report import ReportBuilder, RunReport
-from gpuexec.observe.report_table import stage_table
 from gpuexec.plan.model import Phase, Plan, StagePlan
+from gpuexec.report.builder import ReportBuilder
+from gpuexec.report.model import RunReport
+from gpuexec.report.table import stage_table
 from gpuexec.units import format_bytes
 
 PLAN = Plan((Phase((StagePlan(0, "read", (), False, "because"), StagePlan(1, "embed", (), True, "two"))),), ("note",))

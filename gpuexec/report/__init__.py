@@ -1,0 +1,1 @@
+"""What a run did: the report, and what is made of it."""
