@@ -7,18 +7,18 @@ filtered out leaves no task to carry its stats, and neither does a failed one (C
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any
 
 from gpuexec import events
 from gpuexec.contract.metrics import merge_metrics
+from gpuexec.records import MutableRecord, Record
 
 if TYPE_CHECKING:
     from gpuexec.hardware.provenance import Provenance
 
 
-@dataclass(slots=True)
-class WorkerReport:
+class WorkerReport(MutableRecord):
     """One worker process. Times are in seconds, ``None`` where the worker did not get that far.
 
     ``start_reason``: why it was started, in words. ``exit_code`` is -N after signal N. ``warm``: it was forked from a
@@ -45,8 +45,7 @@ class WorkerReport:
     max_rss_bytes: int | None = None
 
 
-@dataclass(slots=True)
-class TemplateReport:
+class TemplateReport(MutableRecord):
     """A template process: the stages whose modules it has imported, in ``import_s`` seconds.
 
     ``kept``: an earlier run of the program had left it.
@@ -58,8 +57,7 @@ class TemplateReport:
     kept: bool
 
 
-@dataclass(slots=True)
-class StageReport:
+class StageReport(MutableRecord):
     """One stage. Times are in seconds and summed over its workers; sizes are bytes of pickled tasks.
 
     ``lead_index``: the stage whose workers run it, another one if it is fused with stages before it. ``plan_reason``:
@@ -92,8 +90,7 @@ class StageReport:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FailedAttempt:
+class FailedAttempt(Record):
     """One failed attempt at a batch, or to set up a worker (then ``task_ids`` is empty).
 
     ``elapsed_s``: seconds since the batch was sent, 0 for a set-up. ``error``: the exception or the cause of death, in
@@ -113,8 +110,7 @@ class FailedAttempt:
     capsule: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Quarantined:
+class Quarantined(Record):
     """A task that the run went on without, and the error of the stage that failed on it."""
 
     stage_index: int
@@ -123,8 +119,7 @@ class Quarantined:
     error: str
 
 
-@dataclass(slots=True)
-class RunReport:
+class RunReport(MutableRecord):
     """One run. ``error`` is ``None`` after success. ``interrupted``: the program or a signal ended it; nothing failed.
 
     ``wall_s``: seconds from the finished plan until the last worker was reaped, ``None`` while the run goes on.

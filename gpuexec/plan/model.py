@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from gpuexec.contract.allocation import Allocation
 from gpuexec.policies import BusyGpuPolicy, GpuPinning
+from gpuexec.records import Record
 
 
-@dataclass(frozen=True, slots=True)
-class StageDemand:
+class StageDemand(Record):
     """What one stage asks for. ``gpu_memory_gb`` is in GiB (Curator's "GB"); 0 means none.
 
     ``num_workers`` is the stage's own fixed count; ``None`` lets the planner choose.
@@ -22,8 +22,7 @@ class StageDemand:
     num_workers: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class PlanOptions:
+class PlanOptions(Record):
     """Reserves and policies.
 
     ``busy_memory_fraction``: fraction of a GPU's memory other processes may use before the GPU counts as busy.
@@ -37,8 +36,7 @@ class PlanOptions:
     pinning: GpuPinning = GpuPinning.UUID
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerGrant:
+class WorkerGrant(Record):
     """One worker's share of the node: its stage, its GPUs and CPUs, and the CPUs it should run on (() = any)."""
 
     worker_id: str  # "<stage>-<n>"
@@ -47,8 +45,7 @@ class WorkerGrant:
     cpu_affinity: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class StagePlan:
+class StagePlan(Record):
     """The workers a stage may have at once, and why that many.
 
     ``has_fixed_count``: the count is the stage's own ``num_workers()``. Otherwise a GPU stage starts with all of
@@ -64,15 +61,13 @@ class StagePlan:
     fused: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Phase:
+class Phase(Record):
     """Stages that run at the same time, connected by bounded queues."""
 
     stages: tuple[StagePlan, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Record):
     """The whole run: its phases, one after the other; ``notes`` are for the user."""
 
     phases: tuple[Phase, ...]
