@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import os
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from gpuexec.errors import ConfigurationError
@@ -14,6 +14,7 @@ from gpuexec.exception_names import exception_named, problem_with_exception_name
 from gpuexec.naming import full_name
 from gpuexec.option_checks import Check, above, at_least, folder, folder_or_nothing, fraction, log_level, one_of
 from gpuexec.policies import BusyGpuPolicy, FusionPolicy, GpuPinning, StartMethod, TaskFailurePolicy
+from gpuexec.records import Record
 from gpuexec.units import MIB
 
 _TYPE_NAMES = {"bool": "True or False", "int": "a whole number", "float": "a number", "str": "text"}
@@ -23,8 +24,7 @@ def _option(default: Any, check: Check | None, about: str, *, per_stage: bool = 
     return field(default=default, metadata={"check": check, "about": about, "per_stage": per_stage})
 
 
-@dataclass(frozen=True, slots=True)
-class ExecutorConfig:
+class ExecutorConfig(Record):
     """Options of ``LocalExecutor`` and ``InlineExecutor``. ``metadata["about"]`` of each field documents it.
 
     Those with ``metadata["per_stage"]`` may be set for one stage too, through ``stage_options`` or `with_`.

@@ -18,13 +18,13 @@ from typing import Any, ClassVar, Self
 from gpuexec.channel.payload import Payload
 from gpuexec.contract.phases import StagePhase
 from gpuexec.histogram import Histogram, bin_of
-from gpuexec.records import Record, named_field
+from gpuexec.records import Record
 
 
 class Message(Record):
     """Base of all messages. ``payloads`` is given by name; only its producer and its consumer know what is in them."""
 
-    payloads: tuple[Payload, ...] = named_field(default=(), kw_only=True)
+    payloads: tuple[Payload, ...] = field(default=(), kw_only=True)
 
     kind: ClassVar[int] = 0
 

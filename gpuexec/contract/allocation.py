@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
+from gpuexec.records import Record
 
-@dataclass(frozen=True, slots=True)
-class GpuShare:
+
+class GpuShare(Record):
     """A worker's share of one GPU or MIG slice.
 
     ``fraction`` is exact to the thousandth. ``memory_bytes`` is the part of the device's memory that the plan
@@ -23,8 +24,7 @@ class GpuShare:
     memory_bytes: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Allocation:
+class Allocation(Record):
     """CPUs and GPUs of one worker. ``cuda_visible_devices`` is the value set in its environment."""
 
     gpus: tuple[GpuShare, ...] = ()

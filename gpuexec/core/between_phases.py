@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gpuexec.core.batch import Batch, Block, BlockSlice
 from gpuexec.core.ports import Payloads
 from gpuexec.core.stage import StageState
+from gpuexec.records import MutableRecord
 from gpuexec.units import MIB
 
 if TYPE_CHECKING:
@@ -25,8 +25,7 @@ _GROUP_BYTES = 1 * MIB  # of small payloads that are written and read together â
 _GROUP_TASKS = 4096  # â€¦ or so many tasks
 
 
-@dataclass(slots=True)
-class _Tail:
+class _Tail(MutableRecord):
     """The last parts of a queue, which are to be written together."""
 
     parts: int = 0

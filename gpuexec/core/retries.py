@@ -18,7 +18,6 @@ many attempts left as the batch had.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 
 from gpuexec.errors import ConfigurationError, error_names_match
@@ -84,8 +83,7 @@ class Verdict(Record):
         return f"{self.action.value}: {self.reason.value}"
 
 
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
+class RetryPolicy(Record):
     """What is retried, and what happens when the attempts are spent.
 
     ``max_attempts``: of one batch, the first included. ``quarantine``: give up the failing task and go on, instead of

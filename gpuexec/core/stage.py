@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from gpuexec.channel.messages import ErrorHandling
 from gpuexec.channel.payload import Payload
@@ -15,10 +15,10 @@ from gpuexec.core.service_times import ServiceTimes
 from gpuexec.core.worker import Worker
 from gpuexec.events import StageGauges
 from gpuexec.plan.model import StagePlan, WorkerGrant
+from gpuexec.records import Record
 
 
-@dataclass(frozen=True, slots=True)
-class StageLimits:
+class StageLimits(Record):
     """The limits of a stage's workers and batches: executor options of the same names, ``None`` for no limit."""
 
     stop_timeout_s: float = 10.0
@@ -34,8 +34,7 @@ class StageLimits:
         return [limit for limit in (self.setup_timeout_s, self.batch_timeout_s) if limit is not None]
 
 
-@dataclass(frozen=True, slots=True)
-class StageSpec:
+class StageSpec(Record):
     """A stage as the driver needs it: everything about it is already pickled or decided.
 
     ``payload``: the stage itself. A large one lies in a segment, from which each of its workers reads it. ``modules``:

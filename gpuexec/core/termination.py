@@ -13,7 +13,6 @@ stopped by SIGSTOP or a debugger runs no code, handlers included, so it is kille
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import StrEnum
 
 from gpuexec.channel.messages import Stop
@@ -21,6 +20,7 @@ from gpuexec.contract.phases import StagePhase
 from gpuexec.core.ports import Processes
 from gpuexec.core.stage import StageLimits
 from gpuexec.core.worker import STARTING, EndReason, Timeout, Worker, WorkerEvent, WorkerState
+from gpuexec.records import MutableRecord
 
 STACKS_S = 0.5  # to print them
 _TEARDOWN_S = 2.0  # for a worker that took too long
@@ -37,8 +37,7 @@ class Step(StrEnum):
     KILL = "kill"
 
 
-@dataclass(slots=True)
-class Termination:
+class Termination(MutableRecord):
     """The next step of a worker's end, when it is due, and the steps after it with the seconds each is given."""
 
     due: float

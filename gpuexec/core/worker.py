@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 from gpuexec.contract.phases import StagePhase
 from gpuexec.core.batch import Batch, Block
 from gpuexec.core.machine import Machine
-from gpuexec.records import Record
+from gpuexec.records import MutableRecord, Record
 
 if TYPE_CHECKING:
     from gpuexec.core.stage import StageState
@@ -159,8 +159,7 @@ class Exit(Record):
     lost_template: bool = False
 
 
-@dataclass(slots=True)
-class Timeout:
+class Timeout(MutableRecord):
     """A worker took longer than ``limit_s`` seconds in ``phase``. ``stacks``: lines it wrote about its threads."""
 
     phase: StagePhase

@@ -137,7 +137,8 @@ class Autoscaler:
     def _emit_if_new(self, evaluation: Evaluation, now: float) -> None:
         """Emit the outcome unless it is the last one again: an idle run must not flood its observers."""
         event = evaluation.event(now)
-        outcome = (event.bottleneck, event.limit, event.proven, event.reason, event.stages)
+        counts = tuple((stage.stage_index, stage.workers, stage.target) for stage in event.stages)
+        outcome = (event.bottleneck, event.limit, event.proven, event.reason, counts)
         if evaluation.proposal.has_actions or outcome != self._last_outcome:
             self._last_outcome = outcome
             self._emit(event)

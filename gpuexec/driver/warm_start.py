@@ -11,7 +11,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,12 @@ from gpuexec.processes.kept_templates import key_of, own_variables
 from gpuexec.processes.output_lines import OutputItem
 from gpuexec.processes.template import Key, Template
 from gpuexec.processes.watch import Watch
+from gpuexec.records import MutableRecord, Record
 
 _unfit: dict[tuple[Key, tuple[str, ...]], _Unfit] = {}  # what earlier runs of this program have found
 
 
-@dataclass(frozen=True)
-class _Unfit:
+class _Unfit(Record):
     """Why a stage cannot be forked for. ``sources``: the files at fault and when they were written, as far as known."""
 
     why: str
@@ -42,8 +42,7 @@ class _Unfit:
         return all(_written(path) == at for path, at in self.sources.items())
 
 
-@dataclass(eq=False)
-class _Use:
+class _Use(MutableRecord):
     """A template in this run. ``stages``: those it imports; ``ready``: it has, and may be forked for them."""
 
     template: Template
@@ -63,8 +62,7 @@ class _Use:
         return self.began + min(limits) if limits else None
 
 
-@dataclass(frozen=True)
-class Group:
+class Group(Record):
     """What a worker runs: one stage or several fused ones, with the modules that it imports for them.
 
     ``name`` and ``index`` are those of its first stage.
@@ -87,8 +85,7 @@ class Group:
         return cls(lead.spec.index, lead.spec.name, tuple(modules), indices, lead.spec.limits.setup_timeout_s)
 
 
-@dataclass(frozen=True)
-class WarmOptions:
+class WarmOptions(Record):
     """``idle_s``: how long templates are kept after the run."""
 
     idle_s: float
@@ -327,8 +324,7 @@ class WarmStart:
             use.template.close(kill=not use.ready)
 
 
-@dataclass(frozen=True)
-class _Descriptor:
+class _Descriptor(Record):
     """A bare descriptor, as a selector takes it."""
 
     number: int

@@ -8,7 +8,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from gpuexec.channel.messages import Message, Start
 from gpuexec.channel.payload import Payload
@@ -31,13 +30,13 @@ from gpuexec.processes.spawn import WorkerProcess, spawn, worker_environment, wo
 from gpuexec.processes.template import Template
 from gpuexec.processes.variables import PORT_VARIABLE, PortRanges
 from gpuexec.processes.watch import HasFileno, Readiness, Watch
+from gpuexec.records import MutableRecord
 from gpuexec.stage.stacks import STACKS_SIGNAL
 
 OnOutput = Callable[[Worker, Sequence[OutputItem]], None]
 
 
-@dataclass(slots=True, eq=False)
-class Handle:
+class Handle(MutableRecord):
     """A worker's process, and the two ends of the conversation with it.
 
     ``readable``: more messages may arrive. ``writable``: it still takes messages.

@@ -7,7 +7,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -31,13 +31,13 @@ from gpuexec.plan.planner import make_allocator, plan_phases
 from gpuexec.plan.request import request_of
 from gpuexec.plan.shares import amounts_of, amounts_of_plan
 from gpuexec.policies import BusyGpuPolicy, FusionPolicy, GpuPinning
+from gpuexec.records import Record
 
 _NEEDED_READINGS = ("handle", "uuid", "memory_total_bytes", "mig_enabled", "compute_mode")
 _BUSY_POLL_S = 2.0  # NVML has no event for freed memory
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
+class Prepared(Record):
     """A checked pipeline and its plan. ``allocator`` makes the grants of later plans of the same run.
 
     ``groups``: which stages are fused, every stage in one group.

@@ -9,15 +9,14 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from gpuexec.hardware.host import cgroup_folders, meminfo, memory_limit
+from gpuexec.records import Record
 from gpuexec.units import GIB
 
 
-@dataclass(frozen=True, slots=True)
-class HostMemory:
+class HostMemory(Record):
     """A memory limit and how much of it is used, in bytes. Where unreadable, both are ``None`` and ``reason`` says why.
 
     ``source``: the cgroup's folder, or "the machine".

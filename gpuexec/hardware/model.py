@@ -7,8 +7,10 @@ name. It is never 0 and never a guess.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import IntEnum, StrEnum
+
+from gpuexec.records import Record
 
 
 class ComputeMode(StrEnum):
@@ -32,8 +34,7 @@ class LinkKind(IntEnum):
     UNKNOWN = 70
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
+class Link(Record):
     """The path between GPUs ``a`` < ``b`` (NVML indices); ``nvlinks`` counts active NVLinks."""
 
     a: int
@@ -42,8 +43,7 @@ class Link:
     nvlinks: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class GpuProcess:
+class GpuProcess(Record):
     """A process that holds memory on a GPU. Its pid is the one NVML reports, possibly of another pid namespace.
 
     ``is_this_process``: it is the one that read the list. ``holds_lease``: it belongs to another run of gpuexec.
@@ -57,8 +57,7 @@ class GpuProcess:
     holds_lease: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class MigSlice:
+class MigSlice(Record):
     """One MIG device, which CUDA sees as a GPU of its own."""
 
     index: int  # among its parent's slices
@@ -74,8 +73,7 @@ class MigSlice:
     unknown: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Gpu:
+class Gpu(Record):
     """One physical GPU as NVML describes it. A ``lost`` GPU keeps its index and whatever is still readable."""
 
     index: int
@@ -99,8 +97,7 @@ class Gpu:
     unknown: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
+class Lease(Record):
     """What another run of gpuexec holds of a device: thousandths of it, and bytes. ``pid``: its driver's."""
 
     pid: int
@@ -112,8 +109,7 @@ class Lease:
         return total * self.thousandths // 1000 + self.memory_bytes
 
 
-@dataclass(frozen=True, slots=True)
-class LeaseAmount:
+class LeaseAmount(Record):
     """How much of one device a run holds: thousandths of it, and bytes beside them."""
 
     thousandths: int = 0
@@ -128,8 +124,7 @@ class LeaseAmount:
         return LeaseAmount(max(self.thousandths, other.thousandths), max(self.memory_bytes, other.memory_bytes))
 
 
-@dataclass(frozen=True, slots=True)
-class Device:
+class Device(Record):
     """A whole GPU or one MIG slice, whichever CUDA can select, as the planner sees it."""
 
     index: int  # NVML index of the GPU; of the parent GPU for a slice
@@ -147,8 +142,7 @@ class Device:
     leases: tuple[Lease, ...] = ()  # of other runs
 
 
-@dataclass(frozen=True, slots=True)
-class Host:
+class Host(Record):
     """What this process may use of the machine's CPUs and memory."""
 
     hostname: str
@@ -164,8 +158,7 @@ class Host:
         return self.granted_cpus or min(float(len(self.cpus)), self.cpu_quota or float("inf"))
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
+class Node(Record):
     """One machine: host, GPUs and the links between them. ``no_gpus_reason`` says why ``gpus`` is empty.
 
     ``hang``: the call into the driver library that did not return. What was to be read after it is unknown.

@@ -7,10 +7,10 @@ take memory too, which then is not free, but they do not keep anybody else from 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 
 from gpuexec.hardware.model import Device, GpuProcess
+from gpuexec.records import Record
 from gpuexec.units import GIB
 
 _MPS_NAME = "nvidia-cuda-mps"  # the kernel cuts names at 15 characters: this is the server's, and the control daemon's
@@ -28,8 +28,7 @@ class Tenant(StrEnum):
     DRIVER = "the driver"
 
 
-@dataclass(frozen=True, slots=True)
-class Use:
+class Use(Record):
     """What one kind of tenant holds on a device; ``used_bytes`` is ``None`` where NVML gives no size."""
 
     tenant: Tenant

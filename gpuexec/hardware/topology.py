@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from gpuexec.hardware.model import Gpu, Link, LinkKind, Node
+from gpuexec.records import Record
 
 SWITCH_BUS_ID = "FFFFFFFF:FF:FF.0"  # what NVML reports at the far end of a link into an NVSwitch
 
@@ -22,8 +22,7 @@ _ANCESTORS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class PairReading:
+class PairReading(Record):
     """What NVML reports for two GPUs. ``ancestor``: nvmlGpuTopologyLevel_t; ``None``: not readable."""
 
     ancestor: int | None

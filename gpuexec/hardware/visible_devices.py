@@ -16,10 +16,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from gpuexec.hardware.model import Device, Gpu
 from gpuexec.policies import GpuPinning
+from gpuexec.records import Record
 
 VARIABLE = "CUDA_VISIBLE_DEVICES"
 ORDER_VARIABLE = "CUDA_DEVICE_ORDER"
@@ -28,8 +28,7 @@ _NUMBER = re.compile(r"\s*[+-]?\d+")  # as strtol reads it: anything after the d
 _LEGACY_MIG = re.compile(r"MIG-(GPU-[^/]+)/(\d+)/(\d+)")
 
 
-@dataclass(frozen=True, slots=True)
-class VisibleDevices:
+class VisibleDevices(Record):
     """Devices in CUDA's order, and notes for the user on how they were selected."""
 
     devices: tuple[Device, ...]

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from gpuexec import events
-from gpuexec.report.columns import Column, lay_out, shortened
 from gpuexec.observe.live_region import LiveRegion
+from gpuexec.report.columns import Column, lay_out, shortened
 
 LIVE_PERIOD_S = 0.2
 _RATE_WINDOW_S = 5.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from gpuexec.contract.allocation import Allocation, GpuShare
 from gpuexec.errors import InternalError
@@ -13,10 +13,10 @@ from gpuexec.plan.ledger import Ledger, WorkerSlots
 from gpuexec.plan.model import StageDemand, WorkerGrant, next_worker_number
 from gpuexec.plan.request import WHOLE_GPU, Request
 from gpuexec.policies import GpuPinning
+from gpuexec.records import Record
 
 
-@dataclass(frozen=True, slots=True)
-class Allocator:
+class Allocator(Record):
     """What all workers of a run share: the requests of the stages and the node's resources for them.
 
     ``requests``: of every stage or group of fused stages, in order; a group has the index of its first stage.

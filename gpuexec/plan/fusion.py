@@ -13,12 +13,12 @@ Invariants
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from gpuexec.records import Record
 
-@dataclass(frozen=True, slots=True)
-class FusionFacts:
+
+class FusionFacts(Record):
     """What decides whether a stage is fused.
 
     ``obstacle``: why it is fused with no other, in words; ``None`` if nothing forbids it. ``sets_up``: it does
@@ -32,8 +32,7 @@ class FusionFacts:
     environment: tuple[Any, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
+class Group(Record):
     """Neighbouring stages, by index. ``why_separate``: why the first of them is not in the group before."""
 
     stages: tuple[int, ...]

@@ -7,18 +7,18 @@ of units. A device of unknown size has 1000 units and takes no requests for memo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from gpuexec.errors import InternalError
 from gpuexec.hardware.model import ComputeMode, Device
 from gpuexec.hardware.tenants import Tenant, has_mps_server, uses_of
 from gpuexec.plan.request import WHOLE_GPU, Request
+from gpuexec.records import Record
 
 WorkerSlots = tuple[int, ...]  # positions of one worker's slots in `Ledger.slots`; () for a worker without GPU
 
 
-@dataclass(frozen=True, slots=True)
-class Slot:
+class Slot(Record):
     """One device: its ``capacity`` and ``free`` units, and the number of ``workers`` on it.
 
     ``memory_left``: bytes that no process holds and no worker was promised; ``None`` if unknown.

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import field, replace
 
 from gpuexec.contract.allocation import Allocation
 from gpuexec.policies import BusyGpuPolicy, GpuPinning
+from gpuexec.records import Record
 
 
-@dataclass(frozen=True, slots=True)
-class StageDemand:
+class StageDemand(Record):
     """What one stage asks for. ``gpu_memory_gb`` is in GiB (Curator's "GB"); 0 means none.
 
     ``num_workers`` is the stage's own fixed count; ``None`` lets the planner choose.
@@ -23,8 +23,7 @@ class StageDemand:
     num_workers: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class PlanOptions:
+class PlanOptions(Record):
     """Reserves and policies.
 
     ``busy_memory_fraction``: fraction of a GPU's memory other processes may use before the GPU counts as busy.
@@ -38,8 +37,7 @@ class PlanOptions:
     pinning: GpuPinning = GpuPinning.UUID
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerGrant:
+class WorkerGrant(Record):
     """One worker's share of the node: its stage, its GPUs and CPUs, and the CPUs it should run on (() = any)."""
 
     worker_id: str  # "<stage>-<n>"
@@ -49,7 +47,7 @@ class WorkerGrant:
 
     def renamed(self, worker_id: str) -> WorkerGrant:
         """Return the same share for another worker."""
-        return WorkerGrant(worker_id, self.stage_index, self.allocation, self.cpu_affinity)
+        return replace(self, worker_id=worker_id)
 
 
 def next_worker_number(stage_name: str, taken_ids: Collection[str]) -> int:
@@ -63,8 +61,7 @@ def next_worker_id(stage_name: str, taken_ids: Collection[str]) -> str:
     return f"{stage_name}-{next_worker_number(stage_name, taken_ids)}"
 
 
-@dataclass(frozen=True, slots=True)
-class StagePlan:
+class StagePlan(Record):
     """The workers a stage may have at once, and why that many.
 
     ``has_fixed_count``: the count is the stage's own ``num_workers()``. Otherwise a GPU stage starts with all of
@@ -80,15 +77,13 @@ class StagePlan:
     fused: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Phase:
+class Phase(Record):
     """Stages that run at the same time, connected by bounded queues."""
 
     stages: tuple[StagePlan, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Record):
     """The whole run: its phases, one after the other; ``notes`` are for the user."""
 
     phases: tuple[Phase, ...]

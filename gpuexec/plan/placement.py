@@ -5,18 +5,17 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from gpuexec.hardware.model import Node
 from gpuexec.hardware.topology import distance
 from gpuexec.plan.ledger import Ledger, WorkerSlots
 from gpuexec.plan.request import Request, cpus_of
+from gpuexec.records import Record
 
 _MAX_SETS = 5000  # sets of GPUs to compare; beyond that, sets are grown greedily (8 of 16 GPUs: 12,870 sets)
 
 
-@dataclass(frozen=True, slots=True)
-class StagePlacement:
+class StagePlacement(Record):
     """The slots of each worker of a stage, and the reason for their number."""
 
     request: Request

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from gpuexec.errors import ConfigurationError
 from gpuexec.plan.model import StageDemand
+from gpuexec.records import Record
 from gpuexec.units import GIB
 
 WHOLE_GPU = 1000  # thousandths
@@ -14,8 +15,7 @@ _MIN_CPUS = 0.25  # a process that asks for (almost) nothing still needs some
 _CPU_ROUNDING = 1e-9  # sums of floats: ten workers of 0.1 CPUs fit one CPU
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(Record):
     """What one worker needs: ``count`` whole GPUs, or ``share`` thousandths or ``memory`` bytes of one."""
 
     stage_index: int

@@ -54,7 +54,7 @@ def report_as_dict(report: RunReport) -> dict[str, Any]:
         "plan_changes": [_plan_change(report, at, event) for at, event in report.plan_changes],
         "slowest": [_slow_batch(batch) for batch in report.slowest],
         "failures": [_failure(failure) for failure in report.failures],
-        "quarantined": [plain(dataclasses.asdict(task)) for task in report.quarantined],
+        "quarantined": [plain(task) for task in report.quarantined],
         "notes": list(report.notes),
         "templates": [
             {"pid": t.pid, "stages": list(t.stage_names), "import_s": t.import_s, "kept": t.kept}
@@ -76,9 +76,9 @@ def plain(value: Any) -> Any:
             return {str(key): plain(item) for key, item in value.items()}
         case list() | tuple() | set() | frozenset():
             return [plain(item) for item in value]
-    names = [field.name for field in dataclasses.fields(value)] if dataclasses.is_dataclass(value) else None
-    names = getattr(value, "_fields", names)  # of records
-    return str(value) if names is None else {name: plain(getattr(value, name)) for name in names}
+    if dataclasses.is_dataclass(value):  # records are, too
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    return str(value)
 
 
 def _plan(report: RunReport) -> dict[str, Any]:
@@ -222,14 +222,12 @@ def _plan_change(report: RunReport, at: float, event: events.PlanDecided) -> dic
 
 
 def _arithmetic(names: list[str], target: events.StageTarget) -> str:
-    name, counts = names[target.stage_index], f"{target.workers} → {target.target} workers"
+    name = names[target.stage_index]
+    counts = f"{target.workers} → {target.target}" if target.workers != target.target else f"{target.target}"
     if target.task_s is None or target.tasks is None:
-        return f"{name}: {counts}, not measured"
-    bound = target.target / (target.task_s * target.tasks) if target.task_s * target.tasks > 0 else math.inf
-    return (
-        f"{name}: {counts} / ({target.task_s:.3g} s × {target.tasks:.3g} tasks a source task) "
-        f"= {bound:.3g} source tasks/s"
-    )
+        return f"{name}: not measured, {counts} workers"
+    seconds = target.task_s * target.tasks / max(1, target.target)
+    return f"{name}: {target.task_s:.3g} s × {target.tasks:.4g} tasks / {counts} workers = {seconds:.3g} s"
 
 
 def _slow_batch(batch: SlowBatch) -> dict[str, Any]:
@@ -243,5 +241,5 @@ def _slow_batch(batch: SlowBatch) -> dict[str, Any]:
 
 
 def _failure(failure: FailedAttempt) -> dict[str, Any]:
-    fields = {name: getattr(failure, name) for name in failure.__slots__}
+    fields = dataclasses.asdict(failure)
     return plain({**fields, "stage": fields.pop("stage_name"), "worker": fields.pop("worker_id")})  # type: ignore[no-any-return]

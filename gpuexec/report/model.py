@@ -9,10 +9,11 @@ Times are in seconds. Those that end in ``_at`` are seconds since the run's star
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any
 
 from gpuexec.histogram import Histogram
+from gpuexec.records import MutableRecord, Record
 
 if TYPE_CHECKING:
     from gpuexec.events import PlanDecided, RunFacts
@@ -23,8 +24,7 @@ if TYPE_CHECKING:
 _MAX_RECORDS = 10_000
 
 
-@dataclass(slots=True)
-class WorkerReport:
+class WorkerReport(MutableRecord):
     """One worker process. Times are in seconds, ``None`` where the worker did not get that far.
 
     ``start_reason``: why it was started, in words. ``exit_code`` is -N after signal N. ``warm``: it was forked from a
@@ -57,8 +57,7 @@ class WorkerReport:
     time: dict[str, float] = field(default_factory=dict)
 
 
-@dataclass(slots=True)
-class TemplateReport:
+class TemplateReport(MutableRecord):
     """A template process: the stages whose modules it has imported, in ``import_s`` seconds.
 
     ``kept``: an earlier run of the program had left it.
@@ -70,8 +69,7 @@ class TemplateReport:
     kept: bool
 
 
-@dataclass(slots=True)
-class StageReport:
+class StageReport(MutableRecord):
     """One stage. Times are in seconds and summed over its workers; sizes are bytes of pickled tasks.
 
     ``lead_index``: the stage whose workers run it, another one if it is fused with stages before it. ``plan_reason``:
@@ -113,8 +111,7 @@ class StageReport:
     last_at: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FailedAttempt:
+class FailedAttempt(Record):
     """One failed attempt at a batch, or to set up a worker (then ``task_ids`` is empty).
 
     ``elapsed_s``: seconds since the batch was sent, 0 for a set-up. ``error``: the exception or the cause of death, in
@@ -135,8 +132,7 @@ class FailedAttempt:
     capsule: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Quarantined:
+class Quarantined(Record):
     """A task that the run went on without, and the error of the stage that failed on it."""
 
     stage_index: int
@@ -145,8 +141,7 @@ class Quarantined:
     error: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SlowBatch:
+class SlowBatch(Record):
     """One of the longest batches. ``task_ids``: of its first tasks; ``tasks``: how many it had."""
 
     stage_index: int
@@ -156,8 +151,7 @@ class SlowBatch:
     process_s: float
 
 
-@dataclass(slots=True)
-class RunReport:
+class RunReport(MutableRecord):
     """One run. ``error`` is ``None`` after success. ``interrupted``: the program or a signal ended it; nothing failed.
 
     ``facts``: its id, pipeline, options, versions and node. ``wall_s``: seconds from the finished plan until the last

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import stat
@@ -40,7 +41,7 @@ def test_folders_of_runs_are_the_users_own(tmp_path: Path):
 def test_control_messages_are_plain_json():
     """So reading one runs no code, whatever a worker sends."""
     for cls in BY_KIND.values():
-        names = [name for name in cls._fields if name != "payloads"]
+        names = [each.name for each in dataclasses.fields(cls) if each.name != "payloads"]
         frame, _ = encode_frame(cls(*([None] * len(names))))
         head = 16
         assert json.loads(frame[head:]) == [[None] * len(names), []]

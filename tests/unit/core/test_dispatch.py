@@ -13,6 +13,11 @@ from gpuexec.core.worker import Worker
 from tests.unit.core.world import World, ids
 
 
+def next_due(world):
+    """Return when the next batch that is not full shall go."""
+    return world.state.dispatcher.waits.next_due(world.state.active, world.now)
+
+
 @given(
     batch_sizes=st.lists(st.integers(1, 5), min_size=1, max_size=4),
     tasks=st.integers(0, 30),
@@ -20,11 +25,6 @@ from tests.unit.core.world import World, ids
     workers=st.integers(1, 3),
     queue_tasks=st.integers(1, 10),
 )
-def next_due(world):
-    """Return when the next batch that is not full shall go."""
-    return world.state.dispatcher.waits.next_due(world.state.active, world.now)
-
-
 def test_every_task_passes_every_stage_in_batches_of_its_size(batch_sizes, tasks, block_size, workers, queue_tasks):
     world = World(*batch_sizes, workers=workers, queue_tasks=queue_tasks)
     world.feed(ids(tasks), block_size=block_size)

@@ -137,7 +137,7 @@ def test_a_worker_that_dies_idle_is_a_notice_and_is_replaced():
     assert "died while idle: exit 3" in world.notices()
     world.step()
     assert world.worker().number != old.number
-    assert world.worker().worker_id == old.worker_id
+    assert world.worker().worker_id != old.worker_id, "stages name files after it"
     assert world.of_type(events.WorkerStarted)[-1].reason == "num_workers() asks for it"
 
 

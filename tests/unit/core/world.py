@@ -125,6 +125,7 @@ class World:
         self.now = 100.0
         self.batch_s = 0.001  # what every batch takes, as the workers report
         self.events: list[events.RunEvent] = []
+        self.tick_s = 0.0  # how much the clock advances at every step and message
         self.kept: list[FailureRecord] = []
         self.gpu_memory: dict[str, int] = {}
         self.error: BaseException | None = None
@@ -251,7 +252,7 @@ class World:
 
     def step(self, seconds: float = 0.0) -> None:
         """One turn of the driver's loop."""
-        self.now += seconds
+        self.now += seconds + self.tick_s
         if self.error is None:
             self._guard(self.state.advance, self.now)
             self._guard(self.state.pool.permit_setups, self.now)
@@ -297,6 +298,7 @@ class World:
 
     def says(self, worker: Worker, message: Message) -> None:
         """A worker's message arrives."""
+        self.now += self.tick_s
         self._guard(self.state.on_message, worker, message, self.now)
 
     def boots(self, worker: Worker) -> None:

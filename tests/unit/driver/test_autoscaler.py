@@ -112,6 +112,7 @@ class Pool:
 
     def __init__(self) -> None:
         self.cordoned: set[str] = set()
+        self.worker_ids = {"s-0"}
         self.added: list[str] = []
         self.drained: list[str] = []
         self.refuses = False
@@ -165,10 +166,11 @@ def test_a_cycle_reports_what_the_planner_decided_and_only_what_is_new(monkeypat
     assert list(first.started) == cycles.pool.added == [f"s-{n}" for n in range(1, 16)]
     assert first.stopped == ()
     assert first.gain_s > 0
-    assert first.stages == (events.StageTarget(stage_index=0, workers=1, target=16),)
+    assert first.stages == (events.StageTarget(stage_index=0, workers=1, target=16, task_s=0.1, tasks=10_000.0),)
+    assert first.throughput > 0
     [second] = cycles.run()
     assert (second.reason, second.started, second.gain_s) == (ActionReason.BALANCED, (), 0.0)
-    assert second.stages == (events.StageTarget(stage_index=0, workers=16, target=16),)
+    assert (second.stages[0].workers, second.stages[0].target) == (16, 16)
     assert cycles.run() == []
     assert len(cycles.pool.added) == 15
 

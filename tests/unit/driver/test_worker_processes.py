@@ -20,6 +20,7 @@ from gpuexec.processes.watch import Readiness, Watch
 @pytest.fixture
 def processes():
     processes = WorkerProcesses(
+        run_id="abc123",
         node_id="node",
         base_env=dict(os.environ),
         log_level="DEBUG",

@@ -46,9 +46,9 @@ def test_the_inline_executor_names_the_options_without_effect():
 @pytest.mark.parametrize(
     ("options", "is_terminal", "classes", "period"),
     [
-        ({"show_progress": False}, True, [LogRelay], None),
+        ({"show_progress": False}, True, [LogRelay], 1.0),
         ({}, True, [LiveProgress], LIVE_PERIOD_S),
-        ({"progress_interval_s": 3}, False, [LogRelay, LineProgress], 3.0),
+        ({"progress_interval_s": 3}, False, [LogRelay, LineProgress], 1.0),
     ],
 )
 def test_the_display_and_its_gauges_agree(monkeypatch, options, is_terminal, classes, period):

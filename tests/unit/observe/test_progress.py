@@ -8,9 +8,9 @@ import logging
 import pytest
 
 from gpuexec import events
-from gpuexec.report.columns import cell_width
 from gpuexec.observe.progress import LineProgress, LiveProgress, Rates, live_lines
 from gpuexec.plan.model import Plan
+from gpuexec.report.columns import cell_width
 
 pyte = pytest.importorskip("pyte", reason="it emulates a terminal")
 
@@ -30,10 +30,11 @@ def test_rates_cover_the_last_five_seconds():
 
 def test_one_line_per_period_without_a_terminal():
     out = io.StringIO()
-    progress = LineProgress(out)
+    progress = LineProgress(10.0, out)
     progress.on_event(events.RunStarted(100.0, PLAN, ("read", "embed")))
     progress.on_event(gauges(100.5, 1))
-    assert out.getvalue() == "", "a run of less than a second prints nothing"
+    progress.on_event(gauges(109.5, 4))
+    assert out.getvalue() == "", "the report needs gauges more often than lines are printed"
     progress.on_event(gauges(110.0, 5))
     progress.on_event(gauges(120.0, 25))
     progress.on_event(gauges(130.0, 25, finished=True))
