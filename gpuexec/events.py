@@ -229,8 +229,8 @@ class Gauged(Record):
 class StageTarget(Record):
     """A stage's live workers, without those that are stopping, and how many it should have.
 
-    ``task_s``: measured seconds of a worker for one task. ``tasks``: how many tasks are still to be done, or, while that
-    is not known of every stage, how many tasks a source task becomes here. ``None``: not measured yet.
+    ``task_s``: measured seconds of a worker for one task. ``tasks``: how many tasks are still to be done, or, while
+    that is not known of every stage, how many tasks a source task becomes here. ``None``: not measured yet.
     """
 
     stage_index: int

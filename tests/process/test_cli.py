@@ -54,7 +54,7 @@ def test_run_of_a_broken_pipeline_shows_the_table_and_the_error():
     done = run_command("run", f"{__name__}:dying")
     assert done.returncode == 1
     assert "failed in" in done.stderr
-    assert "error: worker 'apply-0' of stage 'apply' died during process: killed by SIGKILL" in done.stderr
+    assert "error: worker 'apply-2' of stage 'apply' died during process: killed by SIGKILL" in done.stderr
     assert "| about to die" in done.stderr
     assert "Traceback" not in done.stderr
 

@@ -71,7 +71,7 @@ def log_named_in(text: str) -> str:
         ("wordy", ["ValueError: 0 very long text", "more lines\n", "tasks 0_0\n"]),
         (
             "exits",
-            ["error: worker 'buggy-0' of stage 'buggy' died during process: exited with code 3", "attempt 3 of 3"],
+            ["error: worker 'buggy-2' of stage 'buggy' died during process: exited with code 3", "attempt 3 of 3"],
         ),
     ],
 )

@@ -81,7 +81,9 @@ def test_life_cycle_of_a_stage(tmp_path: Path):
     assert calls[0] == "setup_on_node"
     assert lines[0][2] == socket.gethostname()
     setups = [words for words in lines if words[1] == "setup"]
-    assert sorted(words[2] for words in setups) == ["journal-0", "journal-1"]
+    numbers, runs = zip(*(words[2].rsplit("-", 1) for words in setups), strict=True)
+    assert sorted(numbers) == ["journal-0", "journal-1"]
+    assert len(set(runs)) == 1, "the run's id: a stage may name a file after its worker, and another run must not"
     assert {words[3] for words in setups} == {"Allocation"}
     assert len({words[0] for words in setups}) == 2
     assert lines[0][0] not in {words[0] for words in setups}, "setup_on_node has a process of its own"

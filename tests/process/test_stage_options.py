@@ -135,7 +135,7 @@ def test_the_command_line(tmp_path: Path):
     given = ("--set", f"folder={tmp_path}", "-o", "show_progress=false", "-o", "second.max_attempts=2")
     done = run_command("run", target, *given, "-o", f"capsule_dir={tmp_path}")
     assert done.returncode == 1
-    assert "worker 'second-0' of stage 'second' died" in done.stderr
+    assert "worker 'second-1' of stage 'second' died" in done.stderr
 
 
 def test_plan_shows_them(tmp_path: Path):
