@@ -16,7 +16,7 @@ from enum import StrEnum
 
 from gpuexec.errors import InternalError
 from gpuexec.plan.ledger import Ledger
-from gpuexec.plan.packing import Bins, Packing
+from gpuexec.plan.packing import Bins, Effort, Packing
 from gpuexec.plan.request import Request, cpus_of, fits_cpus, max_workers_on_cpus
 from gpuexec.plan.workload import StageLoad
 
@@ -73,6 +73,7 @@ class _Problem:
         self._stages = stages
         self._bins = Bins(ledger, [stage.request for stage in stages])
         self._packings: dict[tuple[int, ...], Packing] = {}
+        self._effort = Effort()
         self._min_counts = self._find_min_counts()
         self._budget = max(usable_cpus, self._cpus(self._min_counts))
 
@@ -156,7 +157,7 @@ class _Problem:
         on_gpus = self._on_gpus(counts)
         key = tuple(n for _, n in on_gpus)
         if key not in self._packings:
-            self._packings[key] = self._bins.pack(on_gpus)
+            self._packings[key] = self._bins.pack(on_gpus, self._effort)
         return self._packings[key]
 
     def _on_gpus(self, counts: tuple[int, ...]) -> list[tuple[Request, int]]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from gpuexec.hardware.model import Node
 from gpuexec.plan.ledger import Ledger, WorkerSlots
 from gpuexec.plan.model import WorkerGrant
-from gpuexec.plan.packing import Bins, SlotsByStage
+from gpuexec.plan.packing import Bins, Effort, SlotsByStage
 from gpuexec.plan.placement import place
 from gpuexec.plan.request import Request, cpus_of, fits_cpus
 
@@ -125,46 +125,86 @@ def _has_cpus(request: Request, free_cpus: float, stopped: Sequence[Candidate]) 
 
 
 def repack(
-    ledger: Ledger, candidates: Sequence[Candidate], wanted: Mapping[Request, int]
+    ledger: Ledger, candidates: Sequence[Candidate], wanted: Mapping[Request, int], effort: Effort, *, keep: int
 ) -> tuple[list[Candidate], SlotsByStage] | None:
     """Choose workers to stop, and slots for all workers that are then missing of ``wanted``; ``None``: not found.
 
     Imagines one device after the other emptied, those with the least start-up first, until the missing workers
-    fit. A stage always keeps one of its workers, so it matters which device that is on: if emptying all devices
-    but the last is not enough, another one becomes the last. ``ledger``: with all candidates alive.
+    fit. ``keep``: as many workers of each stage stay where they are, 0 or 1. With 1 it matters which device the one is
+    on: if emptying all devices but the last is not enough, another one becomes the last. ``ledger``: with all
+    candidates alive.
     """
     order = _lightest_first(candidates)
-    for last in reversed(order[-_MAX_ORDERS:]):
+    for last in reversed(order[-_MAX_ORDERS:] if keep else order[-1:]):
         slots = [*(slot for slot in order if slot != last), last]
-        best = _emptied(ledger, candidates, wanted, slots)
-        if best is None:
-            continue
-        too_few, enough = 0, len(slots)  # `best` is the answer for emptying the first `enough` slots
-        while enough - too_few > 1:
-            middle = (too_few + enough) // 2
-            better = _emptied(ledger, candidates, wanted, slots[:middle])
-            if better is None:
-                too_few = middle
-            else:
-                enough, best = middle, better
-        return best
+        stopped = _on(slots, candidates, keep)
+        new_slots = _fit(ledger, candidates, wanted, stopped, effort)
+        if new_slots is not None:
+            too_few, enough = 0, len(slots)  # `stopped` and `new_slots` are the answer for the first `enough` slots
+            while enough - too_few > 1:
+                middle = (too_few + enough) // 2
+                fewer = _on(slots[:middle], candidates, keep)
+                better = _fit(ledger, candidates, wanted, fewer, effort)
+                if better is None:
+                    too_few = middle
+                else:
+                    enough, stopped, new_slots = middle, fewer, better
+            return _with_workers_kept(ledger, candidates, wanted, stopped, new_slots, effort)
+        if effort.is_spent:
+            break
     return None
 
 
-def _emptied(
-    ledger: Ledger, candidates: Sequence[Candidate], wanted: Mapping[Request, int], slots: Sequence[int]
-) -> tuple[list[Candidate], SlotsByStage] | None:
+def _on(slots: Sequence[int], candidates: Sequence[Candidate], keep: int) -> list[Candidate]:
+    """Return the workers on these slots, slot by slot, but of no stage the last ``keep`` ones."""
     kept = Counter(c.request for c in candidates)
     stopped: list[Candidate] = []
     for slot in slots:
         for candidate in candidates:
-            if slot in candidate.slots and candidate not in stopped and kept[candidate.request] > 1:
+            if slot in candidate.slots and candidate not in stopped and kept[candidate.request] > keep:
                 stopped.append(candidate)
                 kept[candidate.request] -= 1
-                ledger = ledger.release(candidate.slots, candidate.request)
+    return stopped
+
+
+def _fit(
+    ledger: Ledger,
+    candidates: Sequence[Candidate],
+    wanted: Mapping[Request, int],
+    stopped: Sequence[Candidate],
+    effort: Effort,
+) -> SlotsByStage | None:
+    """Return slots for the workers that are missing once these have been stopped, if they fit."""
+    kept = Counter(c.request for c in candidates)
+    kept.subtract(c.request for c in stopped)
     missing = [(request, max(0, n - kept[request])) for request, n in wanted.items()]
-    new_slots = Bins(ledger, list(wanted)).pack(missing).slots
-    return None if new_slots is None else _without_returns(stopped, new_slots)
+    return Bins(_without(ledger, stopped), list(wanted)).pack(missing, effort).slots
+
+
+def _with_workers_kept(
+    ledger: Ledger,
+    candidates: Sequence[Candidate],
+    wanted: Mapping[Request, int],
+    stopped: list[Candidate],
+    new_slots: SlotsByStage,
+    effort: Effort,
+) -> tuple[list[Candidate], SlotsByStage]:
+    """Keep workers that would be restarted on the slots they hold, and the only ones of stages that fit as well there.
+
+    While a stage has no worker, the whole pipeline waits, so the fewer the better.
+    """
+    remaining = Counter(c.request for c in candidates)
+    remaining.subtract(c.request for c in stopped)
+    for candidate in sorted(stopped, key=lambda c: -c.startup_s):
+        if effort.is_spent:
+            break
+        if not remaining[candidate.request]:
+            fewer = [c for c in stopped if c is not candidate]
+            better = _fit(ledger, candidates, wanted, fewer, effort)
+            if better is not None:
+                stopped, new_slots = fewer, better
+                remaining[candidate.request] += 1
+    return _without_returns(stopped, new_slots)
 
 
 def _lightest_first(candidates: Sequence[Candidate]) -> list[int]:

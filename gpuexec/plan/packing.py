@@ -19,7 +19,8 @@ from gpuexec.hardware.model import ComputeMode
 from gpuexec.plan.ledger import Ledger, Slot, WorkerSlots
 from gpuexec.plan.request import WHOLE_GPU, Request
 
-_MAX_STEPS = 60  # devices filled before a search is given up: a few ms
+_MAX_COMPARED = 1500  # fillings that all searches for one answer compare: about 10 ms
+_MIN_COMPARED = 20  # for each device of a search, even if nothing is left: enough to fill one after the other
 _MAX_FILLINGS = 30  # ways to fill one device that are compared
 
 Part = tuple[int, int]  # (thousandths, bytes) of one device; one of them is 0
@@ -34,6 +35,22 @@ class Packing:
 
     slots: SlotsByStage | None
     proven: bool
+
+
+@dataclass(slots=True)
+class Effort:
+    """How many fillings may still be compared by the searches that lead to one answer, so that its time is bounded.
+
+    It is counted and not timed, so the same question always gets the same answer. When nothing is ``left``, a search
+    goes on from device to device but hardly ever back, which finds most of the fits that there are.
+    """
+
+    left: int = _MAX_COMPARED
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether nothing is left, so that no search should begin that can be done without."""
+        return self.left <= 0
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -96,12 +113,12 @@ class Bins:
             if n
         )
 
-    def pack(self, counts: Counts) -> Packing:
-        """Find slots for all these workers at once."""
+    def pack(self, counts: Counts, effort: Effort | None = None) -> Packing:
+        """Find slots for all these workers at once. ``effort``: shared with other searches; by default, alone."""
         if not self.sums_allow(counts):
             return Packing(None, proven=True)
         alone, joined, wanted = self._sort_out(counts)
-        search = _Search(self._parts)
+        search = _Search(self._parts, effort or Effort(), at_least=_MIN_COMPARED * len(self._bins))
         for taken in self._ways_to_take(alone, joined):
             left = [pair for pair in self._bins if pair[1] not in taken]
             fillings = search.fill([b for b, _ in left], wanted)
@@ -152,28 +169,32 @@ class _Rest:
     """The bins that are still to be filled: their free units as those of the largest, what the parts cost there, how
     many of each part fit alone, and whether all bins are alike."""
 
-    def __init__(self, bins: Sequence[_Bin], parts: Sequence[Part]) -> None:
+    def __init__(self, bins: Sequence[_Bin], parts: Sequence[Part], most_of: Sequence[Sequence[int]]) -> None:
         largest = max(b.capacity for b in bins)
         self.free = sum(b.free * largest // b.capacity for b in bins)
         self.costs = [p[0] * (largest // WHOLE_GPU) + p[1] * WHOLE_GPU for p in parts]
-        self.most = [sum(b.max_of(part) for b in bins) for part in parts]
+        self.most = [sum(column) for column in zip(*most_of, strict=True)]
         self.alike = all(b == bins[0] for b in bins)
 
 
 class _Search:
-    """Fills devices with parts, depth first, and remembers what failed."""
+    """Fills devices with parts, depth first, and remembers what failed.
 
-    def __init__(self, parts: Sequence[Part]) -> None:
+    ``at_least``: how many fillings it may compare even if less is left of ``effort``.
+    """
+
+    def __init__(self, parts: Sequence[Part], effort: Effort, at_least: int) -> None:
         self._parts = parts
+        self._effort = effort
+        self._left = max(effort.left, at_least)
         self._bins: Sequence[_Bin] = ()
         self._rests: list[_Rest] = []
         self._failed: set[tuple[int, Filling]] = set()
-        self._steps = 0
         self._skipped = False
 
     def is_spent(self) -> bool:
         """Return whether it has searched for long enough (a method, since the answer changes during a search)."""
-        return self._steps > _MAX_STEPS
+        return self._left < 0
 
     @property
     def gave_up(self) -> bool:
@@ -182,11 +203,18 @@ class _Search:
 
     def fill(self, bins: Sequence[_Bin], wanted: Filling) -> list[Filling] | None:
         """Return a filling for each bin that together hold all that is wanted."""
-        self._steps += 1
+        self._spend(2 * len(bins))
         self._bins, self._failed = bins, set()
-        self._rests = [_Rest(bins[start:], self._parts) for start in range(len(bins))]
         greedy = self._greedy(wanted)
-        return greedy if greedy is not None else self._fill(0, wanted)
+        if greedy is not None:
+            return greedy
+        most_of = [[b.max_of(part) for part in self._parts] for b in bins]
+        self._rests = [_Rest(bins[start:], self._parts, most_of[start:]) for start in range(len(bins))]
+        return self._fill(0, wanted)
+
+    def _spend(self, fillings: int) -> None:
+        self._left -= fillings
+        self._effort.left -= fillings
 
     def _greedy(self, wanted: Filling) -> list[Filling] | None:
         """Put the largest part first into every bin in turn: enough for most problems."""
@@ -203,7 +231,6 @@ class _Search:
             return [wanted] * (len(self._bins) - start)
         if start == len(self._bins) or (start, wanted) in self._failed or not self._may_fit(start, wanted):
             return None
-        self._steps += 1
         if self.is_spent():
             return None
         for filling in self._choices(start, wanted):
@@ -224,21 +251,28 @@ class _Search:
         """Return the fillings of a bin to which nothing can be added, the fullest first."""
         bin_ = self._bins[start]
         compared = list(itertools.islice(_fillings(bin_, self._parts, wanted), _MAX_FILLINGS + 1))
+        self._spend(len(compared))
         if len(compared) > _MAX_FILLINGS:
             self._skipped = True
         costs = [bin_.units(part) for part in self._parts]
+        parts = [(k, n, costs[k], self._parts[k][1]) for k, n in enumerate(wanted) if n]
         full = [
             (free, filling)
             for filling, free, memory, workers in compared
-            if not any(
-                n < max_n and cost <= free and part[1] <= memory and workers
-                for n, max_n, cost, part in zip(filling, wanted, costs, self._parts, strict=True)
-            )
+            if not (workers and _takes_more(filling, parts, free, memory))
         ]
         if self._rests[start].alike:
             largest = max((cost, k) for k, cost in enumerate(costs) if wanted[k])[1]
             full = [(free, filling) for free, filling in full if filling[largest]]
         return [filling for _, filling in sorted(full, key=lambda pair: pair[0])]
+
+
+def _takes_more(filling: Filling, parts: Sequence[tuple[int, int, int, int]], free: int, memory: int) -> bool:
+    """Return whether one more of a part fits. ``parts``: number, how many are wanted, units and bytes of each."""
+    for k, wanted, cost, size in parts:  # noqa: SIM110 - most of a search's time is here, and any() takes twice as long
+        if cost <= free and filling[k] < wanted and size <= memory:
+            return True
+    return False
 
 
 def _fillings(bin_: _Bin, parts: Sequence[Part], wanted: Filling) -> Iterator[tuple[Filling, int, int, int]]:

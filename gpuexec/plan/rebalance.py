@@ -7,6 +7,9 @@ start-ups. A stopped worker frees its share when its process ends; a later evalu
 
 Why it does not oscillate: free resources are used, but workers are never stopped just to free some; a stop needs a
 gain well above what noise in the service times can fake, and more so after every proposal that stopped workers.
+
+A stage's only worker is moved if the targets cannot be had otherwise, and if the gain is worth it although nothing
+counts as done until the new one is ready.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from gpuexec.plan.allocator import Allocator
 from gpuexec.plan.ledger import Ledger, WorkerSlots
 from gpuexec.plan.model import WorkerGrant
 from gpuexec.plan.moves import Candidate, cheapest_stops, repack
-from gpuexec.plan.packing import Bins, SlotsByStage
+from gpuexec.plan.packing import Bins, Effort, SlotsByStage
 from gpuexec.plan.placement import place
 from gpuexec.plan.request import cpus_of, fits_cpus
 from gpuexec.plan.workload import StageSnapshot
@@ -30,6 +33,7 @@ _MIN_START_GAIN = 0.02  # less is within the noise of any measurement
 _MIN_STOP_GAIN = 0.10  # where running workers are stopped
 _STOP_GAIN_STEP = 0.10  # on top, for every earlier proposal that stopped workers
 _MAX_STOP_GAIN = 0.40  # ±20 % measurement error can fake a 33 % gain; above 40 % the gain is real, so stopping ends
+_SHORT_SEARCH = 500  # fillings compared for steps that another draft may replace (see `Effort`)
 _QUIET_STARTUPS = 2.0  # start-up times without a change before workers are stopped: new stats are in by then
 
 
@@ -174,7 +178,7 @@ class _Evaluation:
         in_place = self._advance(self._present(), may_stop=True)
         drafts = [in_place]
         if self._short_stages(in_place):
-            moved = self._repacked()
+            moved = self._repacked(keep=1) or self._repacked(keep=0)
             drafts = sorted([in_place, moved], key=self._gain_s, reverse=True) if moved else drafts
         return [draft for draft in drafts if draft.stops]
 
@@ -182,9 +186,14 @@ class _Evaluation:
         return [*(grant for stage in self._stages for grant in stage.grants), *self._stopping]
 
     def _present(self) -> _Draft:
-        held = self._held_grants()
-        ledger = self._allocator.ledger_with(held)
-        used_cpus = math.fsum(cpus_of(self._allocator.request(grant.stage_index)) for grant in held)
+        """Return the draft without any steps.
+
+        What stopping workers hold is free later. New workers are placed on what is free then, those that do not have to
+        wait for it as well: what becomes free first would otherwise go to whom it was not meant for.
+        """
+        alive = [grant for stage in self._stages for grant in stage.grants]
+        ledger_later = self._allocator.ledger_with(alive)
+        cpus_later = self._budget - self._cpus_of(alive)
         candidates = [
             Candidate(grant, stage.request, self._allocator.slots_of(grant), stage.startup_s)
             for stage, work in zip(self._stages, self._work, strict=True)
@@ -192,14 +201,17 @@ class _Evaluation:
             for grant in reversed(stage.grants)
         ]
         return _Draft(
-            ledger_now=ledger,
-            ledger_later=ledger,
-            cpus_now=self._budget - used_cpus,
-            cpus_later=self._budget - used_cpus,
+            ledger_now=self._allocator.ledger_with(self._held_grants()) if self._stopping else ledger_later,
+            ledger_later=ledger_later,
+            cpus_now=cpus_later - self._cpus_of(self._stopping),
+            cpus_later=cpus_later,
             counts=list(self._present_counts),
             counts_meanwhile=list(self._present_counts),
             candidates=candidates,
         )
+
+    def _cpus_of(self, grants: Sequence[WorkerGrant]) -> float:
+        return math.fsum(cpus_of(self._allocator.request(grant.stage_index)) for grant in grants)
 
     def _short_stages(self, draft: _Draft) -> list[int]:
         """Return the stages that should have more workers."""
@@ -230,7 +242,7 @@ class _Evaluation:
         draft = self._present()
         missing = [(self._stages[i].request, self._targets[i] - draft.counts[i]) for i in self._short_stages(draft)]
         on_gpus = [(request, n) for request, n in missing if request.uses_gpu]
-        slots = Bins(draft.ledger_later, [request for request, _ in on_gpus]).pack(on_gpus).slots
+        slots = Bins(draft.ledger_later, [request for request, _ in on_gpus]).pack(on_gpus, Effort(_SHORT_SEARCH)).slots
         if not slots:
             return None
         return self._advance(draft, may_stop=False) if self._add_all(draft, slots) else None
@@ -299,13 +311,18 @@ class _Evaluation:
             draft.candidates.remove(candidate)
             draft.stops.append(StopWorker(stage_index, candidate.grant.worker_id, reason))
 
-    def _repacked(self) -> _Draft | None:
-        """Move workers together, where enough is free for the targets but scattered over the devices."""
+    def _repacked(self, keep: int) -> _Draft | None:
+        """Move workers together, where enough is free for the targets but scattered over the devices.
+
+        ``keep``: as many workers of each stage stay where they are, 0 or 1.
+        """
         draft = self._present()
         on_gpus = [candidate for candidate in draft.candidates if candidate.slots]
         movable = {candidate.request for candidate in on_gpus}
+        movable |= {request for i in self._short_stages(draft) if (request := self._stages[i].request).uses_gpu}
         wanted = {s.request: n for s, n in zip(self._stages, self._targets, strict=True) if s.request in movable}
-        moves = repack(draft.ledger_later, on_gpus, wanted)
+        effort = Effort(_SHORT_SEARCH) if keep else Effort()  # as much as finding the targets took
+        moves = repack(draft.ledger_later, on_gpus, wanted, effort, keep=keep)
         if moves is None:
             return None
         stops, new_slots = moves
@@ -329,12 +346,17 @@ class _Evaluation:
         return gain_s > self._startup_s(draft) and gain_s >= min_gain * remaining_s
 
     def _gain_s(self, draft: _Draft) -> float:
-        """Return the seconds by which the remaining work ends sooner."""
+        """Return the seconds by which the remaining work ends sooner.
+
+        While a stage has no worker, all others come to wait for it, so nothing counts as done during the start-ups.
+        """
         work_left = self._work_left_s()
         startup_s = self._max_startup_s(draft.growing)
-        work_then = [max(0.0, s - startup_s * n) for s, n in zip(work_left, draft.counts_meanwhile, strict=True)]
-        before_s = self._duration_s(work_left, self._present_counts)
-        return before_s - startup_s - self._duration_s(work_then, draft.counts)
+        work_then = work_left
+        if math.isfinite(self._duration_s(work_left, draft.counts_meanwhile)):
+            work_then = [max(0.0, s - startup_s * n) for s, n in zip(work_left, draft.counts_meanwhile, strict=True)]
+        after_s = startup_s + self._duration_s(work_then, draft.counts)
+        return self._duration_s(work_left, self._present_counts) - after_s if math.isfinite(after_s) else -math.inf
 
     def _startup_s(self, draft: _Draft) -> float:
         """Return the start-up time that the steps cost, and that undoing them would."""
