@@ -33,11 +33,14 @@ def account(
     worker.batches_done += totals.batches
     worker.rss_peak_bytes = totals.rss_peak_bytes
     transfer_s = sum(now - batch.sent_at for batch in completed) - totals.busy_s
+    own_batches: dict[StageState, list[Batch]] = {}
+    for batch in completed:
+        own_batches.setdefault(batch.stage, []).append(batch)
     for offset, made, stats in by_stage:
         stage = lead.members[offset]
         if lead.is_fused:
             stage.times.add(stats, warm=warm)
-        own = [batch for batch in completed if batch.stage is stage]
+        own = own_batches.get(stage, ())
         stage.done_tasks += stats.tasks_in
         stage.made_tasks += made
         if not stage.made_tasks and stage.done_tasks >= _TASKS_WITHOUT_OUTPUT and not stage.hinted:
@@ -47,12 +50,12 @@ def account(
                 now,
                 stage.spec.index,
                 worker.worker_id,
-                tuple(batch.batch_id for batch in own),
-                tasks_out=made,
-                queued_s=sum(batch.queued_s for batch in own),
-                in_worker_s=stats.busy_s + transfer_s,
-                stats=stats,
-                slowest=_tasks_of_slowest(stage, completed, stats),
+                tuple([batch.batch_id for batch in own]),
+                made,
+                sum([batch.queued_s for batch in own]),
+                stats.busy_s + transfer_s,
+                stats,
+                _tasks_of_slowest(stage, completed, stats),
             )
         )
         transfer_s = 0.0  # it was one for all stages of the group

@@ -13,8 +13,8 @@ from gpuexec.units import MIB
 _PREFETCH_S = 0.02  # work kept ready at a worker, so that it never waits for the driver
 _MAX_PREFETCH = 128  # batches
 _PREFETCH_BYTES = 64 * MIB
-_FUSED_BATCH_S = 0.005  # work of one batch of a group of fused stages: as little as keeps the cost of a batch small
-MAX_FUSED_TASKS = 64
+_FUSED_BATCH_S = 0.02  # work of one batch of a group of fused stages, whose stats are handled stage by stage
+MAX_FUSED_TASKS = 256
 _LONG_BATCH_S = 0.2  # a round trip does not matter beside such a batch, but a batch waiting behind one does
 
 
@@ -69,7 +69,7 @@ def prefetch_limit(batch_s: float | None, batch_bytes: float) -> int:
 
 
 def tasks_per_fused_batch(task_s: float | None, waiting: int, workers: int) -> int:
-    """Return how many tasks one batch of a group has: one until the service time is known, then enough for 5 ms.
+    """Return how many tasks one batch of a group has: one until the service time is known, then enough for 20 ms.
 
     The last tasks are spread over the ``workers``.
     """

@@ -7,23 +7,34 @@ from gpuexec.channel.messages import BatchStats
 _WEIGHT = 0.2  # of the newest service time in the running mean
 _MIN_REPORTS = 2  # before the times are worth planning with; one of a long batch is enough
 _MIN_COLD_REPORTS = 10  # the same for workers that have just started
-_LONG_BATCH_S = 1.0
+_LONG_BATCH_S = 0.02  # against which a pause of the scheduler does not matter much
 
 
 class ServiceTimes:
     """Measured service times of one stage, in seconds. ``None``: nothing reported yet.
 
-    ``busy_s`` and ``idle_s`` are summed over its warm workers. ``startup_s`` is the shortest time from spawn to ready.
+    ``busy_s`` and ``idle_s`` are summed over its warm workers.
     """
 
-    __slots__ = ("_cold_reports", "_warm_reports", "batch_bytes", "batch_s", "busy_s", "idle_s", "startup_s", "task_s")
+    __slots__ = (
+        "_cold_reports",
+        "_first",
+        "_startup_s",
+        "_warm_reports",
+        "batch_bytes",
+        "batch_s",
+        "busy_s",
+        "idle_s",
+        "task_s",
+    )
 
     def __init__(self) -> None:
         self.batch_s: float | None = None
         self.batch_bytes = 0.0
         self.task_s: float | None = None
         self.busy_s = self.idle_s = 0.0
-        self.startup_s: float | None = None
+        self._startup_s: float | None = None
+        self._first: tuple[float, int] | None = None  # seconds and tasks of the quickest first batches of a worker
         self._warm_reports = self._cold_reports = 0
 
     def add(self, stats: BatchStats, *, warm: bool) -> None:
@@ -34,6 +45,7 @@ class ServiceTimes:
         """
         if not warm:
             self._cold_reports += 1
+            self._first = min(self._first or (stats.busy_s, stats.tasks_in), (stats.busy_s, stats.tasks_in))
             if self._warm_reports:
                 return
         batch_s, batch_bytes = stats.busy_s / stats.batches, stats.input_bytes / stats.batches
@@ -52,7 +64,16 @@ class ServiceTimes:
 
     def add_startup(self, seconds: float) -> None:
         """Keep the shortest start-up seen; longer ones include waiting for other workers' setup."""
-        self.startup_s = seconds if self.startup_s is None else min(self.startup_s, seconds)
+        self._startup_s = seconds if self._startup_s is None else min(self._startup_s, seconds)
+
+    @property
+    def startup_s(self) -> float | None:
+        """Return how long it takes until a new worker does what the others do: from spawn to ready, and the time by
+        which its first batches are slower than later ones, since they import what the stage needs."""
+        if self._startup_s is None or self._first is None or self.task_s is None or not self._warm_reports:
+            return self._startup_s
+        seconds, tasks = self._first
+        return self._startup_s + max(0.0, seconds - tasks * self.task_s)
 
     @property
     def is_measured(self) -> bool:

@@ -140,15 +140,17 @@ def snapshot_of(stage: StageState, request: Request, forecasts: Sequence[Forecas
     load = load_of_group(
         [MemberLoad(f, m.times.task_s, m.waiting_tasks) for f, m in zip(forecasts, stage.members, strict=True)]
     )
+    is_measured = stage.group_times.is_measured
     return StageSnapshot(
         request=request.with_fixed_count(len(grants)) if stage.has_fixed_count else request,
         grants=tuple(grants),
-        task_s=load.task_s if stage.group_times.is_measured else None,
+        task_s=load.task_s if is_measured else None,
         startup_s=stage.group_times.startup_s,
         waiting=load.waiting,
         remaining=load.remaining,
         tasks=load.tasks,
         max_workers=None if load.remaining is None else max(1, math.ceil(load.remaining / stage.batch_size)),
+        at_most_s=None if is_measured else load.task_s,
     )
 
 

@@ -36,6 +36,7 @@ class StageLoad:
     ``workers``: how many it has now. ``task_s``: mean seconds a worker spends on a task. ``tasks``: how many tasks
     one source task becomes here, or, for all stages alike, how many tasks are still to be done. A stage for which
     ``task_s`` or ``tasks`` is ``None`` (not measured) keeps its workers. ``max_workers``: more would find no work.
+    ``at_most_s``: of a stage that is not measured, what a task took a worker that had just started, if that is known.
     """
 
     request: Request
@@ -43,6 +44,7 @@ class StageLoad:
     task_s: float | None
     tasks: float | None = 1.0
     max_workers: int | None = None
+    at_most_s: float | None = None
 
     @property
     def work_s(self) -> float | None:
@@ -59,7 +61,7 @@ class StageLoad:
 class StageSnapshot:
     """A running stage. ``grants``: of its live workers, oldest first; starting ones included, stopping ones not.
 
-    ``task_s``, ``tasks`` and ``max_workers``: see `StageLoad`. ``waiting``: tasks queued or in flight.
+    ``task_s``, ``tasks``, ``max_workers`` and ``at_most_s``: see `StageLoad`. ``waiting``: tasks queued or in flight.
     ``remaining``: tasks still to do; ``None`` if unknown, and then only those ``waiting`` are counted.
     ``startup_s``: from spawn to ready.
     """
@@ -72,11 +74,12 @@ class StageSnapshot:
     remaining: float | None
     tasks: float | None = 1.0
     max_workers: int | None = None
+    at_most_s: float | None = None
 
     @property
     def load(self) -> StageLoad:
         """The stage as `balance` takes it."""
-        return StageLoad(self.request, len(self.grants), self.task_s, self.tasks, self.max_workers)
+        return StageLoad(self.request, len(self.grants), self.task_s, self.tasks, self.max_workers, self.at_most_s)
 
     @property
     def work_left_s(self) -> float:
@@ -162,17 +165,23 @@ def effective_cpus(stages: Sequence[StageLoad], usable_cpus: float) -> float:
 
     Every stage has a worker, so whole CPUs for all of them would leave none for the heavy stage of a pipeline with
     more light stages than CPUs. At the throughput that all CPUs together allow, the first worker of a stage is busy
-    for at most that throughput times its work, and at any lower throughput for less. A stage that is not measured,
-    or has a fixed count, counts in full.
+    for at most that throughput times its work, and at any lower throughput for less. Of a stage that is not measured,
+    the first tasks of a new worker are known to take longer than others. It counts in full if it has done none, and so
+    does a stage with a fixed count.
     """
     measured = [(stage, work) for stage in stages if (work := stage.work_s) is not None]
     cpu_s = math.fsum(work * cpus_of(stage.request) for stage, work in measured)
     if not cpu_s:
         return usable_cpus
     throughput = usable_cpus / cpu_s
+    bounded = [
+        (stage, stage.at_most_s * stage.tasks)
+        for stage in stages
+        if stage.work_s is None and stage.at_most_s is not None and stage.tasks is not None
+    ]
     idle = [
         cpus_of(stage.request) * (1.0 if busy < _NEGLIGIBLE else 1.0 - busy)
-        for stage, work in measured
+        for stage, work in (*measured, *bounded)
         if stage.fixed_count is None and (busy := throughput * work) < 1.0
     ]
     return usable_cpus + math.fsum(idle)

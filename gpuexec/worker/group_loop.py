@@ -33,7 +33,7 @@ from gpuexec.worker.failures import describe_failure
 from gpuexec.worker.loop import WorkerLoop
 from gpuexec.worker.stage_totals import StageTotals
 
-_FAN_OUT_S = 0.02  # the work that a worker is kept ready with, too: see `core.decide.prefetch_limit`
+_FAN_OUT_S = 0.04  # twice the work of a batch whose tasks take as long as expected: see `core.decide`
 
 _RERUN_S = 1.0  # the same for a batch that is run again: what goes back has no history, so its attempts count anew
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from gpuexec import events
 from gpuexec.channel.messages import BatchStats, Failed, Ready, Results, Work
 from gpuexec.contract.phases import StagePhase
+from gpuexec.core.decide import MAX_FUSED_TASKS
 from gpuexec.core.lineage import Lineage
 from gpuexec.core.retries import RetryPolicy
 from gpuexec.core.stage import StageSpec
@@ -256,13 +257,13 @@ def test_a_worker_that_dies_before_it_notes_the_stage_sends_no_task_back():
 
 def test_batches_grow_with_what_is_known_of_their_time():
     world = World(1, 1, fused=True, fixed=True)
-    world.feed([f"{name}" for name in ids(200)])
+    world.feed(ids(800))
     world.all_set_up()
     inside = world.inside(world.worker())
     runs_to_its_end(world, kept=ALL)
     sizes = [count for message in inside.received if isinstance(message, Work) for count in message.counts]
     assert sizes[0] == 1, "the first goes alone"
-    assert max(sizes) == 64
+    assert max(sizes) == MAX_FUSED_TASKS
     assert sizes[-1] < 10, "the last tasks are spread"
 
 

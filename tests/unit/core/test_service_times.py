@@ -18,18 +18,18 @@ def test_a_cold_workers_times_are_used_only_until_a_warm_one_has_reported():
     times = ServiceTimes()
     times.add(stats(9.0), warm=False)
     assert (times.batch_s, times.task_s, times.is_measured) == (9.0, 9.0 / 4, False)
-    times.add(stats(0.02, idle=1.0), warm=True)
+    times.add(stats(0.002, idle=1.0), warm=True)
     times.add(stats(9.0, idle=5.0), warm=False)
-    assert (times.batch_s, times.is_measured) == (0.02, False)
-    times.add(stats(0.04), warm=True)
+    assert (times.batch_s, times.is_measured) == (0.002, False)
+    times.add(stats(0.004), warm=True)
     assert times.is_measured
-    assert times.batch_s == pytest.approx(0.03)
-    assert (times.busy_s, times.idle_s) == (pytest.approx(0.06), 1.0)
+    assert times.batch_s == pytest.approx(0.003)
+    assert (times.busy_s, times.idle_s) == (pytest.approx(0.006), 1.0)
 
 
 def test_one_long_batch_is_enough_and_so_are_ten_cold_ones():
     slow = ServiceTimes()
-    slow.add(stats(5.0), warm=True)
+    slow.add(stats(0.05), warm=True)
     assert slow.is_measured
     short_lived = ServiceTimes()
     for _ in range(10):
@@ -43,6 +43,19 @@ def test_the_shortest_start_up_is_kept():
     for seconds in (3.0, 2.0, 5.0):
         times.add_startup(seconds)
     assert times.startup_s == 2.0
+
+
+def test_what_a_new_workers_first_batch_takes_longer_belongs_to_its_start_up():
+    times = ServiceTimes()
+    times.add_startup(0.1)
+    times.add(stats(9.0, tasks=2), warm=False)
+    assert times.startup_s == 0.1, "nobody knows yet what a later batch takes"
+    times.add(stats(1.0, tasks=4), warm=True)
+    assert times.startup_s == pytest.approx(0.1 + 9.0 - 2 * 0.25)
+    times.add(stats(2.0, tasks=2), warm=False)
+    assert times.startup_s == pytest.approx(0.1 + 2.0 - 2 * 0.25), "of the worker that was quickest"
+    times.add(stats(0.1, tasks=2), warm=False)
+    assert times.startup_s == 0.1
 
 
 @given(st.lists(st.floats(1e-3, 10), min_size=1, max_size=30))

@@ -175,6 +175,13 @@ def test_a_cycle_reports_what_the_planner_decided_and_only_what_is_new(monkeypat
     assert len(cycles.pool.added) == 15
 
 
+def test_stages_that_are_not_measured_are_waited_for_only_for_a_while_whatever_happens_first(monkeypatch):
+    cycles = Cycles(monkeypatch)
+    cycles.autoscaler.worker_ended()
+    cycles.autoscaler.batches_finished()
+    assert cycles.autoscaler.next_cycle() == cycles.now + 2.0
+
+
 def test_a_refused_worker_is_not_asked_for_in_every_cycle(monkeypatch):
     cycles = Cycles(monkeypatch)
     cycles.pool.refuses = True

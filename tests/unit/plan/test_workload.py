@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -42,6 +44,13 @@ def test_a_half_busy_worker_counts_half():
 def test_unmeasured_and_fixed_stages_count_in_full():
     assert effective_cpus(loads(None, None), 4) == 4
     assert effective_cpus(loads(0.001, 1.0, fixed_count=1), 4) == 4
+
+
+def test_what_a_new_worker_took_bounds_a_stage_that_is_not_measured():
+    heavy, new = loads(1.0, None)
+    assert effective_cpus([heavy, dataclasses.replace(new, at_most_s=0.25)], 2) == pytest.approx(2 + 0.5)
+    assert effective_cpus([heavy, dataclasses.replace(new, at_most_s=0.01)], 2) == 3
+    assert effective_cpus([heavy, dataclasses.replace(new, at_most_s=9.0)], 2) == 2
 
 
 @given(st.lists(st.floats(1e-6, 1e3) | st.none(), min_size=1, max_size=8), st.floats(0.5, 64))

@@ -118,7 +118,7 @@ def test_many_outputs_of_unknown_cost_all_go_back(recorder, clock):
 
 
 def test_as_many_go_on_as_the_time_allows_and_the_order_is_kept(recorder, clock):
-    group = worker(recorder, clock, timed("a", 0, copies=4), timed("b", 0.008), timed("c", 0.001))
+    group = worker(recorder, clock, timed("a", 0, copies=4), timed("b", 0.016), timed("c", 0.002))
     group.run(5, route=(1, 3))
     assert group.run(1, route=(0, 3)) == [(10, 3), (11, 3), (12, 1), (13, 1)]
 
