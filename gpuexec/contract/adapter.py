@@ -57,15 +57,10 @@ class BaseStageAdapter:
         outputs = _as_tasks(self.stage.process_batch(tasks), self.stage.name)
         timer.count(size)
         self._assign_ids(tasks, outputs)
-        kinds = [kind_of(type(task)) for task in outputs]
         self.last_failed = []
-        if TaskKind.FAILED in kinds:
-            self.last_failed = [
-                task.task_id for task, kind in zip(outputs, kinds, strict=True) if kind is TaskKind.FAILED
-            ]
-            self._report_failed(len(self.last_failed))
+        kinds = [kind_of(type(task)) for task in outputs]
         if any(kinds):
-            outputs = [task for task, kind in zip(outputs, kinds, strict=True) if kind is TaskKind.TASK]
+            outputs = self._without_markers(outputs, kinds)
         _, stats = timer.log_stats()
         metrics = self.stage._consume_custom_metrics()
         if metrics:
@@ -102,6 +97,12 @@ class BaseStageAdapter:
 
     def _own_segment(self, task: TaskLike, position: int) -> str | int:
         return (task.get_deterministic_id() or position) if self.stage.is_source_stage else position
+
+    def _without_markers(self, outputs: list[Any], kinds: list[TaskKind]) -> list[Any]:
+        self.last_failed = [task.task_id for task, kind in zip(outputs, kinds, strict=True) if kind is TaskKind.FAILED]
+        if self.last_failed:
+            self._report_failed(len(self.last_failed))
+        return [task for task, kind in zip(outputs, kinds, strict=True) if kind is TaskKind.TASK]
 
     def _report_failed(self, count: int) -> None:
         if self.stage.is_source_stage:

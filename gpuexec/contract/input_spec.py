@@ -34,6 +34,8 @@ def spec_for_task(stage_name: str, specs: object, task: Any) -> InputSpec:
 def missing_from(task: Any, spec: InputSpec) -> tuple[list[str], list[str]]:
     """Return the attributes of the task and the columns of its data that are declared but missing."""
     attributes, columns = spec
+    if not (attributes or columns):  # of most stages, and on the hot path
+        return [], []
     get_columns = getattr(task, "get_columns", None)
     present = get_columns() if callable(get_columns) else getattr(task.data, "column_names", ())
     return (

@@ -107,12 +107,8 @@ class StageTimer:
         """End the batch; return the stage's name and the batch's stats."""
         now = time.monotonic()
         self._active_until = now
-        stats = StagePerfStats(
-            stage_name=self._stage_name,
-            process_time=now - self._start,
-            actor_idle_time=self._idle_s,
-            input_data_size_mb=self._input_size / MIB,
-            num_items_processed=self._num_items,
+        stats = StagePerfStats(  # by position, which is faster
+            self._stage_name, now - self._start, self._idle_s, self._input_size / MIB, self._num_items
         )
         if verbose:
             from loguru import logger
