@@ -185,8 +185,8 @@ class WarmStart:
         if not fit:
             return
         try:
-            kept = kept_templates.take(key)
-            self._ask(kept or Template(key, env, self._folder), fit, env, own, kept=kept is not None, second=second)
+            template = kept_templates.take(key) or Template(key, env, self._folder)
+            self._ask(template, fit, env, own, second=second)
         except OSError:  # if the system refuses processes, it will say so when it is asked for a worker
             self._cold |= {(group.index, key) for group in fit}
 
@@ -197,10 +197,9 @@ class WarmStart:
         env: Mapping[str, str],
         own: Sequence[str],
         *,
-        kept: bool = False,
         second: bool = False,
     ) -> None:
-        use = _Use(template, env, own, groups, time.monotonic(), kept, is_second=second)
+        use = _Use(template, env, own, groups, time.monotonic(), template.was_used, is_second=second)
         self._uses.append(use)
         self._guardian.watch(template.pid)
         try:

@@ -18,7 +18,7 @@ from gpuexec.core.worker import Exit, Worker
 from gpuexec.driver.warm_start import Group, NotYet, WarmOptions, WarmStart
 from gpuexec.errors import ConnectionLost, StartRefused, TemplateLost
 from gpuexec.hardware.host import read_oom_kills
-from gpuexec.observe.logging_state import logging_disabled, logging_levels
+from gpuexec.observe.logging_state import how_workers_log
 from gpuexec.plan.model import WorkerGrant
 from gpuexec.processes import interrupts, reap
 from gpuexec.processes.exit_watch import offers_pidfd
@@ -82,7 +82,7 @@ class WorkerProcesses:
         self._ports = PortRanges()
         self._handles: dict[int, Handle] = {}  # by the worker's number
         # How workers log: it must not change during a run, since templates are shared by those that log alike.
-        self._log = (log_level, logging_levels(), logging_disabled())
+        self._log = how_workers_log(log_level)
         self._warm: WarmStart | None = None
         if warm is not None and offers_pidfd():  # nothing else tells of the exit of another process's child
             self._warm = WarmStart(warm, self._watch, self._guardian, self._log, self._folder)
@@ -108,7 +108,11 @@ class WorkerProcesses:
         """Begin to import the modules of stages, leads of their groups, if workers are to be forked."""
         if self._warm is not None:
             self._warm.begin(
-                (Group.of(stage), worker_environment(self._base_env, grant, stage.spec.env_vars), grant.allocation)
+                (
+                    Group.of(stage),
+                    worker_environment(self._base_env, grant.allocation, stage.spec.env_vars),
+                    grant.allocation,
+                )
                 for stage in stages
                 for grant in list(stage.pending_grants)[:1]
             )
@@ -119,7 +123,7 @@ class WorkerProcesses:
         Raises ``StartRefused`` if the system refuses.
         """
         grant, specs = worker.grant, [member.spec for member in worker.members]
-        env = worker_environment(self._base_env, grant, specs[0].env_vars)
+        env = worker_environment(self._base_env, grant.allocation, specs[0].env_vars)
         template = None
         if self._warm is not None:
             try:

@@ -1,12 +1,15 @@
-"""Refuses pipelines that no executor can run, before anything is read or started."""
+"""Refuses pipelines and observers that no executor can run with, before anything is read or started."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gpuexec.errors import ConfigurationError
 from gpuexec.stage.loading import is_loading_stage
+
+if TYPE_CHECKING:
+    from gpuexec.events import Observer
 
 _RESOURCES = ("cpus", "gpus", "gpu_memory_gb")
 
@@ -51,6 +54,16 @@ def _check_declarations(stage: Any, position: int) -> None:
         raise ConfigurationError(
             f"stage {stage.name!r}: runtime_env['env_vars'] must be a mapping of names to values, got {env_vars!r}"
         )
+
+
+def checked_observers(observers: Sequence[Observer]) -> tuple[Observer, ...]:
+    """Return the caller's observers. Raises ``ConfigurationError`` for what cannot be one."""
+    for observer in observers:
+        if isinstance(observer, type) or not callable(getattr(observer, "on_event", None)):
+            raise ConfigurationError(
+                f"observers must have a method on_event(event), got {observer!r}; see gpuexec.events.Observer"
+            )
+    return tuple(observers)
 
 
 def refuse_run_during_import() -> None:

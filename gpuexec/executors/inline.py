@@ -17,12 +17,13 @@ from gpuexec.contract.executor import BaseExecutor, NodeInfo, WorkerMetadata
 from gpuexec.curator import adapters, registration, stage_facts
 from gpuexec.errors import ConfigurationError
 from gpuexec.events import Observer
+from gpuexec.executors.checks import checked_observers
 from gpuexec.executors.copies import own_copy
 from gpuexec.executors.initial_tasks import initial_tasks_for
 from gpuexec.executors.inline_events import InlineEvents
 from gpuexec.executors.option_repr import changed_options, executor_repr
 from gpuexec.executors.prepare import prepare
-from gpuexec.executors.progress import checked_observers, progress_for
+from gpuexec.executors.progress import progress_for
 from gpuexec.executors.run_facts import run_facts
 from gpuexec.naming import abbreviated
 from gpuexec.plan.model import WorkerGrant

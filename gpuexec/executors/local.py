@@ -4,43 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import sys
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from gpuexec.channel import codec
-from gpuexec.channel.announcement import announce_task_classes
-from gpuexec.channel.own_modules import send_own_modules_by_value
-from gpuexec.channel.payload import Payload, SegmentRef
-from gpuexec.channel.payload_store import store
-from gpuexec.channel.segments import SegmentPool
-from gpuexec.checkpoint.absent import NoCheckpoint
 from gpuexec.config import ExecutorConfig, merged_options
 from gpuexec.contract.executor import BaseExecutor
-from gpuexec.core.stage import StageSpec
-from gpuexec.curator import adapters, registration, stage_facts
+from gpuexec.curator import registration
 from gpuexec.driver.cancellation import Cancellation
-from gpuexec.driver.capsules import CapsuleKeeper
-from gpuexec.driver.initial_tasks import InitialTasks, ListedTasks, StreamedTasks
-from gpuexec.driver.run import Run
-from gpuexec.errors import ConfigurationError, RemoteTraceback, RunCancelled, StageNotPicklable
-from gpuexec.events import Observer, RunFacts
-from gpuexec.executors.initial_tasks import checked_tasks, initial_tasks_for
+from gpuexec.driver.early_template import template_started_early
+from gpuexec.errors import RunCancelled
+from gpuexec.executors.checks import check_stages, checked_observers, refuse_run_during_import
 from gpuexec.executors.option_repr import executor_repr
-from gpuexec.executors.prepare import Prepared, prepare, with_spill_folder
-from gpuexec.executors.progress import checked_observers, progress_for
-from gpuexec.executors.run_facts import run_facts
-from gpuexec.executors.stage_options import error_handling_of, limits_of, own_options, policy_of
-from gpuexec.processes.interrupts import signals_deferred
 from gpuexec.processes.standard_streams import occupy_standard_descriptors
-from gpuexec.processes.variables import variables_of_run
-from gpuexec.report.builder import ReportBuilder
-from gpuexec.report.model import RunReport
-from gpuexec.stage.environment import env_vars_for
 
 if TYPE_CHECKING:
-    from gpuexec.checkpoint.checkpoint import Checkpoint
+    from gpuexec.events import Observer
+    from gpuexec.executors.local_run import LocalRun
+    from gpuexec.report.model import RunReport
 
 registration.install()
 
@@ -123,27 +104,12 @@ class LocalExecutor(BaseExecutor):
         """
         occupy_standard_descriptors()
         folder = (self.options if checkpoint is None else ExecutorConfig.create(checkpoint=checkpoint)).checkpoint
-        with self._cancellable() as cancellation:
-            prepared = prepare(
-                stages,
-                self.options,
-                sleep=cancellation.sleep,
-                takes_leases=True,
-                fuses=True,
-                has_checkpoint=folder is not None,
-            )
-            prepared = with_spill_folder(prepared, self.options)
-            with prepared.leases, signals_deferred():
-                tasks = _listed(prepared.stages, initial_tasks)
-                facts = run_facts("local", prepared, self.options)
-                run = self._run(
-                    prepared, facts, tasks, folder, cancellation, streams=False, accept_changed=accept_changed_pipeline
-                )
-                try:
-                    return run.execute()
-                except BaseException as error:
-                    _drop_own_frames(error)
-                    raise
+        refuse_run_during_import()
+        check_stages(stages)
+        early = contextlib.nullcontext() if folder else template_started_early(stages, self.options)
+        with self._cancellable() as cancellation, early:
+            run = self._run(folder, accept_changed=accept_changed_pipeline or self.options.accept_changed_pipeline)
+            return run.execute(stages, initial_tasks, cancellation)
 
     def execute_iter(
         self, stages: Sequence[Any], initial_tasks: Iterable[Any] | None = None
@@ -157,208 +123,19 @@ class LocalExecutor(BaseExecutor):
         `execute` raises.
         """
         occupy_standard_descriptors()
-        has_checkpoint = self.options.checkpoint is not None
-        prepared = prepare(stages, self.options, takes_leases=True, fuses=True, has_checkpoint=has_checkpoint)
-        prepared = with_spill_folder(prepared, self.options)
-        phases = len(prepared.plan.phases)
-        if phases > 1 and initial_tasks is not None and not isinstance(initial_tasks, Sequence):
-            prepared.leases.close()
-            raise ConfigurationError(
-                f"the stages' GPU needs do not fit at once, so they run in {phases} phases, and no task comes out "
-                "before the first phase has seen every task: give execute_iter() a list, or lower what the stages ask "
-                "for\n" + "\n".join(prepared.plan.notes)
-            )
-        return self._stream(prepared, run_facts("local", prepared, self.options), initial_tasks)
+        run = self._run(self.options.checkpoint, accept_changed=self.options.accept_changed_pipeline)
+        return run.stream(stages, initial_tasks, self._cancellable)
 
-    def _stream(
-        self, prepared: Prepared, facts: RunFacts, initial_tasks: Iterable[Any] | None
-    ) -> Generator[Any, None, None]:
-        with prepared.leases:
-            yield from self._stream_results(prepared, facts, initial_tasks)
+    def _run(self, checkpoint: str | None, *, accept_changed: bool) -> LocalRun:
+        from gpuexec.executors.local_run import LocalRun  # takes longest, so the template is started before it
 
-    def _stream_results(
-        self, prepared: Prepared, facts: RunFacts, initial_tasks: Iterable[Any] | None
-    ) -> Generator[Any, None, None]:
-        tasks: InitialTasks
-        if initial_tasks is None or isinstance(initial_tasks, Sequence):
-            tasks = _listed(prepared.stages, initial_tasks)
-        else:
-            send_own_modules_by_value(prepared.stages)
-            tasks = StreamedTasks(checked_tasks(initial_tasks))
-        with self._cancellable() as cancellation:
-            with signals_deferred():
-                results = self._run(
-                    prepared, facts, tasks, self.options.checkpoint, cancellation, streams=True
-                ).stream()
-            try:
-                while True:
-                    with signals_deferred():
-                        try:
-                            finished = next(results, None)
-                        except BaseException as error:
-                            _drop_own_frames(error)
-                            raise
-                    if finished is None:
-                        return
-                    for _, task in finished:
-                        yield task
-            finally:
-                with signals_deferred():
-                    results.close()
+        def keep_report(report: RunReport) -> None:
+            self.last_report = report
 
-    def _run(
-        self,
-        prepared: Prepared,
-        facts: RunFacts,
-        initial_tasks: InitialTasks,
-        checkpoint: str | None,
-        cancellation: Cancellation,
-        *,
-        streams: bool,
-        accept_changed: bool = False,
-    ) -> Run:
-        specs = [self._spec(i, prepared) for i in range(len(prepared.stages))]
-        report_builder = ReportBuilder()
-        self.last_report = report_builder.report
-        accept_changed = accept_changed or self.options.accept_changed_pipeline
-        opened = self._open_checkpoint(checkpoint, prepared.stages, accept_changed, streams=streams)
-        try:
-            return self._make_run(prepared, facts, specs, initial_tasks, opened, report_builder, cancellation)
-        except BaseException as error:
-            opened.close(f"{type(error).__name__}: {error}")
-            raise
-
-    def _make_run(
-        self,
-        prepared: Prepared,
-        facts: RunFacts,
-        specs: Sequence[StageSpec],
-        initial_tasks: InitialTasks,
-        checkpoint: Checkpoint | NoCheckpoint,
-        report_builder: ReportBuilder,
-        cancellation: Cancellation,
-    ) -> Run:
-        node_id = socket.gethostname()
-        base_env, left_out = variables_of_run(os.environ, checkpoint.hash_seed)
-        if left_out:
-            _say_what_workers_do_not_get(left_out)
-        task_seed = checkpoint.task_seed if self.options.task_seed is None else self.options.task_seed
-        announcement = announce_task_classes()
-        progress, gauge_period_s = progress_for(self.options)
-        return Run(
-            specs,
-            prepared.plan,
-            prepared.allocator,
-            initial_tasks,
-            config=self.options,
-            task_seed=task_seed,
-            announcement=announcement,
-            node_id=node_id,
-            base_env=base_env,
-            observers=[report_builder, *progress, *self.observers],
-            facts=facts,
-            gauge_every_s=gauge_period_s,
-            gpu_used=_gpu_memory_used,
-            on_grants=prepared.cover,
-            capsules=CapsuleKeeper(
-                self.options.capsule_dir,
-                enabled=self.options.stores_capsules,
-                node_id=node_id,
-                base_env=base_env,
-                task_seed=task_seed,
-                announcement=announcement.payload if announcement is not None else None,
-            ),
+        return LocalRun(
+            self.options,
+            self.observers,
             checkpoint=checkpoint,
-            cancellation=cancellation,
-            spill_folder=prepared.spill_folder,
+            accept_changed=accept_changed,
+            on_report=keep_report,
         )
-
-    def _open_checkpoint(
-        self, folder: str | None, stages: Sequence[Any], accept_changed: bool, *, streams: bool
-    ) -> Checkpoint | NoCheckpoint:
-        if folder is None:
-            return NoCheckpoint()
-        from gpuexec.checkpoint.checkpoint import Checkpoint, Delivery  # only a run with a checkpoint pays for it
-
-        if streams:
-            delivery = Delivery.STREAMED
-        else:
-            delivery = Delivery.STORED if stage_facts.is_sink(stages[-1]) else Delivery.AT_END
-        return Checkpoint.open(
-            folder, stages, accept_changed=accept_changed, delivery=delivery, task_seed=self.options.task_seed
-        )
-
-    def _spec(self, index: int, prepared: Prepared) -> StageSpec:
-        stage, demand = prepared.stages[index], prepared.demands[index]
-        options = self.options.for_stage(own_options(stage, self.options))
-        payload, modules = _pickled(stage, demand.name)
-        return StageSpec(
-            index=index,
-            name=demand.name,
-            batch_size=stage_facts.batch_size_of(stage),
-            payload=payload,
-            modules=(*modules, *adapters.modules_for(stage)),
-            env_vars=env_vars_for(stage, self.options),
-            sets_up_node=stage_facts.sets_up_node(stage),
-            uses_gpu=bool(demand.gpus or demand.gpu_memory_gb),
-            is_source=bool(getattr(stage, "is_source_stage", False)),
-            policy=policy_of(options),
-            limits=limits_of(options),
-            error_handling=error_handling_of(options),
-        )
-
-
-def _listed(stages: Sequence[Any], initial_tasks: Sequence[Any] | None) -> ListedTasks:
-    tasks = initial_tasks_for(stages, initial_tasks)
-    send_own_modules_by_value((*stages, tasks[0]))
-    return ListedTasks(tasks)
-
-
-def _drop_own_frames(error: BaseException) -> None:
-    """Drop this package's frames from a stage's exception: it was raised in a worker, as its ``__cause__`` says."""
-    if isinstance(error.__cause__, RemoteTraceback):
-        error.__traceback__ = None
-
-
-def _say_what_workers_do_not_get(names: Sequence[str]) -> None:
-    from loguru import logger
-
-    logger.info(
-        "workers do not get {}, which a launcher set for this process; runtime_env={{'env_vars': …}} passes such a "
-        "variable on",
-        ", ".join(names),
-    )
-
-
-def _gpu_memory_used(uuids: Sequence[str]) -> dict[str, int]:
-    from gpuexec.hardware import nvml
-
-    return nvml.memory_used(uuids) if uuids else {}
-
-
-def _pickled(stage: Any, name: str) -> tuple[Payload, list[str]]:
-    """Pickle a stage for all its workers; return also which modules they will import for it.
-
-    Raises ``StageNotPicklable``, whose message names the attribute at fault.
-    """
-    try:
-        encoded, modules = codec.encode_with_modules(stage)
-    except Exception as error:
-        culprit = _unpicklable_attribute(stage)
-        subject = f"its attribute {culprit}" if culprit else "it"
-        raise StageNotPicklable(
-            f"stage {name!r} cannot be sent to a worker: {subject} cannot be pickled "
-            f"({type(error).__name__}: {error}). Create such objects in setup(), which runs in the worker."
-        ) from error
-    payload = store(encoded, SegmentPool())
-    return payload.shared() if isinstance(payload, SegmentRef) else payload, modules
-
-
-def _unpicklable_attribute(owner: Any, depth: int = 3) -> str | None:
-    for name, value in getattr(owner, "__dict__", {}).items():
-        try:
-            codec.encode(value)
-        except Exception:  # noqa: BLE001 - whatever pickling raises, this attribute is the culprit
-            inner = _unpicklable_attribute(value, depth - 1) if depth else None
-            return f"{name}.{inner}" if inner else f"{name} ({type(value).__name__})"
-    return None

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 
 from gpuexec import events
 from gpuexec.config import ExecutorConfig
-from gpuexec.errors import ConfigurationError
 from gpuexec.observe.progress import LIVE_PERIOD_S, LineProgress, LiveProgress
 from gpuexec.observe.relay import LogRelay
 
@@ -26,16 +24,6 @@ def progress_for(options: ExecutorConfig) -> tuple[list[events.Observer], float]
     if is_terminal:
         return [LiveProgress(relay)], LIVE_PERIOD_S
     return [relay, LineProgress(options.progress_interval_s)], min(_GAUGE_S, options.progress_interval_s)
-
-
-def checked_observers(observers: Sequence[events.Observer]) -> tuple[events.Observer, ...]:
-    """Return the caller's observers. Raises ``ConfigurationError`` for what cannot be one."""
-    for observer in observers:
-        if isinstance(observer, type) or not callable(getattr(observer, "on_event", None)):
-            raise ConfigurationError(
-                f"observers must have a method on_event(event), got {observer!r}; see gpuexec.events.Observer"
-            )
-    return tuple(observers)
 
 
 def _stderr_is_terminal() -> bool | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 
 def logging_levels() -> dict[str, int]:
@@ -18,3 +19,8 @@ def logging_disabled() -> int:
     """Return the level up to which `logging.disable` has switched off everything."""
     logging = sys.modules.get("logging")
     return int(logging.root.manager.disable) if logging is not None else 0
+
+
+def how_workers_log(level: str) -> list[Any]:
+    """Return what a worker's `LogSink.configure` is called with. ``level``: of the option ``log_level``."""
+    return [level, logging_levels(), logging_disabled()]

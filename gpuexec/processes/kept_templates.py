@@ -1,4 +1,4 @@
-"""Templates between the runs of one program: a run leaves its own here, the next one takes it.
+"""Templates that wait for a run: one run leaves its own here, the next one takes it.
 
 A template is taken only for workers that would begin as those did for whom it was started: its key says how they begin.
 Whether source files have changed in the meantime, the template itself looks.
@@ -7,6 +7,7 @@ Whether source files have changed in the meantime, the template itself looks.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import resource
 import sys
@@ -83,6 +84,19 @@ def keep(template: Template, seconds: float) -> None:
     _kept.append(template)
     while len(_kept) > _MOST:
         _kept.pop(0).close()
+
+
+def offer(template: Template) -> None:
+    """Let a run take a template that was started before the run was planned; `withdraw` it when there is none."""
+    _kept.append(template)
+
+
+def withdraw(template: Template) -> None:
+    """End an offered template unless a run has taken it."""
+    with contextlib.suppress(ValueError):  # it was taken, and may have been kept since
+        if not template.was_used:
+            _kept.remove(template)
+            template.close(kill=True)
 
 
 def kept() -> tuple[Template, ...]:

@@ -17,7 +17,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from gpuexec.channel.messages import LogLine, PrintsFor
 from gpuexec.channel.recorder import FlightRecorder
-from gpuexec.plan.model import WorkerGrant
+from gpuexec.contract.allocation import Allocation
 from gpuexec.processes.child import Child, SpawnedChild
 from gpuexec.processes.interpreter import interpreter
 from gpuexec.processes.output_lines import OutputItem, OutputLines
@@ -32,7 +32,7 @@ _OUTPUT_CHUNK_BYTES = 64 * KIB
 _READS_OF_A_PIPE = 4  # until a full pipe is empty
 
 
-def worker_environment(base: Mapping[str, str], grant: WorkerGrant, env_vars: Mapping[str, str]) -> dict[str, str]:
+def worker_environment(base: Mapping[str, str], allocation: Allocation, env_vars: Mapping[str, str]) -> dict[str, str]:
     """Return a worker's environment: the driver's, plus thread counts, the stage's own variables and GPU pinning.
 
     Thread counts follow the CPU share and the GPU memory that a library takes follows the GPU share, unless the user
@@ -40,8 +40,8 @@ def worker_environment(base: Mapping[str, str], grant: WorkerGrant, env_vars: Ma
     everything except the GPU pinning.
     """
     given = {**base, **env_vars}
-    env = {**thread_caps(grant.allocation.cpus), **gpu_memory_limits(grant.allocation, given), **given}
-    env["CUDA_VISIBLE_DEVICES"] = grant.allocation.cuda_visible_devices
+    env = {**thread_caps(allocation.cpus), **gpu_memory_limits(allocation, given), **given}
+    env["CUDA_VISIBLE_DEVICES"] = allocation.cuda_visible_devices
     env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     if not _is_installed():
         env["PYTHONPATH"] = os.pathsep.join(filter(None, [_package_root(), env.get("PYTHONPATH")]))

@@ -33,12 +33,13 @@ Key = tuple[Any, ...]
 class Template:
     """One template process and the driver's descriptors for it; ``close`` releases them.
 
-    ``key``: what its workers have in common; see `gpuexec.processes.kept_templates`. ``control`` becomes readable when
-    the answer to `load` has arrived, ``output_fd`` when something was printed.
+    ``key``: what its workers have in common; see `gpuexec.processes.kept_templates`. ``was_used``: a run has had it.
+    ``control`` becomes readable when the answer to `load` has arrived, ``output_fd`` when something was printed.
     """
 
     def __init__(self, key: Key, env: Mapping[str, str], folder: str | None) -> None:
         self.key = key
+        self.was_used = False
         self.cause_of_loss: str | None = None
         self._lines = OutputLines()
         self._closed = False
@@ -70,6 +71,7 @@ class Template:
 
     def load(self, request: Mapping[str, Any]) -> None:
         """Ask it to import modules. Raises ``TemplateLost``, or another ``OSError`` if the request is too large."""
+        self.was_used = True
         try:
             handoff.send(self.control, {"do": "load", **request})
         except (ConnectionLost, TimeoutError) as error:

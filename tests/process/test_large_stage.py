@@ -11,7 +11,7 @@ import textwrap
 import pytest
 
 from gpuexec.channel.payload import SegmentRef
-from gpuexec.executors import local
+from gpuexec.executors import local_run
 from tests.process.running import ROOT, run_local
 from tests.process.stages import Apply, items, same
 from tests.process.stages.large import Index, LooksUp
@@ -28,11 +28,11 @@ def test_a_large_stage_is_pickled_once_and_each_worker_holds_it_once(monkeypatch
 
 
 def test_the_payload_of_a_large_stage_lies_in_one_segment_that_no_worker_reuses():
-    payload, modules = local._pickled(LooksUp(SIZE, workers=1), "looks_up")
+    payload, modules = local_run._pickled(LooksUp(SIZE, workers=1), "looks_up")
     assert isinstance(payload, SegmentRef)
     assert not payload.exclusive
     assert LooksUp.__module__ in modules
-    assert isinstance(local._pickled(Apply(same), "same")[0], bytes)
+    assert isinstance(local_run._pickled(Apply(same), "same")[0], bytes)
 
 
 @pytest.mark.parametrize("defined_in", ["module", "script"])

@@ -15,7 +15,7 @@ from gpuexec.processes.variables import THREAD_CAPS
 
 def environment(base=None, env_vars=None, cpus=2.9, visible="GPU-1"):
     grant = WorkerGrant("s-0", 0, Allocation((), cpus, visible))
-    return worker_environment(base or {}, grant, env_vars or {})
+    return worker_environment(base or {}, grant.allocation, env_vars or {})
 
 
 def test_threads_follow_the_cpu_share():

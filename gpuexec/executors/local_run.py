@@ -1,0 +1,308 @@
+"""What `LocalExecutor` does for one call: it prepares a run and hands it to the driver.
+
+`LocalExecutor` imports this module when it is called, since its imports are most of the time that a run takes to start.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+from gpuexec.channel import codec
+from gpuexec.channel.announcement import announce_task_classes
+from gpuexec.channel.own_modules import send_own_modules_by_value
+from gpuexec.channel.payload import Payload, SegmentRef
+from gpuexec.channel.payload_store import store
+from gpuexec.channel.segments import SegmentPool
+from gpuexec.checkpoint.absent import NoCheckpoint
+from gpuexec.config import ExecutorConfig
+from gpuexec.core.stage import StageSpec
+from gpuexec.curator import adapters, stage_facts
+from gpuexec.driver.cancellation import Cancellation
+from gpuexec.driver.capsules import CapsuleKeeper
+from gpuexec.driver.initial_tasks import InitialTasks, ListedTasks, StreamedTasks
+from gpuexec.driver.run import Run
+from gpuexec.errors import ConfigurationError, RemoteTraceback, StageNotPicklable
+from gpuexec.events import Observer, RunFacts
+from gpuexec.executors.initial_tasks import checked_tasks, initial_tasks_for
+from gpuexec.executors.prepare import Prepared, prepare, with_spill_folder
+from gpuexec.executors.progress import progress_for
+from gpuexec.executors.run_facts import run_facts
+from gpuexec.executors.stage_options import error_handling_of, limits_of, own_options, policy_of
+from gpuexec.processes.interrupts import signals_deferred
+from gpuexec.processes.variables import variables_of_run
+from gpuexec.report.builder import ReportBuilder
+from gpuexec.report.model import RunReport
+from gpuexec.stage.environment import env_vars_for
+
+if TYPE_CHECKING:
+    from gpuexec.checkpoint.checkpoint import Checkpoint
+
+
+class LocalRun:
+    """One call of an executor with these options.
+
+    ``observers``: the caller's. ``checkpoint``: the folder, ``None`` without one. ``on_report`` is given the run's
+    report before it begins.
+    """
+
+    def __init__(
+        self,
+        options: ExecutorConfig,
+        observers: Sequence[Observer],
+        *,
+        checkpoint: str | None,
+        accept_changed: bool,
+        on_report: Callable[[RunReport], None],
+    ) -> None:
+        self._options = options
+        self._observers = observers
+        self._checkpoint = checkpoint
+        self._accept_changed = accept_changed
+        self._on_report = on_report
+
+    def execute(
+        self, stages: Sequence[Any], initial_tasks: Sequence[Any] | None, cancellation: Cancellation
+    ) -> list[Any]:
+        """Do what `LocalExecutor.execute` promises."""
+        prepared = self._prepare(stages, sleep=cancellation.sleep)
+        with prepared.leases, signals_deferred():
+            tasks = _listed(prepared.stages, initial_tasks)
+            facts = run_facts("local", prepared, self._options)
+            run = self._run(prepared, facts, tasks, cancellation, streams=False)
+            try:
+                return run.execute()
+            except BaseException as error:
+                _drop_own_frames(error)
+                raise
+
+    def stream(
+        self,
+        stages: Sequence[Any],
+        initial_tasks: Iterable[Any] | None,
+        cancellable: Callable[[], AbstractContextManager[Cancellation]],
+    ) -> Generator[Any, None, None]:
+        """Do what `LocalExecutor.execute_iter` promises. ``cancellable`` is entered when the run begins."""
+        prepared = self._prepare(stages)
+        phases = len(prepared.plan.phases)
+        if phases > 1 and initial_tasks is not None and not isinstance(initial_tasks, Sequence):
+            prepared.leases.close()
+            raise ConfigurationError(
+                f"the stages' GPU needs do not fit at once, so they run in {phases} phases, and no task comes out "
+                "before the first phase has seen every task: give execute_iter() a list, or lower what the stages ask "
+                "for\n" + "\n".join(prepared.plan.notes)
+            )
+        return self._stream(prepared, run_facts("local", prepared, self._options), initial_tasks, cancellable)
+
+    def _prepare(self, stages: Sequence[Any], sleep: Callable[[float], None] = time.sleep) -> Prepared:
+        prepared = prepare(
+            stages,
+            self._options,
+            sleep=sleep,
+            takes_leases=True,
+            fuses=True,
+            has_checkpoint=self._checkpoint is not None,
+        )
+        return with_spill_folder(prepared, self._options)
+
+    def _stream(
+        self,
+        prepared: Prepared,
+        facts: RunFacts,
+        initial_tasks: Iterable[Any] | None,
+        cancellable: Callable[[], AbstractContextManager[Cancellation]],
+    ) -> Generator[Any, None, None]:
+        with prepared.leases:
+            yield from self._stream_results(prepared, facts, initial_tasks, cancellable)
+
+    def _stream_results(
+        self,
+        prepared: Prepared,
+        facts: RunFacts,
+        initial_tasks: Iterable[Any] | None,
+        cancellable: Callable[[], AbstractContextManager[Cancellation]],
+    ) -> Generator[Any, None, None]:
+        tasks: InitialTasks
+        if initial_tasks is None or isinstance(initial_tasks, Sequence):
+            tasks = _listed(prepared.stages, initial_tasks)
+        else:
+            send_own_modules_by_value(prepared.stages)
+            tasks = StreamedTasks(checked_tasks(initial_tasks))
+        with cancellable() as cancellation:
+            with signals_deferred():
+                results = self._run(prepared, facts, tasks, cancellation, streams=True).stream()
+            try:
+                while True:
+                    with signals_deferred():
+                        try:
+                            finished = next(results, None)
+                        except BaseException as error:
+                            _drop_own_frames(error)
+                            raise
+                    if finished is None:
+                        return
+                    for _, task in finished:
+                        yield task
+            finally:
+                with signals_deferred():
+                    results.close()
+
+    def _run(
+        self,
+        prepared: Prepared,
+        facts: RunFacts,
+        initial_tasks: InitialTasks,
+        cancellation: Cancellation,
+        *,
+        streams: bool,
+    ) -> Run:
+        specs = [self._spec(i, prepared) for i in range(len(prepared.stages))]
+        report_builder = ReportBuilder()
+        self._on_report(report_builder.report)
+        opened = self._open_checkpoint(prepared.stages, streams=streams)
+        try:
+            return self._make_run(prepared, facts, specs, initial_tasks, opened, report_builder, cancellation)
+        except BaseException as error:
+            opened.close(f"{type(error).__name__}: {error}")
+            raise
+
+    def _make_run(
+        self,
+        prepared: Prepared,
+        facts: RunFacts,
+        specs: Sequence[StageSpec],
+        initial_tasks: InitialTasks,
+        checkpoint: Checkpoint | NoCheckpoint,
+        report_builder: ReportBuilder,
+        cancellation: Cancellation,
+    ) -> Run:
+        node_id = socket.gethostname()
+        base_env, left_out = variables_of_run(os.environ, checkpoint.hash_seed)
+        if left_out:
+            _say_what_workers_do_not_get(left_out)
+        task_seed = checkpoint.task_seed if self._options.task_seed is None else self._options.task_seed
+        announcement = announce_task_classes()
+        progress, gauge_period_s = progress_for(self._options)
+        return Run(
+            specs,
+            prepared.plan,
+            prepared.allocator,
+            initial_tasks,
+            config=self._options,
+            task_seed=task_seed,
+            announcement=announcement,
+            node_id=node_id,
+            base_env=base_env,
+            observers=[report_builder, *progress, *self._observers],
+            facts=facts,
+            gauge_every_s=gauge_period_s,
+            gpu_used=_gpu_memory_used,
+            on_grants=prepared.cover,
+            capsules=CapsuleKeeper(
+                self._options.capsule_dir,
+                enabled=self._options.stores_capsules,
+                node_id=node_id,
+                base_env=base_env,
+                task_seed=task_seed,
+                announcement=announcement.payload if announcement is not None else None,
+            ),
+            checkpoint=checkpoint,
+            cancellation=cancellation,
+            spill_folder=prepared.spill_folder,
+        )
+
+    def _open_checkpoint(self, stages: Sequence[Any], *, streams: bool) -> Checkpoint | NoCheckpoint:
+        if self._checkpoint is None:
+            return NoCheckpoint()
+        from gpuexec.checkpoint.checkpoint import Checkpoint, Delivery  # only a run with a checkpoint pays for it
+
+        if streams:
+            delivery = Delivery.STREAMED
+        else:
+            delivery = Delivery.STORED if stage_facts.is_sink(stages[-1]) else Delivery.AT_END
+        return Checkpoint.open(
+            self._checkpoint,
+            stages,
+            accept_changed=self._accept_changed,
+            delivery=delivery,
+            task_seed=self._options.task_seed,
+        )
+
+    def _spec(self, index: int, prepared: Prepared) -> StageSpec:
+        stage, demand = prepared.stages[index], prepared.demands[index]
+        options = self._options.for_stage(own_options(stage, self._options))
+        payload, modules = _pickled(stage, demand.name)
+        return StageSpec(
+            index=index,
+            name=demand.name,
+            batch_size=stage_facts.batch_size_of(stage),
+            payload=payload,
+            modules=(*modules, *adapters.modules_for(stage)),
+            env_vars=env_vars_for(stage, self._options),
+            sets_up_node=stage_facts.sets_up_node(stage),
+            uses_gpu=bool(demand.gpus or demand.gpu_memory_gb),
+            is_source=bool(getattr(stage, "is_source_stage", False)),
+            policy=policy_of(options),
+            limits=limits_of(options),
+            error_handling=error_handling_of(options),
+        )
+
+
+def _listed(stages: Sequence[Any], initial_tasks: Sequence[Any] | None) -> ListedTasks:
+    tasks = initial_tasks_for(stages, initial_tasks)
+    send_own_modules_by_value((*stages, tasks[0]))
+    return ListedTasks(tasks)
+
+
+def _drop_own_frames(error: BaseException) -> None:
+    """Drop this package's frames from a stage's exception: it was raised in a worker, as its ``__cause__`` says."""
+    if isinstance(error.__cause__, RemoteTraceback):
+        error.__traceback__ = None
+
+
+def _say_what_workers_do_not_get(names: Sequence[str]) -> None:
+    from loguru import logger
+
+    logger.info(
+        "workers do not get {}, which a launcher set for this process; runtime_env={{'env_vars': …}} passes such a "
+        "variable on",
+        ", ".join(names),
+    )
+
+
+def _gpu_memory_used(uuids: Sequence[str]) -> dict[str, int]:
+    from gpuexec.hardware import nvml
+
+    return nvml.memory_used(uuids) if uuids else {}
+
+
+def _pickled(stage: Any, name: str) -> tuple[Payload, list[str]]:
+    """Pickle a stage for all its workers; return also which modules they will import for it.
+
+    Raises ``StageNotPicklable``, whose message names the attribute at fault.
+    """
+    try:
+        encoded, modules = codec.encode_with_modules(stage)
+    except Exception as error:
+        culprit = _unpicklable_attribute(stage)
+        subject = f"its attribute {culprit}" if culprit else "it"
+        raise StageNotPicklable(
+            f"stage {name!r} cannot be sent to a worker: {subject} cannot be pickled "
+            f"({type(error).__name__}: {error}). Create such objects in setup(), which runs in the worker."
+        ) from error
+    payload = store(encoded, SegmentPool())
+    return payload.shared() if isinstance(payload, SegmentRef) else payload, modules
+
+
+def _unpicklable_attribute(owner: Any, depth: int = 3) -> str | None:
+    for name, value in getattr(owner, "__dict__", {}).items():
+        try:
+            codec.encode(value)
+        except Exception:  # noqa: BLE001 - whatever pickling raises, this attribute is the culprit
+            inner = _unpicklable_attribute(value, depth - 1) if depth else None
+            return f"{name}.{inner}" if inner else f"{name} ({type(value).__name__})"
+    return None
