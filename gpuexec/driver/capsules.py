@@ -14,7 +14,7 @@ from gpuexec.channel.segments import read_segment
 from gpuexec.core.batch import Batch, BlockSlice
 from gpuexec.core.ports import FailureRecord
 from gpuexec.core.stage import StageState
-from gpuexec.processes.spawn import worker_environment
+from gpuexec.processes.variables import worker_environment
 
 if TYPE_CHECKING:
     from gpuexec.capsules.write import CapsuleContents

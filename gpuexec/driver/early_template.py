@@ -18,10 +18,10 @@ from gpuexec.observe.logging_state import how_workers_log
 from gpuexec.policies import StartMethod
 from gpuexec.processes import kept_templates
 from gpuexec.processes.exit_watch import offers_pidfd
+from gpuexec.processes.interpreter import working_directory
 from gpuexec.processes.interrupts import signals_deferred
-from gpuexec.processes.spawn import worker_environment, working_directory
 from gpuexec.processes.template import Template
-from gpuexec.processes.variables import variables_of_run
+from gpuexec.processes.variables import variables_of_run, worker_environment
 from gpuexec.stage.environment import requested_variables
 
 

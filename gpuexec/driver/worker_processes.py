@@ -23,12 +23,13 @@ from gpuexec.plan.model import WorkerGrant
 from gpuexec.processes import interrupts, reap
 from gpuexec.processes.exit_watch import offers_pidfd
 from gpuexec.processes.guardian import Guardian
+from gpuexec.processes.interpreter import working_directory
 from gpuexec.processes.kept_templates import own_variables
 from gpuexec.processes.output_lines import OutputItem
 from gpuexec.processes.refusal import why_refused
-from gpuexec.processes.spawn import WorkerProcess, spawn, worker_environment, working_directory
+from gpuexec.processes.spawn import WorkerProcess, spawn
 from gpuexec.processes.template import Template
-from gpuexec.processes.variables import PORT_VARIABLE, PortRanges
+from gpuexec.processes.variables import PORT_VARIABLE, PortRanges, worker_environment
 from gpuexec.processes.watch import HasFileno, Readiness, Watch
 from gpuexec.records import MutableRecord
 from gpuexec.stage.stacks import STACKS_SIGNAL

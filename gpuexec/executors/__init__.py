@@ -2,6 +2,7 @@
 
 =================  ======================================================================================
 ``local``          `LocalExecutor`: every stage in worker processes of its own
+``local_run``      one call of it: from stages and tasks to a run of the driver
 ``inline``         `InlineExecutor`: everything in the calling process, for debuggers
 ``replay``         runs the batch of a failure capsule again, in the calling process
 ``prepare``        checks a pipeline and plans it on this node, waiting for busy GPUs if asked to

@@ -17,8 +17,8 @@ from typing import Any
 from gpuexec.channel import handoff
 from gpuexec.errors import ConnectionLost, TemplateLost
 from gpuexec.processes.child import Ended
+from gpuexec.processes.interpreter import start_interpreter
 from gpuexec.processes.output_lines import OutputItem, OutputLines
-from gpuexec.processes.spawn import start_interpreter
 from gpuexec.units import KIB
 
 _ANSWER_S = 30.0  # a fork takes milliseconds; a template that is stopped, or swapped out, takes longer

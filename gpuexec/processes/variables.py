@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import os
+import site
 import socket
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 from gpuexec.contract.allocation import Allocation
 
@@ -111,6 +113,30 @@ def gpu_memory_limits(allocation: Allocation, given: Mapping[str, str]) -> dict[
     if _JAX_NEWER_FRACTION not in given:
         limits[_JAX_FRACTION] = f"{fraction:g}"
     return limits
+
+
+def worker_environment(base: Mapping[str, str], allocation: Allocation, env_vars: Mapping[str, str]) -> dict[str, str]:
+    """Return a worker's environment: the driver's, plus thread counts, the stage's own variables and GPU pinning.
+
+    Thread counts follow the CPU share and the GPU memory that a library takes follows the GPU share, unless the user
+    has set them. Without them, libraries would start a thread per core in every worker. ``env_vars`` override
+    everything except the GPU pinning.
+    """
+    given = {**base, **env_vars}
+    env = {**thread_caps(allocation.cpus), **gpu_memory_limits(allocation, given), **given}
+    env["CUDA_VISIBLE_DEVICES"] = allocation.cuda_visible_devices
+    env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+    if not _is_installed():
+        env["PYTHONPATH"] = os.pathsep.join(filter(None, [_package_root(), env.get("PYTHONPATH")]))
+    return env
+
+
+def _package_root() -> str:
+    return str(Path(__file__).parents[2])
+
+
+def _is_installed() -> bool:
+    return _package_root() in site.getsitepackages()
 
 
 class PortRanges:

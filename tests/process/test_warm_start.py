@@ -13,7 +13,8 @@ from typing import Any
 import psutil
 import pytest
 
-from gpuexec import Resources
+from gpuexec import ConfigurationError, Resources, ResourcesError
+from gpuexec.driver import early_template
 from gpuexec.processes import kept_templates
 from tests.nvml_sim import nodes
 from tests.process import stages
@@ -340,6 +341,69 @@ def test_a_worker_sees_its_environment_and_search_path(importing: Importing):
         "import sys\nsys.path.append('/added/by/import')", "import sys\ndef work(value): return sys.path[-1]"
     )
     assert run_local([stage], items(1)).data == ["/added/by/import"]
+
+
+# ---- the first template of a program --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def started_early(no_templates: None, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list of the templates that are started before the plan is made, by pid."""
+    pids = []
+
+    class Noted(early_template.Template):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            pids.append(self.pid)
+
+    monkeypatch.setattr(early_template, "Template", Noted)
+    return pids
+
+
+@pytest.mark.parametrize("options", [{}, {"runtime_env": {"env_vars": {"SOMETHING": "else"}}}, {"warm_idle_s": 0}])
+def test_it_is_started_before_the_plan_is_made(started_early: list[int], options: dict[str, Any]):
+    (template,) = run_local([Apply(stages.double)], items(1), **options).report.templates
+    assert started_early == [template.pid]
+    assert not template.kept  # by an earlier run
+
+
+def test_it_is_the_only_one_that_is_started_early(started_early: list[int]):
+    for _ in range(2):
+        run_local([Apply(stages.double)], items(1))
+    assert len(started_early) == 1
+
+
+def test_a_wrong_guess_of_how_workers_begin_ends_it(started_early: list[int], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(early_template, "how_workers_log", lambda level: [level, {"another": 10}, 0])
+    (template,) = run_local([Apply(stages.double)], items(1)).report.templates
+    (early,) = started_early
+    assert template.pid != early
+    assert not psutil.pid_exists(early)
+
+
+def test_a_plan_that_fails_ends_it(started_early: list[int]):
+    needs_gpu = Apply(stages.double, "embed").with_(resources=Resources(gpus=500))
+    run_local([Apply(stages.double), needs_gpu], items(1), raises=ResourcesError)
+    (early,) = started_early
+    assert not psutil.pid_exists(early)
+
+
+@pytest.mark.parametrize("cpus", [float("nan"), -1, "many"])
+def test_what_is_no_number_of_cpus_is_for_the_planner_to_refuse(started_early: list[int], cpus: Any):
+    stage = Apply(stages.double)
+    stage.resources = Resources()
+    stage.resources.cpus = cpus
+    run_local([stage], items(1), raises=(ConfigurationError, ValueError))
+    assert not started_early
+
+
+@pytest.mark.parametrize("options", [{"start_method": "spawn"}, {"checkpoint": "folder"}])
+def test_none_is_started_for_runs_that_would_not_take_it(
+    started_early: list[int], options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    run_local([Apply(stages.double)], items(1), **options)
+    assert not started_early
 
 
 # ---- when a template ends --------------------------------------------------------------------------------------

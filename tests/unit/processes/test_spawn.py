@@ -9,8 +9,8 @@ import pytest
 
 from gpuexec.contract.allocation import Allocation
 from gpuexec.plan.model import WorkerGrant
-from gpuexec.processes.spawn import WorkerProcess, spawn, worker_environment
-from gpuexec.processes.variables import THREAD_CAPS
+from gpuexec.processes.spawn import WorkerProcess, spawn
+from gpuexec.processes.variables import THREAD_CAPS, worker_environment
 
 
 def environment(base=None, env_vars=None, cpus=2.9, visible="GPU-1"):
