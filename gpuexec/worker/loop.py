@@ -244,7 +244,7 @@ class WorkerLoop:
         totals.note_time(processed - began, batch_id)
 
     def _finish_batch(self, batch_id: int, metrics: dict[str, float], done: float) -> None:
-        self._outbox.finish(metrics, self._peak_rss.read(done), done)
+        self._outbox.finish(metrics, self._peak_rss.read(done))
         if not self._inbox.done():
             self._outbox.note_held(batch_id)
 

@@ -43,7 +43,6 @@ class Outbox:
         self._block_sizer = BlockSizer()
         self._arena: Segment | None = None
         self._arena_used = 0
-        self._oldest = 0.0
         self.stage_totals: Sequence[StageTotals] = ()
         self.added = 0
         self._clear()
@@ -109,14 +108,13 @@ class Outbox:
         self._goes_to.append(goes_to)
         self._inline_bytes += len(payload)
 
-    def finish(self, metrics: dict[str, float], rss_peak_bytes: int, now: float) -> None:
+    def finish(self, metrics: dict[str, float], rss_peak_bytes: int) -> None:
         """Mark the batch complete. The caller has added its times and sizes to ``totals`` already."""
         self._complete[-1] = 1
         totals = self.totals
         totals.rss_peak_bytes = rss_peak_bytes
         if metrics:
             add_metrics(totals.metrics, metrics)
-        self._oldest = self._oldest or now
 
     def note_failed(self, batch_id: int, parents: Sequence[int], stage: int = 0) -> None:
         """Note that a stage gave up tasks of the current batch that were made of these inputs."""
@@ -131,8 +129,11 @@ class Outbox:
         self._reusable.append(segment)
 
     def flush_if_due(self, *, idle: bool) -> None:
-        """Send the collected results if the worker is idle or the oldest has waited long enough."""
-        if self._batch_ids and (idle or time.monotonic() - self._oldest > _FLUSH_SECONDS):
+        """Send the collected results if the worker is idle, or has taken long enough over them.
+
+        So a batch that takes longer is sent at once: the driver should send more before the worker is idle.
+        """
+        if self._batch_ids and (idle or time.monotonic() - self.totals.began > _FLUSH_SECONDS):
             self.flush()
 
     def flush(self) -> None:
@@ -190,7 +191,6 @@ class Outbox:
         self._held: list[int] = []
         self.totals = BatchStats()
         self._inline_bytes = self._segment_bytes = 0
-        self._oldest = 0.0
 
     def _begin_piece(self, batch_id: int) -> None:
         self._batch_ids.append(batch_id)
