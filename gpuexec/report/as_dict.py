@@ -54,8 +54,11 @@ def report_as_dict(report: RunReport) -> dict[str, Any]:
         "plan_changes": [_plan_change(report, at, event) for at, event in report.plan_changes],
         "slowest": [_slow_batch(batch) for batch in report.slowest],
         "failures": [_failure(failure) for failure in report.failures],
-        "quarantined": [plain(task) for task in report.quarantined],
-        "notes": list(report.notes),
+        "quarantined": [
+            {"stage_index": t.stage_index, "stage": t.stage_name, "task_id": t.task_id, "error": t.error}
+            for t in report.quarantined
+        ],
+        "notes": [{"at_s": note.at_s, "level": note.level, "text": str(note)} for note in report.notes],
         "templates": [
             {"pid": t.pid, "stages": list(t.stage_names), "import_s": t.import_s, "kept": t.kept}
             for t in report.templates
@@ -108,7 +111,7 @@ def _stage(report: RunReport, stage: StageReport, bin_s: float, bins: int, until
     active_s = stage.last_at - stage.first_at if stage.first_at is not None and stage.last_at is not None else 0.0
     totals = (
         "batches failed_attempts tasks_in tasks_out quarantined items process_s receive_s send_s transfer_s queued_s "
-        "input_bytes output_bytes spilled_bytes node_setup_s first_at last_at"
+        "input_bytes output_bytes spilled_bytes node_setup_s"
     )
     start = report.timelines[stage.index]
     return {
@@ -123,6 +126,8 @@ def _stage(report: RunReport, stage: StageReport, bin_s: float, bins: int, until
         "gpu_memory_gb": facts.gpu_memory_gb if facts else None,
         "num_workers": facts.num_workers if facts else None,
         **{name: getattr(stage, name) for name in totals.split()},
+        "first_s": stage.first_at,
+        "last_s": stage.last_at,
         "tasks_per_s": stage.tasks_in / active_s if active_s > 0 else None,
         "time": dict(stage.time),
         "service_time": _service_time(stage),
@@ -174,14 +179,14 @@ def _cpu_s(report: RunReport, stage: StageReport) -> float | None:
 
 
 def _worker(worker: WorkerReport) -> dict[str, Any]:
-    names = (
-        "stage_index pid spawn_s load_s setup_s teardown_s batches exit_code start_reason warm cpu_s max_rss_bytes "
-        "started_at ready_at ended_at"
-    )
+    names = "stage_index pid spawn_s load_s setup_s teardown_s batches exit_code start_reason warm cpu_s max_rss_bytes"
     return {
         "id": worker.worker_id,
         "stage": worker.stage_name,
         **{name: getattr(worker, name) for name in names.split()},
+        "started_s": worker.started_at,
+        "ready_s": worker.ready_at,
+        "ended_s": worker.ended_at,
         "gpus": list(worker.gpus),
         "time": dict(worker.time),
     }
@@ -206,7 +211,7 @@ def _gpus(report: RunReport) -> list[dict[str, Any]]:
 def _plan_change(report: RunReport, at: float, event: events.PlanDecided) -> dict[str, Any]:
     names = [stage.name for stage in report.stages]
     return {
-        "at": at,
+        "at_s": at,
         "action": "change" if event.started or event.stopped else "keep",
         "reason": str(event.reason),
         "limit": str(event.limit),
@@ -235,11 +240,13 @@ def _slow_batch(batch: SlowBatch) -> dict[str, Any]:
         "stage_index": batch.stage_index,
         "worker": batch.worker_id,
         "task_ids": list(batch.task_ids),
-        "ended_at": batch.ended_at,
+        "began_s": batch.ended_at - batch.process_s,
         "process_s": batch.process_s,
+        "tasks": batch.tasks,
     }
 
 
 def _failure(failure: FailedAttempt) -> dict[str, Any]:
     fields = dataclasses.asdict(failure)
-    return plain({**fields, "stage": fields.pop("stage_name"), "worker": fields.pop("worker_id")})  # type: ignore[no-any-return]
+    stage, worker, at_s = (fields.pop(name) for name in ("stage_name", "worker_id", "failed_at"))
+    return plain({"at_s": at_s, "stage": stage, "worker": worker, **fields})  # type: ignore[no-any-return]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from gpuexec.contract.metrics import merge_metrics
 from gpuexec.histogram import add_to
 from gpuexec.report.model import (
     FailedAttempt,
+    Note,
     Quarantined,
     RunReport,
     SlowBatch,
@@ -44,7 +46,7 @@ class ReportBuilder:
 
         self._started_at = event.at
         report = self.report
-        report.notes = list(event.plan.notes)
+        report.notes = [Note(note, level="INFO") for note in event.plan.notes]
         report.facts, report.plan, report.started_at = event.facts, event.plan, event.posix_time
         planned = [stage for phase in event.plan.phases for stage in phase.stages]
         reasons = {stage.stage_index: stage.reason for stage in planned}
@@ -140,12 +142,13 @@ class ReportBuilder:
         add_record(self.report.plan_changes, (event.at - self._started_at, event))
 
     def _add_note(self, event: events.Noticed) -> None:
-        add_record(self.report.notes, event.text)
+        at_s = time.monotonic() - self._started_at if self._started_at else 0.0
+        add_record(self.report.notes, Note(event.text, at_s, event.level))
 
     def _add_gpu_states(self, event: events.GpusRead) -> None:
         report = self.report
         report.gpus_before, report.gpus_after = event.before, event.after
-        add_record(report.notes, *event.notes)
+        add_record(report.notes, *(Note(note, report.elapsed_s) for note in event.notes))
 
     def _end(self, event: events.RunEnded) -> None:
         report = self.report
@@ -206,6 +209,7 @@ class ReportBuilder:
             task_ids=event.slowest,
             ended_at=stats.ended - self._started_at,
             process_s=stats.longest_s,
+            tasks=stats.tasks_in if stats.batches == 1 else None,
         )
         self._numbers += 1  # orders those that took equally long
         heapq.heappush(self._slowest, (stats.longest_s, self._numbers, slow))

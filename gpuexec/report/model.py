@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from gpuexec.histogram import Histogram
 from gpuexec.records import MutableRecord, Record
@@ -142,13 +142,29 @@ class Quarantined(Record):
 
 
 class SlowBatch(Record):
-    """One of the longest batches. ``task_ids``: of its first tasks; ``tasks``: how many it had."""
+    """One of the longest batches. ``task_ids``: of its first tasks; ``tasks``: how many it had, if it was reported alone."""
 
     stage_index: int
     worker_id: str
     task_ids: tuple[str, ...]
     ended_at: float
     process_s: float
+    tasks: int | None = None
+
+
+class Note(str):
+    """Something the user should know, as text. ``at_s``: seconds since the start; ``level``: a log level."""
+
+    at_s: float
+    level: str
+
+    def __new__(cls, text: str, at_s: float = 0.0, level: str = "WARNING") -> Self:
+        note = super().__new__(cls, text)
+        note.at_s, note.level = at_s, level
+        return note
+
+    def __getnewargs__(self) -> tuple[str, float, str]:
+        return str(self), self.at_s, self.level
 
 
 class RunReport(MutableRecord):
@@ -167,7 +183,7 @@ class RunReport(MutableRecord):
     workers: list[WorkerReport] = field(default_factory=list)
     failures: list[FailedAttempt] = field(default_factory=list)
     quarantined: list[Quarantined] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
     templates: list[TemplateReport] = field(default_factory=list)
     slowest: list[SlowBatch] = field(default_factory=list)
     plan_changes: list[tuple[float, PlanDecided]] = field(default_factory=list)
