@@ -142,7 +142,10 @@ class Quarantined(Record):
 
 
 class SlowBatch(Record):
-    """One of the longest batches. ``task_ids``: of its first tasks; ``tasks``: how many it had, if it was reported alone."""
+    """One of the longest batches.
+
+    ``task_ids``: of its first tasks. ``tasks``: how many it had, if it was reported alone.
+    """
 
     stage_index: int
     worker_id: str
@@ -155,6 +158,8 @@ class SlowBatch(Record):
 class Note(str):
     """Something the user should know, as text. ``at_s``: seconds since the start; ``level``: a log level."""
 
+    __slots__ = ("at_s", "level")
+
     at_s: float
     level: str
 
@@ -163,8 +168,8 @@ class Note(str):
         note.at_s, note.level = at_s, level
         return note
 
-    def __getnewargs__(self) -> tuple[str, float, str]:
-        return str(self), self.at_s, self.level
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Note, (str(self), self.at_s, self.level)
 
 
 class RunReport(MutableRecord):
