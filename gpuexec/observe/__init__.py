@@ -2,4 +2,5 @@
 
 * ``progress``      the display on stderr
 * ``relay``         notices, workers' log records and prints, in the driver's log
+* ``series``        time series of bounded size, for what a run measures
 """
