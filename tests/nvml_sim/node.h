@@ -54,7 +54,7 @@ typedef struct {
  * the function that was called under "hang". */
 nvmlReturn_t sim_find(nvmlDevice_t device, Sim *found);
 
-/* Look up a handle; fail for a lost GPU, and for what the file lists as "unsupported". */
+/* Look up a handle; fail for a lost GPU, and for fields and functions that the file lists as "unsupported". */
 nvmlReturn_t sim_find_field(nvmlDevice_t device, const char *field, Sim *found);
 
 nvmlReturn_t sim_text(const char *value, char *target, unsigned int size);

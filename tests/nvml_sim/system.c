@@ -42,15 +42,19 @@ const char *sim_node(void) {
   return path && load(path) ? json_blank(text) : NULL;
 }
 
-/* Return whether "hang" of the node or a GPU lists the function. The version in its name may be left out. */
+/* Return whether a name is that of the function that was called. Its version may be left out. */
+static int is_called(const char *name) {
+  char wanted[128];
+  json_copy(name, wanted, sizeof wanted);
+  size_t length = strlen(wanted);
+  return !strncmp(called, wanted, length) && (!called[length] || !strncmp(called + length, "_v", 2));
+}
+
+/* Return whether "hang" of the node or a GPU lists the function. */
 static int hangs(const char *owner) {
   const char *names = json_member(owner, "hang"), *name;
-  for (int i = 0; (name = json_element(names, i)); i++) {
-    char wanted[128];
-    json_copy(name, wanted, sizeof wanted);
-    size_t length = strlen(wanted);
-    if (!strncmp(called, wanted, length) && (!called[length] || !strncmp(called + length, "_v", 2))) return 1;
-  }
+  for (int i = 0; (name = json_element(names, i)); i++)
+    if (is_called(name)) return 1;
   return 0;
 }
 
@@ -96,7 +100,7 @@ nvmlReturn_t sim_find_field(nvmlDevice_t device, const char *field, Sim *found) 
   if (json_true(json_member(found->gpu, "lost"))) return NVML_ERROR_GPU_IS_LOST;
   const char *refused = json_member(found->gpu, "unsupported"), *name;
   for (int i = 0; (name = json_element(refused, i)); i++)
-    if (json_equals(name, field)) return NVML_ERROR_NOT_SUPPORTED;
+    if (json_equals(name, field) || is_called(name)) return NVML_ERROR_NOT_SUPPORTED;
   return NVML_SUCCESS;
 }
 
