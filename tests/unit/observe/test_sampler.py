@@ -8,8 +8,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import pytest
-
 from gpuexec import events
 from gpuexec.hardware import nvml_calls, telemetry
 from gpuexec.observe import sampler
@@ -170,3 +168,21 @@ def test_stop_takes_a_last_sample_of_the_gpus(nvml_node):
         first, last = taken.update().samples
     assert last.gpus[0].energy_mj >= first.gpus[0].energy_mj
     assert last.at > first.at
+
+
+def test_two_samples_a_second_of_eight_gpus_and_sixteen_workers_cost_next_to_nothing(nvml_node):
+    """docs/seeing.md has the figure. The bound is generous; the simulated driver's own work is included."""
+    assert cost_of_a_sample(nvml_node, samples=50) * 2 < 0.05, "of a core"
+
+
+def cost_of_a_sample(nvml_node, samples: int) -> float:
+    """Return the CPU seconds that a sample takes in all threads but this one."""
+    nvml_node(nodes.node(*(nodes.metered(number) for number in range(8))))
+    workers = [(f"w-{number}", os.getpid()) for number in range(16)]
+    with sampling([nodes.uuid(number) for number in range(8)], workers) as taken:
+        wait_until(lambda: taken.update().samples)
+        before, seen = time.process_time() - time.thread_time(), len(taken.samples)
+        while len(taken.update().samples) < seen + samples:
+            time.sleep(0.05)
+        spent = time.process_time() - time.thread_time() - before
+    return spent / (len(taken.samples) - seen)
