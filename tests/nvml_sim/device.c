@@ -220,24 +220,29 @@ nvmlReturn_t nvmlDeviceGetPowerUsage(nvmlDevice_t device, unsigned int *milliwat
 
 /* Return a counter: what the file says it was at "counted_at_ns" of the monotonic clock, and what has been added since
  * by its rate per second. So the energy is the integral of the power. */
-static nvmlReturn_t counter(nvmlDevice_t device, const char *field, const char *rate, unsigned long long *value) {
-  Sim sim;
-  nvmlReturn_t result = sim_find_field(device, field, &sim);
-  const char *counted = result == NVML_SUCCESS ? json_member(sim.gpu, field) : NULL;
-  const char *since = json_member(sim.gpu, "counted_at_ns");
+static nvmlReturn_t counter(const Sim *sim, const char *field, const char *rate, unsigned long long *value) {
+  nvmlReturn_t result = sim_refuses(sim, field);
+  const char *counted = result == NVML_SUCCESS ? json_member(sim->gpu, field) : NULL;
+  const char *since = json_member(sim->gpu, "counted_at_ns");
   if (result == NVML_SUCCESS && !counted) return NVML_ERROR_NOT_SUPPORTED;
   *value = json_number(counted, 0);
   if (result == NVML_SUCCESS && since) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     double seconds = (double)now.tv_sec + (double)now.tv_nsec * 1e-9 - (double)json_number(since, 0) * 1e-9;
-    if (seconds > 0) *value += (unsigned long long)(seconds * (double)json_number(json_member(sim.gpu, rate), 0));
+    if (seconds > 0) *value += (unsigned long long)(seconds * (double)json_number(json_member(sim->gpu, rate), 0));
   }
   return result;
 }
 
+static nvmlReturn_t energy(nvmlDevice_t device, unsigned long long *millijoules) {
+  Sim sim;
+  nvmlReturn_t result = sim_find(device, &sim);
+  return result == NVML_SUCCESS ? counter(&sim, "energy_mj", "power_mw", millijoules) : result;
+}
+
 nvmlReturn_t nvmlDeviceGetTotalEnergyConsumption(nvmlDevice_t device, unsigned long long *millijoules) {
-  LOCKED(counter(device, "energy_mj", "power_mw", millijoules));
+  LOCKED(energy(device, millijoules));
 }
 
 static nvmlReturn_t pcie_rate(nvmlDevice_t device, nvmlPcieUtilCounter_t direction, unsigned int *kilobytes) {
@@ -268,17 +273,19 @@ nvmlReturn_t nvmlDeviceGetClockInfo(nvmlDevice_t device, nvmlClockType_t type, u
 }
 
 /* Return one of NVML's fields. "throttled_ns" of a GPU: {field id: nanoseconds}. */
-static nvmlReturn_t field_value(nvmlDevice_t device, const Sim *sim, nvmlFieldValue_t *field) {
+static nvmlReturn_t field_value(const Sim *sim, nvmlFieldValue_t *field) {
   field->valueType = NVML_VALUE_TYPE_UNSIGNED_LONG_LONG;
   if (field->fieldId == NVML_FI_DEV_TOTAL_ENERGY_CONSUMPTION)
-    return counter(device, "energy_mj", "power_mw", &field->value.ullVal);
+    return counter(sim, "energy_mj", "power_mw", &field->value.ullVal);
   if (field->fieldId == NVML_FI_DEV_PCIE_COUNT_TX_BYTES)
-    return counter(device, "pcie_tx_bytes", "pcie_tx_bytes_per_s", &field->value.ullVal);
+    return counter(sim, "pcie_tx_bytes", "pcie_tx_bytes_per_s", &field->value.ullVal);
   if (field->fieldId == NVML_FI_DEV_PCIE_COUNT_RX_BYTES)
-    return counter(device, "pcie_rx_bytes", "pcie_rx_bytes_per_s", &field->value.ullVal);
+    return counter(sim, "pcie_rx_bytes", "pcie_rx_bytes_per_s", &field->value.ullVal);
   if (field->fieldId == NVML_FI_DEV_POWER_AVERAGE) {
+    const char *power = json_member(sim->gpu, "power_average_mw");
     field->valueType = NVML_VALUE_TYPE_UNSIGNED_INT;
-    return small_number(device, "power_average_mw", &field->value.uiVal);
+    field->value.uiVal = (unsigned int)json_number(power, 0);
+    return power ? sim_refuses(sim, "power_average_mw") : NVML_ERROR_NOT_SUPPORTED;
   }
   char key[16];
   snprintf(key, sizeof key, "%u", field->fieldId);
@@ -292,7 +299,7 @@ static nvmlReturn_t field_values(nvmlDevice_t device, int count, nvmlFieldValue_
   Sim sim;
   nvmlReturn_t result = sim_find_field(device, "throttled_ns", &sim);
   for (int i = 0; result == NVML_SUCCESS && i < count; i++)
-    values[i].nvmlReturn = field_value(device, &sim, &values[i]);
+    values[i].nvmlReturn = field_value(&sim, &values[i]);
   return result;
 }
 
