@@ -232,12 +232,14 @@ class NodeSampled(Record):
     """The run's GPUs, and the processes of the driver and of its workers, at one moment.
 
     Emitted by the driver's loop, which may be some time after ``at``. The first one comes ``sample_interval_s`` after
-    the start. ``gpus`` is empty in a run that uses none, and once their series has stopped.
+    the start. ``gpus`` is empty in a run that uses none, and once their series has stopped. ``interval_s``: from one
+    sample to the next.
     """
 
     at: float
     gpus: tuple[GpuSample, ...]
     processes: tuple[ProcessSample, ...]
+    interval_s: float = 0.5
 
 
 class SeriesStopped(Record):

@@ -156,8 +156,8 @@ class Reader:
     ) -> list[tuple[Any, str]]:
         """Call functions, given with their arguments, and return what `ask` returns of each.
 
-        All of them together may take as long as one call, so that a reading of many fields costs two switches between
-        threads instead of two for each field. None may open a handle. Raises ``NvmlHangs``.
+        They cost two switches between threads, instead of two for each. All of them together may take as long as one
+        call, and ``blocks_s``. None may open a handle. Raises ``NvmlHangs``.
         """
         if not questions:
             return []

@@ -1,7 +1,7 @@
 """Reads the GPUs of a run again and again, at little cost: what they hold, do, draw and pass over PCIe.
 
-What a GPU or its driver does not support is not asked for again. All readings of a GPU are one job of NVML's thread,
-and those that NVML offers as "fields" are one call.
+What a GPU or its driver does not support is not asked for again. All readings of all GPUs are one job of NVML's thread,
+and those of a GPU that NVML offers as "fields" are one call.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ _FIELDS = (_ENERGY_MJ, _POWER_AVERAGE_MW, _PCIE_TX_BYTES, _PCIE_RX_BYTES, *THROT
 _MEMBERS = {0: "dVal", 1: "uiVal", 2: "ulVal", 3: "ullVal", 4: "sllVal", 5: "siVal", 6: "usVal"}
 _64_BITS = {2, 3}  # a counter of 32 bits of bytes goes round several times a second
 _PCIE_CALLS_S = 0.04  # nvml.h: a call counts for 20 ms, and there is one for each direction
+_EACH_GPU_S = 0.25  # that the calls for one more GPU may take, before they count as hanging
 _PCIE = ("pcie_rx_bytes_per_s", "pcie_tx_bytes_per_s")
 
 OTHER_NAMESPACE = "NVML's pids are of another pid namespace than ours, as in a container"
@@ -45,7 +46,8 @@ class GpuSample(Record):
     1 s where the driver offers that. ``energy_mj``: a counter, since the driver was loaded. ``clock_reasons``: what
     limits the clocks at this moment. ``throttled_ns``: counters, for how long the clocks have been limited so far, by
     reason. ``pcie_rx_bytes_per_s``: to the GPU; ``pcie_tx_bytes_per_s``: from it. ``processes``: pid and bytes
-    (``None``: NVML does not say) of each compute process. ``sources``: where each reading comes from.
+    (``None``: NVML does not say) of each compute process. ``sources``: where each reading comes from. ``devices``: what
+    the run uses of it, its own UUID or those of MIG slices.
     """
 
     at: float
@@ -67,6 +69,7 @@ class GpuSample(Record):
     processes: tuple[tuple[int, int | None], ...] | None = None
     unknown: Mapping[str, str] = {}
     sources: Mapping[str, str] = {}
+    devices: tuple[str, ...] = ()
 
 
 class GpuTelemetry:
@@ -78,6 +81,7 @@ class GpuTelemetry:
     def __init__(self, reader: Reader, uuids: Sequence[str]) -> None:
         opened, self.missing = open_gpus(reader, uuids)
         names_pids = in_initial_pid_namespace()
+        self._reader = reader
         self._gpus = [_Gpu(reader, gpu, names_pids=names_pids) for gpu in opened]
         self._reads = 0
 
@@ -85,7 +89,14 @@ class GpuTelemetry:
         """Read every GPU. Raises ``NvmlHangs`` if a call does not return in time."""
         turn = self._reads % max(1, len(self._gpus))
         self._reads += 1
-        return tuple(gpu.read(its_turn=number == turn) for number, gpu in enumerate(self._gpus))
+        due = [gpu.questions(its_turn=number == turn) for number, gpu in enumerate(self._gpus)]
+        calls = [(question.function, question.args) for questions in due for question in questions]
+        at = time.monotonic()
+        answers = iter(self._reader.ask_all(calls, blocks_s=_PCIE_CALLS_S + _EACH_GPU_S * (len(due) - 1)))
+        return tuple(
+            gpu.sample(at, [(question, *next(answers)) for question in questions])
+            for gpu, questions in zip(self._gpus, due, strict=True)
+        )
 
 
 class _Unknown(str):
@@ -110,6 +121,7 @@ class _Gpu:
     def __init__(self, reader: Reader, opened: OpenGpu, *, names_pids: bool) -> None:
         self._reader, self._nvml = reader, reader.nvml
         self._index, self._uuid, self._handle = opened.index, opened.uuid, opened.handle
+        self._devices = tuple(opened.devices)
         self._unknown: dict[str, str] = {}  # for good
         self._sources: dict[str, str] = {}
         self._questions: list[_Question] = []
@@ -124,17 +136,18 @@ class _Gpu:
         else:
             self._add(self._nvml.nvmlDeviceGetComputeRunningProcesses, (), ("processes",), _processes)
 
-    def read(self, *, its_turn: bool) -> GpuSample:
-        """Read the GPU; ``its_turn``: with the calls that take long. Raises ``NvmlHangs``."""
-        due = [question for question in self._questions if its_turn or not question.is_slow]
-        blocks_s = _PCIE_CALLS_S if any(question.is_slow for question in due) else 0.0
-        self._read_at = time.monotonic()
-        answers = self._reader.ask_all([(question.function, question.args) for question in due], blocks_s=blocks_s)
+    def questions(self, *, its_turn: bool) -> list[_Question]:
+        """Return what to ask; ``its_turn``: with the calls that take long."""
+        return [question for question in self._questions if its_turn or not question.is_slow]
+
+    def sample(self, at: float, answers: Sequence[tuple[_Question, Any, str]]) -> GpuSample:
+        """Make a sample of the answers, each a value or the reason why there is none."""
+        self._read_at = at
         readings: dict[str, Any] = {}
         unknown = self._unknown.copy()
-        if len(due) < len(self._questions):
+        if len(answers) < len(self._questions):
             unknown |= dict.fromkeys(_PCIE, IN_TURN)
-        for question, (value, reason) in zip(due, answers, strict=True):
+        for question, value, reason in answers:
             found = dict.fromkeys(question.fields, _Unknown(reason)) if value is None else question.decode(value)
             for name, reading in found.items():
                 (unknown if isinstance(reading, _Unknown) else readings)[name] = reading
@@ -142,7 +155,13 @@ class _Gpu:
                 self._unknown |= dict.fromkeys(question.fields, reason)
                 self._questions.remove(question)
         return GpuSample(
-            at=self._read_at, index=self._index, uuid=self._uuid, unknown=unknown, sources=self._sources, **readings
+            at=at,
+            index=self._index,
+            uuid=self._uuid,
+            unknown=unknown,
+            sources=self._sources,
+            devices=self._devices,
+            **readings,
         )
 
     def _add(

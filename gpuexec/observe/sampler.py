@@ -114,7 +114,7 @@ class NodeSampler:
         processes = [(DRIVER, os.getpid()), *self._workers]
         held = _GpuMemory(gpus, uses_gpus=bool(self._uuids))
         samples = tuple(_sample_of(worker_id, pid, held) for worker_id, pid in processes)
-        self._samples.append(events.NodeSampled(at, gpus, samples))
+        self._samples.append(events.NodeSampled(at, gpus, samples, self._interval_s))
 
     def _stop_series(self, source: str, reason: str) -> None:
         self._stops.append(events.SeriesStopped(time.monotonic(), source, reason))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -9,10 +10,10 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from gpuexec import events
-from gpuexec.driver import observers
 from gpuexec.errors import ConfigurationError
 from gpuexec.hardware import nvml_calls, telemetry
 from gpuexec.hardware.nvml_errors import NOT_SUPPORTED
+from gpuexec.report.model import RunReport
 from tests.nvml_sim import nodes
 from tests.nvml_sim.simulator import SimulatedNode
 from tests.process.running import local_executor, run_local, run_python
@@ -28,6 +29,10 @@ class Seen:
 
     def __init__(self) -> None:
         self.events: list[events.RunEvent] = []
+        self.report: RunReport | None = None
+
+    def on_event(self, event: events.RunEvent) -> None:
+        self.events.append(event)
 
     @property
     def samples(self) -> list[events.NodeSampled]:
@@ -39,17 +44,9 @@ class Seen:
 
 
 @pytest.fixture
-def seen(monkeypatch) -> Seen:
+def seen() -> Seen:
     """Note every event that a run passes to its observers."""
-    found = Seen()
-    emit = observers.Observers.emit
-
-    def note_and_emit(self: observers.Observers, event: events.RunEvent) -> None:
-        found.events.append(event)
-        emit(self, event)
-
-    monkeypatch.setattr(observers.Observers, "emit", note_and_emit)
-    return found
+    return Seen()
 
 
 @pytest.fixture
@@ -70,9 +67,11 @@ def until(happened: Callable[[], object]) -> Iterator[Item]:
     yield Item("t", 0)
 
 
-def stream(stage, tasks: Iterator[Item], **options) -> list[Item]:
-    executor = local_executor(**{"sample_interval_s": INTERVAL_S, **options})
-    return list(executor.execute_iter([stage], tasks))
+def stream(seen: Seen, stage, tasks: Iterator[Item]) -> list[Item]:
+    executor = local_executor(sample_interval_s=INTERVAL_S, observers=[seen])
+    done = list(executor.execute_iter([stage], tasks))
+    seen.report = executor.last_report
+    return done
 
 
 def sampler_threads() -> list[str]:
@@ -83,7 +82,7 @@ def test_gpus_and_processes_are_sampled(node, seen):
     def worker_is_seen() -> bool:
         return any(one.gpu_memory_bytes for sample in seen.samples for one in sample.processes)
 
-    assert stream(HoldsPlainly(), until(worker_is_seen))
+    assert stream(seen, HoldsPlainly(), until(worker_is_seen))
     pid = next(event.pid for event in seen.events if isinstance(event, events.WorkerStarted))
     found = next(sample for sample in seen.samples if any(one.gpu_memory_bytes for one in sample.processes))
     (used,) = [gpu for gpu in found.gpus if gpu.memory_used_bytes]
@@ -101,9 +100,28 @@ def test_gpus_and_processes_are_sampled(node, seen):
     assert not sampler_threads()
 
 
+def test_the_report_has_series_and_energy(node, seen):
+    def has_joules() -> bool:
+        return len(seen.samples) > 2 and len({sample.gpus[0].energy_mj for sample in seen.samples if sample.gpus}) > 2
+
+    assert stream(seen, HoldsPlainly(), until(has_joules))
+    report = json.loads(json.dumps(seen.report.to_dict()))
+    (gpu,) = report["gpus"]
+    series = {one["name"]: one for one in gpu["series"]}
+    assert series["power"]["mean"][0] == 70
+    assert series["sm_util"] == {**series["sm_util"], "unit": "%", "reason": None}
+    assert max(filter(None, series["memory_used"]["max"])) == pytest.approx(2 * nodes.GIB, rel=1e-5)
+    assert gpu["energy"]["joules"] > 0
+    assert gpu["energy"]["kind"] == "short"
+    assert {one["worker"] for one in report["processes"]} == {"driver", report["workers"][0]["id"]}
+    energy = report["stages"][0]["energy"]
+    assert energy["kind"] == "attributed"
+    assert 0 <= energy["joules"] <= gpu["energy"]["joules"]
+
+
 def test_readings_that_a_gpu_does_not_support_have_reasons(node, seen):
     node.change(lambda d: [gpu.update(unsupported=["utilization_percent", "energy_mj"]) for gpu in d["gpus"]])
-    assert stream(HoldsPlainly(), until(lambda: len(seen.samples) > 2))
+    assert stream(seen, HoldsPlainly(), until(lambda: len(seen.samples) > 2))
     gpu = seen.samples[-1].gpus[0]
     assert (gpu.sm_util_percent, gpu.energy_mj, gpu.power_w) == (None, None, 70.0)
     assert gpu.unknown == dict.fromkeys(("sm_util_percent", "memory_util_percent", "energy_mj"), NOT_SUPPORTED)
@@ -118,7 +136,7 @@ def test_a_call_that_hangs_stops_the_series_once_and_the_run_goes_on(node, seen)
         node.release()
         yield from until(lambda: len(seen.samples) > stopped_at + 2)
 
-    assert len(stream(HoldsPlainly(), tasks())) >= 3
+    assert len(stream(seen, HoldsPlainly(), tasks())) >= 3
     ((source, reason),) = [(stop.source, stop.reason) for stop in seen.stops]
     assert source == "nvml"
     assert reason.startswith("the NVML call ")
@@ -128,7 +146,7 @@ def test_a_call_that_hangs_stops_the_series_once_and_the_run_goes_on(node, seen)
 
 
 def test_a_run_without_gpus_samples_its_processes(seen):
-    assert stream(Apply(double), until(lambda: len(seen.samples) > 1 and len(seen.samples[-1].processes) > 1))
+    assert stream(seen, Apply(double), until(lambda: len(seen.samples) > 1 and len(seen.samples[-1].processes) > 1))
     assert {sample.gpus for sample in seen.samples} == {()}
     assert not seen.stops
     assert not sampler_threads()
@@ -136,10 +154,12 @@ def test_a_run_without_gpus_samples_its_processes(seen):
 
 def test_no_thread_is_left_when_a_run_fails_or_is_closed(seen):
     with pytest.raises(ZeroDivisionError):
-        stream(Apply(invert), until(lambda: seen.samples))
+        stream(seen, Apply(invert), until(lambda: seen.samples))
     assert not sampler_threads()
     seen.events.clear()
-    results = local_executor(sample_interval_s=INTERVAL_S).execute_iter([Apply(double)], until(lambda: False))
+    results = local_executor(sample_interval_s=INTERVAL_S, observers=[seen]).execute_iter(
+        [Apply(double)], until(lambda: False)
+    )
     for _ in results:
         if seen.samples:
             break
@@ -163,7 +183,7 @@ def test_a_run_shorter_than_the_interval_pays_nothing(options):
 
 
 def test_no_samples_are_taken_if_the_option_says_so(seen):
-    run_local([Apply(double)], items(*range(3)), sample_interval_s=None)
+    run_local([Apply(double)], items(*range(3)), sample_interval_s=None, observers=[seen])
     assert not seen.samples
 
 

@@ -10,17 +10,18 @@ import pytest
 from gpuexec.events import NodeSampled, SeriesStopped
 from gpuexec.hardware.process_readings import ProcessSample
 from gpuexec.hardware.telemetry import FIRST_READING, GpuSample
-from gpuexec.observe import node_series
-from gpuexec.observe.energy import EnergyKind
-from gpuexec.observe.node_series import NodeSeries
-from gpuexec.observe.series import AmountSeries
+from gpuexec.report import node_series
+from gpuexec.report.energy import EnergyKind
+from gpuexec.report.node_series import NodeSeries
+from gpuexec.report.timeline import BIN_S
+from gpuexec.series import AmountSeries
 
 UUID = "GPU-0"
 
 
 def gpu(at: float, unknown: dict[str, str] | None = None, **readings: Any) -> GpuSample:
     sources = dict.fromkeys(readings, "the call")
-    return GpuSample(at=at, index=0, uuid=UUID, unknown=unknown or {}, sources=sources, **readings)
+    return GpuSample(at=at, index=0, uuid=UUID, unknown=unknown or {}, sources=sources, devices=(UUID,), **readings)
 
 
 def process(worker_id: str = "w-0", pid: int = 7, rss: int | None = 100, cpu_s: float | None = 1.0) -> ProcessSample:
@@ -29,9 +30,9 @@ def process(worker_id: str = "w-0", pid: int = 7, rss: int | None = 100, cpu_s: 
 
 
 def collected(samples: list[GpuSample], interval_s: float = 0.5) -> NodeSeries:
-    series = NodeSeries(100.0, interval_s, 0.25)
+    series = NodeSeries(100.0)
     for sample in samples:
-        series.add(NodeSampled(sample.at, (sample,), ()))
+        series.add(NodeSampled(sample.at, (sample,), (), interval_s))
     return series
 
 
@@ -81,7 +82,7 @@ def test_the_first_reading_of_a_rate_is_no_gap():
 @pytest.mark.parametrize(("source", "reaches"), [("nvml", True), (UUID, True), ("sampler", True), ("GPU-9", False)])
 def test_a_series_that_stopped_says_when_and_why(source, reaches):
     series = collected([gpu(100.5, power_w=70.0)])
-    series.add(SeriesStopped(102.25, source, "a call hangs"))
+    series.stop(SeriesStopped(102.25, source, "a call hangs"))
     reason = series_of(series.gpus[UUID].to_dict(), "power")["reason"]
     assert reason == ("stopped 2.2 s after the start: a call hangs" if reaches else None)
     assert series.stopped == {source: "stopped 2.2 s after the start: a call hangs"}
@@ -107,14 +108,26 @@ def test_energy_is_measured_idle_power_estimated_and_shares_attributed():
     # 70 W for 10 s, then 700 W for 10 s, of which "embed" was busy 10 s.
     counter = [70_000 * min(i, 10) + 700_000 * max(0, i - 10) for i in range(21)]
     series = collected([gpu(100.0 + i, energy_mj=mj) for i, mj in enumerate(counter)], interval_s=1.0)
-    busy = AmountSeries(100.0, 0.25)
+    busy = AmountSeries(100.0, BIN_S)
     busy.spread(110.0, 120.0, 10.0)
+    series.account(3, [UUID, "GPU-9"], 110.0, 120.0, 10.0)
     energy = series.gpus[UUID].to_dict([busy])["energy"]
     assert (energy["joules"], energy["seconds"], energy["kind"]) == (7700.0, 20.0, EnergyKind.MEASURED)
     assert energy["idle_watts"] == pytest.approx(70.0)
     found = series.gpus[UUID].attribute({"embed": busy})
     assert found.shares["embed"] == pytest.approx(6300.0)
     assert found.idle_joules == pytest.approx(1400.0)
+    assert series.gpus_as_dicts()[UUID]["energy"]["idle_watts"] == pytest.approx(70.0)
+    (share,) = series.stage_energy().values()
+    assert (share["joules"], share["kind"], share["reason"]) == (pytest.approx(6300.0), "attributed", None)
+
+
+def test_a_stage_of_a_gpu_that_was_not_sampled_has_no_energy_and_the_reason():
+    series = NodeSeries(0.0)
+    series.account(0, [UUID], 0.0, 1.0, 1.0)
+    assert series.stage_energy() == {0: {"joules": None, "kind": "attributed", "reason": "no sample was taken"}}
+    series.stop(SeriesStopped(2.0, "nvml", "a call hangs"))
+    assert series.stage_energy()[0]["reason"] == "stopped 2.0 s after the start: a call hangs"
 
 
 def test_energy_that_cannot_be_read_has_its_reason():
@@ -126,7 +139,7 @@ def test_energy_that_cannot_be_read_has_its_reason():
 
 
 def test_a_processs_cpu_is_the_growth_of_its_time():
-    series = NodeSeries(0.0, 0.5, 0.25)
+    series = NodeSeries(0.0)
     for at, rss, cpu_s in [(1.0, 100, 1.0), (2.0, 200, 3.0), (3.0, None, None), (5.0, 300, 4.5)]:
         series.add(NodeSampled(at, (), (process(rss=rss, cpu_s=cpu_s),)))
     found = series.processes["w-0", 7].to_dict(uses_gpus=False)
@@ -139,7 +152,7 @@ def test_a_processs_cpu_is_the_growth_of_its_time():
 
 def test_the_series_of_processes_are_bounded_and_the_drivers_stays(monkeypatch):
     monkeypatch.setattr(node_series, "MAX_PROCESSES", 3)
-    series = NodeSeries(0.0, 0.5, 0.25)
+    series = NodeSeries(0.0)
     for number in range(10):
         series.add(NodeSampled(number, (), (process("driver", 1), process(f"w-{number}", number + 2))))
     assert [worker_id for worker_id, _ in series.processes] == ["driver", "w-8", "w-9"]

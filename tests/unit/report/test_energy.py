@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpuexec.observe.energy import Attribution, EnergyKind, EnergyMeter, IdlePower, attribute, idle_power
+from gpuexec.report.energy import Attribution, EnergyKind, EnergyMeter, IdlePower, attribute, idle_power
 
 
 def metered(readings) -> EnergyMeter:

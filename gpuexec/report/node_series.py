@@ -12,12 +12,13 @@ from gpuexec import events
 from gpuexec.hardware.clock_reasons import SLOWDOWNS
 from gpuexec.hardware.process_readings import SOURCE, ProcessSample
 from gpuexec.hardware.telemetry import FIRST_READING, GpuSample
-from gpuexec.observe.energy import Attribution, EnergyMeter, IdlePower, attribute, idle_power
-from gpuexec.observe.series import AmountSeries, SampleSeries, common_width
+from gpuexec.report.energy import Attribution, EnergyMeter, IdlePower, attribute, idle_power
+from gpuexec.report.timeline import BIN_S
+from gpuexec.series import AmountSeries, SampleSeries, common_width
 
 MAX_PROCESSES = 256  # the newest ones, so that a run whose workers are replaced again and again stays bounded
 _PROCESS_BINS = 128
-_BINS_PER_INTERVAL = 2  # a bin is two intervals wide, so that one without a sample is a gap
+_INTERVALS_PER_BIN = 2  # so that a bin without a sample is a gap
 
 # Name and unit of a series, and the field of a GpuSample that it is of.
 _GPU_FIELDS = (
@@ -90,16 +91,17 @@ class NamedSeries:
 class GpuSeries:
     """The series of one GPU, and its energy."""
 
-    def __init__(self, index: int, uuid: str, start: float, sample_bin_s: float, timeline_bin_s: float) -> None:
+    def __init__(self, index: int, uuid: str, devices: Sequence[str], start: float, bin_s: float) -> None:
         self.index = index
         self.uuid = uuid
+        self.devices = devices  # of the run: the GPU itself, or MIG slices
         self.energy = EnergyMeter()
-        self.joules = AmountSeries(start, timeline_bin_s)
-        self.metered_s = AmountSeries(start, timeline_bin_s)  # how much of each bin the joules cover
+        self.joules = AmountSeries(start, BIN_S)
+        self.metered_s = AmountSeries(start, BIN_S)  # how much of each bin the joules cover
         self.memory_bytes: int | None = None
         names = [(name, unit) for name, unit, _ in _GPU_FIELDS]
         self._series = {
-            name: NamedSeries(name, unit, SampleSeries(start, sample_bin_s))
+            name: NamedSeries(name, unit, SampleSeries(start, bin_s))
             for name, unit in [*names, ("throttle", "fraction")]
         }
         self._throttled: tuple[float, Mapping[str, int]] | None = None
@@ -215,40 +217,80 @@ class ProcessSeries:
 
 
 class NodeSeries:
-    """All series of a run.
+    """All series of a run. ``start``: of the run, by the monotonic clock."""
 
-    ``start``: of the run, by the monotonic clock. ``interval_s``: between two samples. ``timeline_bin_s``: width that
-    the report's own amounts begin with, so that energy can be compared with busy time.
-    """
-
-    def __init__(self, start: float, interval_s: float, timeline_bin_s: float) -> None:
+    def __init__(self, start: float) -> None:
         self._start = start
-        self._sample_bin_s = _BINS_PER_INTERVAL * interval_s
-        self._timeline_bin_s = timeline_bin_s
+        self._busy: dict[tuple[str, int], AmountSeries] = {}  # seconds, by device and stage
         self.gpus: dict[str, GpuSeries] = {}  # by UUID
         self.processes: dict[tuple[str, int], ProcessSeries] = {}  # by worker id and pid, the oldest first
         self.stopped: dict[str, str] = {}  # by source, with the second of the run
 
-    def add(self, event: events.NodeSampled | events.SeriesStopped) -> None:
-        """Add what was sampled, or that a source has stopped."""
-        if isinstance(event, events.SeriesStopped):
-            self._stop(event)
-            return
+    def add(self, event: events.NodeSampled) -> None:
+        """Add a sample."""
+        bin_s = _INTERVALS_PER_BIN * event.interval_s
         for gpu in event.gpus:
             if gpu.uuid not in self.gpus:
-                self.gpus[gpu.uuid] = GpuSeries(
-                    gpu.index, gpu.uuid, self._start, self._sample_bin_s, self._timeline_bin_s
-                )
+                self.gpus[gpu.uuid] = GpuSeries(gpu.index, gpu.uuid, gpu.devices, self._start, bin_s)
             self.gpus[gpu.uuid].add(gpu)
         for process in event.processes:
             key = (process.worker_id, process.pid)
             if key not in self.processes:
-                self.processes[key] = ProcessSeries(*key, self._start, self._sample_bin_s)
+                self.processes[key] = ProcessSeries(*key, self._start, bin_s)
                 if len(self.processes) > MAX_PROCESSES:
                     del self.processes[self._oldest()]
             self.processes[key].add(event.at, process)
 
-    def _stop(self, event: events.SeriesStopped) -> None:
+    def account(self, stage_index: int, devices: Sequence[str], began: float, ended: float, busy_s: float) -> None:
+        """Add for how long a worker of a stage was busy on its devices."""
+        for device in devices:
+            series = self._busy.get((device, stage_index))
+            if series is None:
+                series = self._busy[device, stage_index] = AmountSeries(self._start, BIN_S)
+            series.spread(began, ended, busy_s)
+
+    def gpus_as_dicts(self) -> dict[str, dict[str, Any]]:
+        """Return series and energy of the GPUs for a report, by UUID."""
+        return {uuid: gpu.to_dict(list(self._busy_on(gpu).values())) for uuid, gpu in self.gpus.items()}
+
+    def processes_as_dicts(self) -> list[dict[str, Any]]:
+        """Return the series of the processes for a report."""
+        uses_gpus = bool(self.gpus or self.stopped)
+        return [process.to_dict(uses_gpus=uses_gpus) for process in self.processes.values()]
+
+    def stage_energy(self) -> dict[int, dict[str, Any]]:
+        """Return each stage's share of the energy of the GPUs it was busy on, for a report."""
+        joules: dict[int, float] = {}
+        reasons: dict[int, dict[str, None]] = {stage: {} for _, stage in self._busy}
+        for gpu in self.gpus.values():
+            busy = self._busy_on(gpu)
+            found = gpu.attribute({str(stage): series for stage, series in busy.items()})
+            for stage in busy:
+                if found is not None:
+                    joules[stage] = joules.get(stage, 0.0) + found.shares[str(stage)]
+                reason = gpu.energy.result().reason if found is None else found.reason
+                if reason is not None:
+                    reasons[stage][f"GPU {gpu.index}: {reason}"] = None
+        if not self.gpus:
+            why = "; ".join(self.stopped.values()) or "no sample was taken"
+            reasons = {stage: {why: None} for stage in reasons}
+        return {
+            stage: {"joules": joules.get(stage), "kind": "attributed", "reason": "; ".join(found) or None}
+            for stage, found in reasons.items()
+        }
+
+    def _busy_on(self, gpu: GpuSeries) -> dict[int, AmountSeries]:
+        """Return the busy seconds on a GPU by stage, those of all its devices together."""
+        busy: dict[int, AmountSeries] = {}
+        for (device, stage), series in self._busy.items():
+            if device in gpu.devices:
+                if stage not in busy:
+                    busy[stage] = AmountSeries(self._start, BIN_S)
+                busy[stage].merge(series)
+        return busy
+
+    def stop(self, event: events.SeriesStopped) -> None:
+        """Note that a source has stopped."""
         reason = f"stopped {event.at - self._start:.1f} s after the start: {event.reason}"
         self.stopped[event.source] = reason
         for gpu in self.gpus.values():
