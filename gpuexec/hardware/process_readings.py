@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from gpuexec.records import Record
 
 SOURCE = "/proc/PID/stat"
+ENDED = "the process has ended"
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -36,13 +37,13 @@ def read_process(pid: int) -> tuple[int, float] | str:
     try:
         descriptor = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
-        return "the process has ended"
+        return ENDED
     except OSError as error:
         return f"/proc cannot be read: {error.strerror}"
     try:
         line = os.read(descriptor, _ENOUGH)
     except OSError:  # it ended just now
-        return "the process has ended"
+        return ENDED
     finally:
         os.close(descriptor)
     return _parsed(line)
@@ -52,6 +53,6 @@ def _parsed(line: bytes) -> tuple[int, float] | str:
     fields = line[line.rfind(b")") + 2 :].split()  # the name before it may hold spaces and brackets
     with contextlib.suppress(ValueError, IndexError):
         if fields[0] in {b"Z", b"X"}:
-            return "the process has ended"
+            return ENDED
         return int(fields[21]) * _PAGE_BYTES, (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
     return "/proc/PID/stat does not have the expected fields"

@@ -114,13 +114,13 @@ def idle_power(joules: Sequence[float], seconds: Sequence[float], busy_s: Sequen
     """Estimate the idle power from bins of one width.
 
     ``joules``: used in each bin. ``seconds``: how much of the bin that covers. ``busy_s``: seconds that workers on the
-    device were busy in it. Sequences that are shorter go on with zeros. Only bins without any work count.
+    device were busy in it. Sequences that are shorter go on with zeros. Only bins without any work count, and not those
+    beside one with work, as they may hold some of its joules.
     """
-    bins = [(joules[i], seconds[i]) for i in range(min(len(joules), len(seconds))) if not _at(busy_s, i)]
-    used, covered = sum(j for j, _ in bins), sum(s for _, s in bins)
+    numbers = [i for i in range(min(len(joules), len(seconds))) if not any(busy_s[max(0, i - 1) : i + 2])]
+    used, covered = sum(joules[i] for i in numbers), sum(seconds[i] for i in numbers)
     if covered < MIN_IDLE_S:
-        what = f"only {covered:.1f} s" if covered else "no time"
-        return IdlePower(None, covered, f"{what} of the run was without work on this device")
+        return IdlePower(None, covered, "there was less than a second, and some margin, without work on this device")
     return IdlePower(used / covered, covered)
 
 

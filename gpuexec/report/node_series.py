@@ -10,9 +10,9 @@ from typing import Any
 
 from gpuexec import events
 from gpuexec.hardware.clock_reasons import SLOWDOWNS
-from gpuexec.hardware.process_readings import SOURCE, ProcessSample
+from gpuexec.hardware.process_readings import ENDED, SOURCE, ProcessSample
 from gpuexec.hardware.telemetry import FIRST_READING, GpuSample
-from gpuexec.report.energy import Attribution, EnergyMeter, IdlePower, attribute, idle_power
+from gpuexec.report.energy import Attribution, EnergyKind, EnergyMeter, IdlePower, attribute, idle_power
 from gpuexec.report.timeline import BIN_S
 from gpuexec.series import AmountSeries, SampleSeries, common_width
 
@@ -51,7 +51,7 @@ class NamedSeries:
         self.source = source or self.source
         if value is not None:
             self._series.add(at, value)
-        elif reason == FIRST_READING:
+        elif reason in {FIRST_READING, ENDED}:  # there is nothing to be missed
             return
         else:
             self._missing += 1
@@ -96,6 +96,7 @@ class GpuSeries:
         self.uuid = uuid
         self.devices = devices  # of the run: the GPU itself, or MIG slices
         self.energy = EnergyMeter()
+        self._bin_s = bin_s
         self.joules = AmountSeries(start, BIN_S)
         self.metered_s = AmountSeries(start, BIN_S)  # how much of each bin the joules cover
         self.memory_bytes: int | None = None
@@ -145,9 +146,16 @@ class GpuSeries:
         else:
             series.add(sample.at, None, "", sample.unknown.get("clock_reasons", ""))
 
+    def _width(self, busy: Sequence[AmountSeries]) -> float:
+        """Return a common width of no less than two samples: between those nobody knows when joules were used."""
+        width = common_width([self.joules, self.metered_s, *busy])
+        while width < self._bin_s:
+            width *= 2
+        return width
+
     def idle_power(self, busy: Sequence[AmountSeries]) -> IdlePower:
         """Estimate the idle power. ``busy``: seconds that workers on this GPU were busy; widths as the timeline's."""
-        width = common_width([self.joules, self.metered_s, *busy])
+        width = self._width(busy)
         bins = [series.at_width(width).amounts() for series in busy]
         busy_s = [sum(one[i] for one in bins if i < len(one)) for i in range(max(map(len, bins), default=0))]
         return idle_power(self.joules.at_width(width).amounts(), self.metered_s.at_width(width).amounts(), busy_s)
@@ -156,7 +164,7 @@ class GpuSeries:
         """Divide the GPU's joules among stages or workers by their busy time; ``None`` if none were measured."""
         if not self.energy.seconds:
             return None
-        width = common_width([self.joules, self.metered_s, *busy.values()])
+        width = self._width(list(busy.values()))
         return attribute(
             self.joules.at_width(width).amounts(),
             self.metered_s.at_width(width).amounts(),
@@ -175,7 +183,7 @@ class GpuSeries:
             "energy": {
                 "joules": energy.joules,
                 "seconds": energy.seconds,
-                "kind": energy.kind,
+                "kind": None if energy.kind is None else str(energy.kind),
                 "reason": energy.reason,
                 "idle_watts": idle.watts,
                 "idle_reason": idle.reason,
@@ -268,8 +276,7 @@ class NodeSeries:
             for stage in busy:
                 if found is not None:
                     joules[stage] = joules.get(stage, 0.0) + found.shares[str(stage)]
-                reason = gpu.energy.result().reason if found is None else found.reason
-                if reason is not None:
+                for reason in _doubts(gpu, found):
                     reasons[stage][f"GPU {gpu.index}: {reason}"] = None
         if not self.gpus:
             why = "; ".join(self.stopped.values()) or "no sample was taken"
@@ -302,6 +309,15 @@ class NodeSeries:
         keys = iter(self.processes)
         next(keys)
         return next(keys)
+
+
+def _doubts(gpu: GpuSeries, found: Attribution | None) -> list[str]:
+    """Return why a share of a GPU's energy is unknown or less exact."""
+    measured = gpu.energy.result()
+    reasons = [measured.reason, None if found is None else found.reason]
+    if measured.kind is EnergyKind.SHORT:
+        reasons.append(f"its counter was read for {measured.seconds:.1f} s only")
+    return [reason for reason in reasons if reason is not None]
 
 
 def _short(value: float) -> float:

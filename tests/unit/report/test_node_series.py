@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gpuexec.events import NodeSampled, SeriesStopped
-from gpuexec.hardware.process_readings import ProcessSample
+from gpuexec.hardware.process_readings import ENDED, ProcessSample
 from gpuexec.hardware.telemetry import FIRST_READING, GpuSample
 from gpuexec.report import node_series
 from gpuexec.report.energy import EnergyKind
@@ -25,7 +25,7 @@ def gpu(at: float, unknown: dict[str, str] | None = None, **readings: Any) -> Gp
 
 
 def process(worker_id: str = "w-0", pid: int = 7, rss: int | None = 100, cpu_s: float | None = 1.0) -> ProcessSample:
-    unknown = {} if rss is not None else {"rss_bytes": "ended", "cpu_s": "ended"}
+    unknown = {} if rss is not None else {"rss_bytes": "refused", "cpu_s": "refused"}
     return ProcessSample(worker_id, pid, rss, cpu_s, (), unknown)
 
 
@@ -122,6 +122,25 @@ def test_energy_is_measured_idle_power_estimated_and_shares_attributed():
     assert (share["joules"], share["kind"], share["reason"]) == (pytest.approx(6300.0), "attributed", None)
 
 
+def test_work_in_bursts_shorter_than_a_sample_gets_all_that_is_above_idle_power():
+    # Every half second, a quarter at 700 W and a quarter at 100 W; at the end, rest.
+    counter = [200_000 * min(i, 40) + 50_000 * max(0, i - 40) for i in range(61)]
+    series = collected([gpu(100.0 + i / 2, energy_mj=mj) for i, mj in enumerate(counter)])
+    for i in range(40):
+        series.account(0, [UUID], 100.0 + i / 2, 100.25 + i / 2, 0.25)
+    share = series.stage_energy()[0]
+    assert (share["joules"], share["reason"]) == (pytest.approx(20 * 300.0, rel=0.01), None)
+
+
+def test_the_share_of_a_short_measurement_says_so():
+    series = collected([gpu(100.0, energy_mj=0), gpu(104.0, energy_mj=400_000)])
+    series.account(0, [UUID], 100.0, 104.0, 4.0)
+    share = series.stage_energy()[0]
+    assert share["joules"] == pytest.approx(400.0)
+    assert "GPU 0: its counter was read for 4.0 s only" in share["reason"]
+    assert "the shares include idle power, which is unknown" in share["reason"]
+
+
 def test_a_stage_of_a_gpu_that_was_not_sampled_has_no_energy_and_the_reason():
     series = NodeSeries(0.0)
     series.account(0, [UUID], 0.0, 1.0, 1.0)
@@ -134,7 +153,8 @@ def test_energy_that_cannot_be_read_has_its_reason():
     found = collected([gpu(100.0 + i, {"energy_mj": "not supported"}) for i in range(3)]).gpus[UUID]
     energy = found.to_dict()["energy"]
     assert (energy["joules"], energy["kind"], energy["reason"]) == (None, None, "not supported")
-    assert (energy["idle_watts"], energy["idle_reason"]) == (None, "no time of the run was without work on this device")
+    assert energy["idle_watts"] is None
+    assert energy["idle_reason"].startswith("there was less than a second")
     assert found.attribute({}) is None
 
 
@@ -147,7 +167,15 @@ def test_a_processs_cpu_is_the_growth_of_its_time():
     assert [one["name"] for one in found["series"]] == ["rss", "cpu"]
     assert series_of(found, "cpu")["mean"] == [None, None, 2, None, None, 0.5]
     assert series_of(found, "rss")["mean"] == [None, 100, 200, None, None, 300]
-    assert series_of(found, "rss")["reason"] == "1 of 4 samples are missing: ended"
+    assert series_of(found, "rss")["reason"] == "1 of 4 samples are missing: refused"
+
+
+def test_the_end_of_a_process_is_no_gap():
+    series = NodeSeries(0.0)
+    series.add(NodeSampled(1.0, (), (process(),)))
+    gone = ProcessSample("w-0", 7, None, None, (), {"rss_bytes": ENDED, "cpu_s": ENDED})
+    series.add(NodeSampled(2.0, (), (gone,)))
+    assert series_of(series.processes["w-0", 7].to_dict(uses_gpus=False), "rss")["reason"] is None
 
 
 def test_the_series_of_processes_are_bounded_and_the_drivers_stays(monkeypatch):
