@@ -34,6 +34,12 @@ class ExecutorConfig(Record):
     progress_interval_s: float = _option(
         10.0, at_least(0.1), "seconds between progress lines when stderr is not a terminal"
     )
+    sample_interval_s: float | None = _option(
+        0.5,
+        at_least(0.05),
+        "seconds between two samples of what the GPUs do and of the memory and CPU time of driver and workers; a run "
+        "that is shorter than that takes none (None: no samples)",
+    )
     cpus: float | None = _option(
         None, above(0), "number of CPUs to plan with (default: as many as the affinity mask and the cgroup allow)"
     )

@@ -14,7 +14,9 @@ from gpuexec.plan.model import Plan
 from gpuexec.records import Record
 
 if TYPE_CHECKING:
+    from gpuexec.hardware.process_readings import ProcessSample
     from gpuexec.hardware.provenance import Provenance
+    from gpuexec.hardware.telemetry import GpuSample
     from gpuexec.plan.balance import ThroughputLimit
     from gpuexec.plan.rebalance import ActionReason
 
@@ -226,6 +228,31 @@ class Gauged(Record):
     stages: tuple[StageGauges, ...]
 
 
+class NodeSampled(Record):
+    """The run's GPUs, and the processes of the driver and of its workers, at one moment.
+
+    Emitted by the driver's loop, which may be some time after ``at``. The first one comes ``sample_interval_s`` after
+    the start. ``gpus`` is empty in a run that uses none, and once their series has stopped. ``interval_s``: from one
+    sample to the next.
+    """
+
+    at: float
+    gpus: tuple[GpuSample, ...]
+    processes: tuple[ProcessSample, ...]
+    interval_s: float = 0.5
+
+
+class SeriesStopped(Record):
+    """A source is not read any more, and why. Emitted once for each source.
+
+    ``source``: "nvml" for all GPUs, a device's UUID for that one, or "sampler" for everything.
+    """
+
+    at: float
+    source: str
+    reason: str
+
+
 class StageTarget(Record):
     """A stage's live workers, without those that are stopping, and how many it should have.
 
@@ -323,6 +350,8 @@ RunEvent = (
     | TasksQuarantined
     | WorkerStopped
     | Gauged
+    | NodeSampled
+    | SeriesStopped
     | PlanDecided
     | WorkerLogged
     | WorkerPrinted

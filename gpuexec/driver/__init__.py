@@ -20,6 +20,7 @@
 ``evaluation``        one evaluation of the stages by the planner, for the autoscaler
 ``limits``            `MemoryLimits`: the host's and the workers' memory
 ``gpus``              `RunGpus`: faults of the run's GPUs, and what they were like before and after
+``telemetry``         `Telemetry`: begins to sample GPUs and processes, and passes on what was read
 ``capsules``          `CapsuleKeeper`: stores failed batches for ``gpuexec replay``
 ``exceptions``        makes the exception that the caller sees from what a worker reported
 ``shutdown``          `Shutdown`: ends a run that does not finish

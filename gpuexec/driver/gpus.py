@@ -9,7 +9,6 @@ from gpuexec import events
 from gpuexec.core.run_state import RunState
 from gpuexec.driver.worker_processes import WorkerProcesses
 from gpuexec.hardware.provenance import Provenance, contamination, read_provenance
-from gpuexec.plan.model import Plan
 from gpuexec.processes.gpu_watch import PATIENCE_S, GpuWatch
 
 _HURRIED_S = 0.5  # for an answer of the driver library, after Ctrl-C
@@ -69,9 +68,3 @@ class RunGpus:
             self._watches = False
             self._processes.remove_reader(self._watch)
             self._watch.close(patience_s)
-
-
-def uuids_of(plan: Plan) -> list[str]:
-    """Return the UUIDs of the devices that a plan's workers use."""
-    grants = [grant for phase in plan.phases for stage in phase.stages for grant in stage.workers]
-    return sorted({share.uuid for grant in grants for share in grant.allocation.gpus})

@@ -33,6 +33,7 @@ from gpuexec.driver.observers import Observers
 from gpuexec.driver.shutdown import Shutdown, is_interruption
 from gpuexec.driver.spill_folder import SpillFolder
 from gpuexec.driver.stored_payloads import StoredPayloads
+from gpuexec.driver.telemetry import Telemetry
 from gpuexec.driver.warm_start import WarmOptions
 from gpuexec.driver.worker_processes import WorkerProcesses
 from gpuexec.errors import ConfigurationError
@@ -123,6 +124,7 @@ class Run:
             announcement=announcement.payload if announcement is not None else None,
             warm=WarmOptions(config.warm_idle_s, self._emit) if config.start_method == StartMethod.WARM else None,
         )
+        self._telemetry = Telemetry(config.sample_interval_s, plan, self._processes, self._emit)
         lineage = checkpoint.lineage(specs)
         self._spill_folder = spill_folder
         self._payloads = StoredPayloads(spill_folder.path if spill_folder is not None else None)
@@ -172,6 +174,8 @@ class Run:
             cleanup.callback(self._processes.close)
             cleanup.callback(self._payloads.close)
             cleanup.callback(self._processes.kill_all)
+            cleanup.callback(self._telemetry.end)
+            self._telemetry.begin(time.monotonic())
             try:
                 names = tuple(spec.name for spec in self._specs)
                 self._emit(events.RunStarted(time.monotonic(), self._plan, names, self._facts, time.time()))
@@ -212,9 +216,9 @@ class Run:
     def _watch_gpus(self, cleanup: contextlib.ExitStack) -> None:
         """Watch the GPUs of the run for faults. NVML is loaded only for a run that uses GPUs."""
         if any(spec.uses_gpu for spec in self._specs):
-            from gpuexec.driver.gpus import RunGpus, uuids_of
+            from gpuexec.driver.gpus import RunGpus
 
-            self._gpus = RunGpus(uuids_of(self._plan), self._processes, self._state, self._emit)
+            self._gpus = RunGpus(self._plan.device_uuids(), self._processes, self._state, self._emit)
             cleanup.callback(self._gpus.close)
 
     def _read_streamed_tasks(self, cleanup: contextlib.ExitStack) -> None:
@@ -237,6 +241,7 @@ class Run:
 
     def _end(self, error: str | None, *, interrupted: bool = False) -> None:
         """Report how the run ended, once the last worker is gone."""
+        self._telemetry.end()
         if self._gpus is not None:
             self._gpus.report(interrupted=interrupted)
         self._checkpoint.close(error)
@@ -271,6 +276,7 @@ class Run:
             self._note_pause(IdleReason.CHECKPOINT_WRITE, began, now)
             self._state.terminator.check(self._processes.workers, now)
             self._memory.check(now)
+            self._telemetry.pass_on(now)
             self._gauge_if_due(now)
 
     def _note_return_of_caller(self, since: float, now: float) -> None:
@@ -300,6 +306,7 @@ class Run:
             self._autoscaler.next_cycle(),
             self._state.dispatcher.next_retry(time.monotonic()),
             self._memory.next_check,
+            self._telemetry.next_due,
             self._cancellation.next_poll,
         ]
         return max(0.0, min(t for t in times if t is not None) - now)

@@ -12,32 +12,10 @@ from typing import Any
 
 from gpuexec.errors import NvmlUnavailable
 from gpuexec.hardware import nvml, nvml_calls, nvml_errors
+from gpuexec.hardware.clock_reasons import SLOWDOWNS, THROTTLE_COUNTERS, clock_reasons
 from gpuexec.hardware.host import in_initial_pid_namespace
 from gpuexec.hardware.model import GpuProcess
 from gpuexec.units import GIB
-
-# nvmlClocksEventReasons. A power cap is no slowdown: a GPU under full load runs at its power limit.
-_CLOCK_REASONS = {
-    0x1: "idle",
-    0x2: "application clocks",
-    0x4: "power cap",
-    0x8: "HW slowdown",
-    0x10: "sync boost",
-    0x20: "SW thermal slowdown",
-    0x40: "HW thermal slowdown",
-    0x80: "HW power brake slowdown",
-    0x100: "display clocks",
-    0x200: "board limit",
-    0x400: "reliability",
-}
-# NVML_FI_DEV_CLOCKS_EVENT_REASON_*: nanoseconds since the driver was loaded
-_THROTTLE_COUNTERS = {
-    74: "power cap",
-    269: "SW thermal slowdown",
-    270: "HW thermal slowdown",
-    271: "HW power brake slowdown",
-}
-_SLOWDOWNS = ("HW slowdown", "SW thermal slowdown", "HW thermal slowdown", "HW power brake slowdown", "reliability")
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,9 +132,9 @@ def _slowdowns(name: str, before: GpuState, after: GpuState) -> Iterator[str]:
         for reason, total in after.throttled_ns.items():
             increase = total - before.throttled_ns.get(reason, total)
             counted.add(reason)
-            if reason in _SLOWDOWNS and increase > 0:
+            if reason in SLOWDOWNS and increase > 0:
                 yield f"{name} was throttled for {increase / 1e9:.3g} s of the run: {reason}"
-    for reason in _SLOWDOWNS:
+    for reason in SLOWDOWNS:
         moments = [
             moment
             for moment, state in (("when the run began", before), ("when it ended", after))
@@ -186,9 +164,9 @@ def _read_state(reader: nvml_calls.Reader, gpu: nvml.OpenGpu, *, names: bool) ->
         return value
 
     clock_mask = read("clock_reasons", library.nvmlDeviceGetCurrentClocksEventReasons)
-    counters = read("throttled_ns", library.nvmlDeviceGetFieldValues, list(_THROTTLE_COUNTERS))
+    counters = read("throttled_ns", library.nvmlDeviceGetFieldValues, list(THROTTLE_COUNTERS))
     throttled = {
-        _THROTTLE_COUNTERS[int(value.fieldId)]: int(value.value.ullVal)
+        THROTTLE_COUNTERS[int(value.fieldId)]: int(value.value.ullVal)
         for value in counters or ()
         if value.nvmlReturn == library.NVML_SUCCESS
     }
@@ -203,12 +181,8 @@ def _read_state(reader: nvml_calls.Reader, gpu: nvml.OpenGpu, *, names: bool) ->
         sm_clock_mhz=read("sm_clock_mhz", library.nvmlDeviceGetClockInfo, library.NVML_CLOCK_SM),
         memory_clock_mhz=read("memory_clock_mhz", library.nvmlDeviceGetClockInfo, library.NVML_CLOCK_MEM),
         power_limit_mw=read("power_limit_mw", library.nvmlDeviceGetEnforcedPowerLimit),
-        clock_reasons=None if clock_mask is None else _clock_reasons(int(clock_mask)),
+        clock_reasons=None if clock_mask is None else clock_reasons(int(clock_mask)),
         throttled_ns=throttled or None,
         processes=processes,
         unknown=unknown,
     )
-
-
-def _clock_reasons(mask: int) -> tuple[str, ...]:
-    return tuple(_CLOCK_REASONS.get(1 << bit, f"reason {1 << bit:#x}") for bit in range(64) if mask >> bit & 1)

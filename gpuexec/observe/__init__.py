@@ -2,4 +2,5 @@
 
 * ``progress``      the display on stderr
 * ``relay``         notices, workers' log records and prints, in the driver's log
+* ``sampler``       samples of GPUs and processes, taken in a thread of its own
 """

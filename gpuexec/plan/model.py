@@ -88,3 +88,8 @@ class Plan(Record):
 
     phases: tuple[Phase, ...]
     notes: tuple[str, ...] = field(default=())
+
+    def device_uuids(self) -> list[str]:
+        """Return the UUIDs of the devices (GPUs or MIG slices) that its workers use, each once."""
+        grants = [grant for phase in self.phases for stage in phase.stages for grant in stage.workers]
+        return sorted({share.uuid for grant in grants for share in grant.allocation.gpus})

@@ -12,6 +12,7 @@ from gpuexec import events
 from gpuexec._version import __version__
 from gpuexec.contract.metrics import gpu_peaks
 from gpuexec.histogram import bounds, quantile
+from gpuexec.plan.model import WorkerGrant
 from gpuexec.report.model import FailedAttempt, RunReport, SlowBatch, StageReport, WorkerReport
 from gpuexec.report.sizes import suggested_gpu_memory_gb
 from gpuexec.units import GIB
@@ -26,6 +27,7 @@ def report_as_dict(report: RunReport) -> dict[str, Any]:
     seconds = report.wall_s if report.wall_s is not None else report.elapsed_s
     bin_s = max((timeline.bin_s for timeline in report.timelines), default=1.0)
     bins = math.ceil(seconds / bin_s)
+    energy = report.samples.stage_energy() if report.samples is not None else {}
     return {
         "schema": SCHEMA,
         "gpuexec": __version__,
@@ -48,9 +50,16 @@ def report_as_dict(report: RunReport) -> dict[str, Any]:
         "throughput_per_s": report.throughput,
         "plan": _plan(report),
         "timeline": {"bin_s": bin_s, "bins": bins},
-        "stages": [_stage(report, stage, bin_s, bins, seconds) for stage in report.stages],
+        "stages": [
+            {
+                **_stage(report, stage, bin_s, bins, seconds),
+                "energy": energy.get(stage.index, _no_energy(report, stage)),
+            }
+            for stage in report.stages
+        ],
         "workers": [_worker(worker) for worker in report.workers],
         "gpus": _gpus(report),
+        "processes": report.samples.processes_as_dicts() if report.samples is not None else [],
         "plan_changes": [_plan_change(report, at, event) for at, event in report.plan_changes],
         "slowest": [_slow_batch(batch) for batch in report.slowest],
         "failures": [_failure(failure) for failure in report.failures],
@@ -159,8 +168,9 @@ def _service_time(stage: StageReport) -> dict[str, Any]:
 def _gpu_memory(report: RunReport, stage: StageReport) -> dict[str, Any]:
     peaks = gpu_peaks(stage.metrics)
     asked = None
-    grants = [g for p in (report.plan.phases if report.plan else ()) for s in p.stages for g in s.workers]
-    shares = [share for grant in grants if grant.stage_index == stage.lead_index for share in grant.allocation.gpus]
+    shares = [
+        share for grant in _grants(report) if grant.stage_index == stage.lead_index for share in grant.allocation.gpus
+    ]
     if shares:
         known = [share.memory_bytes for share in shares if share.memory_bytes is not None]
         asked = max(known, default=None)
@@ -192,20 +202,51 @@ def _worker(worker: WorkerReport) -> dict[str, Any]:
     }
 
 
+def _no_energy(report: RunReport, stage: StageReport) -> dict[str, Any]:
+    """Return the energy of a stage that was busy on no GPU."""
+    lead = stage.lead_index
+    if lead != stage.index:
+        reason = f"it is counted with stage {report.stages[lead].name!r}, whose workers run this one too"
+    elif lead in {grant.stage_index for grant in _grants(report) if grant.allocation.gpus}:
+        reason = "no worker was busy on a GPU"
+    else:
+        reason = "the stage asks for no GPU"
+    return {"joules": None, "kind": "attributed", "reason": reason}
+
+
+def _grants(report: RunReport) -> list[WorkerGrant]:
+    return [g for p in (report.plan.phases if report.plan else ()) for s in p.stages for g in s.workers]
+
+
 def _gpus(report: RunReport) -> list[dict[str, Any]]:
-    """Return the GPUs that the plan uses."""
-    grants = [g for p in (report.plan.phases if report.plan else ()) for s in p.stages for g in s.workers]
-    shares = {share.uuid: share for grant in grants for share in grant.allocation.gpus}
-    return [
+    """Return the GPUs and MIG slices that the plan uses, and the GPUs that the slices are of."""
+    shares = {share.uuid: share for grant in _grants(report) for share in grant.allocation.gpus}
+    sampled = report.samples.gpus_as_dicts() if report.samples is not None else {}
+    gpus = [
         {
             "index": share.index,
             "uuid": uuid,
             "name": share.name,
             "memory_bytes": None if share.memory_bytes is None else round(share.memory_bytes / share.fraction),
             "time": dict(report.gpu_time.get(uuid, {})),
+            **_sampled(report, uuid, sampled.get(uuid)),
         }
         for uuid, share in sorted(shares.items(), key=lambda item: item[1].index)
     ]
+    whole = [{"name": None, "time": {}, **found} for uuid, found in sampled.items() if uuid not in shares]
+    return [*gpus, *whole]
+
+
+def _sampled(report: RunReport, uuid: str, found: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return series and energy of a device."""
+    if found is not None:
+        return {"series": found["series"], "energy": found["energy"]}
+    stopped = report.samples.stopped if report.samples is not None else {}
+    reason = stopped.get(uuid) or stopped.get("nvml") or stopped.get("sampler") or "no sample was taken"
+    if uuid.startswith("MIG-"):
+        reason = "a MIG slice: its GPU is sampled as a whole"
+    energy = {"joules": None, "seconds": 0.0, "kind": None, "reason": reason, "idle_watts": None, "idle_reason": reason}
+    return {"series": [], "energy": energy}
 
 
 def _plan_change(report: RunReport, at: float, event: events.PlanDecided) -> dict[str, Any]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import heapq
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gpuexec import events
 from gpuexec.contract.metrics import merge_metrics
+from gpuexec.core.worker_time import Work
 from gpuexec.histogram import add_to
 from gpuexec.report.model import (
     FailedAttempt,
@@ -21,6 +22,9 @@ from gpuexec.report.model import (
     WorkerReport,
     add_record,
 )
+
+if TYPE_CHECKING:
+    from gpuexec.report.node_series import NodeSeries
 
 _SLOWEST = 20
 
@@ -134,6 +138,23 @@ class ReportBuilder:
                 total[part] = total.get(part, 0.0) + seconds
         report.timelines[event.stage_index].account(event.began, event.at, event.parts)
 
+        if worker is not None and worker.gpus:
+            busy_s = sum(seconds for part, seconds in event.parts if part == Work.BUSY)
+            self._samples().account(event.stage_index, worker.gpus, event.began, event.at, busy_s)
+
+    def _samples(self) -> NodeSeries:
+        if self.report.samples is None:
+            from gpuexec.report.node_series import NodeSeries
+
+            self.report.samples = NodeSeries(self._started_at)
+        return self.report.samples
+
+    def _add_sample(self, event: events.NodeSampled) -> None:
+        self._samples().add(event)
+
+    def _stop_series(self, event: events.SeriesStopped) -> None:
+        self._samples().stop(event)
+
     def _add_gpu_time(self, event: events.GpuTimeAccounted) -> None:
         parts = self.report.gpu_time.setdefault(event.uuid, {})
         parts[event.part] = parts.get(event.part, 0.0) + event.at - event.began
@@ -232,6 +253,8 @@ _HANDLERS: dict[type, Callable[[Any, Any], None]] = {
     events.TasksQuarantined: ReportBuilder._add_quarantined,
     events.WorkerStopped: ReportBuilder._update_worker,
     events.Gauged: ReportBuilder._add_gauges,
+    events.NodeSampled: ReportBuilder._add_sample,
+    events.SeriesStopped: ReportBuilder._stop_series,
     events.PlanDecided: ReportBuilder._add_plan_change,
     events.Noticed: ReportBuilder._add_note,
     events.PayloadsSpilled: ReportBuilder._add_preparation,

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from gpuexec.events import PlanDecided, RunFacts
     from gpuexec.hardware.provenance import Provenance
     from gpuexec.plan.model import Plan
+    from gpuexec.report.node_series import NodeSeries
     from gpuexec.report.timeline import StageTimeline
 
 _MAX_RECORDS = 10_000
@@ -178,7 +179,7 @@ class RunReport(MutableRecord):
     ``facts``: its id, pipeline, options, versions and node. ``wall_s``: seconds from the finished plan until the last
     worker was reaped, ``None`` while the run goes on. ``gpus_before``, ``gpus_after``: the state of its GPUs, ``None``
     if no stage uses any. ``gpu_time``: seconds of each GPU, by UUID, by what they went to. ``timelines``: of each
-    stage.
+    stage. ``samples``: what was sampled of GPUs and processes, ``None`` if nothing was.
 
     The lists of workers, failures, quarantined tasks, plan changes and notes keep their newest 10,000 entries each,
     since a run may go on indefinitely; ``slowest`` keeps the 20 longest batches.
@@ -194,6 +195,7 @@ class RunReport(MutableRecord):
     plan_changes: list[tuple[float, PlanDecided]] = field(default_factory=list)
     timelines: list[StageTimeline] = field(default_factory=list)
     gpu_time: dict[str, dict[str, float]] = field(default_factory=dict)
+    samples: NodeSeries | None = None
     gpus_before: Provenance | None = None
     gpus_after: Provenance | None = None
     facts: RunFacts | None = None

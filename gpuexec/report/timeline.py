@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gpuexec.series import MAX_BINS, AmountSeries, common_width
 
-_BIN_S = 0.125  # to begin with; the width doubles as the run goes on
+BIN_S = 0.125  # to begin with; the width doubles as the run goes on
 
 
 class StageTimeline:
@@ -57,4 +57,4 @@ class StageTimeline:
         return {name: [*values, *[0.0] * (bins - len(values))][:bins] for name, values in amounts.items()}
 
     def _new(self) -> AmountSeries:
-        return AmountSeries(self._start, _BIN_S, self._max_bins)
+        return AmountSeries(self._start, BIN_S, self._max_bins)

@@ -1,6 +1,7 @@
 /* Readings of one device: identity, memory, utilisation, processes, MIG. */
 #include "node.h"
 
+#include <time.h>
 #include <unistd.h>
 
 /* Return a number from the file, or "not supported" if the file does not have it. */
@@ -171,7 +172,7 @@ static nvmlReturn_t utilization(nvmlDevice_t device, nvmlUtilization_t *rates) {
   if (!load || sim.slice >= 0 || json_true(json_member(json_member(sim.gpu, "mig"), "enabled")))
     return NVML_ERROR_NOT_SUPPORTED;
   rates->gpu = (unsigned int)json_number(load, 0);
-  rates->memory = 0;
+  rates->memory = (unsigned int)json_number(json_member(sim.gpu, "memory_utilization_percent"), 0);
   return NVML_SUCCESS;
 }
 
@@ -217,8 +218,46 @@ nvmlReturn_t nvmlDeviceGetPowerUsage(nvmlDevice_t device, unsigned int *milliwat
   LOCKED(small_number(device, "power_mw", milliwatts));
 }
 
+/* Return a counter: what the file says it was at "counted_at_ns" of the monotonic clock, and what has been added since
+ * by its rate per second. So the energy is the integral of the power. */
+static nvmlReturn_t counter(const Sim *sim, const char *field, const char *rate, unsigned long long *value) {
+  nvmlReturn_t result = sim_refuses(sim, field);
+  const char *counted = result == NVML_SUCCESS ? json_member(sim->gpu, field) : NULL;
+  const char *since = json_member(sim->gpu, "counted_at_ns");
+  if (result == NVML_SUCCESS && !counted) return NVML_ERROR_NOT_SUPPORTED;
+  *value = json_number(counted, 0);
+  if (result == NVML_SUCCESS && since) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    double seconds = (double)now.tv_sec + (double)now.tv_nsec * 1e-9 - (double)json_number(since, 0) * 1e-9;
+    if (seconds > 0) *value += (unsigned long long)(seconds * (double)json_number(json_member(sim->gpu, rate), 0));
+  }
+  return result;
+}
+
+static nvmlReturn_t energy(nvmlDevice_t device, unsigned long long *millijoules) {
+  Sim sim;
+  nvmlReturn_t result = sim_find(device, &sim);
+  return result == NVML_SUCCESS ? counter(&sim, "energy_mj", "power_mw", millijoules) : result;
+}
+
 nvmlReturn_t nvmlDeviceGetTotalEnergyConsumption(nvmlDevice_t device, unsigned long long *millijoules) {
-  LOCKED(number(device, "energy_mj", millijoules));
+  LOCKED(energy(device, millijoules));
+}
+
+static nvmlReturn_t pcie_rate(nvmlDevice_t device, nvmlPcieUtilCounter_t direction, unsigned int *kilobytes) {
+  unsigned long long bytes = 0;
+  int sends = direction == NVML_PCIE_UTIL_TX_BYTES;
+  nvmlReturn_t result = number(device, sends ? "pcie_tx_bytes_per_s" : "pcie_rx_bytes_per_s", &bytes);
+  if (result == NVML_SUCCESS) *kilobytes = (unsigned int)(bytes / 1000);
+  return result;
+}
+
+nvmlReturn_t nvmlDeviceGetPcieThroughput(nvmlDevice_t device, nvmlPcieUtilCounter_t direction,
+                                         unsigned int *kilobytes) {
+  const struct timespec counts_for = {0, 20 * 1000 * 1000};
+  nanosleep(&counts_for, NULL);
+  LOCKED(pcie_rate(device, direction, kilobytes));
 }
 
 nvmlReturn_t nvmlDeviceGetCurrentClocksEventReasons(nvmlDevice_t device, unsigned long long *reasons) {
@@ -233,18 +272,34 @@ nvmlReturn_t nvmlDeviceGetClockInfo(nvmlDevice_t device, nvmlClockType_t type, u
   LOCKED(small_number(device, type == NVML_CLOCK_MEM ? "memory_clock_mhz" : "sm_clock_mhz", mhz));
 }
 
-/* "throttled_ns" of a GPU: {field id: nanoseconds}. As in the real library, each field has its own return code. */
+/* Return one of NVML's fields. "throttled_ns" of a GPU: {field id: nanoseconds}. */
+static nvmlReturn_t field_value(const Sim *sim, nvmlFieldValue_t *field) {
+  field->valueType = NVML_VALUE_TYPE_UNSIGNED_LONG_LONG;
+  if (field->fieldId == NVML_FI_DEV_TOTAL_ENERGY_CONSUMPTION)
+    return counter(sim, "energy_mj", "power_mw", &field->value.ullVal);
+  if (field->fieldId == NVML_FI_DEV_PCIE_COUNT_TX_BYTES)
+    return counter(sim, "pcie_tx_bytes", "pcie_tx_bytes_per_s", &field->value.ullVal);
+  if (field->fieldId == NVML_FI_DEV_PCIE_COUNT_RX_BYTES)
+    return counter(sim, "pcie_rx_bytes", "pcie_rx_bytes_per_s", &field->value.ullVal);
+  if (field->fieldId == NVML_FI_DEV_POWER_AVERAGE) {
+    const char *power = json_member(sim->gpu, "power_average_mw");
+    field->valueType = NVML_VALUE_TYPE_UNSIGNED_INT;
+    field->value.uiVal = (unsigned int)json_number(power, 0);
+    return power ? sim_refuses(sim, "power_average_mw") : NVML_ERROR_NOT_SUPPORTED;
+  }
+  char key[16];
+  snprintf(key, sizeof key, "%u", field->fieldId);
+  const char *found = json_member(json_member(sim->gpu, "throttled_ns"), key);
+  field->value.ullVal = json_number(found, 0);
+  return found ? NVML_SUCCESS : NVML_ERROR_NOT_SUPPORTED;
+}
+
+/* As in the real library, each field has its own return code. */
 static nvmlReturn_t field_values(nvmlDevice_t device, int count, nvmlFieldValue_t *values) {
   Sim sim;
   nvmlReturn_t result = sim_find_field(device, "throttled_ns", &sim);
-  for (int i = 0; result == NVML_SUCCESS && i < count; i++) {
-    char key[16];
-    snprintf(key, sizeof key, "%u", values[i].fieldId);
-    const char *found = json_member(json_member(sim.gpu, "throttled_ns"), key);
-    values[i].nvmlReturn = found ? NVML_SUCCESS : NVML_ERROR_NOT_SUPPORTED;
-    values[i].valueType = NVML_VALUE_TYPE_UNSIGNED_LONG_LONG;
-    values[i].value.ullVal = json_number(found, 0);
-  }
+  for (int i = 0; result == NVML_SUCCESS && i < count; i++)
+    values[i].nvmlReturn = field_value(&sim, &values[i]);
   return result;
 }
 

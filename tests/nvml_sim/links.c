@@ -136,7 +136,7 @@ struct nvmlEventSet_st {
 };
 
 static int count_xids(int gpu) {
-  return json_length(json_member(json_element(json_member(sim_node(), "gpus"), gpu), "xids"));
+  return json_length(json_member(sim_gpu(gpu), "xids"));
 }
 
 static nvmlReturn_t create(nvmlEventSet_t *set) {
@@ -176,7 +176,7 @@ nvmlReturn_t nvmlDeviceRegisterEvents(nvmlDevice_t device, unsigned long long ty
 static nvmlReturn_t next_event(nvmlEventSet_t set, nvmlEventData_t *data) {
   for (int gpu = 0; gpu < MAX_GPUS; gpu++) {
     if (!set->registered[gpu] || set->seen[gpu] >= count_xids(gpu)) continue;
-    const char *xids = json_member(json_element(json_member(sim_node(), "gpus"), gpu), "xids");
+    const char *xids = json_member(sim_gpu(gpu), "xids");
     const char *xid = json_element(xids, set->seen[gpu]++), *pair = *xid == '[' ? xid : NULL;
     memset(data, 0, sizeof *data);
     data->device = &sim_handles[gpu][0];
@@ -187,7 +187,7 @@ static nvmlReturn_t next_event(nvmlEventSet_t set, nvmlEventData_t *data) {
     return NVML_SUCCESS;
   }
   for (int gpu = 0; gpu < MAX_GPUS; gpu++)
-    if (set->registered[gpu] && json_true(json_member(json_element(json_member(sim_node(), "gpus"), gpu), "lost")))
+    if (set->registered[gpu] && json_true(json_member(sim_gpu(gpu), "lost")))
       return NVML_ERROR_GPU_IS_LOST;
   return (nvmlReturn_t)json_number(json_member(sim_node(), "event_wait_error"), NVML_ERROR_TIMEOUT);
 }

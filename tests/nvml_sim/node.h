@@ -27,7 +27,8 @@ extern struct nvmlDevice_st sim_handles[MAX_GPUS][1 + MAX_SLICES];
 extern pthread_mutex_t sim_lock;
 extern int sim_initialised;
 
-const char *sim_node(void); /* cursor at the node, NULL if there is none */
+const char *sim_node(void);     /* cursor at the node, NULL if there is none */
+const char *sim_gpu(int index); /* cursor at a GPU, NULL if there is none; as of the last sim_node() */
 
 /* Note that a function was called; do not return while the node lists it under "hang". The lock is held, as by the
  * real library's: every other call hangs too. */
@@ -54,7 +55,10 @@ typedef struct {
  * the function that was called under "hang". */
 nvmlReturn_t sim_find(nvmlDevice_t device, Sim *found);
 
-/* Look up a handle; fail for a lost GPU, and for what the file lists as "unsupported". */
+/* Fail for a lost GPU, and for fields and functions that the file lists as "unsupported". */
+nvmlReturn_t sim_refuses(const Sim *sim, const char *field);
+
+/* Look up a handle; fail for a lost GPU, and for fields and functions that the file lists as "unsupported". */
 nvmlReturn_t sim_find_field(nvmlDevice_t device, const char *field, Sim *found);
 
 nvmlReturn_t sim_text(const char *value, char *target, unsigned int size);

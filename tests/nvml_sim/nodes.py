@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 GIB = 1024**3
@@ -31,6 +32,28 @@ def gpu(number: int, memory_gib: float = 80, name: str = "NVIDIA H100 80GB HBM3"
 def uuid(number: int, kind: str = "GPU") -> str:
     """A UUID whose first eight digits are the GPU's number."""
     return f"{kind}-{number:08x}-1111-2222-3333-4444444444{number:02x}"
+
+
+def metered(number: int, **fields: Any) -> dict[str, Any]:
+    """A GPU of which everything can be read that is sampled during a run; its counters go on by its rates."""
+    rates = {"pcie_rx_bytes_per_s": 2 * 10**9, "pcie_tx_bytes_per_s": 10**9, "utilization_percent": 60}
+    return gpu(
+        number,
+        **{
+            "memory_utilization_percent": 25,
+            "power_average_mw": 70_000,
+            "energy_mj": 10**9,
+            "pcie_rx_bytes": 2**40,
+            "pcie_tx_bytes": 2**41,
+            "sm_clock_mhz": 1980,
+            "memory_clock_mhz": 2619,
+            "clocks_event_reasons": 0,
+            "throttled_ns": {"74": 0, "269": 0, "270": 0, "271": 0},
+            "counted_at_ns": time.monotonic_ns(),
+            **rates,
+            **fields,
+        },
+    )
 
 
 def node(*gpus: dict[str, Any], **fields: Any) -> dict[str, Any]:

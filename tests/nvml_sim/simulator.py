@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Callable
 from importlib.metadata import files
 from pathlib import Path
@@ -20,6 +21,12 @@ from typing import Any
 
 VARIABLE = "GPUEXEC_NVML_SIM"
 LIBRARY = "libnvidia-ml.so.1"
+# Counters of a GPU, and what they grow by each second from "counted_at_ns" on.
+COUNTERS = {
+    "energy_mj": "power_mw",
+    "pcie_rx_bytes": "pcie_rx_bytes_per_s",
+    "pcie_tx_bytes": "pcie_tx_bytes_per_s",
+}
 
 _FOLDER = Path(__file__).parent
 _SOURCES = [_FOLDER / name for name in ("system.c", "device.c", "links.c")]
@@ -99,6 +106,22 @@ class SimulatedNode:
     def hung_log(self) -> Path:
         """A file with a line "PID FUNCTION" for each call that began to hang."""
         return self.path.with_suffix(".hung")
+
+
+def draw_power(gpu: int, watts: float) -> None:
+    """Change what a GPU draws from now on. Works in a worker too.
+
+    What it has counted so far stays, so its energy is the integral of its power.
+    """
+    path = Path(os.environ[VARIABLE])
+    description = json.loads(path.read_text())
+    fields = description["gpus"][gpu]
+    now = time.monotonic_ns()
+    seconds = (now - fields["counted_at_ns"]) / 1e9
+    for counter, rate in COUNTERS.items():
+        fields[counter] += int(fields[rate] * seconds)
+    fields |= {"counted_at_ns": now, "power_mw": int(watts * 1000), "power_average_mw": int(watts * 1000)}
+    SimulatedNode(path, description)
 
 
 def hold_memory(gpu: int, used_bytes: int | None) -> None:

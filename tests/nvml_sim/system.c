@@ -13,6 +13,9 @@ static char *text, *previous_text; /* a call that hung goes on with what it had 
 static _Thread_local const char *called = "";
 static char text_path[4096];
 static struct stat text_stat;
+/* What every call looks up, found once when the text is read: with eight GPUs the text is long. */
+static const char *hang_names, *call_log, *gpus[MAX_GPUS];
+static int gpu_count;
 
 static int load(const char *path) {
   struct stat now;
@@ -34,6 +37,12 @@ static int load(const char *path) {
   text = fresh;
   text_stat = now;
   snprintf(text_path, sizeof text_path, "%s", path);
+  const char *node = json_blank(text), *list = json_member(node, "gpus");
+  hang_names = json_member(node, "hang");
+  call_log = json_member(node, "call_log");
+  gpu_count = json_length(list);
+  if (gpu_count > MAX_GPUS) gpu_count = MAX_GPUS;
+  for (int i = 0; i < gpu_count; i++) gpus[i] = json_element(list, i);
   return 1;
 }
 
@@ -42,22 +51,28 @@ const char *sim_node(void) {
   return path && load(path) ? json_blank(text) : NULL;
 }
 
-/* Return whether "hang" of the node or a GPU lists the function. The version in its name may be left out. */
-static int hangs(const char *owner) {
-  const char *names = json_member(owner, "hang"), *name;
-  for (int i = 0; (name = json_element(names, i)); i++) {
-    char wanted[128];
-    json_copy(name, wanted, sizeof wanted);
-    size_t length = strlen(wanted);
-    if (!strncmp(called, wanted, length) && (!called[length] || !strncmp(called + length, "_v", 2))) return 1;
-  }
+const char *sim_gpu(int index) { return index >= 0 && index < gpu_count ? gpus[index] : NULL; }
+
+/* Return whether a name is that of the function that was called. Its version may be left out. */
+static int is_called(const char *name) {
+  char wanted[128];
+  json_copy(name, wanted, sizeof wanted);
+  size_t length = strlen(wanted);
+  return !strncmp(called, wanted, length) && (!called[length] || !strncmp(called + length, "_v", 2));
+}
+
+/* Return whether the names, "hang" of the node or a GPU, list the function. */
+static int hangs(const char *names) {
+  const char *name;
+  for (int i = 0; (name = json_element(names, i)); i++)
+    if (is_called(name)) return 1;
   return 0;
 }
 
-/* Append a line with pid and function to the file that the node names, if it does. */
-static void log_call(const char *log) {
+/* Append a line with pid and function to the file of this name, if there is one. */
+static void log_call(const char *name) {
   char path[4096];
-  json_copy(json_member(sim_node(), log), path, sizeof path);
+  json_copy(name, path, sizeof path);
   FILE *file = *path ? fopen(path, "ae") : NULL;
   if (!file) return;
   fprintf(file, "%d %s\n", (int)getpid(), called);
@@ -66,14 +81,16 @@ static void log_call(const char *log) {
 
 static void hang_once_logged(int first) {
   const struct timespec pause = {0, 10 * 1000 * 1000};
-  if (first) log_call("hang_log");
+  if (first) log_call(json_member(sim_node(), "hang_log"));
   nanosleep(&pause, NULL);
+  sim_node(); /* it may say something else by now */
 }
 
 void sim_enter(const char *function) {
   called = function;
-  log_call("call_log");
-  for (int first = 1; hangs(sim_node()); first = 0) hang_once_logged(first);
+  if (!sim_node()) return;
+  log_call(call_log);
+  for (int first = 1; hangs(hang_names); first = 0) hang_once_logged(first);
 }
 
 nvmlReturn_t sim_find(nvmlDevice_t device, Sim *found) {
@@ -82,22 +99,24 @@ nvmlReturn_t sim_find(nvmlDevice_t device, Sim *found) {
   if (offset < 0 || offset >= MAX_GPUS * (1 + MAX_SLICES)) return NVML_ERROR_INVALID_ARGUMENT;
   found->index = (int)(offset / (1 + MAX_SLICES));
   found->slice = (int)(offset % (1 + MAX_SLICES)) - 1;
-  for (int first = 1; hangs(json_element(json_member(sim_node(), "gpus"), found->index)); first = 0)
-    hang_once_logged(first);
-  found->gpu = json_element(json_member(sim_node(), "gpus"), found->index);
+  for (int first = 1; hangs(json_member(sim_gpu(found->index), "hang")); first = 0) hang_once_logged(first);
+  found->gpu = sim_gpu(found->index);
   found->value = found->slice < 0 ? found->gpu
                                   : json_element(json_member(json_member(found->gpu, "mig"), "slices"), found->slice);
   return found->value ? NVML_SUCCESS : NVML_ERROR_INVALID_ARGUMENT;
 }
 
+nvmlReturn_t sim_refuses(const Sim *sim, const char *field) {
+  if (json_true(json_member(sim->gpu, "lost"))) return NVML_ERROR_GPU_IS_LOST;
+  const char *refused = json_member(sim->gpu, "unsupported"), *name;
+  for (int i = 0; (name = json_element(refused, i)); i++)
+    if (json_equals(name, field) || is_called(name)) return NVML_ERROR_NOT_SUPPORTED;
+  return NVML_SUCCESS;
+}
+
 nvmlReturn_t sim_find_field(nvmlDevice_t device, const char *field, Sim *found) {
   nvmlReturn_t result = sim_find(device, found);
-  if (result != NVML_SUCCESS) return result;
-  if (json_true(json_member(found->gpu, "lost"))) return NVML_ERROR_GPU_IS_LOST;
-  const char *refused = json_member(found->gpu, "unsupported"), *name;
-  for (int i = 0; (name = json_element(refused, i)); i++)
-    if (json_equals(name, field)) return NVML_ERROR_NOT_SUPPORTED;
-  return NVML_SUCCESS;
+  return result == NVML_SUCCESS ? sim_refuses(found, field) : result;
 }
 
 nvmlReturn_t sim_text(const char *value, char *target, unsigned int size) {
@@ -164,10 +183,7 @@ nvmlReturn_t nvmlSystemGetCudaDriverVersion(int *version) { LOCKED(cuda_version(
 
 nvmlReturn_t nvmlSystemGetCudaDriverVersion_v2(int *version) { LOCKED(cuda_version(version)); }
 
-static int count_gpus(void) {
-  int count = json_length(json_member(sim_node(), "gpus"));
-  return count < MAX_GPUS ? count : MAX_GPUS;
-}
+static int count_gpus(void) { return sim_node() ? gpu_count : 0; }
 
 static nvmlReturn_t get_count(unsigned int *count) {
   if (!sim_initialised) return NVML_ERROR_UNINITIALIZED;

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 
 import pynvml
 import pytest
@@ -143,3 +144,48 @@ def test_mig_slices(nvml_node, request):
         pynvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu, 3)
     with pytest.raises(pynvml.NVMLError_NotSupported):
         pynvml.nvmlDeviceGetUtilizationRates(gpu)
+
+
+def test_energy_is_the_integral_of_the_power(nvml_node, request):
+    nvml_node(nodes.node(nodes.metered(0, power_mw=300_000)))
+    request.getfixturevalue("nvml")
+    handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+
+    def read() -> tuple[float, int, float]:
+        return time.monotonic(), pynvml.nvmlDeviceGetTotalEnergyConsumption(handle), time.monotonic()
+
+    def grows_by(milliwatts: int) -> None:
+        before, first, after = read()
+        time.sleep(0.05)
+        before_second, second, after_second = read()
+        assert milliwatts * (before_second - after) - 2 <= second - first <= milliwatts * (after_second - before) + 2
+
+    grows_by(300_000)
+    _, counted, _ = read()
+    simulator.draw_power(0, 700)
+    grows_by(700_000)
+    assert read()[1] > counted
+    assert pynvml.nvmlDeviceGetPowerUsage(handle) == 700_000
+
+
+def test_fields_are_those_of_the_calls(nvml_node, request):
+    nvml_node(nodes.node(nodes.metered(0, unsupported=["pcie_tx_bytes"], counted_at_ns=None)))
+    request.getfixturevalue("nvml")
+    handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+    energy, power, sent, received = pynvml.nvmlDeviceGetFieldValues(handle, [83, 185, 197, 198])
+    assert energy.value.ullVal == pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) == 10**9
+    assert (power.valueType, power.value.uiVal) == (pynvml.NVML_VALUE_TYPE_UNSIGNED_INT, 70_000)
+    assert sent.nvmlReturn == pynvml.NVML_ERROR_NOT_SUPPORTED
+    assert received.value.ullVal == 2**40
+    assert pynvml.nvmlDeviceGetPcieThroughput(handle, pynvml.NVML_PCIE_UTIL_RX_BYTES) == 2_000_000
+    rates = pynvml.nvmlDeviceGetUtilizationRates(handle)
+    assert (rates.gpu, rates.memory) == (60, 25)
+
+
+def test_a_call_can_be_unsupported(nvml_node, request):
+    nvml_node(nodes.node(nodes.metered(0, unsupported=["nvmlDeviceGetTemperature"])))
+    request.getfixturevalue("nvml")
+    handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+    with pytest.raises(pynvml.NVMLError_NotSupported):
+        pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU)
+    assert pynvml.nvmlDeviceGetPowerUsage(handle) == 70_000

@@ -156,6 +156,10 @@ def double(value: int) -> int:
     return 2 * value
 
 
+def invert(value: int) -> float:
+    return 1 / value
+
+
 def drop(value: Any) -> None:
     return None
 

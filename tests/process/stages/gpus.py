@@ -70,6 +70,19 @@ class Holds(OnGpu):
         return self.listing_log.read_text().split().count(str(os.getpid())) if self.listing_log.exists() else 0
 
 
+class HoldsPlainly(OnGpu):
+    """Holds 2 GiB of its GPU, as the driver library lists it, from its ``setup`` on; one worker."""
+
+    def __init__(self) -> None:
+        super().__init__(workers=1, gpus=1)
+
+    def setup(self, worker_metadata: Any = None) -> None:
+        super().setup(worker_metadata)
+        from tests.nvml_sim import simulator
+
+        simulator.hold_memory(worker_metadata.allocation.device_ids[0], 2 * GIB)
+
+
 class GrowsOnNode(OnGpu):
     """Leaves memory in use after ``setup_on_node``, as a daemon that it starts would."""
 
