@@ -238,6 +238,12 @@ class InternalError(GpuexecError):
 # ---- names of exceptions -------------------------------------------------------------------------------
 
 
+def drop_driver_frames(error: BaseException) -> None:
+    """Drop this package's frames from a stage's exception: it was raised in a worker, as its ``__cause__`` says."""
+    if isinstance(error.__cause__, RemoteTraceback):
+        error.__traceback__ = None
+
+
 def names_of(error: BaseException) -> list[str]:
     """Return the full names of an exception's class and its bases, without ``object``."""
     return [full_name(cls) for cls in type(error).__mro__[:-1]]

@@ -13,7 +13,7 @@ from gpuexec.contract.executor import BaseExecutor
 from gpuexec.curator import registration
 from gpuexec.driver.cancellation import Cancellation
 from gpuexec.driver.early_template import template_started_early
-from gpuexec.errors import RunCancelled
+from gpuexec.errors import RunCancelled, drop_driver_frames
 from gpuexec.executors.checks import check_stages, checked_observers, refuse_run_during_import
 from gpuexec.executors.option_repr import executor_repr
 from gpuexec.processes.standard_streams import occupy_standard_descriptors
@@ -109,7 +109,11 @@ class LocalExecutor(BaseExecutor):
         early = contextlib.nullcontext() if folder else template_started_early(stages, self.options)
         with self._cancellable() as cancellation, early:
             run = self._run(folder, accept_changed=accept_changed_pipeline or self.options.accept_changed_pipeline)
-            return run.execute(stages, initial_tasks, cancellation)
+            try:
+                return run.execute(stages, initial_tasks, cancellation)
+            except BaseException as error:
+                drop_driver_frames(error)
+                raise
 
     def execute_iter(
         self, stages: Sequence[Any], initial_tasks: Iterable[Any] | None = None

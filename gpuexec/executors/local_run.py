@@ -26,7 +26,7 @@ from gpuexec.driver.cancellation import Cancellation
 from gpuexec.driver.capsules import CapsuleKeeper
 from gpuexec.driver.initial_tasks import InitialTasks, ListedTasks, StreamedTasks
 from gpuexec.driver.run import Run
-from gpuexec.errors import ConfigurationError, RemoteTraceback, StageNotPicklable
+from gpuexec.errors import ConfigurationError, StageNotPicklable, drop_driver_frames
 from gpuexec.events import Observer, RunFacts
 from gpuexec.executors.initial_tasks import checked_tasks, initial_tasks_for
 from gpuexec.executors.prepare import Prepared, prepare, with_spill_folder
@@ -74,11 +74,7 @@ class LocalRun:
             tasks = _listed(prepared.stages, initial_tasks)
             facts = run_facts("local", prepared, self._options)
             run = self._run(prepared, facts, tasks, cancellation, streams=False)
-            try:
-                return run.execute()
-            except BaseException as error:
-                _drop_own_frames(error)
-                raise
+            return run.execute()
 
     def stream(
         self,
@@ -141,7 +137,7 @@ class LocalRun:
                         try:
                             finished = next(results, None)
                         except BaseException as error:
-                            _drop_own_frames(error)
+                            drop_driver_frames(error)
                             raise
                     if finished is None:
                         return
@@ -256,12 +252,6 @@ def _listed(stages: Sequence[Any], initial_tasks: Sequence[Any] | None) -> Liste
     tasks = initial_tasks_for(stages, initial_tasks)
     send_own_modules_by_value((*stages, tasks[0]))
     return ListedTasks(tasks)
-
-
-def _drop_own_frames(error: BaseException) -> None:
-    """Drop this package's frames from a stage's exception: it was raised in a worker, as its ``__cause__`` says."""
-    if isinstance(error.__cause__, RemoteTraceback):
-        error.__traceback__ = None
 
 
 def _say_what_workers_do_not_get(names: Sequence[str]) -> None:
