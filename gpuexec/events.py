@@ -122,6 +122,7 @@ class BatchesFinished(Record):
     """A stage finished batches: one, or several tiny ones that one message reported.
 
     ``slowest``: the ids of the first tasks of the longest of them, if it is among the longest of its stage so far.
+    ``first_task_ids``: of up to 16 inputs of the first of them; none of stages that are fused with an earlier one.
     """
 
     at: float
@@ -133,6 +134,7 @@ class BatchesFinished(Record):
     in_worker_s: float  # from sending to the last result, transfer and prefetch included; summed over the batches
     stats: BatchStats
     slowest: tuple[str, ...] = ()
+    first_task_ids: tuple[str, ...] = ()
 
 
 class TimeAccounted(Record):

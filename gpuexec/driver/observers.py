@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gpuexec import events
+from gpuexec.errors import RunFolderNotWritten
 
 
 class Observers:
@@ -30,7 +31,7 @@ class Observers:
         if position in self._failed:
             return
         self._failed.add(position)
-        note = (
+        note = str(error) if isinstance(error, RunFolderNotWritten) else (
             f"{type(observer).__name__} could not show or log an event, and the run goes on; "
             f"further failures of this kind are not reported: {type(error).__name__}: {error}"
         )

@@ -31,6 +31,7 @@ from gpuexec.events import Observer, RunFacts
 from gpuexec.executors.initial_tasks import checked_tasks, initial_tasks_for
 from gpuexec.executors.prepare import Prepared, prepare, with_spill_folder
 from gpuexec.executors.progress import progress_for
+from gpuexec.executors.run_folder import folder_for
 from gpuexec.executors.run_facts import run_facts
 from gpuexec.executors.stage_options import error_handling_of, limits_of, own_options, policy_of
 from gpuexec.processes.interrupts import signals_deferred
@@ -197,7 +198,12 @@ class LocalRun:
             announcement=announcement,
             node_id=node_id,
             base_env=base_env,
-            observers=[report_builder, *progress, *self._observers],
+            observers=[
+                report_builder,
+                *progress,
+                *self._observers,
+                *folder_for(self._options.run_dir, report_builder.report),
+            ],
             facts=facts,
             gauge_every_s=gauge_period_s,
             gpu_used=_gpu_memory_used,
