@@ -12,7 +12,17 @@ from typing import Any
 from gpuexec.errors import ConfigurationError
 from gpuexec.exception_names import exception_named, problem_with_exception_name
 from gpuexec.naming import full_name
-from gpuexec.option_checks import Check, above, at_least, folder, folder_or_auto, folder_or_nothing, fraction, log_level, one_of
+from gpuexec.option_checks import (
+    Check,
+    above,
+    at_least,
+    folder,
+    folder_or_auto,
+    folder_or_nothing,
+    fraction,
+    log_level,
+    one_of,
+)
 from gpuexec.policies import BusyGpuPolicy, FusionPolicy, GpuPinning, StartMethod, TaskFailurePolicy
 from gpuexec.records import Record
 from gpuexec.units import MIB

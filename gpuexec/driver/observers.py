@@ -31,9 +31,13 @@ class Observers:
         if position in self._failed:
             return
         self._failed.add(position)
-        note = str(error) if isinstance(error, RunFolderNotWritten) else (
-            f"{type(observer).__name__} could not show or log an event, and the run goes on; "
-            f"further failures of this kind are not reported: {type(error).__name__}: {error}"
+        note = (
+            str(error)
+            if isinstance(error, RunFolderNotWritten)
+            else (
+                f"{type(observer).__name__} could not show or log an event, and the run goes on; "
+                f"further failures of this kind are not reported: {type(error).__name__}: {error}"
+            )
         )
         report_failure(error)
         self.emit(events.Noticed(note))

@@ -62,4 +62,3 @@ class FolderWriter:
             finally:
                 self._done += size
             del item, step  # what they hold is not kept while this thread waits
-

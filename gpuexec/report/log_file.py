@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from gpuexec import events
+from gpuexec.report.run_folder import LOG, OLDER_LOG, write_all
 from gpuexec.units import MIB
 
-NAME, OLDER = "log.jsonl", "log.1.jsonl"
 _MOST_BYTES = 64 * MIB
 
 
@@ -27,7 +27,7 @@ class LogLines:
     def __init__(self, stage_names: Sequence[str]) -> None:
         self._stage_names = stage_names
 
-    def lines_of(self, event: events.RunEvent) -> list[str]:
+    def lines_of(self, event: events.RunEvent) -> list[str]:  # noqa: PLR0911 - one for each kind of event
         """Return the lines of an event, none of most."""
         match event:
             case events.WorkerPrinted():
@@ -97,18 +97,14 @@ class LogFile:
         """Append lines, each with its end."""
         if self._size and self._size + len(text) > self._most_bytes:
             os.close(self._fd)
-            (self._folder / NAME).replace(self._folder / OLDER)
+            (self._folder / LOG).replace(self._folder / OLDER_LOG)
             self._fd = self._open()
             self._size = 0
-        view = memoryview(text)
-        while view:
-            written = os.write(self._fd, view)
-            self._size += written
-            view = view[written:]
+        self._size += write_all(self._fd, text)
 
     def close(self) -> None:
         """Close the file."""
         os.close(self._fd)
 
     def _open(self) -> int:
-        return os.open(self._folder / NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        return os.open(self._folder / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)

@@ -22,6 +22,7 @@ from gpuexec.report import run_folder
 from gpuexec.report.folder_writer import FolderWriter
 from gpuexec.report.log_file import LogFile, LogLines
 from gpuexec.report.model import RunReport
+from gpuexec.report.pages import page_of
 from gpuexec.report.run_folder import RunFolder
 from gpuexec.report.trace import Trace
 from gpuexec.report.trace_file import TraceFile
@@ -96,7 +97,7 @@ class RunRecorder:
         document = self._report.to_dict()
         text = json.dumps(document, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace")
         self._submit_file(run_folder.REPORT, text, needed=needed)
-        page = _page(document)
+        page = page_of(document)
         if page is not None:
             self._submit_file(run_folder.PAGE, page.encode("utf-8", "replace"), needed=needed)
 
@@ -116,11 +117,14 @@ class RunRecorder:
         self._flush()
         self._write_report(needed=True)
         self._writer.submit(self._files.close, needed=True)
-        if not self._writer.close(_CLOSE_S):
+        written = self._writer.close(_CLOSE_S)
+        self._report.folder = None if self._files.path is None else str(self._files.path)
+        if not written:
             self._complain(f"the disk has not answered for {_CLOSE_S:.0f} s")
         elif self._writer.dropped:
-            self._complain(f"the disk is slower than the run; {self._writer.dropped} parts of log and trace are missing")
-        self._report.folder = None if self._files.path is None else str(self._files.path)
+            self._complain(
+                f"the disk is slower than the run; {self._writer.dropped} parts of log and trace are missing"
+            )
 
     def _warn_once(self) -> None:
         error = self._writer.error
@@ -202,13 +206,3 @@ class _Files:
             self._trace = None
             trace.close()
             raise
-
-
-def _page(document: dict[str, Any]) -> str | None:
-    """Return the page, ``None`` as long as there is no module that makes it."""
-    try:
-        from gpuexec.report import page  # type: ignore[attr-defined]
-    except ImportError:
-        return None
-    text: str = page.render(document)
-    return text

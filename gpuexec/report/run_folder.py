@@ -26,11 +26,12 @@ from pathlib import Path
 from gpuexec.private_folder import state_folder
 
 REPORT, PAGE, TRACE, LOG, LOCK = "report.json", "report.html", "trace.json.gz", "log.jsonl", "lock"
+OLDER_LOG = "log.1.jsonl"
 AUTO = "auto"
 KEEP = 200
 KEEP_BYTES = 2_000_000_000
 
-_NAME = re.compile(r"(\d{8}T\d{6}Z)-(.+)-([0-9a-z]+)(?:-\d+)?")
+_NAME = re.compile(r"(\d{8}T\d{6}\.\d{3}Z)-(.+)-([0-9a-z]+)(?:-\d+)?")
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 _MOST_NAME_CHARS = 60
 _REMOVED = ".removed-"
@@ -54,10 +55,10 @@ class RunFolder:
         temporary = self.path / f".{name}.new"
         try:
             fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            with open(fd, "wb", buffering=0) as file:
-                view = memoryview(content)
-                while view:
-                    view = view[file.write(view) :]
+            try:
+                write_all(fd, content)
+            finally:
+                os.close(fd)
             temporary.replace(self.path / name)
         except OSError:
             temporary.unlink(missing_ok=True)
@@ -69,10 +70,19 @@ class RunFolder:
         os.close(self._lock_fd)
 
 
+def write_all(fd: int, content: bytes) -> int:
+    """Write bytes at a file's position, all of them; return how many. Raises ``OSError``."""
+    view = memoryview(content)
+    while view:
+        view = view[os.write(fd, view) :]
+    return len(content)
+
+
 def folder_name(pipeline: str, run_id: str, posix_time: float) -> str:
     """Return the name of a run's folder: only letters, digits, and ``._-``, and not too long."""
     readable = _UNSAFE.sub("_", pipeline)[:_MOST_NAME_CHARS].strip("._-") or "pipeline"
-    return f"{datetime.fromtimestamp(posix_time, UTC):%Y%m%dT%H%M%SZ}-{readable}-{run_id}"
+    moment = datetime.fromtimestamp(posix_time, UTC)
+    return f"{moment:%Y%m%dT%H%M%S}.{moment.microsecond // 1000:03}Z-{readable}-{run_id}"
 
 
 def parent_folder(run_dir: str) -> Path:

@@ -7,12 +7,11 @@ import os
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from gpuexec.errors import RunNotFound
 from gpuexec.naming import abbreviated
 from gpuexec.private_folder import state_path
-from gpuexec.records import Record
 from gpuexec.report import run_folder
 
 SCHEMA_NAME, SCHEMA_VERSION = "gpuexec-report", 1
@@ -29,7 +28,7 @@ class Outcome(StrEnum):
     UNREADABLE = "unreadable"
 
 
-class RunSummary(Record):
+class RunSummary(NamedTuple):
     """A run in a few words.
 
     ``started_at``: POSIX time in seconds. ``seconds``: how long it took, or has taken so far; ``None`` if that is not
@@ -132,7 +131,9 @@ def load_report(path: str | os.PathLike[str]) -> dict[str, Any]:
     schema = document.get("schema") if isinstance(document, dict) else None
     name, _, version = str(schema).partition("/")
     if name != SCHEMA_NAME or not version.isdigit():
-        raise RunNotFound(f"{file} is no report of gpuexec: its schema is {schema!r}, not {SCHEMA_NAME}/{SCHEMA_VERSION}")
+        raise RunNotFound(
+            f"{file} is no report of gpuexec: its schema is {schema!r}, not {SCHEMA_NAME}/{SCHEMA_VERSION}"
+        )
     if int(version) > SCHEMA_VERSION:
         maker = document.get("gpuexec", "?")
         raise RunNotFound(
@@ -189,7 +190,9 @@ def _only_one(run: str, folders: list[Path], parent: Path) -> Path:
             names = abbreviated([folder.name for folder in found])
             raise RunNotFound(f"{run!r} is the beginning of {len(found)} runs: {names}. Give more of the id")
     newest = abbreviated([_id_of(folder) for folder in reversed(folders)])
-    raise RunNotFound(f"there is no run {run!r} in {parent}; there are {newest} (newest first; `gpuexec runs` lists them)")
+    raise RunNotFound(
+        f"there is no run {run!r} in {parent}; there are {newest} (newest first; `gpuexec runs` lists them)"
+    )
 
 
 def _id_of(folder: Path) -> str:

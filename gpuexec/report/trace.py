@@ -8,7 +8,7 @@ the times in which it was busy or, for a reason, idle.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from gpuexec import events
@@ -16,7 +16,7 @@ from gpuexec.naming import shortened
 from gpuexec.report import trace_names as names
 from gpuexec.report.trace_clock import TraceClock
 from gpuexec.report.trace_flows import Flows
-from gpuexec.report.trace_levels import PIECE_EVENTS, PieceText, Track, TraceLevels, part_line, stamp
+from gpuexec.report.trace_levels import PIECE_EVENTS, PieceText, TraceLevels, Track, part_line, stamp
 
 _RUN, _NOTES = 1, 2  # threads of the driver
 _BATCHES = 1  # thread of a worker: its batches, or those of the first stage of its group
@@ -182,7 +182,7 @@ class Trace:
         name: str,
         began: float,
         ended: float,
-        amounts: dict[str, float] | None = None,
+        amounts: Mapping[str, float] | None = None,
         thread: int = _BATCHES,
     ) -> tuple[float, float]:
         """Draw a slice behind the last one of its thread, since slices that overlap but do not nest are an error."""
@@ -252,9 +252,7 @@ class Trace:
     def _end(self, event: events.RunEnded) -> None:
         if event.error is not None:
             self._note(f"the run ended: {event.error}", self._at(event.at))
-        self._levels.keep(
-            f'{{"ph":"E","name":"run","pid":{self._driver},"tid":{_RUN},{stamp(self._at(event.at))}}}'
-        )
+        self._levels.keep(f'{{"ph":"E","name":"run","pid":{self._driver},"tid":{_RUN},{stamp(self._at(event.at))}}}')
         self._levels.flush()
 
     def _at(self, seconds: float) -> float:

@@ -21,7 +21,8 @@ from gpuexec.report.gzip_pieces import Compressor, Piece, Sum
 from gpuexec.report.trace_levels import FACTOR, LEVELS, PieceText
 
 MOST_EVENTS = 1_000_000
-_SHARES = (0.55, 0.25, 0.12, 0.08)  # of each level
+# Of each level. 16 pieces of a level, which must be complete before a coarser one can take their place, have room.
+_SHARES = (0.48, 0.27, 0.14, 0.09)
 _ROOM = 0.1  # of its share that is freed at once, so that the file is seldom written anew
 _END = b"\n]}\n"
 
@@ -44,9 +45,7 @@ class TraceFile:
     ``about``: the metadata. ``first_event``: JSON of the event that the array begins with. ``most_events``: the limit.
     """
 
-    def __init__(
-        self, path: Path, about: Mapping[str, Any], first_event: str, most_events: int = MOST_EVENTS
-    ) -> None:
+    def __init__(self, path: Path, about: Mapping[str, Any], first_event: str, most_events: int = MOST_EVENTS) -> None:
         self._path = path
         self._about = dict(about)
         self._first_event = first_event
@@ -129,7 +128,7 @@ class TraceFile:
 
     def _make_room(self) -> None:
         """Replace the oldest pieces of each level that has too many events."""
-        replaced = {}  # by level and number: what is not in the file yet
+        replaced: dict[tuple[int, int], Piece] = {}  # by level and number: what is not in the file yet
         for level in range(LEVELS):
             goal = self._most[level] * (1 - _ROOM)
             while self._events[level] > self._most[level] or (level == 0 and self._events[0] > goal):

@@ -1,15 +1,15 @@
 """The text of a trace, in several levels of detail that are made at the same time.
 
-Level 0 has every event. Level n + 1 has one slice, or one reading of a counter, for up to 16 of level n that follow each
-other on a track. A trace is cut into pieces; `trace_file` takes the piece of a coarser level in place of older ones of a
-finer level, so a trace of any length stays bounded, and its newest part is always whole.
+Level 0 has every event. Level n + 1 has one slice, or one reading of a counter, for up to 16 of level n that follow
+each other on a track. A trace is cut into pieces; `trace_file` takes the piece of a coarser level in place of older
+ones of a finer level, so a trace of any length stays bounded, and its newest part is always whole.
 
 Times are microseconds of the trace's clock. Names are JSON texts already.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 LEVELS = 4
@@ -17,7 +17,6 @@ FACTOR = 16  # of merged events, and of pieces: one of level n + 1 takes the pla
 PIECE_EVENTS = 16_384  # of level 0
 _GREATEST_GAP = 1e6  # a pause longer than this, and than the slice before it, stays visible
 _GAP = 0.02  # microseconds between slices
-_MOST_LINES = 2 * PIECE_EVENTS  # of one piece of a coarser level; memory must stay bounded whatever a run does
 
 Track = tuple[int, int]  # process and thread of the trace
 
@@ -36,12 +35,12 @@ class _Merged:
 
     __slots__ = ("amounts", "began", "count", "ended", "name")
 
-    def __init__(self, name: str, began: float, ended: float, amounts: dict[str, float]) -> None:
+    def __init__(self, name: str, began: float, ended: float, amounts: Mapping[str, float]) -> None:
         self.name = name
         self.began = began
         self.ended = ended
         self.count = 1
-        self.amounts = amounts
+        self.amounts = dict(amounts)
 
     def takes(self, name: str, began: float) -> bool:
         """Whether another slice can be added."""
@@ -49,7 +48,7 @@ class _Merged:
         close = gap <= _GREATEST_GAP or gap <= self.ended - self.began
         return self.count < FACTOR and self.name == name and close
 
-    def add(self, ended: float, amounts: dict[str, float]) -> None:
+    def add(self, ended: float, amounts: Mapping[str, float]) -> None:
         self.ended = ended
         self.count += 1
         own = self.amounts
@@ -60,7 +59,8 @@ class _Merged:
 class _Coarse:
     """One level above 0. What it merges goes into its own text and on to the next level."""
 
-    def __init__(self, following: _Coarse | None) -> None:
+    def __init__(self, most_lines: int, following: _Coarse | None) -> None:
+        self._most_lines = most_lines  # memory must stay bounded whatever a run does
         self._following = following
         self._lines: list[str] = []
         self._left_out = 0
@@ -68,21 +68,21 @@ class _Coarse:
         self._counters: dict[tuple[int, str], _Merged] = {}
 
     def keep(self, line: str) -> None:
-        if len(self._lines) < _MOST_LINES:
+        if len(self._lines) < self._most_lines:
             self._lines.append(line)
         else:
             self._left_out += 1
 
-    def slice(self, track: Track, name: str, began: float, ended: float, amounts: dict[str, float]) -> None:
+    def slice(self, track: Track, name: str, began: float, ended: float, amounts: Mapping[str, float]) -> None:
         merged = self._slices.get(track)
         if merged is not None and merged.takes(name, began):
             merged.add(ended, amounts)
             return
         if merged is not None:
             self._write_slice(track, merged)
-        self._slices[track] = _Merged(name, began, ended, dict(amounts))
+        self._slices[track] = _Merged(name, began, ended, amounts)
 
-    def counter(self, process: int, name: str, at: float, values: dict[str, float]) -> None:
+    def counter(self, process: int, name: str, at: float, values: Mapping[str, float]) -> None:
         key = (process, name)
         merged = self._counters.get(key)
         if merged is not None and merged.takes(name, at):
@@ -90,7 +90,7 @@ class _Coarse:
             return
         if merged is not None:
             self._write_counter(process, merged)
-        self._counters[key] = _Merged(name, at, at, dict(values))
+        self._counters[key] = _Merged(name, at, at, values)
 
     def take(self, level: int) -> PieceText:
         """Return what has come together, and begin anew."""
@@ -140,8 +140,9 @@ class TraceLevels:
         self._events = 0  # of this piece, written already
         self._pieces = 0
         coarse: list[_Coarse] = []
-        for _ in range(LEVELS - 1):
-            coarse.append(_Coarse(coarse[-1] if coarse else None))
+        for level in range(LEVELS - 1, 0, -1):
+            most_lines = piece_events if level == 1 else piece_events // 2
+            coarse.append(_Coarse(most_lines, coarse[-1] if coarse else None))
         self._coarse = coarse[::-1]  # level 1 first
         self._first = self._coarse[0]
 
@@ -166,14 +167,14 @@ class TraceLevels:
         name: str,
         began: float,
         ended: float,
-        amounts: dict[str, float],
+        amounts: Mapping[str, float],
         merged_name: str | None = None,
     ) -> None:
         """Add a slice. ``amounts`` add up when slices are merged. ``merged_name``: of such slices, if another."""
         self._lines.append(slice_line(track, name, began, ended, amounts))
         self._first.slice(track, merged_name or name, began, ended, amounts)
 
-    def counter(self, process: int, name: str, at: float, values: dict[str, float]) -> None:
+    def counter(self, process: int, name: str, at: float, values: Mapping[str, float]) -> None:
         """Add a reading. Of several readings a coarser level has the mean, at the time of the first."""
         self._lines.append(counter_line(process, name, at, values))
         self._first.counter(process, name, at, values)
@@ -204,7 +205,7 @@ class TraceLevels:
         self._end_piece(ended)
 
 
-def slice_line(track: Track, name: str, began: float, ended: float, amounts: dict[str, float]) -> str:
+def slice_line(track: Track, name: str, began: float, ended: float, amounts: Mapping[str, float]) -> str:
     """Return a slice with its figures, as JSON."""
     values = ",".join([f'"{key}":{_number(value)}' for key, value in amounts.items()])
     return (
@@ -218,7 +219,7 @@ def part_line(track: Track, name: str, began: float, ended: float) -> str:
     return f'{{"ph":"X","name":{name},"pid":{track[0]},"tid":{track[1]},{_interval(began, ended, 2 * _GAP)}}}'
 
 
-def counter_line(process: int, name: str, at: float, values: dict[str, float]) -> str:
+def counter_line(process: int, name: str, at: float, values: Mapping[str, float]) -> str:
     """Return a reading of a counter, as JSON."""
     parts = ",".join([f'"{key}":{_number(value)}' for key, value in values.items()])
     return f'{{"ph":"C","name":{name},"pid":{process},{stamp(at)},"args":{{{parts}}}}}'

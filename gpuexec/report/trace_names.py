@@ -40,7 +40,10 @@ def quoted(text: str) -> str:
 
 def process_lines(pid: int, name: str, sort_index: int, labels: str = "") -> list[str]:
     """Return the events that name a process and place it among the others."""
-    lines = [_meta("process_name", pid, 0, {"name": name}), _meta("process_sort_index", pid, 0, {"sort_index": sort_index})]
+    lines = [
+        _meta("process_name", pid, 0, {"name": name}),
+        _meta("process_sort_index", pid, 0, {"sort_index": sort_index}),
+    ]
     return [*lines, _meta("process_labels", pid, 0, {"labels": labels})] if labels else lines
 
 
