@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import resource
 import signal
 import stat
@@ -20,9 +19,10 @@ import pytest
 from gpuexec import InlineExecutor, LocalExecutor, Pipeline
 from gpuexec.report import run_folder
 from gpuexec.report.store import Outcome, find_run, list_runs
+from gpuexec.units import MIB
 from tests.process.running import ROOT, logged, run_local
-from tests.process.stages import Apply, Raise, items
-from tests.process.stages.folders import Fans, Says
+from tests.process.stages import Apply, double, fail, items
+from tests.process.stages.folders import Fans, Says, remove
 from tests.process.waiting import wait_until
 from tests.unit.report.trace_checks import check_trace, read_trace
 from tests.unit.report.trace_processor import read_by_perfetto
@@ -39,12 +39,8 @@ def log_of(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / run_folder.LOG).read_text().splitlines()]
 
 
-def plus_one(number: int) -> int:
-    return number + 1
-
-
 def test_a_run_leaves_a_folder_with_report_trace_and_log(state):
-    ran = run_local([Apply(plus_one), Says().with_(fuse=False)], items(1, 2, 3))
+    ran = run_local([Apply(double), Says().with_(fuse=False)], items(1, 2, 3))
     folder = Path(ran.report.folder)
     assert folder.parent == state / "gpuexec" / "runs"
     assert stat.S_IMODE(folder.stat().st_mode) == stat.S_IMODE(folder.parent.stat().st_mode) == 0o700
@@ -57,11 +53,11 @@ def test_a_run_leaves_a_folder_with_report_trace_and_log(state):
     assert report["run_id"] == ran.report.facts.run_id
     assert [stage["tasks_out"] for stage in report["stages"]] == [3, 3]
     texts = {(line["kind"], line["stage"], line["text"]) for line in log_of(folder)}
-    assert {("print", "says", "printed 2"), ("log", "says", "logged 4")} <= texts
+    assert {("print", "says", "printed 2"), ("log", "says", "logged 6")} <= texts
 
 
 def test_its_trace_has_every_batch_and_follows_tasks(state):
-    ran = run_local([Apply(plus_one).with_(fuse=False), Fans(), Apply(plus_one, "last")], items(1, 2), fusion="off")
+    ran = run_local([Apply(double).with_(fuse=False), Fans(), Apply(double, "last")], items(1, 2), fusion="off")
     path = Path(ran.report.folder, run_folder.TRACE)
     found = check_trace(read_trace(path))
     sums = {
@@ -75,15 +71,19 @@ def test_its_trace_has_every_batch_and_follows_tasks(state):
         workers = {worker.worker_id for worker in ran.report.workers}
         assert names == {"driver", "stages: tasks waiting", *workers}
         assert {"setup", "teardown", "run"} <= {row["name"] for row in session.rows("select name from slice")}
+        of_slice = "join thread_track {0}t on {0}t.id = {0}.track_id join thread {0}h on {0}h.utid = {0}t.utid "
+        of_slice += "join process {0}p on {0}p.upid = {0}h.upid"
         way = session.rows(
-            "select made.name as made, used.name as used from flow "
-            "join slice made on made.id = flow.slice_out join slice used on used.id = flow.slice_in"
+            "select madep.name as made, usedp.name as used from flow "
+            f"join slice made on made.id = flow.slice_out {of_slice.format('made')} "
+            f"join slice used on used.id = flow.slice_in {of_slice.format('used')}"
         )
-        assert {(row["made"], row["used"]) for row in way} == {("apply", "fans"), ("fans", "last")}
+        stages = {tuple(worker.rpartition("-")[0] for worker in (row["made"], row["used"])) for row in way}
+        assert stages == {("apply", "fans"), ("fans", "last")}
 
 
 def test_a_fused_stage_has_a_thread_of_its_own_in_the_trace():
-    ran = run_local([Apply(plus_one), Apply(plus_one, "second")], items(*range(20)))
+    ran = run_local([Apply(double), Apply(double, "second")], items(*range(20)))
     found = check_trace(read_trace(Path(ran.report.folder, run_folder.TRACE)))
     threads = {e["name"]: (e["pid"], e["tid"]) for e in found if e["ph"] == "X" and e["name"] in ("apply", "second")}
     assert threads["apply"][0] == threads["second"][0]
@@ -91,20 +91,20 @@ def test_a_fused_stage_has_a_thread_of_its_own_in_the_trace():
 
 
 def test_a_failed_run_leaves_one_too(tmp_path):
-    ran = run_local([Raise(LookupError("no such entry"))], items(1), raises=LookupError)
+    ran = run_local([Apply(fail, "fails")], items(1), raises=ConnectionError)
     reader = find_run(Path(ran.report.folder))
     report = reader.report()
     assert reader.outcome(report) is Outcome.FAILED
-    assert "no such entry" in report["error"]
+    assert "refused" in report["error"]
     (failure,) = [line for line in log_of(reader.path) if line["kind"] == "failure"]
-    assert (failure["stage"], failure["action"]) == ("raise", "raise")
+    assert (failure["stage"], failure["action"]) == ("fails", "raise")
     found = check_trace(read_trace(reader.trace))
-    assert any(e["ph"] == "i" and "no such entry" in str(e["args"]) for e in found)
+    assert any(e["ph"] == "i" and "refused" in str(e["args"]) for e in found)
 
 
 def test_a_run_in_this_process_leaves_one_too():
     executor = InlineExecutor(show_progress=False)
-    Pipeline("here", stages=[Apply(plus_one), Fans()]).run(executor, initial_tasks=items(1, 2))
+    Pipeline("here", stages=[Apply(double), Fans()]).run(executor, initial_tasks=items(1, 2))
     reader = find_run(executor.last_report.facts.run_id)
     assert reader.report()["executor"] == "inline"
     found = check_trace(read_trace(reader.trace))
@@ -120,6 +120,7 @@ def test_a_killed_run_leaves_one_that_is_whole(tmp_path, state):
         wait_until(flag.exists)
         (reader,) = list_runs()
         assert reader.is_live
+        wait_until(lambda: reader.report()["stages"][0]["tasks_in"])
         assert reader.outcome(reader.report()) is Outcome.RUNNING
         assert run_folder.prune(reader.path.parent, keep=0, keep_bytes=0) == []
     finally:
@@ -137,14 +138,14 @@ def test_a_killed_run_leaves_one_that_is_whole(tmp_path, state):
 
 
 def test_none_writes_nothing(state):
-    ran = run_local([Apply(plus_one)], items(1), run_dir=None)
+    ran = run_local([Apply(double)], items(1), run_dir=None)
     assert ran.report.folder is None
     assert not (state / "gpuexec" / "runs").exists()
 
 
 def test_a_folder_can_be_named(tmp_path):
     parent = tmp_path / "mine" / "runs"
-    ran = run_local([Apply(plus_one)], items(1), run_dir=parent)
+    ran = run_local([Apply(double)], items(1), run_dir=parent)
     assert Path(ran.report.folder).parent == parent
     assert find_run(ran.report.facts.run_id, run_dir=str(parent)).path == Path(ran.report.folder)
 
@@ -154,13 +155,13 @@ def test_a_folder_can_be_named(tmp_path):
 )
 def test_any_name_of_a_pipeline_makes_a_folder(name, state):
     executor = LocalExecutor(show_progress=False)
-    Pipeline(name, stages=[Apply(plus_one, name or "apply")]).run(executor, initial_tasks=items(1))
+    Pipeline(name, stages=[Apply(double, name or "apply")]).run(executor, initial_tasks=items(1))
     folder = Path(executor.last_report.folder)
     assert folder.parent == state / "gpuexec" / "runs"
     assert len(folder.name) < 100
     assert folder.name.isascii()
     report = find_run().report()
-    assert report["pipeline"] == name
+    assert report["pipeline"] == name or not name
     with read_by_perfetto((folder / run_folder.TRACE).read_bytes()) as session:
         assert session.errors() == []
 
@@ -169,7 +170,7 @@ def test_runs_of_one_name_at_one_moment_have_folders_of_their_own():
     executors = [LocalExecutor(show_progress=False) for _ in range(3)]
 
     def run(executor: LocalExecutor) -> None:
-        Pipeline("same", stages=[Apply(plus_one)]).run(executor, initial_tasks=items(1, 2))
+        Pipeline("same", stages=[Apply(double)]).run(executor, initial_tasks=items(1, 2))
 
     threads = [threading.Thread(target=run, args=(executor,)) for executor in executors]
     for thread in threads:
@@ -186,7 +187,7 @@ def test_runs_of_one_name_at_one_moment_have_folders_of_their_own():
 
 @contextlib.contextmanager
 def files_limited_to(size: int) -> Iterator[None]:
-    """Let no file of this process grow beyond a size, as on a full disk. Workers do not inherit it."""
+    """Let no file of this process grow beyond a size, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
@@ -202,10 +203,10 @@ def warnings_about_folders(messages: list[str]) -> list[str]:
 
 
 def test_on_a_full_disk_the_run_goes_on_with_one_warning():
-    run_local([Apply(plus_one)], items(1), run_dir=None)  # so that its template is there, unlimited
-    with logged() as messages, files_limited_to(1500):
-        ran = run_local([Apply(plus_one)], items(1, 2))
-    assert ran.data == [2, 3]
+    texts = items(*["x" * 1000] * 1000)  # printed and logged: 2 MB
+    with logged() as messages, files_limited_to(MIB):
+        ran = run_local([Says()], texts)
+    assert len(ran.tasks) == 1000
     (warning,) = warnings_about_folders(messages)
     assert "is not complete" in warning
     assert warning in ran.report.notes
@@ -221,8 +222,8 @@ def test_without_a_place_for_folders_the_run_goes_on_with_one_warning(broken, tm
         home = Path("/proc/self")  # nobody can make a folder there, not even root
     monkeypatch.setenv("XDG_STATE_HOME", str(home / "state"))
     with logged() as messages:
-        ran = run_local([Apply(plus_one)], items(1, 2))
-    assert ran.data == [2, 3]
+        ran = run_local([Apply(double)], items(1, 2))
+    assert ran.data == [2, 4]
     assert ran.report.folder is None
     (warning,) = warnings_about_folders(messages)
     assert "there is no folder for this run" in warning
@@ -233,8 +234,8 @@ def test_without_a_home_the_run_goes_on_with_one_warning(monkeypatch):
     monkeypatch.delenv("HOME", raising=False)
     monkeypatch.setattr("pathlib.Path.home", _no_home)  # root has one in the user database
     with logged() as messages:
-        ran = run_local([Apply(plus_one)], items(1, 2))
-    assert ran.data == [2, 3]
+        ran = run_local([Apply(double)], items(1, 2))
+    assert ran.data == [2, 4]
     (warning,) = warnings_about_folders(messages)
     assert "home" in warning
 
@@ -244,13 +245,8 @@ def _no_home() -> Path:
 
 
 def test_a_folder_that_is_removed_during_the_run_does_not_end_it(state):
-    def remove(number: int) -> int:
-        import shutil
-
-        shutil.rmtree(os.path.join(os.environ["XDG_STATE_HOME"], "gpuexec", "runs"), ignore_errors=True)
-        return number
-
+    runs = state / "gpuexec" / "runs"
     with logged() as messages:
-        ran = run_local([Apply(remove)], items(*range(50)))
-    assert ran.data == list(range(50))
+        ran = run_local([Apply(remove)], items(*[str(runs)] * 50))
+    assert len(ran.tasks) == 50
     assert len(warnings_about_folders(messages)) <= 1

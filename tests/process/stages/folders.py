@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -50,6 +51,11 @@ class Endless(ProcessingStage[Task[Any], Item]):
         print(f"at {task.data}", flush=True)
         time.sleep(0.5)
         return task
+
+
+def remove(folder: str) -> str:
+    shutil.rmtree(folder, ignore_errors=True)
+    return folder
 
 
 if __name__ == "__main__":  # a program that a test kills

@@ -111,7 +111,7 @@ def test_perfetto_reads_a_trace_whose_older_part_is_merged(tmp_path):
 
 def test_readings_of_a_counter_become_their_mean(tmp_path):
     texts = []
-    levels = TraceLevels(lambda text, count: None, texts.append, lambda: [], PIECE)
+    levels = TraceLevels(lambda text, count: None, texts.append, list, PIECE)
     for value in range(PIECE):
         levels.counter(7, '"queue"', 10.0 * value, {"queued": value})
     levels.flush()
@@ -122,7 +122,7 @@ def test_readings_of_a_counter_become_their_mean(tmp_path):
 
 def test_a_long_pause_between_slices_stays_visible(tmp_path):
     texts = []
-    levels = TraceLevels(lambda text, count: None, texts.append, lambda: [], 4)
+    levels = TraceLevels(lambda text, count: None, texts.append, list, 4)
     for began in (0.0, 100.0, 5e6, 5e6 + 100):
         levels.slice((1, 1), '"embed"', began, began + 90, {"batches": 1})
     levels.flush()
@@ -132,7 +132,7 @@ def test_a_long_pause_between_slices_stays_visible(tmp_path):
 
 def test_every_level_gets_its_piece(tmp_path):
     ended = []
-    levels = TraceLevels(lambda text, count: None, ended.append, lambda: [], 1)
+    levels = TraceLevels(lambda text, count: None, ended.append, list, 1)
     for number in range(FACTOR ** (LEVELS - 2)):
         levels.slice((1, 1), '"embed"', number, number + 0.5, {"batches": 1})
         levels.flush()
