@@ -122,7 +122,8 @@ class BatchesFinished(Record):
     """A stage finished batches: one, or several tiny ones that one message reported.
 
     ``slowest``: the ids of the first tasks of the longest of them, if it is among the longest of its stage so far.
-    ``first_task_ids``: of up to 16 inputs of the first of them; none of stages that are fused with an earlier one.
+    ``first_task_ids``: of up to 16 inputs of the batch, or of 2 of the first of several; none of stages that are fused
+    with an earlier one.
     """
 
     at: float

@@ -57,7 +57,7 @@ def account(
                 stats.busy_s + transfer_s,
                 stats,
                 _tasks_of_slowest(stage, completed, stats),
-                own[0].first_task_ids(_FIRST_TASKS) if own else (),
+                own[0].first_task_ids(_FIRST_TASKS if len(own) == 1 else 2) if own else (),
             )
         )
         transfer_s = 0.0  # it was one for all stages of the group

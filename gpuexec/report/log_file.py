@@ -21,6 +21,17 @@ from gpuexec.units import MIB
 _MOST_BYTES = 64 * MIB
 
 
+_LOGGED = {
+    events.WorkerPrinted,
+    events.WorkerLogged,
+    events.Noticed,
+    events.GpusRead,
+    events.BatchFailed,
+    events.RunStarted,
+    events.RunEnded,
+}
+
+
 class LogLines:
     """Turns events into lines. ``stage_names``: of the run."""
 
@@ -29,6 +40,8 @@ class LogLines:
 
     def lines_of(self, event: events.RunEvent) -> list[str]:  # noqa: PLR0911 - one for each kind of event
         """Return the lines of an event, none of most."""
+        if type(event) not in _LOGGED:
+            return []
         match event:
             case events.WorkerPrinted():
                 where = self._where(event.stage_index, event.worker_id)

@@ -66,7 +66,9 @@ class RunRecorder:
         if os.getpid() != self._pid:
             return  # a child of the driver, which has no thread that writes
         self._trace.on_event(event)
-        self._log_lines += self._log.lines_of(event)
+        lines = self._log.lines_of(event)
+        if lines:
+            self._log_lines += lines
         if isinstance(event, events.RunEnded):
             self._end()
         elif not isinstance(event, events.RunStarted):

@@ -8,10 +8,11 @@ the times in which it was busy or, for a reason, idle.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 from gpuexec import events
+from gpuexec.channel.messages import BatchStats
 from gpuexec.naming import shortened
 from gpuexec.report import trace_names as names
 from gpuexec.report.trace_clock import TraceClock
@@ -20,23 +21,47 @@ from gpuexec.report.trace_levels import PIECE_EVENTS, PieceText, TraceLevels, Tr
 
 _RUN, _NOTES = 1, 2  # threads of the driver
 _BATCHES = 1  # thread of a worker: its batches, or those of the first stage of its group
+_TINY_US = 25_000.0  # tiny batches of this time become one slice
+_LONGEST_PAUSE_US = 5_000.0  # between them
 _SHORT_US = 50.0  # receiving and returning that took less are not drawn
 _MOST_TEXT = 2000  # characters of an error
 _FLUSH_EVENTS = 512
 
 
+class _TinyBatches:
+    """Batches of one thread that are too short to be drawn each by itself, since ``began``, in microseconds."""
+
+    __slots__ = ("batches", "began", "ended", "name", "process_s", "tasks", "tasks_out")
+
+    def __init__(self, name: str, began: float) -> None:
+        self.name = name
+        self.began = self.ended = began
+        self.batches = self.tasks = self.tasks_out = 0
+        self.process_s = 0.0
+
+    def takes(self, began: float, ended: float) -> bool:
+        """Whether batches that took place then are to be drawn with these."""
+        return began - self.ended < _LONGEST_PAUSE_US and ended - self.began < _TINY_US
+
+    def add(self, ended: float, stats: BatchStats, tasks_out: int) -> None:
+        self.ended = ended
+        self.batches += stats.batches
+        self.tasks += stats.tasks_in
+        self.tasks_out += tasks_out
+        self.process_s += stats.process_s
+
+
 class _WorkerTracks:
-    """A worker that lives. ``ended``: microseconds, of the last slice of each of its threads."""
+    """A worker that lives. ``ended``: microseconds, of the last slice of each of its threads. ``lines``: its names."""
 
-    __slots__ = ("ended", "lines", "pid", "ready", "stage", "started")
+    __slots__ = ("ended", "lines", "pid", "stage", "tiny")
 
-    def __init__(self, pid: int, stage: int, started: float, lines: list[str]) -> None:
+    def __init__(self, pid: int, stage: int, lines: list[str]) -> None:
         self.pid = pid
         self.stage = stage
-        self.started = started
-        self.ready = False
         self.lines = lines
         self.ended: dict[int, float] = {}
+        self.tiny: dict[int, _TinyBatches] = {}
 
 
 class _GpuTrack(NamedTuple):
@@ -113,6 +138,7 @@ class Trace:
 
     def flush(self) -> None:
         """Pass on what has come together."""
+        self._draw_all_tiny()
         self._levels.flush()
 
     # ---- workers -------------------------------------------------------------------------------------------
@@ -126,7 +152,7 @@ class Trace:
             lines += names.thread_lines((pid, _thread(event.stage_index, index)), f"fused: {self._plain_names[index]}")
         for line in lines:
             self._levels.keep(line)
-        self._workers[event.worker_id] = _WorkerTracks(pid, event.stage_index, self._at(event.at), lines)
+        self._workers[event.worker_id] = _WorkerTracks(pid, event.stage_index, lines)
 
     def _update_worker(self, event: events.WorkerLoaded | events.WorkerReady | events.WorkerStopped) -> None:
         worker = self._workers.get(event.worker_id)
@@ -138,11 +164,12 @@ class Trace:
             self._slice(worker, '"start: interpreter"', loaded - event.spawn_s * 1e6, loaded)
             self._slice(worker, '"start: load the stage"', loaded, at)
         elif isinstance(event, events.WorkerReady):
-            worker.ready = True
             self._slice(worker, '"setup"', at - event.setup_s * 1e6, at)
         else:
             if event.teardown_s is not None:
                 self._slice(worker, '"teardown"', at - event.teardown_s * 1e6, at)
+            for thread in tuple(worker.tiny):
+                self._draw_tiny(worker, thread)
             if event.exit_code:
                 self._levels.keep(names.instant_line(track, f"exit status {event.exit_code}", at, {}))
             del self._workers[event.worker_id]
@@ -151,22 +178,46 @@ class Trace:
         worker, stats = self._workers.get(event.worker_id), event.stats
         if worker is None or not stats.batches:
             return
-        thread = _thread(worker.stage, event.stage_index)
-        amounts = {
-            "batches": stats.batches,
-            "tasks": stats.tasks_in,
-            "tasks_out": event.tasks_out,
-            "process_s": stats.process_s,
-        }
-        began, ended = self._at(stats.began), self._at(stats.ended)
-        began, ended = self._slice(worker, self._stage_names[event.stage_index], began, ended, amounts, thread)
+        stage = event.stage_index
+        thread = _thread(worker.stage, stage)
+        began = max(self._at(stats.began), worker.ended.get(thread, 0.0))
+        ended = max(began, self._at(stats.ended))
+        tiny = worker.tiny.get(thread)
+        if tiny is not None and not (stats.batches > 1 and tiny.takes(began, ended)):
+            self._draw_tiny(worker, thread)
+            tiny = None
+        worker.ended[thread] = ended
         track = (worker.pid, thread)
-        if stats.batches == 1:
+        if stats.batches > 1:
+            if tiny is None:
+                tiny = worker.tiny[thread] = _TinyBatches(self._stage_names[stage], began)
+            tiny.add(ended, stats, event.tasks_out)
+        else:
+            tasks_out, name = event.tasks_out, self._stage_names[stage]
+            amounts = {"batches": 1, "tasks": stats.tasks_in, "tasks_out": tasks_out, "process_s": stats.process_s}
+            self._levels.slice(track, name, began, ended, amounts)
             self._draw_parts(track, began, ended, stats)
-        for line in self._flows.processed(event.first_task_ids, event.stage_index, track, began, ended):
-            self._levels.fine(line)
+        if event.first_task_ids:
+            for line in self._flows.processed(event.first_task_ids, stage, track, began, ended):
+                self._levels.fine(line)
 
-    def _draw_parts(self, track: Track, began: float, ended: float, stats: Any) -> None:
+    def _draw_tiny(self, worker: _WorkerTracks, thread: int) -> None:
+        """Draw the tiny batches that have come together on a thread, as one slice."""
+        tiny = worker.tiny.pop(thread)
+        amounts = {
+            "batches": tiny.batches,
+            "tasks": tiny.tasks,
+            "tasks_out": tiny.tasks_out,
+            "process_s": tiny.process_s,
+        }
+        self._levels.slice((worker.pid, thread), tiny.name, tiny.began, tiny.ended, amounts)
+
+    def _draw_all_tiny(self) -> None:
+        for worker in self._workers.values():
+            for thread in tuple(worker.tiny):
+                self._draw_tiny(worker, thread)
+
+    def _draw_parts(self, track: Track, began: float, ended: float, stats: BatchStats) -> None:
         """Draw what a batch consists of, inside of its slice."""
         processing, returning = began + stats.receive_s * 1e6, ended - stats.send_s * 1e6
         if not began <= processing <= returning <= ended:
@@ -176,21 +227,13 @@ class Trace:
             if name == '"process"' or stop - start >= _SHORT_US:
                 self._levels.fine(part_line(track, name, start, stop))
 
-    def _slice(
-        self,
-        worker: _WorkerTracks,
-        name: str,
-        began: float,
-        ended: float,
-        amounts: Mapping[str, float] | None = None,
-        thread: int = _BATCHES,
-    ) -> tuple[float, float]:
+    def _slice(self, worker: _WorkerTracks, name: str, began: float, ended: float) -> None:
         """Draw a slice behind the last one of its thread, since slices that overlap but do not nest are an error."""
-        began = max(began, worker.ended.get(thread, 0.0))
-        ended = max(began, ended)
-        worker.ended[thread] = ended
-        self._levels.slice((worker.pid, thread), name, began, ended, amounts or {})
-        return began, ended
+        if _BATCHES in worker.tiny:
+            self._draw_tiny(worker, _BATCHES)
+        began = max(began, worker.ended.get(_BATCHES, 0.0))
+        worker.ended[_BATCHES] = ended = max(began, ended)
+        self._levels.slice((worker.pid, _BATCHES), name, began, ended, {})
 
     def _add_failure(self, event: events.BatchFailed) -> None:
         worker = self._workers.get(event.worker_id)

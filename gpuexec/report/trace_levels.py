@@ -238,7 +238,7 @@ def _interval(began: float, ended: float, gap: float) -> str:
 
 
 def _number(value: float) -> str:
-    return str(value) if isinstance(value, int) else f"{value:.9g}"
+    return f"{value:.6g}" if type(value) is float else str(value)
 
 
 def _text(lines: Iterable[str]) -> bytes:
