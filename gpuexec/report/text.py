@@ -48,7 +48,8 @@ def report_lines(report: Data, outcome: str, width: int) -> Iterator[str]:
     failures = _rows(report, "failures")
     if failures:
         yield ""
-        yield f"{len(failures)} failed attempts" + (", the last ones:" if len(failures) > _MOST_FAILURES else ":")
+        count = "1 failed attempt" if len(failures) == 1 else f"{len(failures):,} failed attempts"
+        yield count + (", the last ones:" if len(failures) > _MOST_FAILURES else ":")
         for failure in failures[-_MOST_FAILURES:]:
             yield from _wrapped(_failure(failure), width, _INDENT)
 

@@ -20,9 +20,11 @@ from gpuexec import InlineExecutor, LocalExecutor, Pipeline
 from gpuexec.report import run_folder
 from gpuexec.report.store import Outcome, find_run, list_runs
 from gpuexec.units import MIB
+from tests.nvml_sim import nodes
 from tests.process.running import ROOT, logged, run_local
 from tests.process.stages import Apply, double, fail, items
 from tests.process.stages.folders import Fans, Says, remove
+from tests.process.stages.gpus import OnGpu
 from tests.process.waiting import wait_until
 from tests.unit.report.trace_checks import check_trace, read_trace
 from tests.unit.report.trace_processor import read_by_perfetto
@@ -135,6 +137,18 @@ def test_a_killed_run_leaves_one_that_is_whole(tmp_path, state):
     assert "at 0" in {line["text"] for line in log_of(reader.path)}
     with read_by_perfetto(reader.trace.read_bytes()) as session:
         assert session.errors() == []
+
+
+def test_the_trace_of_a_run_on_gpus_has_their_busy_time(nvml_node):
+    nvml_node(nodes.unequal())
+    ran = run_local([OnGpu(workers=2, gpus=1)], items(1, 2, 3))
+    found = check_trace(read_trace(Path(ran.report.folder, run_folder.TRACE)))
+    named = {e["args"]["name"]: e["pid"] for e in found if e["ph"] == "M" and e["name"] == "process_name"}
+    gpus = {name: pid for name, pid in named.items() if name.startswith("GPU ")}
+    assert len(gpus) == 2
+    for pid in gpus.values():
+        parts = {e["name"] for e in found if e["ph"] == "X" and e["pid"] == pid}
+        assert {"setting_up", "busy"} <= parts or "busy" not in parts
 
 
 def test_none_writes_nothing(state):
