@@ -31,8 +31,8 @@ from gpuexec.events import Observer, RunFacts
 from gpuexec.executors.initial_tasks import checked_tasks, initial_tasks_for
 from gpuexec.executors.prepare import Prepared, prepare, with_spill_folder
 from gpuexec.executors.progress import progress_for
-from gpuexec.executors.run_folder import folder_for
 from gpuexec.executors.run_facts import run_facts
+from gpuexec.executors.run_folder import folder_for
 from gpuexec.executors.stage_options import error_handling_of, limits_of, own_options, policy_of
 from gpuexec.processes.interrupts import signals_deferred
 from gpuexec.processes.variables import variables_of_run

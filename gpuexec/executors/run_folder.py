@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gpuexec import events
+from gpuexec.errors import RunFolderNotWritten
 from gpuexec.report.model import RunReport
 
 if TYPE_CHECKING:
@@ -42,8 +43,14 @@ class RunFolderObserver:
         if started is None:
             return  # the run failed before it began
         self._recorder = RunRecorder(started, self._report, self._run_dir)
+        warning: RunFolderNotWritten | None = None
         for event in first:
-            self._recorder.on_event(event)
+            try:
+                self._recorder.on_event(event)
+            except RunFolderNotWritten as error:
+                warning = error  # it comes once, and the other events are to be written all the same
+        if warning is not None:
+            raise warning
 
 
 def folder_for(run_dir: str | None, report: RunReport) -> list[events.Observer]:

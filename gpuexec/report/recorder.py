@@ -176,6 +176,7 @@ class _Files:
     def write(self, name: str, content: bytes) -> None:
         if self._folder is not None:
             self._folder.write(name, content)
+            self._bytes += len(content)
 
     def add_log(self, text: bytes) -> None:
         if self._log is not None:
@@ -195,7 +196,8 @@ class _Files:
                 if file is not None:
                     files.callback(file.close)
         if self._run_dir == run_folder.AUTO and self._parent is not None:
-            run_folder.prune(self._parent, keep_bytes=run_folder.KEEP_BYTES if self._bytes > _LARGE else None)
+            with contextlib.suppress(OSError):  # this run's folder is complete; the next run tries again
+                run_folder.prune(self._parent, keep_bytes=run_folder.KEEP_BYTES if self._bytes > _LARGE else None)
 
     def _change_trace(self, change: Callable[[TraceFile], None]) -> None:
         """Change the trace. One that could not be written stays as it was before, and complete."""
