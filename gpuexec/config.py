@@ -12,7 +12,17 @@ from typing import Any
 from gpuexec.errors import ConfigurationError
 from gpuexec.exception_names import exception_named, problem_with_exception_name
 from gpuexec.naming import full_name
-from gpuexec.option_checks import Check, above, at_least, folder, folder_or_nothing, fraction, log_level, one_of
+from gpuexec.option_checks import (
+    Check,
+    above,
+    at_least,
+    folder,
+    folder_or_auto,
+    folder_or_nothing,
+    fraction,
+    log_level,
+    one_of,
+)
 from gpuexec.policies import BusyGpuPolicy, FusionPolicy, GpuPinning, StartMethod, TaskFailurePolicy
 from gpuexec.records import Record
 from gpuexec.units import MIB
@@ -209,6 +219,12 @@ class ExecutorConfig(Record):
         None,
         folder_or_nothing,
         "folder for capsules (default: ~/.local/state/gpuexec/capsules; '' stores none, as capsules=False does)",
+    )
+    run_dir: str | None = _option(
+        "auto",
+        folder_or_auto,
+        "folder in which every run gets a folder with its report, trace and log (default: ~/.local/state/gpuexec/runs, "
+        "where the newest 200 runs, or 2 GB, are kept; None: write nothing)",
     )
     task_seed: int | None = _option(
         None,

@@ -136,6 +136,14 @@ class CapsuleNotWritten(CapsuleError, OSError):
     """A capsule could not be written (disk full, no permission). The failure it is about is reported all the same."""
 
 
+class RunFolderNotWritten(GpuexecError, OSError):
+    """A run's folder, or a part of it, could not be written (disk full, no permission). The run is not affected."""
+
+
+class RunNotFound(GpuexecError):
+    """There is no such run folder, or its report cannot be read; the message says why and what to do."""
+
+
 # ---- processes -----------------------------------------------------------------------------------------
 
 

@@ -124,6 +124,8 @@ class BatchesFinished(Record):
     """A stage finished batches: one, or several tiny ones that one message reported.
 
     ``slowest``: the ids of the first tasks of the longest of them, if it is among the longest of its stage so far.
+    ``first_task_ids``: of up to 16 inputs of the batch, or of 2 of the first of several; none of stages that are fused
+    with an earlier one.
     """
 
     at: float
@@ -135,6 +137,7 @@ class BatchesFinished(Record):
     in_worker_s: float  # from sending to the last result, transfer and prefetch included; summed over the batches
     stats: BatchStats
     slowest: tuple[str, ...] = ()
+    first_task_ids: tuple[str, ...] = ()
 
 
 class TimeAccounted(Record):

@@ -60,6 +60,11 @@ def folder_or_nothing(value: Any) -> str | None:
     return None if not value or value.strip() else "must name a folder"
 
 
+def folder_or_auto(value: Any) -> str | None:
+    """Check the name of a folder, or "auto"."""
+    return None if value.strip() else "must name a folder, or be 'auto' (None writes nothing)"
+
+
 def log_level(value: Any) -> str | None:
     """Check the name of one of loguru's levels."""
     if value.upper() in _LOG_LEVELS:

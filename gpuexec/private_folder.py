@@ -7,16 +7,26 @@ import stat
 from pathlib import Path
 
 
-def state_folder(name: str) -> Path:
-    """Return the folder ``gpuexec/<name>`` in $XDG_STATE_HOME, or in ``~/.local/state``; make it if it is missing.
+def state_path(name: str) -> Path:
+    """Return where the folder ``gpuexec/<name>`` is: in $XDG_STATE_HOME, or in ``~/.local/state``.
 
-    Raises ``OSError`` if it cannot be made or is another user's, ``RuntimeError`` if there is no home directory.
+    Raises ``RuntimeError`` if there is no home directory.
     """
     configured = Path(os.environ.get("XDG_STATE_HOME") or "")
     # The XDG Base Directory Specification says to ignore relative paths.
     state = configured if configured.is_absolute() else Path.home() / ".local" / "state"
-    state.mkdir(parents=True, exist_ok=True)
-    return private_folder(private_folder(state / "gpuexec") / name)
+    return state / "gpuexec" / name
+
+
+def state_folder(name: str) -> Path:
+    """Return the folder of `state_path`; make it if it is missing.
+
+    Raises ``OSError`` if it cannot be made or is another user's, ``RuntimeError`` if there is no home directory.
+    """
+    path = state_path(name)
+    path.parent.parent.mkdir(parents=True, exist_ok=True)
+    private_folder(path.parent)
+    return private_folder(path)
 
 
 def private_folder(path: Path) -> Path:

@@ -14,7 +14,10 @@ from gpuexec.cli.history import show_history
 from gpuexec.cli.options import show_options
 from gpuexec.cli.plan import plan
 from gpuexec.cli.replay import replay
+from gpuexec.cli.report import show_report
 from gpuexec.cli.run import run
+from gpuexec.cli.runs import show_runs
+from gpuexec.cli.trace import show_trace
 from gpuexec.errors import GpuexecError
 
 app = typer.Typer(
@@ -29,6 +32,9 @@ app.command()(run)
 app.command("options")(show_options)
 app.command("history")(show_history)
 app.command()(replay)
+app.command("runs")(show_runs)
+app.command("report")(show_report)
+app.command("trace")(show_trace)
 
 
 def _show_version(value: bool) -> None:

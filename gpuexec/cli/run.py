@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -70,6 +71,7 @@ def run(
     except KeyboardInterrupt:
         _show(console, "[red]interrupted[/red]")
         _show_table(console, executor.last_report)
+        _show_folder(console, executor.last_report)
         raise typer.Exit(_INTERRUPTED) from None
     except Exception as error:
         if executor.last_report is None and isinstance(error, GpuexecError):
@@ -77,10 +79,12 @@ def run(
         from gpuexec.cli.failure import show_failure
 
         show_failure(error, executor.last_report)
+        _show_folder(console, executor.last_report)
         raise typer.Exit(1) from None
     report = executor.last_report
     _show_table(console, report)
     _show(console, f"{len(tasks or [])} tasks came out of the last stage")
+    _show_folder(console, report)
     quarantined = {stage.name: stage.quarantined for stage in report.stages if stage.quarantined} if report else {}
     if quarantined:
         from rich.text import Text
@@ -96,6 +100,17 @@ def _show_table(console: Console, report: RunReport | None) -> None:
         from gpuexec.report.table import stage_table
 
         _show(console, stage_table(report))
+
+
+def _show_folder(console: Console, report: RunReport | None) -> None:
+    """Say where the page of the run is, or its folder if it has none."""
+    if report is not None and report.folder is not None:
+        from gpuexec.report.run_folder import PAGE
+
+        page = Path(report.folder, PAGE)
+        where = page if page.exists() else page.parent
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            console.print(f"report: {where}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _show(console: Console, what: Any) -> None:

@@ -15,6 +15,7 @@ Emit = Callable[[events.RunEvent], None]
 
 _SLOWEST_KEPT = 20  # batches of a stage whose tasks are named
 _TASKS_NAMED = 3  # of each
+_FIRST_TASKS = 16  # whose ids are reported, so that a trace can follow them
 _TASKS_WITHOUT_OUTPUT = 100  # after so many, the stage's author may have forgotten to return them
 
 
@@ -56,6 +57,7 @@ def account(
                 stats.busy_s + transfer_s,
                 stats,
                 _tasks_of_slowest(stage, completed, stats),
+                own[0].first_task_ids(_FIRST_TASKS if len(own) == 1 else 2) if own else (),
             )
         )
         transfer_s = 0.0  # it was one for all stages of the group

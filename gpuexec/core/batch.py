@@ -116,6 +116,11 @@ class Batch:
         """Ids of its tasks, in order."""
         return tuple(task_id for block, start, stop in self.slices for task_id in block.task_ids[start:stop])
 
+    def first_task_ids(self, most: int) -> tuple[str, ...]:
+        """Return the ids of its first tasks, as far as they come in one block."""
+        block, start, stop = self.slices[0]
+        return tuple(block.task_ids[start : min(stop, start + most)])
+
     def sources(self) -> list[int]:
         """Return the source that each of its tasks descends from; nothing where no checkpoint is kept."""
         return [s for block, start, stop in self.slices for s in (block.sources or ())[start:stop]]

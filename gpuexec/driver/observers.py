@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gpuexec import events
+from gpuexec.errors import RunFolderNotWritten
 
 
 class Observers:
@@ -31,8 +32,12 @@ class Observers:
             return
         self._failed.add(position)
         note = (
-            f"{type(observer).__name__} could not show or log an event, and the run goes on; "
-            f"further failures of this kind are not reported: {type(error).__name__}: {error}"
+            str(error)
+            if isinstance(error, RunFolderNotWritten)
+            else (
+                f"{type(observer).__name__} could not show or log an event, and the run goes on; "
+                f"further failures of this kind are not reported: {type(error).__name__}: {error}"
+            )
         )
         report_failure(error)
         self.emit(events.Noticed(note))

@@ -25,6 +25,7 @@ from gpuexec.executors.option_repr import changed_options, executor_repr
 from gpuexec.executors.prepare import prepare
 from gpuexec.executors.progress import progress_for
 from gpuexec.executors.run_facts import run_facts
+from gpuexec.executors.run_folder import folder_for
 from gpuexec.naming import abbreviated
 from gpuexec.plan.model import WorkerGrant
 from gpuexec.report.builder import ReportBuilder
@@ -102,7 +103,8 @@ class InlineExecutor(BaseExecutor):
         progress, gauge_every_s = progress_for(self.options)
         names = [demand.name for demand in prepared.demands]
         facts = run_facts("inline", prepared, self.options)
-        run = InlineEvents(prepared.plan, names, facts, [builder, *progress, *self.observers], gauge_every_s)
+        observers = [builder, *progress, *self.observers, *folder_for(self.options.run_dir, builder.report)]
+        run = InlineEvents(prepared.plan, names, facts, observers, gauge_every_s)
         try:
             with random_states_kept(self.options.task_seed):
                 for index, stage in enumerate(prepared.stages):

@@ -15,6 +15,7 @@ from gpuexec.plan.model import Plan
 
 _REPORT_EVERY_S = 0.5
 _TASKS_NAMED = 3  # of a slow batch
+_FIRST_TASKS = 16  # of every batch
 
 
 class InlineEvents:
@@ -86,6 +87,7 @@ class InlineEvents:
                 in_worker_s=now - began,
                 stats=cost,
                 slowest=tuple(task_ids[:_TASKS_NAMED]),
+                first_task_ids=tuple(task_ids[:_FIRST_TASKS]),
             )
         )
 
