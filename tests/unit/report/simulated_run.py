@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-STEPS = 4096
+STEPS = 2048
 MAX_BINS = 512
 
 

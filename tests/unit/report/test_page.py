@@ -37,6 +37,7 @@ class Elements(HTMLParser):
         super().__init__()
         self.found: list[tuple[str, dict[str, str | None]]] = []
         self.scripts: list[str] = []
+        self._in_script = False
         self.feed(text)
         self.close()
 
@@ -44,9 +45,13 @@ class Elements(HTMLParser):
         self.found.append((tag, dict(attrs)))
         if tag == "script":
             self.scripts.append("")
+            self._in_script = True
+
+    def handle_endtag(self, tag: str) -> None:
+        self._in_script = False
 
     def handle_data(self, data: str) -> None:
-        if self.lasttag == "script" and self.scripts:
+        if self._in_script:
             self.scripts[-1] += data
 
 
