@@ -141,7 +141,8 @@ def _lost_work(report: Data, loads: Sequence[StageLoad]) -> Iterator[dict[str, A
     share = ratio(sum(load.time.get("lost", 0.0) for load in loads), sum(load.lived_s for load in loads))
     attempts = sum(number(stage.get("failed_attempts")) for stage in rows(report.get("stages")))
     if attempts > 0:
-        text = f"{counted(attempts, 'attempt')} at batches failed and cost {percent(share)} of the workers' time."
+        cost = f" and cost {percent(share)} of the workers' time" if share else ""
+        text = f"{counted(attempts, 'attempt')} at batches failed{cost}."
         yield sentence("failed_attempts", text, {"failed_attempts": attempts, "lost_share": share})
 
 

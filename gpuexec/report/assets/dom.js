@@ -22,6 +22,7 @@ function svg(tag, attributes, ...children) {
 // Text with `names` in backticks.
 function prose(text) {
   return String(text)
+    .replace(/(\d) %/g, "$1\u00a0%") // a figure stays on one line with its unit
     .split("`")
     .map((part, position) => (position % 2 ? el("code", {}, part) : part));
 }

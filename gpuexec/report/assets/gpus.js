@@ -99,6 +99,7 @@ function gpuContent(report, gpu) {
       ["memory", bytes(gpu.memory_bytes)],
       ["energy", isNumber(used.joules) ? energyText(gpu) : `not known: ${used.reason ?? "no reason was recorded"}`],
       ["of it at idle power", isNumber(used.idle_watts) && isNumber(report.wall_s) && isNumber(used.joules) ? `${joules(used.idle_watts * report.wall_s)} (${watts(used.idle_watts)})` : null],
+      ["source of the readings", [...new Set(listed(gpu.series).map((series) => series.source).filter(Boolean))].join(", ")],
       ["throttled", mean === null ? `not known: ${seriesOf(gpu, "throttle").reason ?? "it was not sampled"}` : percent(mean)],
     ]),
     el(
@@ -135,9 +136,8 @@ function readings(report, gpu, title, wanted, { format = short, percent: shares 
     const scaled = inByteUnits(lines, top);
     Object.assign(options, { lines: scaled.lines, top: scaled.top, format: (value) => `${short(value)} ${scaled.unit}${inBytes}` });
   }
-  const source = [...new Set(present.map(({ series }) => series.source).filter(Boolean))].join(", ");
   const chart = timeChart(options);
-  const words = [source ? `Source: ${source}.` : "", ...[...missing, ...gaps].map((text) => `${text}.`)].filter(Boolean).join(" ");
+  const words = [...missing, ...gaps].map((text) => `${text}.`).join(" ");
   if (words) chart.append(el("p", { class: "note small" }, words));
   return chart;
 }

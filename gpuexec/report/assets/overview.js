@@ -26,7 +26,7 @@ function pageHead(report) {
       ["tasks out", whole(report.tasks_out)],
       ["throughput", rate(report.throughput_per_s, "tasks")],
       ["GPUs", gpus.length ? `${gpus.length} × ${models.join(", ") || "unknown model"}` : "none used"],
-      ["machine", [node.hostname, isNumber(node.cpus) ? `${whole(node.cpus)} CPUs` : null].filter(Boolean).join(", ") || UNKNOWN],
+      ["machine", [node.hostname ? oneLine(node.hostname, 60) : null, isNumber(node.cpus) ? `${whole(node.cpus)} CPUs` : null].filter(Boolean).join(", ") || UNKNOWN],
     ]),
     report.error ? el("div", { class: "error" }, el("h2", {}, "Error"), el("pre", { tabindex: "0" }, String(report.error))) : null,
   ].filter(Boolean);
