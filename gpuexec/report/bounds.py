@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 Data = Mapping[str, Any]
@@ -15,8 +16,9 @@ Data = Mapping[str, Any]
 # A worker is held up by itself, or by the stages beside it. The first kind makes a stage the one that limits a run.
 WORK = ("busy", "transfer")
 FAULTS = ("lost", "retry_delay")
-BY_NEIGHBOURS = ("no_input", "output_full", "draining")
+BY_NEIGHBOURS = ("no_input", "output_full")
 
+_NO_STATES = frozenset({"tasks", "queued", "workers"})  # lines that are no worker-seconds
 _SLOW_TASK_TIMES = 5.0  # so many times as long as half of the stage's batches
 _SLOW_TASK_BATCHES = 4  # with fewer batches there is nothing to compare one with
 _ALONE = 1.25  # workers: at most so many were busy while a batch ran alone
@@ -58,11 +60,13 @@ def ratio(part: float, whole: float) -> float:
 class StageLoad:
     """How a stage, and those fused with it, used its workers.
 
-    ``workers``: their mean number while the stage had any, for ``span_s`` seconds. ``time``: worker-seconds by what
-    they did or waited for. ``tasks``: input tasks. ``gpus``: of one worker.
+    ``index``: of the stage whose workers they are. ``heaviest`` and ``name``: the one of the group that took most of
+    the time. ``workers``: their mean number while the stage had any, for ``span_s`` seconds. ``time``: worker-seconds
+    by what they did or waited for. ``tasks`` and ``batches``: that went in. ``gpus``: of one worker.
     """
 
     index: int
+    heaviest: int
     name: str
     workers: float
     span_s: float
@@ -87,7 +91,7 @@ class StageLoad:
     @property
     def neighbours(self) -> tuple[str, ...]:
         """The states for which another stage is the reason. Before the first stage is only the input."""
-        return BY_NEIGHBOURS if self.index else ("output_full", "draining")
+        return BY_NEIGHBOURS if self.index else ("output_full",)
 
     @property
     def own_s(self) -> float:
@@ -111,30 +115,44 @@ class StageLoad:
 
 def stage_loads(report: Data) -> list[StageLoad]:
     """Return the stages that had workers of their own, in order."""
-    timeline = row(report.get("timeline"))
-    bin_s = number(timeline.get("bin_s"))
-    return [
-        _load(stage, position, bin_s, wall_s(report))
-        for position, stage in enumerate(rows(report.get("stages")))
-        if stage.get("lead_index", position) == stage.get("index", position)
-    ]
+    stages = rows(report.get("stages"))
+    groups: dict[int, list[Data]] = {}
+    for position, stage in enumerate(stages):
+        groups.setdefault(int(number(stage.get("lead_index", position))), []).append(stage)
+    bin_s = number(row(report.get("timeline")).get("bin_s"))
+    return [_load(group, lead, bin_s, wall_s(report)) for lead, group in sorted(groups.items())]
 
 
-def _load(stage: Data, position: int, bin_s: float, wall: float) -> StageLoad:
-    time = {str(state): max(0.0, number(seconds)) for state, seconds in row(stage.get("time")).items()}
+def _load(group: Sequence[Data], lead: int, bin_s: float, wall: float) -> StageLoad:
+    first = next((stage for stage in group if number(stage.get("index")) == lead), group[0])
+    heaviest = max(group, key=lambda stage: number(stage.get("process_s")))
+    time = {str(state): max(0.0, number(seconds)) for state, seconds in row(first.get("time")).items()}
     lived = sum(time.values())
-    present = sum(1 for count in numbers(row(stage.get("timeline")).get("workers")) if count > 0)
-    span = min(present * bin_s, wall) if present * bin_s > 0 and wall > 0 else max(wall, present * bin_s)
+    span = _span_s(first, bin_s, wall)
+    batches = number(heaviest.get("batches"))
+    workers = ratio(lived, span)
+    # A worker for which there was never a batch has nothing to say about the stage.
+    unused = lived * max(0.0, 1.0 - ratio(batches, round(workers))) if batches else 0.0
+    if "no_input" in time:
+        time["no_input"] = max(0.0, time["no_input"] - unused)
     return StageLoad(
-        index=int(number(stage.get("index", position))),
-        name=str(stage.get("name", "")),
-        workers=ratio(lived, span),
+        index=lead,
+        heaviest=int(number(heaviest.get("index", lead))),
+        name=str(heaviest.get("name", "")),
+        workers=workers,
         span_s=span if lived else 0.0,
         time=time,
-        tasks=number(stage.get("tasks_in")),
-        batches=number(stage.get("batches")),
-        gpus=number(stage.get("gpus")),
+        tasks=number(first.get("tasks_in")),
+        batches=batches,
+        gpus=number(first.get("gpus")),
     )
+
+
+def _span_s(stage: Data, bin_s: float, wall: float) -> float:
+    """Return for how long the stage had workers, those that set up included."""
+    lines = [numbers(line) for name, line in row(stage.get("timeline")).items() if name not in _NO_STATES]
+    span = bin_s * sum(1 for values in zip_longest(*lines, fillvalue=0.0) if any(value > 0 for value in values))
+    return min(span, wall) if span > 0 and wall > 0 else max(wall, span)
 
 
 def wall_s(report: Data) -> float:

@@ -54,7 +54,7 @@ def _working(case: Case) -> dict[str, Any]:
     else:
         kind = "slow_gpu_stage" if slowest.gpus else "slow_stage"
         text = f"{named(slowest.name)} limits this run: {on}{_full_queue(case, figures)}; {what_if}."
-    return sentence(kind, text, figures, stage_index=slowest.index)
+    return sentence(kind, text, figures, stage_index=slowest.heaviest)
 
 
 def _busy_on(case: Case) -> tuple[str, dict[str, float]]:
@@ -129,7 +129,7 @@ def _starved_gpus(case: Case, starved: StageLoad) -> dict[str, Any]:
             f"The {gpus} of {gpu_stage} had no input {percent(waited)} of the time, since {source}{name} limits this "
         )
         text += f"run: {on}; {what_if}, more GPUs nothing."
-    return sentence(kind, text, figures, stage_index=slowest.index)
+    return sentence(kind, text, figures, stage_index=slowest.heaviest)
 
 
 def _throttled(case: Case) -> dict[str, Any] | None:
@@ -149,7 +149,7 @@ def _throttled(case: Case) -> dict[str, Any] | None:
         f"Throttled GPUs limit this run: {named(case.slowest.name)} kept {on}, but {which} slowed down by heat or by "
     )
     text += f"the power supply {most}{percent(worst)} of the time{_clocks([gpu for gpu, _ in slowed], figures)}."
-    return sentence("throttling", text, figures, stage_index=case.slowest.index)
+    return sentence("throttling", text, figures, stage_index=case.slowest.heaviest)
 
 
 def _clocks(gpus: Sequence[Data], figures: dict[str, float]) -> str:
@@ -173,7 +173,7 @@ def _setting_up(case: Case) -> dict[str, Any]:
     text = f"Setting up limits this run: the workers of {named(slowest.name)} spent "
     text += f"{percent(figures['setting_up_share'])} of their time on it{one} and {percent(figures['busy_share'])} on "
     text += "tasks; with more tasks, or fewer workers, it would weigh less."
-    return sentence("setup", text, figures, stage_index=slowest.index)
+    return sentence("setup", text, figures, stage_index=slowest.heaviest)
 
 
 def _input(case: Case) -> dict[str, Any]:
@@ -183,7 +183,7 @@ def _input(case: Case) -> dict[str, Any]:
     text = f"The source limits this run: {named(slowest.name)}, the first stage, waited "
     text += f"{percent(figures['no_input_share'])} of its time for the tasks that the program passes in; faster stages "
     text += "would give nothing."
-    return sentence("slow_source", text, figures, stage_index=slowest.index)
+    return sentence("slow_source", text, figures, stage_index=slowest.heaviest)
 
 
 def _retries(case: Case) -> dict[str, Any]:
@@ -193,7 +193,7 @@ def _retries(case: Case) -> dict[str, Any]:
     text = f"Retries limit this run: {named(slowest.name)} spent {percent(figures['lost_share'])} of its workers' time "
     text += f"on attempts that failed and {percent(figures['retry_delay_share'])} on waiting to try again "
     text += f"({counted(attempts, 'failed attempt')} in all)."
-    return sentence("retries", text, {**figures, "failed_attempts": attempts}, stage_index=slowest.index)
+    return sentence("retries", text, {**figures, "failed_attempts": attempts}, stage_index=slowest.heaviest)
 
 
 def _waiting(case: Case) -> dict[str, Any]:
@@ -204,7 +204,9 @@ def _waiting(case: Case) -> dict[str, Any]:
     words = _WAITS.get(state, unknown).format(stage=named(slowest.name), share=percent(share))
     kind = state if state in _WAITS else "other"
     figures = {f"{kind}_share": share, "busy_share": slowest.share("busy")}
-    return sentence(kind, f"{words}; it was busy {percent(figures['busy_share'])}.", figures, stage_index=slowest.index)
+    return sentence(
+        kind, f"{words}; it was busy {percent(figures['busy_share'])}.", figures, stage_index=slowest.heaviest
+    )
 
 
 _WAITS = {
@@ -212,6 +214,7 @@ _WAITS = {
     "memory_pressure": "Memory pressure limits this run: {stage} was held back {share} of its time, for want of memory",
     "caller_not_reading": "The caller limits this run: {stage} waited {share} of its time for it to take results",
     "checkpoint_write": "Writing the checkpoint limits this run: {stage} waited {share} of its time for it",
+    "draining": "Ending workers limits this run: {stage} spent {share} of its time on teardown() and the exit",
     "no_gpu_room": "Room on the GPUs limits this run: {stage} waited {share} of its time for it",
 }
 _CAUSES: dict[str, Callable[[Case], dict[str, Any]]] = {

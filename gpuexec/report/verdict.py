@@ -72,7 +72,7 @@ def _no_clear_stage(case: Case) -> dict[str, Any]:
             f"{percent(full)} of its time for room in it, although {named(slowest.name)} was busy only "
             f"{percent(slowest.share('busy'))}. A longer queue (queue_tasks, queue_bytes) would even that out.",
             {"output_full_share": full, "busy_share": slowest.share("busy")},
-            stage_index=slowest.index,
+            stage_index=slowest.heaviest,
         )
     figures = {"own_s": slowest.own_s, "wall_s": case.wall_s, "tasks": slowest.tasks, "workers": slowest.workers}
     nearest = f"{named(slowest.name)} took the largest part, {seconds(slowest.own_s)} of {seconds(case.wall_s)}"

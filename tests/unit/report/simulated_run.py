@@ -130,7 +130,7 @@ class Simulation:
         times = {"setting_up": (stage.workers - ready) * dt}
         if self._left[index] <= 1e-6:
             self._slow_left -= dt
-            times |= {"busy": dt, "draining": (ready - 1) * dt}
+            times |= {"busy": dt, "no_input": (ready - 1) * dt}
             done = 0.0
         else:
             done, more = self._flow(index, ready, speed, held=held)

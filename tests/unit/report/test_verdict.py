@@ -54,9 +54,9 @@ PLANTED: dict[str, tuple[SimRun, str, str]] = {
         "The 2 GPUs of `caption` had no input",
     ),
     "a queue that is full": (
-        SimRun((READ, DECODE, SimStage("write", 0.05)), 1000),
+        SimRun((READ, DECODE, SimStage("write", 0.05, setup_s=0.5)), 1000),
         "slow_stage",
-        "`write` limits this run: 1 worker busy 100 %; the queue before it was full",
+        "`write` limits this run: 1 worker busy 99 %; the queue before it was full",
     ),
     "setting up": (SimRun(with_caption(setup_s=60.0), 1000), "setup", "Setting up limits"),
     "one slow task": (SimRun(with_caption(), 1000, slow_task=(2, 25.0)), "slow_task", "One slow task limits"),
@@ -119,6 +119,24 @@ def test_the_gain_ends_at_the_next_stage():
     assert second["kind"] == "next_limit"
 
 
+def test_of_fused_stages_the_heaviest_is_named():
+    report = report_of(SimRun((SimStage("read", 0.001), SimStage("split", 0.01), WRITE), 1000))
+    report["stages"][1]["process_s"] = 1.0
+    report["stages"][2] |= {"lead_index": 1, "process_s": 9.0, "time": {}}
+    first = verdict(report)[0]
+    assert first["text"].startswith("`write` limits this run")
+    assert first["stage_index"] == 2
+
+
+def test_workers_for_which_there_was_no_batch_do_not_hide_a_slow_source():
+    report = report_of(SimRun((SimStage("list", 20.0, 1, fan_out=500), WRITE), 1))
+    report["stages"][0]["time"] |= {"no_input": 60.0}
+    report["stages"][0]["timeline"] |= {"workers": [4.0] * report["timeline"]["bins"]}
+    first = verdict(report)[0]
+    assert first["kind"] == "slow_source"
+    assert first["text"].startswith("The source, `list`, limits")
+
+
 def test_a_stage_with_a_part_of_a_gpu_is_offered_that_part():
     stages = (READ, SimStage("embed", 0.2, 4, gpus=0.25), WRITE)
     assert "one more worker (0.25 GPU) would give +25 %" in verdict(report_of(SimRun(stages, 1000)))[0]["text"]
@@ -132,8 +150,10 @@ def test_more_workers_are_not_promised_to_a_single_batch():
 
 def test_a_run_of_few_tasks_that_go_from_stage_to_stage_is_not_blamed_on_a_stage():
     report = report_of(SimRun((READ, DECODE, WRITE), 100), tasks_in=1)
+    wall = report["wall_s"]
     for stage in report["stages"]:
-        stage |= {"tasks_in": 1, "batches": 1, "time": {"busy": 1.0, "no_input": 2.0 * stage["index"], "draining": 3.0}}
+        other = "no_input" if stage["index"] else "output_full"
+        stage |= {"tasks_in": 1, "batches": 1, "time": {"busy": 0.3 * wall, other: 0.7 * wall}}
     report |= {"slowest": []}
     assert verdict(report)[0]["kind"] == "few_tasks"
 
