@@ -14,6 +14,7 @@ from tests.browser.chromium import OpenPage, chromium_path, opened, running_brow
 from tests.unit.report.sample_reports import SAMPLES
 
 WIDTHS = {"laptop": 1280, "phone": 390}
+TOP = 1280  # pixels, of the first screen of the documentation's pictures
 TALLEST = 16_000  # pixels, as much as Chromium can take a picture of
 
 
@@ -50,7 +51,8 @@ def report_named(name: str) -> dict[str, Any]:
 
 def take(shown: OpenPage, picture: Path, *, whole: bool) -> None:
     if not whole:
-        shown.page.screenshot(path=picture)
+        clip = {"x": 0, "y": 0, "width": shown.page.viewport_size["width"], "height": TOP}
+        shown.page.screenshot(path=picture, full_page=True, clip=clip)
         return
     for part in shown.page.locator("details.part").all():
         if shown.page.evaluate("document.documentElement.scrollHeight") > TALLEST:
