@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gpuexec.report import bounds
@@ -13,6 +13,7 @@ from gpuexec.report.wording import counted, gained, named, percent, seconds
 
 FULL_SHARE = 0.25  # of its time, for which a stage waited for room in the next queue
 _THROTTLED_SHARE = 0.15  # of the time, from which on the clocks and not the stage are the news
+_DEAF_SHARE = 0.25  # of its time, for which a stage waited while the driver did not listen
 _STARVED_SHARE = 0.4  # of its time, for which a stage with GPUs had no input
 
 
@@ -196,9 +197,18 @@ def _retries(case: Case) -> dict[str, Any]:
     return sentence("retries", text, {**figures, "failed_attempts": attempts}, stage_index=slowest.heaviest)
 
 
-def _waiting(case: Case) -> dict[str, Any]:
+def _moving(case: Case) -> dict[str, Any]:
+    """Batches are long on their way, also where the driver does not take them: idle workers of other stages tell."""
+    for state in ("caller_not_reading", "checkpoint_write"):
+        load = max(case.loads, key=lambda found: found.share(state))
+        if load.share(state) >= _DEAF_SHARE:
+            return _waiting(replace(case, slowest=load), state)
+    return _waiting(case)
+
+
+def _waiting(case: Case, state: str | None = None) -> dict[str, Any]:
     """The stage waits for something that is no other stage."""
-    slowest, state = case.slowest, case.slowest.cause
+    slowest, state = case.slowest, state or case.slowest.cause
     share = slowest.share(state)
     unknown = f"{{stage}} limits this run: {{share}} of its time is {state.replace('_', ' ')}"
     words = _WAITS.get(state, unknown).format(stage=named(slowest.name), share=percent(share))
@@ -222,4 +232,5 @@ _CAUSES: dict[str, Callable[[Case], dict[str, Any]]] = {
     "setting_up": _setting_up,
     "no_input": _input,
     "retries": _retries,
+    "transfer": _moving,
 }

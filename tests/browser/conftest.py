@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 _REMEDY = "apt-get install chromium; pip install playwright"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
+    """Not for longer than these tests: others look at what is left behind, and Chromium ends processes as it likes."""
     executable = chromium_path()
     missing = [name for name, found in (("chromium", executable), ("playwright", _has_playwright())) if not found]
     if missing or executable is None:

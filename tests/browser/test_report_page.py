@@ -106,7 +106,8 @@ def test_a_page_opens_within_a_second(show, name: str):
 
 def test_the_first_thing_to_read_is_the_verdict(show):
     shown = show("eight_gpus")
-    assert shown.inner_text("#verdict .lead").startswith("caption limits this run: 8 GPUs busy 98 %")
+    first = shown.inner_text("#verdict .lead").replace("\u00a0", " ")
+    assert first.startswith("caption limits this run: 8 GPUs busy 98 %")
     assert "busy 98 %" in shown.inner_text("#verdict .evidence")
     assert shown.locator(".card.limit").count() == 1
     assert "limits the run" in shown.inner_text(".card.limit")

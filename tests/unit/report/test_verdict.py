@@ -119,6 +119,20 @@ def test_the_gain_ends_at_the_next_stage():
     assert second["kind"] == "next_limit"
 
 
+def test_batches_that_the_driver_does_not_take_are_the_callers():
+    """Where the caller is busy, workers without a batch say so, and those with one seem to move data."""
+    report = report_of(SimRun((READ, DECODE, WRITE), 500))
+    wall = report["wall_s"]
+    times = (
+        {"busy": 0.05, "caller_not_reading": 0.8, "transfer": 0.1},
+        {"busy": 0.1, "transfer": 0.85},
+        {"busy": 0.1, "transfer": 0.9},
+    )
+    for stage, time in zip(report["stages"], times, strict=True):
+        stage["time"] = {state: share * wall for state, share in time.items()}
+    assert verdict(report)[0]["kind"] == "caller_not_reading"
+
+
 def test_of_fused_stages_the_heaviest_is_named():
     report = report_of(SimRun((SimStage("read", 0.001), SimStage("split", 0.01), WRITE), 1000))
     report["stages"][1]["process_s"] = 1.0
