@@ -179,8 +179,8 @@ class RunReport(MutableRecord):
     ``facts``: its id, pipeline, options, versions and node. ``wall_s``: seconds from the finished plan until the last
     worker was reaped, ``None`` while the run goes on. ``gpus_before``, ``gpus_after``: the state of its GPUs, ``None``
     if no stage uses any. ``gpu_time``: seconds of each GPU, by UUID, by what they went to. ``timelines``: of each
-    stage. ``samples``: what was sampled of GPUs and processes, ``None`` if nothing was. ``folder``: with this report, its
-    page, the trace and the log; ``None`` if there is none, and until the run has ended.
+    stage. ``samples``: what was sampled of GPUs and processes, ``None`` if nothing was. ``folder``: with this report,
+    its page, the trace and the log; ``None`` if there is none, and until the run has ended.
 
     The lists of workers, failures, quarantined tasks, plan changes and notes keep their newest 10,000 entries each,
     since a run may go on indefinitely; ``slowest`` keeps the 20 longest batches.
