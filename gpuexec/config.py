@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import os
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import field
+from enum import StrEnum
 from typing import Any
 
 from gpuexec.errors import ConfigurationError
-from gpuexec.exception_names import exception_named, problem_with_exception_name
-from gpuexec.naming import full_name
 from gpuexec.option_checks import (
     Check,
     above,
@@ -23,26 +21,34 @@ from gpuexec.option_checks import (
     log_level,
     one_of,
 )
+from gpuexec.option_values import checked_value
 from gpuexec.policies import BusyGpuPolicy, FusionPolicy, GpuPinning, StartMethod, TaskFailurePolicy
 from gpuexec.records import Record
 from gpuexec.units import MIB
 
-_TYPE_NAMES = {"bool": "True or False", "int": "a whole number", "float": "a number", "str": "text"}
+
+def _option(default: Any, check: Check | None, about: str, *, per_stage: bool = False, inline: bool = False) -> Any:
+    return field(default=default, metadata={"check": check, "about": about, "per_stage": per_stage, "inline": inline})
 
 
-def _option(default: Any, check: Check | None, about: str, *, per_stage: bool = False) -> Any:
-    return field(default=default, metadata={"check": check, "about": about, "per_stage": per_stage})
+def _choice(default: StrEnum, about: str, *, per_stage: bool = False, inline: bool = False) -> Any:
+    """Return an option that takes the values of an enum."""
+    policy = type(default)
+    metadata = {"check": one_of(policy), "about": about, "per_stage": per_stage, "inline": inline, "policy": policy}
+    return field(default=default.value, metadata=metadata)
 
 
 class ExecutorConfig(Record):
     """Options of ``LocalExecutor`` and ``InlineExecutor``. ``metadata["about"]`` of each field documents it.
 
-    Those with ``metadata["per_stage"]`` may be set for one stage too, through ``stage_options`` or `with_`.
+    Those with ``metadata["per_stage"]`` may be set for one stage too, through ``stage_options`` or `with_`. Those with
+    ``metadata["inline"]`` have an effect in ``InlineExecutor`` too. ``metadata["policy"]``: the enum of an option that
+    takes one of a few values. The types of ``gpuexec.options`` say the same to type checkers.
     """
 
-    show_progress: bool = _option(True, None, "show progress on stderr while the run goes on")
+    show_progress: bool = _option(True, None, "show progress on stderr while the run goes on", inline=True)
     progress_interval_s: float = _option(
-        10.0, at_least(0.1), "seconds between progress lines when stderr is not a terminal"
+        10.0, at_least(0.1), "seconds between progress lines when stderr is not a terminal", inline=True
     )
     sample_interval_s: float | None = _option(
         0.5,
@@ -51,36 +57,39 @@ class ExecutorConfig(Record):
         "that is shorter than that takes none (None: no samples)",
     )
     cpus: float | None = _option(
-        None, above(0), "number of CPUs to plan with (default: as many as the affinity mask and the cgroup allow)"
+        None,
+        above(0),
+        "number of CPUs to plan with (default: as many as the affinity mask and the cgroup allow)",
+        inline=True,
     )
-    reserved_cpus: float = _option(0.0, at_least(0), "CPUs to leave free")
-    reserved_gpus: float = _option(0.0, at_least(0), "GPUs, or a fraction of one, to leave free")
-    busy_gpus: str = _option(
-        BusyGpuPolicy.SKIP.value,
-        one_of(BusyGpuPolicy),
+    reserved_cpus: float = _option(0.0, at_least(0), "CPUs to leave free", inline=True)
+    reserved_gpus: float = _option(0.0, at_least(0), "GPUs, or a fraction of one, to leave free", inline=True)
+    busy_gpus: str = _choice(
+        BusyGpuPolicy.SKIP,
         "what to do with GPUs that other processes, or other runs of yours, hold: "
         "'skip' them, 'wait' until they are free, or raise an 'error'",
+        inline=True,
     )
     busy_gpu_memory_fraction: float = _option(
         0.1,
         fraction,
         "fraction of a GPU's memory that compute processes of others may use before the GPU counts as busy",
+        inline=True,
     )
     busy_gpu_timeout_s: float = _option(
-        600.0, at_least(0), "seconds that busy_gpus='wait' waits before it raises GpusBusy"
+        600.0, at_least(0), "seconds that busy_gpus='wait' waits before it raises GpusBusy", inline=True
     )
     cpu_stages_see_gpus: bool = _option(
-        False, None, "let stages that request no GPU see all GPUs (by default they see none)"
+        False, None, "let stages that request no GPU see all GPUs (by default they see none)", inline=True
     )
-    gpu_pinning: str = _option(
-        GpuPinning.UUID.value,
-        one_of(GpuPinning),
+    gpu_pinning: str = _choice(
+        GpuPinning.UUID,
         "how CUDA_VISIBLE_DEVICES names a worker's GPUs: 'uuid', or 'index' (numbers in PCI order) for libraries that "
         "turn its entries into integers",
+        inline=True,
     )
-    fusion: str = _option(
-        FusionPolicy.AUTO.value,
-        one_of(FusionPolicy),
+    fusion: str = _choice(
+        FusionPolicy.AUTO,
         "'auto': neighbouring light stages run in the same workers, and tasks pass between them without being pickled; "
         "'off': every stage has workers of its own",
         per_stage=True,
@@ -105,9 +114,8 @@ class ExecutorConfig(Record):
         "until it is full or no more tasks come)",
         per_stage=True,
     )
-    start_method: str = _option(
-        StartMethod.WARM.value,
-        one_of(StartMethod),
+    start_method: str = _choice(
+        StartMethod.WARM,
         "how workers start: 'warm' forks them from a process that has imported the stages' modules once, where a fork "
         "is safe, and the report says where it is not; 'spawn' has every worker import them itself",
     )
@@ -132,9 +140,8 @@ class ExecutorConfig(Record):
         "attempts per batch, the first included, if its worker dies or it raises one of retry_on",
         per_stage=True,
     )
-    on_task_failure: str = _option(
-        TaskFailurePolicy.RAISE.value,
-        one_of(TaskFailurePolicy),
+    on_task_failure: str = _choice(
+        TaskFailurePolicy.RAISE,
         "what to do when a batch keeps failing: 'raise' its error and end the run, or 'quarantine' the task at fault, "
         "which is left out of the results, and continue",
         per_stage=True,
@@ -231,6 +238,7 @@ class ExecutorConfig(Record):
         None,
         "a number from which, with each task's id, `random`, NumPy and PyTorch are seeded before a stage gets the "
         "task, so that another attempt, another run and a replay draw the same numbers (default: no seeds)",
+        inline=True,
     )
     log_level: str = _option(
         "DEBUG", log_level, "lowest loguru level, such as 'INFO', of the log records that workers send to the driver"
@@ -240,6 +248,7 @@ class ExecutorConfig(Record):
         None,
         "runtime environment as for Ray; its env_vars are set in every worker, its pip and uv are compared with what "
         "is installed, all else is ignored",
+        inline=True,
     )
     stage_options: Mapping[str, Any] | None = _option(
         None,
@@ -252,6 +261,7 @@ class ExecutorConfig(Record):
         None,
         "run although packages that a stage's runtime_env asks for (pip, uv) are not installed here, or not in that "
         "version, instead of raising ConfigurationError",
+        inline=True,
     )
 
     @property
@@ -271,7 +281,7 @@ class ExecutorConfig(Record):
         for name in merged:
             if name not in known:
                 raise ConfigurationError(unknown_option(str(name), known))
-        checked = {name: _checked(known[name], value) for name, value in merged.items()}
+        checked = {name: checked_value(known[name], value) for name, value in merged.items()}
         if checked.get("stage_options"):
             checked["stage_options"] = {
                 name: checked_stage_options(options, f"option 'stage_options': stage {name!r}")
@@ -305,7 +315,7 @@ def checked_stage_options(options: Any, owner: str, also_known: Iterable[str] = 
         if name not in known:
             raise ConfigurationError(f"{owner}: {unknown_option(str(name), [*possible, *also_known])}")
         try:
-            checked[name] = _checked(known[name], value)
+            checked[name] = checked_value(known[name], value)
         except ConfigurationError as error:
             raise ConfigurationError(f"{owner}: {error}") from None
     return checked
@@ -325,69 +335,3 @@ def unknown_option(name: str, known: Collection[str]) -> str:
     closest = next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.5)), None)
     hint = f"did you mean {closest!r}?" if closest else f"known options: {', '.join(sorted(known))}"
     return f"unknown executor option {name!r}; {hint}"
-
-
-def _checked(option: dataclasses.Field[Any], value: Any) -> Any:
-    declared = option.type if isinstance(option.type, str) else option.type.__name__
-    kind, _, optional = declared.partition(" | ")
-    if value is None and optional:
-        return None
-    if kind.startswith("tuple"):
-        return _class_names(option.name, value)
-    if kind == "str" and isinstance(value, os.PathLike):
-        value = os.fspath(value)
-    if not _has_type(value, kind):
-        expected = _TYPE_NAMES.get(kind, "a mapping")
-        raise ConfigurationError(f"option {option.name!r} must be {expected}, got {type(value).__name__} {value!r}")
-    check = option.metadata["check"]
-    problem = check(value) if check else None
-    if problem:
-        raise ConfigurationError(f"option {option.name!r} {problem}, got {value!r}")
-    if option.name == "log_level":
-        return value.upper()
-    return float(value) if kind == "float" else value
-
-
-def _class_names(option: str, value: Any) -> tuple[str, ...]:
-    """Return the names of exceptions, which are given as classes or names, one or several."""
-    exceptions = value if isinstance(value, list | tuple | set | frozenset) else [value]
-    names = []
-    for exception in exceptions:
-        if isinstance(exception, type) and issubclass(exception, BaseException):
-            names.append(full_name(exception))
-        elif isinstance(exception, str) and exception:
-            names.append(_exception_name(option, exception))
-        else:
-            raise ConfigurationError(
-                f"option {option!r} takes exception classes or their names, such as 'ConnectionError', "
-                f"got {exception!r}"
-            )
-    return tuple(names)
-
-
-def _exception_name(option: str, name: str) -> str:
-    """Return the name by which exceptions of this class are recognised: its own one, where ``name`` is an alias of it.
-
-    Raises ``ConfigurationError`` for a name that no exception can have. Nothing is imported for it, so a class in a
-    module that is not loaded yet is believed.
-    """
-    found = exception_named(name)
-    if found is not None:
-        own = found.__name__ if "." not in name else full_name(found)
-        return name if own == name else own
-    problem = problem_with_exception_name(name)
-    if problem is None:
-        return name
-    raise ConfigurationError(f"option {option!r}: {problem}")
-
-
-def _has_type(value: Any, expected: str) -> bool:
-    if expected == "bool":
-        return isinstance(value, bool)
-    if expected == "int":
-        return isinstance(value, int) and not isinstance(value, bool)
-    if expected == "float":
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if expected == "str":
-        return isinstance(value, str)
-    return isinstance(value, Mapping)

@@ -8,7 +8,7 @@ import inspect
 import time
 from abc import ABC, ABCMeta, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeGuard, TypeVar, final
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeGuard, TypeVar, cast, final
 
 from gpuexec.contract.executor import NodeInfo, WorkerMetadata
 from gpuexec.contract.input_spec import InputSpec, InputSpecs, missing_from, spec_for_task
@@ -18,7 +18,10 @@ from gpuexec.contract.task import Task
 from gpuexec.errors import ConfigurationError, InvalidTask, StageContractError
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     from gpuexec.contract.interfaces import StageLike
+    from gpuexec.options import StageOptions
 
 X = TypeVar("X", bound=Task[Any])
 Y = TypeVar("Y", bound=Task[Any])
@@ -210,7 +213,7 @@ class ProcessingStage(ABC, Generic[X, Y], metaclass=StageMeta):
         num_workers_per_node: float | None = _UNSET,
         fuse: bool | None = None,
         reads_only: bool | None = None,
-        **executor_options: Any,
+        **executor_options: Unpack[StageOptions],
     ) -> Any:
         """Return a copy with other settings. ``num_workers=None`` leaves the number to the executor again.
 
@@ -227,7 +230,7 @@ class ProcessingStage(ABC, Generic[X, Y], metaclass=StageMeta):
             "reads_only": reads_only,
         }
         if executor_options:
-            own = _checked_executor_options(executor_options, name or self.name)
+            own = _checked_executor_options(cast(dict[str, Any], executor_options), name or self.name)
             plain["executor_options"] = {**self.executor_options, **own}
         for attribute, value in plain.items():
             if value is not None:

@@ -7,10 +7,11 @@ same ids, same order. Its metrics lack bytes and GPU memory, since no task trave
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from gpuexec.config import ExecutorConfig, merged_options
 from gpuexec.contract.executor import BaseExecutor, NodeInfo, WorkerMetadata
@@ -34,31 +35,19 @@ from gpuexec.stage.environment import env_vars_for, temporary_environment
 from gpuexec.stage.seeds import random_states_kept, seeded
 from gpuexec.stage.session import StageSession
 
-registration.install()
+if TYPE_CHECKING:
+    from typing import Unpack
 
-_WITHOUT_EFFECT = {
-    "max_attempts",
-    "on_task_failure",
-    "max_quarantined",
-    "retry_delay_s",
-    "retry_on",
-    "retire_on",
-    "split_on_oom",
-    "batch_timeout_s",
-    "setup_timeout_s",
-    "max_batches_per_worker",
-    "worker_memory_limit_bytes",
-    "stage_options",
-    "capsules",
-    "capsule_dir",
-}
+    from gpuexec.options import InlineOptions
+
+registration.install()
 
 
 class InlineExecutor(BaseExecutor):
     """Runs every stage in this process, one after the other.
 
-    Options are those of ``LocalExecutor``, so that one can be swapped for the other; the options on failures and
-    workers have no effect.
+    Options are those of ``LocalExecutor``, so that one can be swapped for the other; the options on failures, queues
+    and workers have no effect, and a warning says so.
 
     The stages' GPUs are planned and passed in ``WorkerMetadata.allocation``, but this process's
     ``CUDA_VISIBLE_DEVICES`` stays as it is, since CUDA may be initialised already. A stage's
@@ -78,9 +67,9 @@ class InlineExecutor(BaseExecutor):
         ignore_head_node: bool = False,
         *,
         observers: Sequence[Observer] = (),
-        **options: Any,
+        **options: Unpack[InlineOptions],
     ) -> None:
-        super().__init__(merged_options(config, options), ignore_head_node)
+        super().__init__(merged_options(config, cast(dict[str, Any], options)), ignore_head_node)
         self.options = ExecutorConfig.create(self.config)
         self.observers = checked_observers(observers)
         self.last_report: RunReport | None = None
@@ -177,11 +166,13 @@ def _refuse_checkpoint(options: ExecutorConfig) -> None:
 
 def _warn_of_options_without_effect(options: ExecutorConfig) -> None:
     """Nothing is retried, timed or recorded here: in a debugger, the first failure should stop where it happens."""
-    without_effect = [name for name in changed_options(options) if name in _WITHOUT_EFFECT]
+    effective = {option.name for option in dataclasses.fields(options) if option.metadata["inline"]}
+    without_effect = [name for name in changed_options(options) if name not in effective]
     if without_effect:
         from loguru import logger
 
         logger.warning(
-            "InlineExecutor ignores {}: it raises every failure where it happens; LocalExecutor uses these options",
+            "InlineExecutor ignores {}: it has no workers, and raises every failure where it happens; LocalExecutor "
+            "uses these options",
             ", ".join(without_effect),
         )

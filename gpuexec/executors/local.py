@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from gpuexec.config import ExecutorConfig, merged_options
 from gpuexec.contract.executor import BaseExecutor
@@ -19,8 +19,11 @@ from gpuexec.executors.option_repr import executor_repr
 from gpuexec.processes.standard_streams import occupy_standard_descriptors
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     from gpuexec.events import Observer
     from gpuexec.executors.local_run import LocalRun
+    from gpuexec.options import LocalOptions
     from gpuexec.report.model import RunReport
 
 registration.install()
@@ -29,7 +32,8 @@ registration.install()
 class LocalExecutor(BaseExecutor):
     """Runs a pipeline on this node, each stage in one or more worker processes.
 
-    Options are those of ``gpuexec.config.ExecutorConfig``, as a ``config`` mapping, as keywords, or both; keywords win.
+    Options are those of ``gpuexec.options.LocalOptions``, as a ``config`` mapping, as keywords, or both; keywords win.
+    `gpuexec options` and docs/options.md say what they mean.
     ``ignore_head_node`` is accepted for compatibility and has no effect: there is only one node.
 
     ``observers``: get every event of every run, see ``gpuexec.events``. They are called in the driver's loop, so they
@@ -44,9 +48,9 @@ class LocalExecutor(BaseExecutor):
         ignore_head_node: bool = False,
         *,
         observers: Sequence[Observer] = (),
-        **options: Any,
+        **options: Unpack[LocalOptions],
     ) -> None:
-        super().__init__(merged_options(config, options), ignore_head_node)
+        super().__init__(merged_options(config, cast(dict[str, Any], options)), ignore_head_node)
         self.options = ExecutorConfig.create(self.config)
         self.observers = checked_observers(observers)
         self.last_report: RunReport | None = None

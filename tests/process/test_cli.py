@@ -199,3 +199,25 @@ def test_the_options_are_listed():
     for option in dataclasses.fields(ExecutorConfig):
         assert f"{option.name}: " in done.stdout
     assert run_command("options", "queue_byte").stderr.strip().endswith("did you mean 'queue_bytes'?")
+
+
+def test_the_options_are_whole_at_80_columns():
+    shown = run_command("options", COLUMNS="80").stdout
+    assert max(map(len, shown.splitlines())) <= 80
+    for option in dataclasses.fields(ExecutorConfig):
+        assert " ".join(option.metadata["about"].split()) in " ".join(shown.split())
+
+
+def test_the_options_are_listed_as_json():
+    facts = json.loads(run_command("options", "--json").stdout)
+    assert [option["name"] for option in facts] == [option.name for option in dataclasses.fields(ExecutorConfig)]
+    (fusion,) = json.loads(run_command("options", "fusion", "--json").stdout)
+    assert fusion.pop("meaning")
+    assert fusion == {
+        "name": "fusion",
+        "type": "auto or off",
+        "default": "auto",
+        "choices": ["auto", "off"],
+        "per_stage": True,
+        "inline": False,
+    }

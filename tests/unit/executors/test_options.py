@@ -35,10 +35,10 @@ def test_the_inline_executor_names_the_options_without_effect():
     lines: list[str] = []
     handler = logger.add(lines.append, level="WARNING")
     try:
-        InlineExecutor(max_attempts=5, cpus=2)
+        InlineExecutor(max_attempts=5, queue_tasks=10, cpus=2)
     finally:
         logger.remove(handler)
-    assert any("InlineExecutor ignores max_attempts:" in line for line in lines)
+    assert any("InlineExecutor ignores queue_tasks, max_attempts:" in line for line in lines)
     with pytest.raises(ConfigurationError, match="keeps no checkpoints"):
         InlineExecutor(checkpoint="folder")
 
