@@ -21,7 +21,8 @@ Invariants
 1. A source is *done* exactly when none of its descendants is in a queue, in flight at a worker, or finished and not yet
    given to the caller, and none has failed. A descendant that was filtered out counts like one that reached the end.
    Who gives tasks to the caller only when the run has succeeded, as ``execute`` does, has all of them "not yet given"
-   until then, unless the last stage stores them (``Delivery``).
+   until then, unless the last stage stores them (``Delivery``). Who takes tasks as they come has a task when asking for
+   the next one.
 2. A descendant that cannot be traced to one input of its batch belongs to the sources of all of them. These sources are
    done together or not at all.
 3. The journal has a source as *done* only after the last stage has returned every descendant of it and the driver has

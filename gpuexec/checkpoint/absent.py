@@ -15,6 +15,7 @@ class NoCheckpoint:
     hash_seed: int | None = None
     task_seed: int | None = None
     start_note: str | None = None
+    is_stored = False
 
     def lineage(self, specs: Sequence[StageSpec]) -> NoLineage:  # noqa: ARG002 - the interface of Checkpoint
         """Return the lineage of a run in which nobody asks for sources."""

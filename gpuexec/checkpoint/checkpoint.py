@@ -32,6 +32,7 @@ class Delivery(enum.Enum):
     STREAMED = "the caller takes them as they come: at the commit after they were handed over"
     AT_END = "the caller gets all of them when the run has succeeded, and none otherwise: at the end"
     STORED = "the last stage stores what it gets, and its tasks are of no further value: at once"
+    STORED_AND_STREAMED = "as STORED, and the caller takes the tasks as they come"
 
 
 class Checkpoint:
@@ -148,13 +149,18 @@ class Checkpoint:
     def commit(self) -> None:
         """Write what was completed since the last commit, in one transaction. Without any news it costs nothing."""
         settled = self._tracker.settle()
-        if settled.returned and self._delivery is not Delivery.STREAMED:
+        if settled.returned and self._delivery in (Delivery.AT_END, Delivery.STORED):
             self._finished |= dict.fromkeys(settled.returned)
             if self._delivery is Delivery.AT_END:
                 done = tuple(key for key in settled.done if key not in self._finished)
                 settled = Settled(settled.opened, done, settled.failed)
         if settled:
             self._journal.record(settled)
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether what has come out of the last stage is stored already, whatever becomes of the tasks it returned."""
+        return self._delivery in (Delivery.STORED, Delivery.STORED_AND_STREAMED)
 
     @property
     def start_note(self) -> str | None:
@@ -183,6 +189,8 @@ class Checkpoint:
             return None
         with contextlib.suppress(CheckpointError):  # the run's own error is the one to raise
             self.commit()
+        if self._delivery is Delivery.STORED_AND_STREAMED:
+            return None
         count, keys = len(self._finished), abbreviated(tuple(self._finished))
         if not count:
             return None

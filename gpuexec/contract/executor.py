@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -54,10 +54,26 @@ def execute_with_checkpoint(
     **more: Any,
 ) -> list[Any] | None:
     """Run the stages with a checkpoint. Raises ``ConfigurationError`` if the executor keeps none."""
-    if "checkpoint" not in inspect.signature(executor.execute).parameters:
+    _check_keeps_checkpoints(executor, executor.execute, folder)
+    tasks: list[Any] | None = cast(Any, executor).execute(stages, initial_tasks, checkpoint=folder, **more)
+    return tasks
+
+
+def iterate_with_checkpoint(
+    executor: Any, stages: Sequence[Any], initial_tasks: Iterable[Any] | None, folder: str | os.PathLike[str]
+) -> Generator[Any, None, None]:
+    """Run the stages with a checkpoint and yield the tasks.
+
+    Raises ``ConfigurationError`` if the executor keeps none.
+    """
+    _check_keeps_checkpoints(executor, executor.execute_iter, folder)
+    tasks: Generator[Any, None, None] = executor.execute_iter(stages, initial_tasks, checkpoint=folder)
+    return tasks
+
+
+def _check_keeps_checkpoints(executor: Any, method: Callable[..., Any], folder: str | os.PathLike[str]) -> None:
+    if "checkpoint" not in inspect.signature(method).parameters:
         raise ConfigurationError(
             f"checkpoint_path={str(folder)!r}: {type(executor).__name__} keeps no checkpoints; "
             "run on LocalExecutor, or leave it out"
         )
-    tasks: list[Any] | None = cast(Any, executor).execute(stages, initial_tasks, checkpoint=folder, **more)
-    return tasks

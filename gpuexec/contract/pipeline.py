@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from gpuexec.contract.executor import BaseExecutor, execute_with_checkpoint
+from gpuexec.contract.executor import BaseExecutor, execute_with_checkpoint, iterate_with_checkpoint
 from gpuexec.contract.pipeline_name import pipeline_named
 from gpuexec.contract.sentinels import EmptyTask
 from gpuexec.contract.stage import is_stage
@@ -106,16 +106,27 @@ class Pipeline:
                 return tasks
             return execute_with_checkpoint(executor, self.stages, initial_tasks, checkpoint_path)
 
-    def run_iter(self, executor: Any = None, initial_tasks: Iterable[Any] | None = None) -> Generator[Any, None, None]:
+    def run_iter(
+        self,
+        executor: Any = None,
+        initial_tasks: Iterable[Any] | None = None,
+        checkpoint_path: str | Path | None = None,
+    ) -> Generator[Any, None, None]:
         """Build the pipeline, run it (on a ``LocalExecutor`` by default) and yield its tasks as they are finished.
 
-        ``initial_tasks`` may be an iterator that never ends. See ``LocalExecutor.execute_iter``.
+        ``initial_tasks`` may be an iterator that never ends. ``checkpoint_path``: as for `run`; a source is done once
+        its tasks have been taken, or stored by a declared sink. See ``LocalExecutor.execute_iter``. Raises
+        ``ConfigurationError`` for an executor that yields no tasks, or keeps no checkpoints.
         """
         self.build()
         _check_executor(executor)
         if executor is None:
             executor = importlib.import_module("gpuexec.executors.local").LocalExecutor()
+        if not callable(getattr(executor, "execute_iter", None)):
+            raise ConfigurationError(f"{type(executor).__name__} has no execute_iter(): use run(), or LocalExecutor")
         with pipeline_named(self.name):
+            if checkpoint_path is not None:
+                return iterate_with_checkpoint(executor, self.stages, initial_tasks, checkpoint_path)
             tasks: Generator[Any, None, None] = executor.execute_iter(self.stages, initial_tasks)
         return tasks
 

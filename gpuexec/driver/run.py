@@ -262,6 +262,8 @@ class Run:
             self._cancellation.check()
             finished = self._state.dispatcher.take_finished()
             if finished:
+                if self._checkpoint.is_stored:
+                    self._checkpoint.commit()  # the caller may take its time, or end the run
                 handed_over_at = time.monotonic()
                 yield finished
                 if os.getpid() != self._pid:

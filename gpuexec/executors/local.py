@@ -107,12 +107,12 @@ class LocalExecutor(BaseExecutor):
         (``asyncio.to_thread(executor.execute, …)``).
         """
         occupy_standard_descriptors()
-        folder = (self.options if checkpoint is None else ExecutorConfig.create(checkpoint=checkpoint)).checkpoint
+        folder = self._checkpoint_folder(checkpoint)
         refuse_run_during_import()
         check_stages(stages)
         early = contextlib.nullcontext() if folder else template_started_early(stages, self.options)
         with self._cancellable() as cancellation, early:
-            run = self._run(folder, accept_changed=accept_changed_pipeline or self.options.accept_changed_pipeline)
+            run = self._run(folder, accept_changed=accept_changed_pipeline)
             try:
                 return run.execute(stages, initial_tasks, cancellation)
             except BaseException as error:
@@ -120,7 +120,12 @@ class LocalExecutor(BaseExecutor):
                 raise
 
     def execute_iter(
-        self, stages: Sequence[Any], initial_tasks: Iterable[Any] | None = None
+        self,
+        stages: Sequence[Any],
+        initial_tasks: Iterable[Any] | None = None,
+        *,
+        checkpoint: str | os.PathLike[str] | None = None,
+        accept_changed_pipeline: bool = False,
     ) -> Generator[Any, None, None]:
         """Run the stages and yield the last one's tasks as they come, in no fixed order.
 
@@ -129,10 +134,19 @@ class LocalExecutor(BaseExecutor):
 
         ``initial_tasks`` may be any iterable, even one that is slow or never ends: a thread reads it. Raises what
         `execute` raises.
+
+        ``checkpoint``, ``accept_changed_pipeline``: as for `execute`, but a source is done once the caller has taken
+        its tasks, which it has when it asks for more: the task in hand, and others that came with it, are processed
+        again if the iterator is closed or the caller raises. If the last stage is a declared sink, a source is done as
+        soon as that stage has stored it, and tasks not taken are not made again.
         """
         occupy_standard_descriptors()
-        run = self._run(self.options.checkpoint, accept_changed=self.options.accept_changed_pipeline)
+        run = self._run(self._checkpoint_folder(checkpoint), accept_changed=accept_changed_pipeline)
         return run.stream(stages, initial_tasks, self._cancellable)
+
+    def _checkpoint_folder(self, given: str | os.PathLike[str] | None) -> str | None:
+        """Return the checkpoint folder of a run: the one given to its call, else the option's."""
+        return (self.options if given is None else ExecutorConfig.create(checkpoint=given)).checkpoint
 
     def _run(self, checkpoint: str | None, *, accept_changed: bool) -> LocalRun:
         from gpuexec.executors.local_run import LocalRun  # takes longest, so the template is started before it
@@ -144,6 +158,6 @@ class LocalExecutor(BaseExecutor):
             self.options,
             self.observers,
             checkpoint=checkpoint,
-            accept_changed=accept_changed,
+            accept_changed=accept_changed or self.options.accept_changed_pipeline,
             on_report=keep_report,
         )

@@ -222,10 +222,10 @@ class LocalRun:
             return NoCheckpoint()
         from gpuexec.checkpoint.checkpoint import Checkpoint, Delivery  # only a run with a checkpoint pays for it
 
-        if streams:
-            delivery = Delivery.STREAMED
+        if stage_facts.is_sink(stages[-1]):
+            delivery = Delivery.STORED_AND_STREAMED if streams else Delivery.STORED
         else:
-            delivery = Delivery.STORED if stage_facts.is_sink(stages[-1]) else Delivery.AT_END
+            delivery = Delivery.STREAMED if streams else Delivery.AT_END
         return Checkpoint.open(
             self._checkpoint,
             stages,

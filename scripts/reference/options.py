@@ -25,7 +25,8 @@ executor = LocalExecutor(**options)
 """
 
 OF_ONE_STAGE = """A stage may have a value of its own: `stage.with_(max_attempts=5)`, or
-`LocalExecutor(stage_options={"embed": {"max_attempts": 5}})`, which wins; on the command line `-o embed.max_attempts=5`.
+`LocalExecutor(stage_options={"embed": {"max_attempts": 5}})`, which wins; on the command line
+`-o embed.max_attempts=5`.
 """
 
 SECTIONS = {

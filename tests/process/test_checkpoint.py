@@ -9,13 +9,14 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gpuexec import (
+    BaseExecutor,
     CheckpointError,
     CheckpointMismatch,
     ConfigurationError,
@@ -37,6 +38,16 @@ DROPPED = 3  # this part's items are filtered out
 
 def stages_in(folder: Path) -> list[ProcessingStage]:
     return [Parts(folder), Pair(), Faulty(folder), Store(folder)]
+
+
+class StreamsOnly(BaseExecutor):
+    """An executor of another library."""
+
+    def execute(self, stages: Sequence[Any], initial_tasks: Sequence[Any] | None = None) -> list[Any]:
+        return list(initial_tasks or [])
+
+    def execute_iter(self, stages: Sequence[Any], initial_tasks: Sequence[Any]) -> Iterator[Any]:
+        yield from initial_tasks
 
 
 @pytest.fixture
@@ -379,6 +390,62 @@ def test_a_caller_who_closes_a_stream_gets_the_rest_from_the_next_run(tmp_path: 
     stream.close()
     rest = [task.data for task in executor.execute_iter([Apply(same)], items(*range(500)))]
     assert {*taken, *rest} == set(range(500))
+
+
+def test_a_pipelines_stream_takes_a_checkpoint(folder: Path):
+    """The task in hand when the caller fails is made again."""
+
+    def fail_at_the_first(tasks: Iterator[Any]) -> None:
+        for task in tasks:
+            raise LookupError(task.data)
+
+    def stream() -> Iterator[Any]:
+        pipeline = Pipeline("p", stages=[Apply(same)])
+        return pipeline.run_iter(local_executor(batch_wait_s=0), items(1, 2, 3), checkpoint_path=folder / "checkpoint")
+
+    with pytest.raises(LookupError):
+        fail_at_the_first(stream())
+    assert counts(folder).done == 0
+    assert sorted(task.data for task in stream()) == [1, 2, 3]
+    assert counts(folder) == Counts(done=3)
+    assert list(stream()) == []
+
+
+def test_a_changed_pipeline_continues_a_stream_only_if_told_to(tmp_path: Path):
+    list(local_executor().execute_iter([Apply(same)], items(1), checkpoint=tmp_path))
+    changed = [Apply(same, "other")]
+    with pytest.raises(CheckpointMismatch):
+        list(local_executor().execute_iter(changed, items(1), checkpoint=tmp_path))
+    told = local_executor().execute_iter(changed, items(1, 2), checkpoint=tmp_path, accept_changed_pipeline=True)
+    assert [task.data for task in told] == [2]
+
+
+def test_what_a_sink_has_stored_is_done_before_the_caller_of_a_stream_takes_it(folder: Path):
+    def stream() -> Iterator[Any]:
+        return local_executor().execute_iter([Store(folder)], items(*range(20)), checkpoint=folder / "checkpoint")
+
+    first = stream()
+    next(first)
+    assert counts(folder).done >= 1, "recorded while the caller has the first task in hand"
+    first.close()
+    done = counts(folder).done
+    rest = [task.data for task in stream()]
+    assert len(rest) == 20 - done
+    assert written(folder).keys() == set(map(str, range(20)))
+    assert counts(folder) == Counts(done=20)
+
+
+@pytest.mark.parametrize(
+    ("executor", "path", "message"),
+    [
+        (InlineExecutor(), None, "InlineExecutor has no execute_iter"),
+        (InlineExecutor(), "folder", "InlineExecutor has no execute_iter"),
+        (StreamsOnly(), "folder", "checkpoint_path='folder': StreamsOnly keeps no checkpoints"),
+    ],
+)
+def test_executors_that_cannot_stream_with_a_checkpoint(executor, path, message):
+    with pytest.raises(ConfigurationError, match=message):
+        Pipeline("p", stages=[Apply(same)]).run_iter(executor, items(1), checkpoint_path=path)
 
 
 def test_a_file_name_that_is_not_utf8_can_be_the_reason_of_a_failed_source(tmp_path: Path):
