@@ -14,6 +14,10 @@ from typing import TYPE_CHECKING, Any
 from gpuexec._version import __version__ as __version__
 
 if TYPE_CHECKING:  # for type checkers and editors; a test holds these names against those of _HOMES
+    from gpuexec.capsules.read import Capsule as Capsule
+    from gpuexec.capsules.read import load_capsule as load_capsule
+    from gpuexec.checkpoint.history import History as History
+    from gpuexec.checkpoint.history import read_history as read_history
     from gpuexec.contract.adapter import BaseStageAdapter as BaseStageAdapter
     from gpuexec.contract.allocation import Allocation as Allocation
     from gpuexec.contract.allocation import GpuShare as GpuShare
@@ -58,9 +62,21 @@ if TYPE_CHECKING:  # for type checkers and editors; a test holds these names aga
     from gpuexec.errors import WorkerDied as WorkerDied
     from gpuexec.executors.inline import InlineExecutor as InlineExecutor
     from gpuexec.executors.local import LocalExecutor as LocalExecutor
+    from gpuexec.executors.replay import replay as replay
+    from gpuexec.executors.run_plan import RunPlan as RunPlan
+    from gpuexec.hardware.inventory import read_node as read_node
+    from gpuexec.hardware.model import Gpu as Gpu
+    from gpuexec.hardware.model import Host as Host
+    from gpuexec.hardware.model import MigSlice as MigSlice
+    from gpuexec.hardware.model import Node as Node
+    from gpuexec.options import InlineOptions as InlineOptions
+    from gpuexec.options import LocalOptions as LocalOptions
+    from gpuexec.options import StageOptions as StageOptions
     from gpuexec.report.model import RunReport as RunReport
 
 _HOMES = {
+    "capsules.read": "Capsule load_capsule",
+    "checkpoint.history": "History read_history",
     "contract.adapter": "BaseStageAdapter",
     "contract.allocation": "Allocation GpuShare",
     "contract.composite": "CompositeStage",
@@ -79,6 +95,11 @@ _HOMES = {
     ),
     "executors.inline": "InlineExecutor",
     "executors.local": "LocalExecutor",
+    "executors.replay": "replay",
+    "executors.run_plan": "RunPlan",
+    "hardware.inventory": "read_node",
+    "hardware.model": "Gpu Host MigSlice Node",
+    "options": "InlineOptions LocalOptions StageOptions",
     "report.model": "RunReport",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}

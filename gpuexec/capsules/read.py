@@ -42,11 +42,12 @@ class Capsule:
         return self.python.split(".")[:2] != platform.python_version().split(".")[:2]
 
 
-def load_capsule(path: Path) -> Capsule:
-    """Read a capsule.
+def load_capsule(path: str | os.PathLike[str]) -> Capsule:
+    """Read the folder of a capsule, but for its pickles: that runs no code. ``gpuexec.replay`` opens them.
 
     Raises ``CapsuleError`` if the folder is not a capsule, belongs to another user, has another format or is damaged.
     """
+    path = Path(path)
     document = _document(path)
     try:
         *earlier, stage = _payloads(path, STAGE, document) or [memoryview(b"")]

@@ -8,9 +8,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.text import Text
 
-from gpuexec.cli.plan_view import render_plan
 from gpuexec.cli.run import Options, Settings, Target
 from gpuexec.cli.target import load_pipeline, parse_options, parse_settings
 from gpuexec.errors import ConfigurationError
@@ -28,29 +26,22 @@ def plan(
     ] = None,
     settings: Settings = [],  # noqa: B006 - typer makes a new list
     options: Options = [],  # noqa: B006
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print a JSON object, with the grant of every worker.")
+    ] = False,
 ) -> None:
     """Show how many workers each stage would get, on which CPUs and GPUs, and why; and the options of single stages."""
     from gpuexec.config import ExecutorConfig
-    from gpuexec.executors.prepare import prepare
-    from gpuexec.executors.stage_options import own_options
+    from gpuexec.executors import run_plan
 
-    config = ExecutorConfig.create(parse_options(options))
+    config = parse_options(options)
+    ExecutorConfig.create(config)  # a wrong option is told before the target's imports, which may take long
     pipeline = load_pipeline(target, parse_settings(settings))
-    pipeline.build()
-    prepared = prepare(
-        pipeline.stages,
-        config,
-        node=_read_node(node) if node else None,
-        fuses=True,
-        has_checkpoint=config.checkpoint is not None,
-    )
-    for part in render_plan(prepared.plan, prepared.node, [d.name for d in prepared.demands], prepared.groups):
-        Console().print(part)
-    for stage in prepared.stages:
-        own = own_options(stage, config)
-        if own:
-            shown = ", ".join(f"{name}={value!r}" for name, value in own.items())
-            Console().print(Text(f"stage {stage.name!r}, options of its own: {shown}"))
+    made = run_plan.plan(pipeline, config=config, node=_read_node(node) if node else None)
+    if as_json:
+        typer.echo(json.dumps(made.to_dict(), indent=2))
+    else:
+        Console().print(made)
 
 
 def _read_node(path: Path) -> Node:

@@ -43,9 +43,15 @@ _UNPICKLING_PHASES = {StagePhase.START_UP, StagePhase.IMPORT, StagePhase.RECEIVE
 
 
 def replay(
-    capsule: Capsule, *, gpu: int | None = None, on_error: OnError | None = None, old_code: bool = False
+    capsule: Capsule | str | os.PathLike[str],
+    *,
+    gpu: int | None = None,
+    on_error: OnError | None = None,
+    old_code: bool = False,
 ) -> list[Any]:
-    """Run a capsule's batch in this process and return its tasks.
+    """Run a capsule's batch in this process and return its tasks. That runs code in the capsule: trust who wrote it.
+
+    ``capsule``: what ``load_capsule`` returned, or the folder.
 
     While it runs, this process has the failed worker's ``sys.path``, thread caps, GPU pinning, and the environment
     variables that its pipeline asked for. CUDA follows the pinning only if nothing has initialised CUDA here before.
@@ -54,8 +60,10 @@ def replay(
     before ``teardown``, while everything is as the failure left it. ``old_code``: run the code of a script as it was in
     the run; otherwise it is that of the script now, if the file is still there.
 
-    Raises the stage's exception, and ``CapsuleError`` if the batch cannot be run here.
+    Raises the stage's exception, and ``CapsuleError`` if the folder is no capsule or the batch cannot be run here.
     """
+    if not isinstance(capsule, Capsule):
+        capsule = load_capsule(capsule)
     _check_replayable(capsule)
     registration.install()
     failure = capsule.failure

@@ -87,6 +87,13 @@ def test_plan_starts_nothing_and_says_why():
     assert "grows" in done.stdout
 
 
+def test_a_plan_as_json_names_every_worker():
+    document = json.loads(run_command("plan", f"{__name__}:small", "--json", "-o", "cpus=1").stdout)
+    (phase,) = document["phases"]
+    assert [[stage["name"], len(stage["workers"])] for stage in phase["stages"]] == [["range", 1], ["apply", 4]]
+    assert phase["stages"][0]["workers"][0]["worker_id"] == "range-0"
+
+
 def test_the_full_json_of_a_node_can_be_planned_for(tmp_path: Path):
     done = run_command("gpus", "--json", "--full")
     assert done.returncode == 0, done.stderr

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from loguru import logger
 
+import gpuexec
 from gpuexec.capsules.write import CapsuleContents, write_capsule
 from gpuexec.channel import codec
 from gpuexec.contract.allocation import Allocation, GpuShare
@@ -64,6 +65,14 @@ def test_the_batch_runs_as_in_a_worker(tmp_path: Path):
     assert lines[0].startswith("setup_on_node")
     assert lines[0].endswith("journal-3")
     assert lines[1:] == ["setup journal-3 Allocation", *(f"process {n}" for n in (1, 2, 3, 4, 6)), "teardown"]
+
+
+def test_a_capsule_is_also_given_by_its_folder(tmp_path: Path):
+    found = capsule(tmp_path, Apply(stages.double), items(1, 2))
+    assert [task.data for task in gpuexec.replay(str(found.path))] == [2, 4]
+    assert gpuexec.load_capsule(str(found.path)).failure.stage == "journal"
+    with pytest.raises(CapsuleError, match="no such folder"):
+        gpuexec.replay(tmp_path / "nowhere")
 
 
 def test_slices_of_blocks(tmp_path: Path):
