@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import socket
 import time
@@ -181,6 +182,8 @@ class LocalRun:
         base_env, left_out = variables_of_run(os.environ, checkpoint.hash_seed)
         if left_out:
             _say_what_workers_do_not_get(left_out)
+        if os.environ.get("GPUEXEC_NVTX") == "1":
+            _say_if_nvtx_is_missing()
         task_seed = checkpoint.task_seed if self._options.task_seed is None else self._options.task_seed
         announcement = announce_task_classes()
         progress, gauge_period_s = progress_for(self._options)
@@ -268,6 +271,13 @@ def _say_what_workers_do_not_get(names: Sequence[str]) -> None:
         "variable on",
         ", ".join(names),
     )
+
+
+def _say_if_nvtx_is_missing() -> None:
+    if importlib.util.find_spec("nvtx") is None:
+        from loguru import logger
+
+        logger.warning("GPUEXEC_NVTX=1 asks for NVTX ranges, but the package nvtx is not installed: pip install nvtx")
 
 
 def _gpu_memory_used(uuids: Sequence[str]) -> dict[str, int]:

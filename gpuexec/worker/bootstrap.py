@@ -14,7 +14,7 @@ import socket
 import sys
 import time
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from gpuexec.channel.messages import Booted, ErrorHandling, Start
 from gpuexec.channel.payload_store import load
@@ -36,6 +36,9 @@ from gpuexec.worker.failures import describe_failure
 from gpuexec.worker.log_sink import LogSink
 from gpuexec.worker.loop import WorkerLoop
 from gpuexec.worker.orphan import die_with_parent
+
+if TYPE_CHECKING:
+    from gpuexec.stage.nvtx_ranges import Ranges
 
 
 def main(socket_fd: int, recorder_fd: int, driver_pid: int) -> int:
@@ -101,6 +104,7 @@ def _serve(connection: BlockingConnection, recorder: FlightRecorder, log: LogSin
     own_gpu.show_own_gpu(allocation)
     stages, announcement = start.payloads[: len(start.stages)], start.payloads[len(start.stages) :]
     loaded: list[StageAdapter] = []
+    ranges = _nvtx_ranges()
     try:
         for each in announcement:
             load(each)
@@ -111,6 +115,8 @@ def _serve(connection: BlockingConnection, recorder: FlightRecorder, log: LogSin
                     from gpuexec.stage.seeds import seeded  # only a run with seeds pays for it
 
                     adapter = seeded(adapter, start.task_seed)
+                if ranges is not None:
+                    adapter = ranges.around(adapter)
                 loaded.append(adapter)
         support_pools()
     except BaseException as error:  # noqa: BLE001 - an import can raise anything, SystemExit included
@@ -129,6 +135,7 @@ def _serve(connection: BlockingConnection, recorder: FlightRecorder, log: LogSin
         recorder,
         ErrorHandling.from_list(start.error_handling),
         log,
+        ranges,
     )
 
     def terminate_once(_signal: int, _frame: FrameType | None) -> None:
@@ -137,6 +144,14 @@ def _serve(connection: BlockingConnection, recorder: FlightRecorder, log: LogSin
 
     signal.signal(signal.SIGTERM, terminate_once)
     loop.run()
+
+
+def _nvtx_ranges() -> Ranges | None:
+    if "GPUEXEC_NVTX" not in os.environ:
+        return None
+    from gpuexec.stage.nvtx_ranges import ranges_if_wanted  # few workers need it
+
+    return ranges_if_wanted()
 
 
 def _loop_class(stages: int) -> type[WorkerLoop]:

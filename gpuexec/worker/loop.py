@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gpuexec.channel.messages import ErrorHandling, NodeReady, Ready, SetUp, SetUpOnNode, Stop, Stopped, Work
 from gpuexec.channel.recorder import FlightRecorder
@@ -29,6 +29,9 @@ from gpuexec.worker.inbox import Inbox
 from gpuexec.worker.log_sink import LogSink
 from gpuexec.worker.memory import MemoryProbe, PeakRss
 from gpuexec.worker.outbox import Outbox
+
+if TYPE_CHECKING:
+    from gpuexec.stage.nvtx_ranges import Ranges
 
 # On the hot path: looking up a member costs 0.1 µs in Python 3.11.
 _IDLE, _RECEIVE, _PROCESS, _RETURN = StagePhase.IDLE, StagePhase.RECEIVE, StagePhase.PROCESS, StagePhase.RETURN
@@ -53,6 +56,7 @@ class WorkerLoop:
         recorder: FlightRecorder,
         error_handling: ErrorHandling,
         log: LogSink,
+        ranges: Ranges | None = None,
     ) -> None:
         self._connection = connection
         self._sessions = sessions
@@ -64,6 +68,7 @@ class WorkerLoop:
         self._recorder = recorder
         self._error_handling = error_handling
         self._log = log
+        self._ranges = ranges
         self._pool = SegmentPool()
         self._outbox = Outbox(connection, self._pool)
         reads_only = all(getattr(session.adapter.stage, "reads_only", False) for session in sessions)
@@ -128,7 +133,11 @@ class WorkerLoop:
                 for segment in self._inbox.accept(message):
                     self._pool.keep(segment)
                 for batch_id, count in zip(message.batch_ids, message.counts, strict=True):
-                    self._run_batch(batch_id, count)
+                    if self._ranges is None:
+                        self._run_batch(batch_id, count)
+                    else:
+                        with self._ranges.named("batch", batch_id):
+                            self._run_batch(batch_id, count)
                     self._outbox.flush_if_due(idle=False)
             case SetUpOnNode():
                 began = time.monotonic()

@@ -40,7 +40,7 @@ def build(folder: Path) -> Path:
     stubs.write_text(_stubs())
     subprocess.run(
         [
-            _compiler(),
+            find_compiler(),
             *("-std=gnu11", "-O1", "-Wall", "-Wextra", "-Werror", "-Wno-unused-function", "-shared", "-fPIC"),
             f"-Wl,-soname,{LIBRARY}",
             *("-I", str(_header().parent), "-I", str(_FOLDER)),
@@ -133,7 +133,8 @@ def hold_memory(gpu: int, used_bytes: int | None) -> None:
     SimulatedNode(path, description)
 
 
-def _compiler() -> str:
+def find_compiler() -> str:
+    """Return the C compiler."""
     for name in (os.environ.get("CC"), "cc", "gcc", "clang"):
         if name and shutil.which(name):
             return name
