@@ -20,6 +20,7 @@ from gpuexec.option_checks import (
     fraction,
     log_level,
     one_of,
+    port,
 )
 from gpuexec.option_values import checked_value
 from gpuexec.policies import BusyGpuPolicy, FusionPolicy, GpuPinning, StartMethod, TaskFailurePolicy
@@ -55,6 +56,13 @@ class ExecutorConfig(Record):
         at_least(0.05),
         "seconds between two samples of what the GPUs do and of the memory and CPU time of driver and workers; a run "
         "that is shorter than that takes none (None: no samples)",
+    )
+    prometheus_port: int | None = _option(
+        None,
+        port,
+        "port of 127.0.0.1 on which the run serves its figures to Prometheus while it goes on; 0: any that is free, "
+        "which a log line names (default: none)",
+        inline=True,
     )
     cpus: float | None = _option(
         None,

@@ -36,6 +36,11 @@ def fraction(value: Any) -> str | None:
     return None if 0 <= value <= 1 else "must lie between 0 and 1"
 
 
+def port(value: Any) -> str | None:
+    """Check the number of a TCP port, 0 for any that is free."""
+    return None if 0 <= value <= 65535 else "must be a port from 1 to 65535, or 0 for any that is free"
+
+
 def one_of(policy: type[StrEnum]) -> Check:
     """Return a check for the values of a policy."""
     choices = [member.value for member in policy]

@@ -44,6 +44,7 @@ class InlineOptions(TypedDict, total=False):
 
     show_progress: bool
     progress_interval_s: float
+    prometheus_port: int | None
     cpus: float | None
     reserved_cpus: float
     reserved_gpus: float

@@ -57,12 +57,23 @@ def run(
     ] = ExecutorName.LOCAL,
     settings: Settings = [],  # noqa: B006 - typer makes a new list
     options: Options = [],  # noqa: B006
+    prometheus: Annotated[
+        int | None,
+        typer.Option(
+            metavar="PORT",
+            help="Serve the run's figures to Prometheus on this port of 127.0.0.1 (0: any that is free).",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Run a pipeline on this node.
 
     Exit status: 0 if it went through, 3 if it did with tasks in quarantine, 1 if it failed, 130 after Ctrl-C.
     """
-    executor = _make_executor(executor_name, parse_options(options))
+    given = parse_options(options)
+    if prometheus is not None:
+        given["prometheus_port"] = prometheus
+    executor = _make_executor(executor_name, given)
     pipeline = load_pipeline(target, parse_settings(settings))
     console = Console(stderr=True)
     tasks: list[Any] | None = None

@@ -20,6 +20,7 @@ from gpuexec.errors import ConfigurationError
 from gpuexec.events import Observer
 from gpuexec.executors.checks import checked_observers
 from gpuexec.executors.copies import own_copy
+from gpuexec.executors.exporting import exporters_for
 from gpuexec.executors.initial_tasks import initial_tasks_for
 from gpuexec.executors.inline_events import InlineEvents
 from gpuexec.executors.option_repr import changed_options, executor_repr
@@ -84,6 +85,12 @@ class InlineExecutor(BaseExecutor):
 
         If ``teardown`` raises after that exception, its own exception is logged.
         """
+        with exporters_for(self.options) as exporters:
+            return self._execute(stages, initial_tasks, exporters)
+
+    def _execute(
+        self, stages: Sequence[Any], initial_tasks: Sequence[Any] | None, exporters: Sequence[Observer]
+    ) -> list[Any]:
         prepared = prepare(stages, self.options)
         grants = {plan.stage_index: plan.workers[0] for phase in prepared.plan.phases for plan in phase.stages}
         tasks = list(initial_tasks_for(prepared.stages, initial_tasks))
@@ -92,7 +99,8 @@ class InlineExecutor(BaseExecutor):
         progress, gauge_every_s = progress_for(self.options)
         names = [demand.name for demand in prepared.demands]
         facts = run_facts("inline", prepared, self.options)
-        observers = [builder, *progress, *self.observers, *folder_for(self.options.run_dir, builder.report)]
+        observers = [builder, *exporters, *progress, *self.observers]
+        observers += folder_for(self.options.run_dir, builder.report)
         run = InlineEvents(prepared.plan, names, facts, observers, gauge_every_s)
         try:
             with random_states_kept(self.options.task_seed):

@@ -15,6 +15,7 @@ from gpuexec.driver.cancellation import Cancellation
 from gpuexec.driver.early_template import template_started_early
 from gpuexec.errors import RunCancelled, drop_driver_frames
 from gpuexec.executors.checks import check_stages, checked_observers, refuse_run_during_import
+from gpuexec.executors.exporting import exporters_for
 from gpuexec.executors.option_repr import executor_repr
 from gpuexec.processes.standard_streams import occupy_standard_descriptors
 
@@ -111,10 +112,10 @@ class LocalExecutor(BaseExecutor):
         refuse_run_during_import()
         check_stages(stages)
         early = contextlib.nullcontext() if folder else template_started_early(stages, self.options)
-        with self._cancellable() as cancellation, early:
+        with self._cancellable() as cancellation, exporters_for(self.options) as exporters, early:
             run = self._run(folder, accept_changed=accept_changed_pipeline)
             try:
-                return run.execute(stages, initial_tasks, cancellation)
+                return run.execute(stages, initial_tasks, cancellation, exporters)
             except BaseException as error:
                 drop_driver_frames(error)
                 raise

@@ -29,6 +29,7 @@ from gpuexec.driver.initial_tasks import InitialTasks, ListedTasks, StreamedTask
 from gpuexec.driver.run import Run
 from gpuexec.errors import ConfigurationError, StageNotPicklable, drop_driver_frames
 from gpuexec.events import Observer, RunFacts
+from gpuexec.executors.exporting import exporters_for
 from gpuexec.executors.initial_tasks import checked_tasks, initial_tasks_for
 from gpuexec.executors.prepare import Prepared, prepare, with_spill_folder
 from gpuexec.executors.progress import progress_for
@@ -68,14 +69,18 @@ class LocalRun:
         self._on_report = on_report
 
     def execute(
-        self, stages: Sequence[Any], initial_tasks: Sequence[Any] | None, cancellation: Cancellation
+        self,
+        stages: Sequence[Any],
+        initial_tasks: Sequence[Any] | None,
+        cancellation: Cancellation,
+        exporters: Sequence[Observer],
     ) -> list[Any]:
-        """Do what `LocalExecutor.execute` promises."""
+        """Do what `LocalExecutor.execute` promises. ``exporters``: observers for other tools."""
         prepared = self._prepare(stages, sleep=cancellation.sleep)
         with prepared.leases, signals_deferred():
             tasks = _listed(prepared.stages, initial_tasks)
             facts = run_facts("local", prepared, self._options)
-            run = self._run(prepared, facts, tasks, cancellation, streams=False)
+            run = self._run(prepared, facts, tasks, cancellation, exporters, streams=False)
             return run.execute()
 
     def stream(
@@ -130,9 +135,9 @@ class LocalRun:
         else:
             send_own_modules_by_value(prepared.stages)
             tasks = StreamedTasks(checked_tasks(initial_tasks))
-        with cancellable() as cancellation:
+        with cancellable() as cancellation, exporters_for(self._options) as exporters:
             with signals_deferred():
-                results = self._run(prepared, facts, tasks, cancellation, streams=True).stream()
+                results = self._run(prepared, facts, tasks, cancellation, exporters, streams=True).stream()
             try:
                 while True:
                     with signals_deferred():
@@ -155,6 +160,7 @@ class LocalRun:
         facts: RunFacts,
         initial_tasks: InitialTasks,
         cancellation: Cancellation,
+        exporters: Sequence[Observer],
         *,
         streams: bool,
     ) -> Run:
@@ -163,7 +169,8 @@ class LocalRun:
         self._on_report(report_builder.report)
         opened = self._open_checkpoint(prepared.stages, streams=streams)
         try:
-            return self._make_run(prepared, facts, specs, initial_tasks, opened, report_builder, cancellation)
+            observers = [report_builder, *exporters, *folder_for(self._options.run_dir, report_builder.report)]
+            return self._make_run(prepared, facts, specs, initial_tasks, opened, observers, cancellation)
         except BaseException as error:
             opened.close(f"{type(error).__name__}: {error}")
             raise
@@ -175,7 +182,7 @@ class LocalRun:
         specs: Sequence[StageSpec],
         initial_tasks: InitialTasks,
         checkpoint: Checkpoint | NoCheckpoint,
-        report_builder: ReportBuilder,
+        observers: Sequence[Observer],
         cancellation: Cancellation,
     ) -> Run:
         node_id = socket.gethostname()
@@ -197,12 +204,7 @@ class LocalRun:
             announcement=announcement,
             node_id=node_id,
             base_env=base_env,
-            observers=[
-                report_builder,
-                *progress,
-                *self._observers,
-                *folder_for(self._options.run_dir, report_builder.report),
-            ],
+            observers=[*observers, *progress, *self._observers],
             facts=facts,
             gauge_every_s=gauge_period_s,
             gpu_used=_gpu_memory_used,

@@ -3,10 +3,9 @@
 import sys
 from pathlib import Path
 
-from reference.options import options_page
+from reference.pages import PAGES
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGES = {"options.md": options_page}
 
 
 def main() -> int:

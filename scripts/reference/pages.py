@@ -1,0 +1,13 @@
+"""The files of docs/ that are made from the code, and the functions that return their text."""
+
+from reference.events import events_page
+from reference.grafana import dashboard
+from reference.metrics import metrics_page
+from reference.options import options_page
+
+PAGES = {
+    "options.md": options_page,
+    "events.md": events_page,
+    "metrics.md": metrics_page,
+    "grafana/gpuexec.json": dashboard,
+}
