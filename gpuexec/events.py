@@ -140,6 +140,33 @@ class BatchesFinished(Record):
     first_task_ids: tuple[str, ...] = ()
 
 
+class StageCall(Record):
+    """One call of a stage's ``process_batch`` that has returned.
+
+    ``began``, ``ended``: when. ``process_s``, ``idle_s``, ``items``: as in the batch's ``StagePerfStats``. ``metrics``:
+    the stage's own and the executor's.
+    """
+
+    began: float
+    ended: float
+    process_s: float
+    idle_s: float
+    items: int
+    metrics: Mapping[str, float]
+
+
+class CallsRecorded(Record):
+    """Calls of a stage, one by one; emitted only if NeMo Curator's pipeline asks for performance records.
+
+    A call counts once, however many tasks it has returned, and only if its batch is complete: others are made again.
+    """
+
+    at: float
+    stage_index: int
+    worker_id: str
+    calls: tuple[StageCall, ...]
+
+
 class TimeAccounted(Record):
     """What a worker did from ``began`` to ``at``.
 
@@ -347,6 +374,7 @@ RunEvent = (
     | NodeSetUp
     | WorkerReady
     | BatchesFinished
+    | CallsRecorded
     | TimeAccounted
     | GpuTimeAccounted
     | BatchFailed

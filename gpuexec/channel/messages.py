@@ -76,6 +76,7 @@ class Start(Message):
     logging_levels: dict[str, int]  # of the driver's loggers of the standard library that have one set
     logging_disabled: int  # what the driver gave to ``logging.disable``
     task_seed: int | None = None  # see ``stage.seeds``
+    records_calls: bool = False  # see ``Results.calls``
 
     kind: ClassVar[int] = 1
 
@@ -154,6 +155,9 @@ class Results(Message):
 
     In a group, block ``j`` is for stage ``goes_to[j]`` of the group, or for the next group if that is their number, and
     ``stage_stats`` has ``[stage, number of its outputs, *stats]`` of each stage that did something.
+
+    ``calls``, if the run records them, has ``[stage, *fields of a StageCall]`` of each call of a stage, of the batches
+    that are complete.
     """
 
     batch_ids: list[int]
@@ -167,6 +171,7 @@ class Results(Message):
     goes_to: Sequence[int] | None = None
     stage_stats: Sequence[Sequence[Any]] | None = None
     held: Sequence[int] | None = None  # batches whose segments must not be written to: the stage has kept views of them
+    calls: Sequence[Sequence[Any]] | None = None
 
     kind: ClassVar[int] = 9
 

@@ -54,7 +54,11 @@ class BaseStageAdapter:
         timer = self._timer = self._timer or StageTimer(self.stage)
         size = sum([task.num_items for task in tasks])
         timer.reinit(size)
-        outputs = _as_tasks(self.stage.process_batch(tasks), self.stage.name)
+        try:
+            outputs = _as_tasks(self.stage.process_batch(tasks), self.stage.name)
+        except BaseException:
+            self.stage._consume_custom_metrics()  # else the next batch would have them
+            raise
         timer.count(size)
         self._assign_ids(tasks, outputs)
         self.last_failed = []

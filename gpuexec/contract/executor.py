@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import os
 from abc import ABC, abstractmethod
@@ -34,16 +35,41 @@ class BaseExecutor(ABC):
 
     ``config`` is the mapping of options that the executor was given. ``ignore_head_node`` is also set by the
     environment variable CURATOR_IGNORE_RAY_HEAD_NODE (1, true or yes); only executors of more than one node use it.
+
+    NeMo Curator's pipeline calls ``_set_stage_perf_collection_requested`` before a run and
+    ``consume_external_perf_records`` after it, if one of its stages reports on how the stages performed.
+    ``_supports_stage_perf_collection``: whether this executor has such records.
     """
+
+    _supports_stage_perf_collection = False
 
     def __init__(self, config: dict[str, Any] | None = None, ignore_head_node: bool = False) -> None:
         self.config = config or {}
         from_environment = os.environ.get(_IGNORE_HEAD_NODE, "").strip().lower() in {"1", "true", "yes"}
         self.ignore_head_node = ignore_head_node or from_environment
+        self._stage_perf_collection_requested = False
+        self._external_perf_records: Any = None
 
     @abstractmethod
     def execute(self, stages: Sequence[Any], initial_tasks: Sequence[Any] | None = None) -> list[Any] | None:
         """Run the stages, in order, and return the last one's tasks."""
+
+    def _set_stage_perf_collection_requested(self, requested: bool) -> None:
+        """Have the next runs record each call of a stage, or not. Raises ``NotImplementedError`` if they cannot."""
+        if requested and not self._supports_stage_perf_collection:
+            raise NotImplementedError(f"{type(self).__name__} does not record each call of a stage")
+        self._stage_perf_collection_requested = requested
+
+    def consume_external_perf_records(self) -> Any:
+        """Return the records of the latest run, and forget them: one for each call of a stage that went through.
+
+        It has ``len()``, ``iter_dicts()`` and ``cleanup()``; a record has stage_name, stage_id, invocation_id,
+        process_time, actor_idle_time, num_items_processed, custom_metrics, window_start_s and window_end_s (POSIX).
+        """
+        records, self._external_perf_records = self._external_perf_records, None
+        if records is None:
+            records = importlib.import_module("gpuexec.curator.perf_records").empty_records()
+        return records
 
 
 def execute_with_checkpoint(

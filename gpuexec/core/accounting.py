@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from gpuexec import events
 from gpuexec.channel.messages import BatchStats
@@ -61,6 +62,14 @@ def account(
             )
         )
         transfer_s = 0.0  # it was one for all stages of the group
+
+
+def report_calls(worker: Worker, calls: Sequence[Sequence[Any]], now: float, emit: Emit) -> None:
+    """Report calls of stages. Each has the stage of the group, and the fields of a ``StageCall``."""
+    for offset in dict.fromkeys(call[0] for call in calls):
+        stage = worker.stage.members[offset]
+        own = tuple(events.StageCall(*fields) for number, *fields in calls if number == offset)
+        emit(events.CallsRecorded(now, stage.spec.index, worker.worker_id, own))
 
 
 def _tasks_of_slowest(stage: StageState, completed: Sequence[Batch], stats: BatchStats) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from gpuexec import events
 from gpuexec.channel.messages import BatchStats, Failed, Results, Work
 from gpuexec.channel.payload import Payload
 from gpuexec.core import decide
-from gpuexec.core.accounting import account
+from gpuexec.core.accounting import account, report_calls
 from gpuexec.core.attempts import AttemptEvent, halve
 from gpuexec.core.batch import Batch, Block, BlockSlice, OrderedTask, output_paths
 from gpuexec.core.batch_waits import BatchWaits
@@ -336,6 +336,7 @@ class Dispatcher:
                 ]
             account(worker, completed, totals, made, now, self._emit)
             self._times.done(worker, totals.busy_s, totals.ended, now)
+        report_calls(worker, results.calls or (), now, self._emit)
         return raised
 
     def _complete(self, batch: Batch, held: Sequence[int] | None) -> list[RaisedTask]:

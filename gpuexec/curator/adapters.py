@@ -47,6 +47,15 @@ def _curator_adapter() -> type:
             self._timer = RecordingTimer(stage)
             self.last_failed: list[str] = []
 
+        def process_batch(self, tasks: list[Any]) -> list[Any]:
+            """Process a batch. What the stage has logged of one that fails is dropped: the next would have it."""
+            try:
+                outputs: list[Any] = super().process_batch(tasks)
+            except BaseException:
+                self.stage._consume_custom_metrics()
+                raise
+            return outputs
+
         def _post_process_task_ids(self, input_tasks: list[Any], output_tasks: list[Any]) -> list[Any]:
             """Record the failed tasks. Only here do they have ids and are not dropped yet."""
             tasks: list[Any] = super()._post_process_task_ids(input_tasks, output_tasks)

@@ -91,6 +91,7 @@ class Run:
         *,
         config: ExecutorConfig,
         task_seed: int | None,
+        records_calls: bool,
         announcement: Announcement | None,
         node_id: str,
         base_env: Mapping[str, str],
@@ -121,6 +122,7 @@ class Run:
             on_grants=on_grants,
             log_level=config.log_level,
             task_seed=task_seed,
+            records_calls=records_calls,
             announcement=announcement.payload if announcement is not None else None,
             warm=WarmOptions(config.warm_idle_s, self._emit) if config.start_method == StartMethod.WARM else None,
         )

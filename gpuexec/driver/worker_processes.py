@@ -64,6 +64,7 @@ class WorkerProcesses:
         on_grants: Callable[[list[WorkerGrant]], None],
         log_level: str,
         task_seed: int | None,
+        records_calls: bool = False,
         announcement: Payload | None = None,
         warm: WarmOptions | None = None,
     ) -> None:
@@ -73,6 +74,7 @@ class WorkerProcesses:
         self._folder = working_directory()  # the caller may change it while the run goes on
         self._on_grants = on_grants
         self._task_seed = task_seed
+        self._records_calls = records_calls
         self._announcement = announcement
         self._watch = Watch()
         try:
@@ -143,6 +145,7 @@ class WorkerProcesses:
             logging_levels=self._log[1],
             logging_disabled=self._log[2],
             task_seed=self._task_seed,
+            records_calls=self._records_calls,
             payloads=(
                 *(spec.payload for spec in specs),
                 *(() if self._announcement is None else (self._announcement,)),

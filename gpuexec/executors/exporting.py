@@ -1,14 +1,15 @@
-"""Serves a run's figures to Prometheus, if the options say so."""
+"""Gives a run's figures to other tools while it goes on: Prometheus, and NeMo Curator's performance reports."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib
 import os
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from gpuexec.config import ExecutorConfig
+from gpuexec.contract.executor import BaseExecutor
 from gpuexec.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -46,3 +47,24 @@ def exporters_for(options: ExecutorConfig) -> Iterator[list[Observer]]:
         yield [exporter]
     finally:
         server.close()
+
+
+@contextlib.contextmanager
+def perf_records_for(executor: BaseExecutor, stages: Sequence[Any]) -> Iterator[list[Observer]]:
+    """Record the calls of the stages in the block, if they were asked for, and yield the observers that do so.
+
+    After the block the executor has the records; after an exception it has none.
+    """
+    executor._external_perf_records = None
+    if not executor._stage_perf_collection_requested:
+        yield []
+        return
+    from gpuexec.curator.perf_records import PerfRecordFile
+
+    records = PerfRecordFile(stages)
+    try:
+        yield [records]
+    except BaseException:
+        records.discard()
+        raise
+    executor._external_perf_records = records.finish()

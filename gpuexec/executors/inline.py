@@ -20,7 +20,7 @@ from gpuexec.errors import ConfigurationError
 from gpuexec.events import Observer
 from gpuexec.executors.checks import checked_observers
 from gpuexec.executors.copies import own_copy
-from gpuexec.executors.exporting import exporters_for
+from gpuexec.executors.exporting import exporters_for, perf_records_for
 from gpuexec.executors.initial_tasks import initial_tasks_for
 from gpuexec.executors.inline_events import InlineEvents
 from gpuexec.executors.option_repr import changed_options, executor_repr
@@ -62,6 +62,8 @@ class InlineExecutor(BaseExecutor):
     ``options``: the validated options. ``config``: the ``config`` mapping merged with the keywords, as given.
     """
 
+    _supports_stage_perf_collection = True
+
     def __init__(
         self,
         config: Mapping[str, Any] | None = None,
@@ -85,8 +87,8 @@ class InlineExecutor(BaseExecutor):
 
         If ``teardown`` raises after that exception, its own exception is logged.
         """
-        with exporters_for(self.options) as exporters:
-            return self._execute(stages, initial_tasks, exporters)
+        with exporters_for(self.options) as exporters, perf_records_for(self, stages) as recorders:
+            return self._execute(stages, initial_tasks, [*exporters, *recorders])
 
     def _execute(
         self, stages: Sequence[Any], initial_tasks: Sequence[Any] | None, exporters: Sequence[Observer]
@@ -139,6 +141,8 @@ class InlineExecutor(BaseExecutor):
                             made = session.process(batch)
                         stats = session.adapter.last_stats
                         run.batch_done(index, grant.worker_id, began, task_ids, len(made), stats)
+                        if self._stage_perf_collection_requested:
+                            run.call_done(index, grant.worker_id, began, stats)
                         outputs += made
                     began = time.monotonic()
                     session.tear_down()

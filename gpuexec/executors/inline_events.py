@@ -91,6 +91,14 @@ class InlineEvents:
             )
         )
 
+    def call_done(self, index: int, worker_id: str, began: float, stats: Any) -> None:
+        """Note the call of the batch that was just done, for a caller who wants each of them."""
+        now = time.monotonic()
+        call = events.StageCall(
+            began, now, stats.process_time, stats.actor_idle_time, stats.num_items_processed, dict(stats.custom_metrics)
+        )
+        self._emit(events.CallsRecorded(now, index, worker_id, (call,)))
+
     def gauge_if_due(self, index: int, left: int) -> None:
         """Show how far the run is. ``index``: the stage that runs, with ``left`` tasks to do."""
         now = time.monotonic()

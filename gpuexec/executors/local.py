@@ -15,7 +15,7 @@ from gpuexec.driver.cancellation import Cancellation
 from gpuexec.driver.early_template import template_started_early
 from gpuexec.errors import RunCancelled, drop_driver_frames
 from gpuexec.executors.checks import check_stages, checked_observers, refuse_run_during_import
-from gpuexec.executors.exporting import exporters_for
+from gpuexec.executors.exporting import exporters_for, perf_records_for
 from gpuexec.executors.option_repr import executor_repr
 from gpuexec.processes.standard_streams import occupy_standard_descriptors
 
@@ -42,6 +42,8 @@ class LocalExecutor(BaseExecutor):
     ``options``: the validated options. ``config``: the ``config`` mapping merged with the keywords, as given.
     ``last_report``: the report of the latest run, also after a failure; ``None`` before the first.
     """
+
+    _supports_stage_perf_collection = True
 
     def __init__(
         self,
@@ -112,10 +114,15 @@ class LocalExecutor(BaseExecutor):
         refuse_run_during_import()
         check_stages(stages)
         early = contextlib.nullcontext() if folder else template_started_early(stages, self.options)
-        with self._cancellable() as cancellation, exporters_for(self.options) as exporters, early:
+        with (
+            self._cancellable() as cancellation,
+            exporters_for(self.options) as exporters,
+            perf_records_for(self, stages) as recorders,
+            early,
+        ):
             run = self._run(folder, accept_changed=accept_changed_pipeline)
             try:
-                return run.execute(stages, initial_tasks, cancellation, exporters)
+                return run.execute(stages, initial_tasks, cancellation, [*exporters, *recorders])
             except BaseException as error:
                 drop_driver_frames(error)
                 raise
@@ -160,5 +167,6 @@ class LocalExecutor(BaseExecutor):
             self.observers,
             checkpoint=checkpoint,
             accept_changed=accept_changed or self.options.accept_changed_pipeline,
+            records_calls=self._stage_perf_collection_requested,
             on_report=keep_report,
         )

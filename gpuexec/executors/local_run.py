@@ -49,8 +49,8 @@ if TYPE_CHECKING:
 class LocalRun:
     """One call of an executor with these options.
 
-    ``observers``: the caller's. ``checkpoint``: the folder, ``None`` without one. ``on_report`` is given the run's
-    report before it begins.
+    ``observers``: the caller's. ``checkpoint``: the folder, ``None`` without one. ``records_calls``: report each call
+    of a stage. ``on_report`` is given the run's report before it begins.
     """
 
     def __init__(
@@ -60,12 +60,14 @@ class LocalRun:
         *,
         checkpoint: str | None,
         accept_changed: bool,
+        records_calls: bool,
         on_report: Callable[[RunReport], None],
     ) -> None:
         self._options = options
         self._observers = observers
         self._checkpoint = checkpoint
         self._accept_changed = accept_changed
+        self._records_calls = records_calls
         self._on_report = on_report
 
     def execute(
@@ -201,6 +203,7 @@ class LocalRun:
             initial_tasks,
             config=self._options,
             task_seed=task_seed,
+            records_calls=self._records_calls,
             announcement=announcement,
             node_id=node_id,
             base_env=base_env,

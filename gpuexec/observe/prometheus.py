@@ -84,7 +84,7 @@ class Exporter:
 
     def on_event(self, event: events.RunEvent) -> None:
         """Add an event."""
-        handle = _HANDLERS.get(type(event))
+        handle = _HANDLERS.get(type(event).__name__)
         if handle is not None:
             with self._lock:
                 handle(self, event)
@@ -174,7 +174,7 @@ class Exporter:
         if event.started or event.stopped:
             self._add("gpuexec_plan_changes_total", (), 1.0)
 
-    def _add_samples(self, event: events.NodeSampled) -> None:
+    def _add_samples(self, event: Any) -> None:
         for gpu in event.gpus:
             self._gpus.setdefault(gpu.uuid, str(gpu.index))
             labels = (str(gpu.index), gpu.uuid)
@@ -220,19 +220,19 @@ _GPU_READINGS = {  # attribute of a sample, and what makes its unit the metric's
     "gpuexec_gpu_temperature_celsius": ("temperature_c", 1.0),
     "gpuexec_gpu_sm_clock_hertz": ("sm_clock_mhz", 1e6),
 }
-_HANDLERS: dict[type, Callable[[Any, Any], None]] = {
-    events.RunStarted: Exporter._begin,
-    events.BatchesFinished: Exporter._add_batches,
-    events.BatchFailed: Exporter._add_failure,
-    events.TasksQuarantined: Exporter._add_quarantined,
-    events.PayloadsSpilled: Exporter._add_spilled,
-    events.WorkerStarted: Exporter._add_worker,
-    events.WorkerStopped: Exporter._remove_worker,
-    events.TimeAccounted: Exporter._add_time,
-    events.GpuTimeAccounted: Exporter._add_gpu_time,
-    events.Gauged: Exporter._add_gauges,
-    events.PlanDecided: Exporter._add_plan_change,
-    events.NodeSampled: Exporter._add_samples,
+_HANDLERS: dict[str, Callable[[Any, Any], None]] = {
+    "RunStarted": Exporter._begin,
+    "BatchesFinished": Exporter._add_batches,
+    "BatchFailed": Exporter._add_failure,
+    "TasksQuarantined": Exporter._add_quarantined,
+    "PayloadsSpilled": Exporter._add_spilled,
+    "WorkerStarted": Exporter._add_worker,
+    "WorkerStopped": Exporter._remove_worker,
+    "TimeAccounted": Exporter._add_time,
+    "GpuTimeAccounted": Exporter._add_gpu_time,
+    "Gauged": Exporter._add_gauges,
+    "PlanDecided": Exporter._add_plan_change,
+    "NodeSampled": Exporter._add_samples,
 }
 
 

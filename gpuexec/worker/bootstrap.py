@@ -31,6 +31,7 @@ from gpuexec.stage.pools import support_pools
 from gpuexec.stage.session import StageSession
 from gpuexec.stage.stacks import write_stacks_on_signal
 from gpuexec.worker import memory
+from gpuexec.worker.call_records import CallRecords
 from gpuexec.worker.debugger import explain_breakpoints
 from gpuexec.worker.failures import describe_failure
 from gpuexec.worker.log_sink import LogSink
@@ -136,6 +137,7 @@ def _serve(connection: BlockingConnection, recorder: FlightRecorder, log: LogSin
         ErrorHandling.from_list(start.error_handling),
         log,
         ranges,
+        CallRecords() if start.records_calls else None,
     )
 
     def terminate_once(_signal: int, _frame: FrameType | None) -> None:

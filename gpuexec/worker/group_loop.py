@@ -186,6 +186,8 @@ class GroupLoop(WorkerLoop):
         if arrived and stats is not None:
             stats.custom_metrics[INPUT_BYTES] = float(self._share_bytes)
         totals.learn(seconds)
+        if self._calls is not None:
+            self._calls.note(stage, began, began + seconds, stats)
         self._done.append(_Done(totals, began, seconds, parent, len(outputs), stats))
         if adapter.last_failed:
             self._outbox.note_failed(batch_id, [parent] * len(adapter.last_failed), stage)

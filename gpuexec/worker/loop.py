@@ -23,6 +23,7 @@ from gpuexec.contract.metrics import INPUT_BYTES, OOM_SPLITS, merge_metrics
 from gpuexec.contract.phases import StagePhase
 from gpuexec.errors import ConnectionLost, error_names_match, names_of
 from gpuexec.stage.session import StageSession
+from gpuexec.worker.call_records import CallRecords
 from gpuexec.worker.failures import describe_failure
 from gpuexec.worker.gpu_memory_errors import free_gpu_cache, is_out_of_gpu_memory
 from gpuexec.worker.inbox import Inbox
@@ -57,6 +58,7 @@ class WorkerLoop:
         error_handling: ErrorHandling,
         log: LogSink,
         ranges: Ranges | None = None,
+        calls: CallRecords | None = None,
     ) -> None:
         self._connection = connection
         self._sessions = sessions
@@ -71,6 +73,7 @@ class WorkerLoop:
         self._ranges = ranges
         self._pool = SegmentPool()
         self._outbox = Outbox(connection, self._pool)
+        self._calls = self._outbox.calls = calls
         reads_only = all(getattr(session.adapter.stage, "reads_only", False) for session in sessions)
         self._inbox = Inbox(self._outbox.reuse_when_sent, reads_only=reads_only)
         self._idle_since = time.monotonic()
@@ -188,6 +191,8 @@ class WorkerLoop:
         """Run one batch. Raises `WorkerHalted` if it failed and the worker takes no more."""
         began = time.monotonic()
         self._recorder.note_batch(batch_id, began, self._stage)
+        if self._calls is not None:
+            self._calls.begin()
         try:
             self._receive_process_return(batch_id, count, began)
         except Terminated:
@@ -253,6 +258,8 @@ class WorkerLoop:
         totals.note_time(processed - began, batch_id)
 
     def _finish_batch(self, batch_id: int, metrics: dict[str, float], done: float) -> None:
+        if self._calls is not None:
+            self._calls.complete()
         self._outbox.finish(metrics, self._peak_rss.read(done))
         if not self._inbox.done():
             self._outbox.note_held(batch_id)
@@ -260,6 +267,7 @@ class WorkerLoop:
     def _process(self, tasks: list[Any], positions: Sequence[int]) -> list[Any]:
         """Run the stage on the current batch, or on the part of it at these positions."""
         adapter = self._session.adapter
+        began = 0.0 if self._calls is None else time.monotonic()
         try:
             outputs = self._session.process(tasks)
         except Exception as error:
@@ -268,6 +276,8 @@ class WorkerLoop:
         else:
             self._part_stats.append(adapter.last_stats)
             self._given_up_ids += adapter.last_failed
+            if self._calls is not None:
+                self._calls.note(0, began, time.monotonic(), adapter.last_stats)
             return outputs
         # Outside the except block: the exception's frames held the tensors that filled the memory.
         tasks.clear()

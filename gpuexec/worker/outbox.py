@@ -20,6 +20,7 @@ from gpuexec.channel.segments import Segment, SegmentPool
 from gpuexec.channel.wire import BlockingConnection
 from gpuexec.contract.metrics import add_metrics
 from gpuexec.units import KIB, MIB
+from gpuexec.worker.call_records import CallRecords
 from gpuexec.worker.stage_totals import StageTotals
 
 _FLUSH_BYTES = 256 * KIB
@@ -33,7 +34,8 @@ class Outbox:
     """Results on their way to the driver; for one thread.
 
     ``totals``: the stats of the batches finished since the last flush, added up. ``stage_totals``: of a group, the same
-    by stage. ``added``: the tasks that the last `add` has stored, all of them unless it raised.
+    by stage. ``added``: the tasks that the last `add` has stored, all of them unless it raised. ``calls``: the calls of
+    stages, if they are sent too.
     """
 
     def __init__(self, connection: BlockingConnection, pool: SegmentPool) -> None:
@@ -44,6 +46,7 @@ class Outbox:
         self._arena: Segment | None = None
         self._arena_used = 0
         self.stage_totals: Sequence[StageTotals] = ()
+        self.calls: CallRecords | None = None
         self.added = 0
         self._clear()
 
@@ -152,6 +155,7 @@ class Outbox:
             self._goes_to or None,
             [[n, *one.to_list()] for n, one in enumerate(self.stage_totals) if one.stats.batches] or None,
             self._held or None,
+            self.calls.take() if self.calls is not None else None,
             payloads=tuple(self._payloads),
         )
         for one in self.stage_totals:
