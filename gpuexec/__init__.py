@@ -72,7 +72,13 @@ if TYPE_CHECKING:  # for type checkers and editors; a test holds these names aga
     from gpuexec.options import InlineOptions as InlineOptions
     from gpuexec.options import LocalOptions as LocalOptions
     from gpuexec.options import StageOptions as StageOptions
+    from gpuexec.report.model import FailedAttempt as FailedAttempt
+    from gpuexec.report.model import Quarantined as Quarantined
     from gpuexec.report.model import RunReport as RunReport
+    from gpuexec.report.model import SlowBatch as SlowBatch
+    from gpuexec.report.model import StageReport as StageReport
+    from gpuexec.report.model import TemplateReport as TemplateReport
+    from gpuexec.report.model import WorkerReport as WorkerReport
 
 _HOMES = {
     "capsules.read": "Capsule load_capsule",
@@ -100,7 +106,7 @@ _HOMES = {
     "hardware.inventory": "read_node",
     "hardware.model": "Gpu Host MigSlice Node",
     "options": "InlineOptions LocalOptions StageOptions",
-    "report.model": "RunReport",
+    "report.model": "FailedAttempt Quarantined RunReport SlowBatch StageReport TemplateReport WorkerReport",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 
