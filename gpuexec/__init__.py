@@ -64,6 +64,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a test holds these names aga
     from gpuexec.executors.local import LocalExecutor as LocalExecutor
     from gpuexec.executors.replay import replay as replay
     from gpuexec.executors.run_plan import RunPlan as RunPlan
+    from gpuexec.executors.run_plan import plan as plan
     from gpuexec.hardware.inventory import read_node as read_node
     from gpuexec.hardware.model import Gpu as Gpu
     from gpuexec.hardware.model import Host as Host
@@ -102,7 +103,7 @@ _HOMES = {
     "executors.inline": "InlineExecutor",
     "executors.local": "LocalExecutor",
     "executors.replay": "replay",
-    "executors.run_plan": "RunPlan",
+    "executors.run_plan": "RunPlan plan",
     "hardware.inventory": "read_node",
     "hardware.model": "Gpu Host MigSlice Node",
     "options": "InlineOptions LocalOptions StageOptions",

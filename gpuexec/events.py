@@ -10,15 +10,15 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from gpuexec.channel.messages import BatchStats, LogLine
-from gpuexec.plan.model import Plan
+from gpuexec.planning.model import Plan
 from gpuexec.records import Record
 
 if TYPE_CHECKING:
     from gpuexec.hardware.process_readings import ProcessSample
     from gpuexec.hardware.provenance import Provenance
     from gpuexec.hardware.telemetry import GpuSample
-    from gpuexec.plan.balance import ThroughputLimit
-    from gpuexec.plan.rebalance import ActionReason
+    from gpuexec.planning.balance import ThroughputLimit
+    from gpuexec.planning.rebalance import ActionReason
 
 
 class StageFacts(Record):

@@ -31,13 +31,13 @@ def plan(
     ] = False,
 ) -> None:
     """Show how many workers each stage would get, on which CPUs and GPUs, and why; and the options of single stages."""
+    import gpuexec
     from gpuexec.config import ExecutorConfig
-    from gpuexec.executors import run_plan
 
     config = parse_options(options)
     ExecutorConfig.create(config)  # a wrong option is told before the target's imports, which may take long
     pipeline = load_pipeline(target, parse_settings(settings))
-    made = run_plan.plan(pipeline, config=config, node=_read_node(node) if node else None)
+    made = gpuexec.plan(pipeline, config=config, node=_read_node(node) if node else None)
     if as_json:
         typer.echo(json.dumps(made.to_dict(), indent=2))
     else:

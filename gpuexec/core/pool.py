@@ -15,7 +15,7 @@ from gpuexec.core.termination import Terminator
 from gpuexec.core.worker import EndReason, Exit, Worker, WorkerEvent, WorkerState
 from gpuexec.core.worker_time import IdleReason, WorkerTimes
 from gpuexec.errors import GpusLost, StartRefused
-from gpuexec.plan.model import WorkerGrant, next_worker_id
+from gpuexec.planning.model import WorkerGrant, next_worker_id
 
 _REFUSED_PAUSE_S = 5.0  # before the system is asked again for a process that it refused
 

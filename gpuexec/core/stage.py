@@ -14,7 +14,7 @@ from gpuexec.core.retries import RetryPolicy
 from gpuexec.core.service_times import ServiceTimes
 from gpuexec.core.worker import Worker
 from gpuexec.events import StageGauges
-from gpuexec.plan.model import StagePlan, WorkerGrant
+from gpuexec.planning.model import StagePlan, WorkerGrant
 from gpuexec.records import Record
 
 

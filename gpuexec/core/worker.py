@@ -34,7 +34,7 @@ from gpuexec.records import MutableRecord, Record
 if TYPE_CHECKING:
     from gpuexec.core.stage import StageState
     from gpuexec.core.termination import Termination
-    from gpuexec.plan.model import WorkerGrant
+    from gpuexec.planning.model import WorkerGrant
 
 
 class WorkerState(StrEnum):

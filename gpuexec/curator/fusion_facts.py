@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from gpuexec.curator.stage_facts import is_own_method, is_sink, sets_up_node
-from gpuexec.plan.fusion import FusionFacts
-from gpuexec.plan.model import StageDemand
+from gpuexec.planning.fusion import FusionFacts
+from gpuexec.planning.model import StageDemand
 
 if TYPE_CHECKING:
     from gpuexec.contract.interfaces import StageLike

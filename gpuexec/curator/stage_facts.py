@@ -9,7 +9,7 @@ from gpuexec.contract.base_classes import is_base_class
 from gpuexec.contract.sentinels import EmptyTask
 from gpuexec.curator.origin import is_curator_stage
 from gpuexec.errors import ConfigurationError
-from gpuexec.plan.model import StageDemand
+from gpuexec.planning.model import StageDemand
 
 if TYPE_CHECKING:
     from gpuexec.contract.interfaces import StageLike

@@ -5,7 +5,7 @@
                                                  └── batches finished (twice a second), a worker ended ◄┘
 
 This module decides when a cycle is due, from what the loop reports. What to do then is decided by the pure functions
-of ``plan``, which `evaluation` calls.
+of ``planning``, which `evaluation` calls.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from gpuexec import events
 from gpuexec.core.pool import WorkerPool
 from gpuexec.core.stage import StageState
 from gpuexec.core.worker import EndReason, Worker
-from gpuexec.plan.allocator import Allocator
+from gpuexec.planning.allocator import Allocator
 
 if TYPE_CHECKING:
     from gpuexec.driver.evaluation import Evaluation
-    from gpuexec.plan.rebalance import Proposal
+    from gpuexec.planning.rebalance import Proposal
 
 _CYCLE_S = 0.5
 _COST_FACTOR = 20  # a pause of this many times the cycle's own duration: at most 5 % of the driver's time

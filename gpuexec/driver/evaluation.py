@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from gpuexec import events
 from gpuexec.core.stage import StageState
 from gpuexec.core.worker import Worker
-from gpuexec.plan.allocator import Allocator
-from gpuexec.plan.balance import Balance, balance, slowest_of
-from gpuexec.plan.model import WorkerGrant
-from gpuexec.plan.rebalance import ActionReason, Proposal, rebalance
-from gpuexec.plan.request import Request
-from gpuexec.plan.workload import (
+from gpuexec.planning.allocator import Allocator
+from gpuexec.planning.balance import Balance, balance, slowest_of
+from gpuexec.planning.model import WorkerGrant
+from gpuexec.planning.rebalance import ActionReason, Proposal, rebalance
+from gpuexec.planning.request import Request
+from gpuexec.planning.workload import (
     Forecast,
     MemberLoad,
     StageProgress,

@@ -37,8 +37,8 @@ from gpuexec.driver.telemetry import Telemetry
 from gpuexec.driver.warm_start import WarmOptions
 from gpuexec.driver.worker_processes import WorkerProcesses
 from gpuexec.errors import ConfigurationError
-from gpuexec.plan.allocator import Allocator
-from gpuexec.plan.model import Plan, WorkerGrant
+from gpuexec.planning.allocator import Allocator
+from gpuexec.planning.model import Plan, WorkerGrant
 from gpuexec.policies import StartMethod
 from gpuexec.processes.standard_streams import discard_what_cannot_be_written
 from gpuexec.processes.watch import Readiness

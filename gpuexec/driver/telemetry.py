@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from gpuexec import events
 from gpuexec.driver.worker_processes import WorkerProcesses
-from gpuexec.plan.model import Plan
+from gpuexec.planning.model import Plan
 
 if TYPE_CHECKING:
     from gpuexec.observe.sampler import NodeSampler

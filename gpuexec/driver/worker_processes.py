@@ -19,7 +19,7 @@ from gpuexec.driver.warm_start import Group, NotYet, WarmOptions, WarmStart
 from gpuexec.errors import ConnectionLost, StartRefused, TemplateLost
 from gpuexec.hardware.host import read_oom_kills
 from gpuexec.observe.logging_state import how_workers_log
-from gpuexec.plan.model import WorkerGrant
+from gpuexec.planning.model import WorkerGrant
 from gpuexec.processes import interrupts, reap
 from gpuexec.processes.exit_watch import offers_pidfd
 from gpuexec.processes.guardian import Guardian

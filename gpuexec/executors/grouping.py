@@ -9,8 +9,8 @@ from typing import Any
 from gpuexec.config import ExecutorConfig
 from gpuexec.curator.fusion_facts import fusion_facts
 from gpuexec.executors.stage_options import own_options
-from gpuexec.plan.fusion import FusionFacts, Group, group_stages
-from gpuexec.plan.model import StageDemand
+from gpuexec.planning.fusion import FusionFacts, Group, group_stages
+from gpuexec.planning.model import StageDemand
 from gpuexec.policies import FusionPolicy
 from gpuexec.stage.environment import requested_variables
 

@@ -29,7 +29,7 @@ from gpuexec.executors.progress import progress_for
 from gpuexec.executors.run_facts import run_facts
 from gpuexec.executors.run_folder import folder_for
 from gpuexec.naming import abbreviated
-from gpuexec.plan.model import WorkerGrant
+from gpuexec.planning.model import WorkerGrant
 from gpuexec.report.builder import ReportBuilder
 from gpuexec.report.model import RunReport
 from gpuexec.stage.environment import env_vars_for, temporary_environment

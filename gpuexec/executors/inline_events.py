@@ -11,7 +11,7 @@ from gpuexec import events
 from gpuexec.channel.messages import BatchStats
 from gpuexec.core.worker_time import IdleReason, Work
 from gpuexec.driver.observers import Observers
-from gpuexec.plan.model import Plan
+from gpuexec.planning.model import Plan
 
 _REPORT_EVERY_S = 0.5
 _TASKS_NAMED = 3  # of a slow batch

@@ -11,8 +11,8 @@ from rich.text import Text
 
 from gpuexec.contract.allocation import GpuShare
 from gpuexec.hardware.model import Node
-from gpuexec.plan.fusion import Group
-from gpuexec.plan.model import Plan, StagePlan, WorkerGrant
+from gpuexec.planning.fusion import Group
+from gpuexec.planning.model import Plan, StagePlan, WorkerGrant
 from gpuexec.units import format_bytes
 
 

@@ -24,12 +24,12 @@ from gpuexec.hardware.leases import HeldLeases, LeaseFolder, with_leases
 from gpuexec.hardware.model import Lease, Node
 from gpuexec.hardware.nvml_errors import with_remedy
 from gpuexec.hardware.visible_devices import VARIABLE, VisibleDevices
-from gpuexec.plan.allocator import Allocator
-from gpuexec.plan.fusion import Group
-from gpuexec.plan.model import Plan, PlanOptions, StageDemand, WorkerGrant
-from gpuexec.plan.planner import make_allocator, plan_phases
-from gpuexec.plan.request import request_of
-from gpuexec.plan.shares import amounts_of, amounts_of_plan
+from gpuexec.planning.allocator import Allocator
+from gpuexec.planning.fusion import Group
+from gpuexec.planning.model import Plan, PlanOptions, StageDemand, WorkerGrant
+from gpuexec.planning.planner import make_allocator, plan_phases
+from gpuexec.planning.request import request_of
+from gpuexec.planning.shares import amounts_of, amounts_of_plan
 from gpuexec.policies import BusyGpuPolicy, FusionPolicy, GpuPinning
 from gpuexec.records import Record
 

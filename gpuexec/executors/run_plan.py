@@ -13,8 +13,8 @@ from gpuexec.executors.prepare import prepare
 from gpuexec.executors.stage_options import own_options
 from gpuexec.hardware.inventory import node_to_json
 from gpuexec.hardware.model import Node
-from gpuexec.plan.fusion import Group
-from gpuexec.plan.model import Plan, StagePlan
+from gpuexec.planning.fusion import Group
+from gpuexec.planning.model import Plan, StagePlan
 
 if TYPE_CHECKING:
     from typing import Unpack

@@ -12,7 +12,7 @@ from gpuexec import events
 from gpuexec._version import __version__
 from gpuexec.contract.metrics import gpu_peaks
 from gpuexec.histogram import bounds, quantile
-from gpuexec.plan.model import WorkerGrant
+from gpuexec.planning.model import WorkerGrant
 from gpuexec.report.model import FailedAttempt, RunReport, SlowBatch, StageReport, WorkerReport
 from gpuexec.report.sizes import suggested_gpu_memory_gb
 from gpuexec.units import GIB

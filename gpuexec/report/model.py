@@ -18,7 +18,7 @@ from gpuexec.records import MutableRecord, Record
 if TYPE_CHECKING:
     from gpuexec.events import PlanDecided, RunFacts
     from gpuexec.hardware.provenance import Provenance
-    from gpuexec.plan.model import Plan
+    from gpuexec.planning.model import Plan
     from gpuexec.report.node_series import NodeSeries
     from gpuexec.report.timeline import StageTimeline
 

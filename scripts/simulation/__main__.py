@@ -8,9 +8,9 @@ import statistics
 import time
 from pathlib import Path
 
-from gpuexec.plan.balance import balance, slowest_of
-from gpuexec.plan.planner import plan_phases
-from gpuexec.plan.workload import StageLoad
+from gpuexec.planning.balance import balance, slowest_of
+from gpuexec.planning.planner import plan_phases
+from gpuexec.planning.workload import StageLoad
 from simulation.bound import best_throughput
 from simulation.fluid import Run
 from simulation.problems import Problem, draw

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.optimize import linprog
 from scipy.sparse import lil_matrix
 
-from gpuexec.plan.request import Request, cpus_of
+from gpuexec.planning.request import Request, cpus_of
 from simulation.problems import Problem
 
 

@@ -6,11 +6,11 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gpuexec.plan.balance import balance
-from gpuexec.plan.model import WorkerGrant
-from gpuexec.plan.planner import plan_phases
-from gpuexec.plan.rebalance import Proposal, rebalance
-from gpuexec.plan.workload import StageSnapshot
+from gpuexec.planning.balance import balance
+from gpuexec.planning.model import WorkerGrant
+from gpuexec.planning.planner import plan_phases
+from gpuexec.planning.rebalance import Proposal, rebalance
+from gpuexec.planning.workload import StageSnapshot
 from simulation.problems import Problem
 
 _CYCLE_S = 10.0

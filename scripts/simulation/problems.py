@@ -6,9 +6,9 @@ import random
 from dataclasses import dataclass
 
 from gpuexec.hardware.model import Device, Gpu, Host, Node
-from gpuexec.plan.allocator import Allocator
-from gpuexec.plan.model import PlanOptions, StageDemand
-from gpuexec.plan.planner import cut_into_phases, make_allocator
+from gpuexec.planning.allocator import Allocator
+from gpuexec.planning.model import PlanOptions, StageDemand
+from gpuexec.planning.planner import cut_into_phases, make_allocator
 
 GIB = 1024**3
 _CPUS_PER_GPU = 16  # as in the usual servers of eight

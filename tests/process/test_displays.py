@@ -14,7 +14,7 @@ from loguru import logger
 from gpuexec import events
 from gpuexec.driver.observers import Observers
 from gpuexec.observe.progress import LiveProgress
-from gpuexec.plan.model import Plan
+from gpuexec.planning.model import Plan
 from tests.process.running import ROOT, local_executor, run_local
 from tests.process.stages import Apply, items, same
 

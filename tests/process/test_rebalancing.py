@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from gpuexec.plan.rebalance import ActionReason
+from gpuexec.planning.rebalance import ActionReason
 from gpuexec.report.model import RunReport
 from tests.nvml_sim import nodes
 from tests.process.running import local_executor, run_local

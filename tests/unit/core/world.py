@@ -41,7 +41,7 @@ from gpuexec.core.stage import StageLimits, StageSpec, StageState
 from gpuexec.core.termination import Terminator
 from gpuexec.core.worker import Exit, Worker, WorkerState
 from gpuexec.errors import ResultNotPicklable, StartRefused, names_of
-from gpuexec.plan.model import StagePlan, WorkerGrant
+from gpuexec.planning.model import StagePlan, WorkerGrant
 
 UNPICKLABLE = "cannot be unpickled"
 

@@ -13,13 +13,13 @@ from gpuexec.core.worker import EndReason, Worker, WorkerEvent
 from gpuexec.driver import autoscaler
 from gpuexec.driver.autoscaler import Autoscaler
 from gpuexec.driver.evaluation import Evaluation, snapshot_of, uncounted_grants
-from gpuexec.plan.allocator import Allocator
-from gpuexec.plan.balance import Balance, ThroughputLimit
-from gpuexec.plan.model import PlanOptions, StageDemand
-from gpuexec.plan.planner import make_allocator, plan_phases
-from gpuexec.plan.rebalance import ActionReason, Proposal, StopWorker
-from gpuexec.plan.workload import Forecast, by_remaining
-from tests.unit.plan.nodes import device, node
+from gpuexec.planning.allocator import Allocator
+from gpuexec.planning.balance import Balance, ThroughputLimit
+from gpuexec.planning.model import PlanOptions, StageDemand
+from gpuexec.planning.planner import make_allocator, plan_phases
+from gpuexec.planning.rebalance import ActionReason, Proposal, StopWorker
+from gpuexec.planning.workload import Forecast, by_remaining
+from tests.unit.planning.nodes import device, node
 
 FORECAST = Forecast(tasks=1.0, remaining=10.0)
 

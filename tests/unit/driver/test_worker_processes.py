@@ -13,7 +13,7 @@ from gpuexec.contract.allocation import Allocation
 from gpuexec.core.stage import StageSpec, StageState
 from gpuexec.core.worker import Worker
 from gpuexec.driver.worker_processes import WorkerProcesses
-from gpuexec.plan.model import StagePlan, WorkerGrant
+from gpuexec.planning.model import StagePlan, WorkerGrant
 from gpuexec.processes.watch import Readiness, Watch
 
 

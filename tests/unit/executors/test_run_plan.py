@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
 
 import pytest
 
-from gpuexec import ConfigurationError, Pipeline, ResourcesError, RunPlan
-from gpuexec.executors.run_plan import plan
+from gpuexec import ConfigurationError, Pipeline, ResourcesError, RunPlan, plan
 from gpuexec.hardware.inventory import node_from_json
 from gpuexec.hardware.model import ComputeMode, Gpu, Node
 from tests.process.stages import Apply, double
 from tests.process.stages.gpus import OnGpu
-from tests.unit.plan.nodes import GIB, node
+from tests.unit.planning.nodes import GIB, node
 
 
 def two_gpus() -> Node:
@@ -80,3 +81,10 @@ def test_fused_stages_are_named():
 def test_what_no_run_would_take_is_refused(stages, options, error):
     with pytest.raises(error):
         plan(stages, node=two_gpus(), **options)
+
+
+def test_it_is_public_also_after_the_planner_is_imported():
+    """The package that plans is not called ``plan``: as a module, that would take the function's place."""
+    code = "import gpuexec, gpuexec.planning.planner; assert callable(gpuexec.plan); print(gpuexec.plan.__module__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "gpuexec.executors.run_plan"

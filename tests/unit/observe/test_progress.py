@@ -9,7 +9,7 @@ import pytest
 
 from gpuexec import events
 from gpuexec.observe.progress import LineProgress, LiveProgress, Rates, live_lines
-from gpuexec.plan.model import Plan
+from gpuexec.planning.model import Plan
 from gpuexec.report.columns import cell_width
 
 pyte = pytest.importorskip("pyte", reason="it emulates a terminal")

@@ -15,7 +15,7 @@ from gpuexec.channel.messages import BatchStats
 from gpuexec.contract.allocation import Allocation, GpuShare
 from gpuexec.observe.metric_table import METRICS
 from gpuexec.observe.prometheus import Exporter
-from gpuexec.plan.model import Phase, Plan, StagePlan, WorkerGrant
+from gpuexec.planning.model import Phase, Plan, StagePlan, WorkerGrant
 
 UUID = "GPU-0123"
 GRANT = WorkerGrant("embed-0", 1, Allocation((GpuShare(3, UUID, "GPU", 1.0, None),)))

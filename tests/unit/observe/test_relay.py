@@ -10,7 +10,7 @@ from loguru import logger
 from gpuexec import events
 from gpuexec.channel.messages import LogLine
 from gpuexec.observe.relay import LogRelay
-from gpuexec.plan.model import Plan
+from gpuexec.planning.model import Plan
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import os
 import pytest
 
 from gpuexec.contract.allocation import Allocation
-from gpuexec.plan.model import WorkerGrant
+from gpuexec.planning.model import WorkerGrant
 from gpuexec.processes.spawn import WorkerProcess, spawn
 from gpuexec.processes.variables import THREAD_CAPS, worker_environment
 

@@ -12,7 +12,7 @@ from gpuexec.channel.messages import BatchStats
 from gpuexec.contract.metrics import TORCH_PEAK, gpu_key
 from gpuexec.core.retries import Action, DecisionReason
 from gpuexec.hardware.provenance import Provenance
-from gpuexec.plan.model import Phase, Plan, StagePlan
+from gpuexec.planning.model import Phase, Plan, StagePlan
 from gpuexec.report.builder import ReportBuilder
 from gpuexec.report.model import RunReport
 from gpuexec.report.table import stage_table

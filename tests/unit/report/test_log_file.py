@@ -6,7 +6,7 @@ import json
 
 from gpuexec import events
 from gpuexec.channel.messages import LogLine
-from gpuexec.plan.model import Plan
+from gpuexec.planning.model import Plan
 from gpuexec.report.log_file import LogFile, LogLines
 
 

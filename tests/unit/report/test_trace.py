@@ -10,7 +10,7 @@ import pytest
 from gpuexec import events
 from gpuexec.channel.messages import BatchStats
 from gpuexec.contract.allocation import Allocation, GpuShare
-from gpuexec.plan.model import Phase, Plan, StagePlan, WorkerGrant
+from gpuexec.planning.model import Phase, Plan, StagePlan, WorkerGrant
 from gpuexec.report.trace import Trace
 from tests.unit.report.trace_checks import Event, check_trace
 

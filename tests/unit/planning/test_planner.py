@@ -10,7 +10,7 @@ import pytest
 from gpuexec.errors import ConfigurationError, GpusBusy, ResourcesError
 from gpuexec.hardware.model import ComputeMode, GpuProcess, Lease, Link, LinkKind
 from gpuexec.policies import BusyGpuPolicy
-from tests.unit.plan.nodes import GIB, demand, device, node, nvlink, plan, workers
+from tests.unit.planning.nodes import GIB, demand, device, node, nvlink, plan, workers
 
 
 def gpus_of(made, stage_index=0):

@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 
 from gpuexec.errors import ConfigurationError
-from gpuexec.plan.model import StageDemand
+from gpuexec.planning.model import StageDemand
 from gpuexec.records import Record
 from gpuexec.units import GIB
 

@@ -9,9 +9,9 @@ from gpuexec.contract.allocation import Allocation, GpuShare
 from gpuexec.errors import InternalError
 from gpuexec.hardware.model import Device, Host, Node
 from gpuexec.hardware.visible_devices import visible_value
-from gpuexec.plan.ledger import Ledger, WorkerSlots
-from gpuexec.plan.model import StageDemand, WorkerGrant, next_worker_number
-from gpuexec.plan.request import WHOLE_GPU, Request
+from gpuexec.planning.ledger import Ledger, WorkerSlots
+from gpuexec.planning.model import StageDemand, WorkerGrant, next_worker_number
+from gpuexec.planning.request import WHOLE_GPU, Request
 from gpuexec.policies import GpuPinning
 from gpuexec.records import Record
 

@@ -16,8 +16,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from gpuexec.hardware.model import ComputeMode
-from gpuexec.plan.ledger import Ledger, Slot, WorkerSlots
-from gpuexec.plan.request import WHOLE_GPU, Request
+from gpuexec.planning.ledger import Ledger, Slot, WorkerSlots
+from gpuexec.planning.request import WHOLE_GPU, Request
 
 _MAX_COMPARED = 1500  # fillings that all searches for one answer compare: about 10 ms
 _MIN_COMPARED = 20  # for each device of a search, even if nothing is left: enough to fill one after the other

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from gpuexec.hardware.model import Device, Gpu, Host, Link, LinkKind, Node
-from gpuexec.plan.model import PlanOptions, StageDemand
-from gpuexec.plan.planner import make_allocator, plan_phases
+from gpuexec.planning.model import PlanOptions, StageDemand
+from gpuexec.planning.planner import make_allocator, plan_phases
 
 GIB = 1024**3
 

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from gpuexec.errors import InternalError
-from gpuexec.plan.ledger import Ledger
-from gpuexec.plan.packing import Bins, Effort, Packing
-from gpuexec.plan.request import Request, cpus_of, fits_cpus, max_workers_on_cpus
-from gpuexec.plan.workload import StageLoad
+from gpuexec.planning.ledger import Ledger
+from gpuexec.planning.packing import Bins, Effort, Packing
+from gpuexec.planning.request import Request, cpus_of, fits_cpus, max_workers_on_cpus
+from gpuexec.planning.workload import StageLoad
 
 
 class ThroughputLimit(StrEnum):

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gpuexec.plan.model import WorkerGrant
-from gpuexec.plan.request import Request, cpus_of
+from gpuexec.planning.model import WorkerGrant
+from gpuexec.planning.request import Request, cpus_of
 
 _NEGLIGIBLE = 0.1  # fraction of its time: a worker that is busy for less is not counted
 

@@ -19,14 +19,14 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from gpuexec.plan.allocator import Allocator
-from gpuexec.plan.ledger import Ledger, WorkerSlots
-from gpuexec.plan.model import WorkerGrant
-from gpuexec.plan.moves import Candidate, cheapest_stops, repack
-from gpuexec.plan.packing import Bins, Effort, SlotsByStage
-from gpuexec.plan.placement import place
-from gpuexec.plan.request import cpus_of, fits_cpus
-from gpuexec.plan.workload import StageSnapshot
+from gpuexec.planning.allocator import Allocator
+from gpuexec.planning.ledger import Ledger, WorkerSlots
+from gpuexec.planning.model import WorkerGrant
+from gpuexec.planning.moves import Candidate, cheapest_stops, repack
+from gpuexec.planning.packing import Bins, Effort, SlotsByStage
+from gpuexec.planning.placement import place
+from gpuexec.planning.request import cpus_of, fits_cpus
+from gpuexec.planning.workload import StageSnapshot
 
 # Gains are fractions of the remaining time.
 _MIN_START_GAIN = 0.02  # less is within the noise of any measurement

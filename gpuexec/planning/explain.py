@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from gpuexec.errors import ResourcesError
 from gpuexec.hardware.model import ComputeMode, Device
 from gpuexec.hardware.tenants import uses_of
-from gpuexec.plan.ledger import Ledger
-from gpuexec.plan.request import WHOLE_GPU, Request
+from gpuexec.planning.ledger import Ledger
+from gpuexec.planning.request import WHOLE_GPU, Request
 from gpuexec.units import GIB
 
 

@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from gpuexec.errors import GpusBusy, ResourcesError
 from gpuexec.hardware.model import Device, Node
 from gpuexec.hardware.visible_devices import visible_value
-from gpuexec.plan import explain
-from gpuexec.plan.allocator import Allocator, unique_names
-from gpuexec.plan.busy import usable_devices
-from gpuexec.plan.ledger import Ledger
-from gpuexec.plan.model import Phase, Plan, PlanOptions, StageDemand, StagePlan
-from gpuexec.plan.placement import StagePlacement, place_minimum, place_stages
-from gpuexec.plan.request import WHOLE_GPU, Request, request_of
+from gpuexec.planning import explain
+from gpuexec.planning.allocator import Allocator, unique_names
+from gpuexec.planning.busy import usable_devices
+from gpuexec.planning.ledger import Ledger
+from gpuexec.planning.model import Phase, Plan, PlanOptions, StageDemand, StagePlan
+from gpuexec.planning.placement import StagePlacement, place_minimum, place_stages
+from gpuexec.planning.request import WHOLE_GPU, Request, request_of
 from gpuexec.policies import BusyGpuPolicy, GpuPinning
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from gpuexec.hardware.model import LeaseAmount
-from gpuexec.plan.model import Plan, WorkerGrant
-from gpuexec.plan.request import WHOLE_GPU, Request
+from gpuexec.planning.model import Plan, WorkerGrant
+from gpuexec.planning.request import WHOLE_GPU, Request
 
 
 def amounts_of(grants: Iterable[WorkerGrant], requests: Sequence[Request]) -> dict[str, LeaseAmount]:

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from gpuexec.errors import InternalError
 from gpuexec.hardware.model import ComputeMode
-from gpuexec.plan.balance import ThroughputLimit, balance, slowest_of
-from gpuexec.plan.ledger import Ledger
-from gpuexec.plan.packing import Bins
-from gpuexec.plan.request import request_of
-from gpuexec.plan.workload import StageLoad
-from tests.unit.plan.nodes import GIB, demand, device
+from gpuexec.planning.balance import ThroughputLimit, balance, slowest_of
+from gpuexec.planning.ledger import Ledger
+from gpuexec.planning.packing import Bins
+from gpuexec.planning.request import request_of
+from gpuexec.planning.workload import StageLoad
+from tests.unit.planning.nodes import GIB, demand, device
 
 
 def load(stage_index=0, task_s=1.0, workers=1, tasks=1.0, max_workers=None, **ask) -> StageLoad:

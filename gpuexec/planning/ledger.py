@@ -12,7 +12,7 @@ from dataclasses import replace
 from gpuexec.errors import InternalError
 from gpuexec.hardware.model import ComputeMode, Device
 from gpuexec.hardware.tenants import Tenant, has_mps_server, uses_of
-from gpuexec.plan.request import WHOLE_GPU, Request
+from gpuexec.planning.request import WHOLE_GPU, Request
 from gpuexec.records import Record
 
 WorkerSlots = tuple[int, ...]  # positions of one worker's slots in `Ledger.slots`; () for a worker without GPU

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from gpuexec.hardware.model import Node
 from gpuexec.hardware.topology import distance
-from gpuexec.plan.ledger import Ledger, WorkerSlots
-from gpuexec.plan.request import Request, cpus_of
+from gpuexec.planning.ledger import Ledger, WorkerSlots
+from gpuexec.planning.request import Request, cpus_of
 from gpuexec.records import Record
 
 _MAX_SETS = 5000  # sets of GPUs to compare; beyond that, sets are grown greedily (8 of 16 GPUs: 12,870 sets)

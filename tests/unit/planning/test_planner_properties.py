@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from gpuexec.errors import ResourcesError
 from gpuexec.hardware.model import ComputeMode, Link, LinkKind
-from gpuexec.plan.ledger import Ledger
-from gpuexec.plan.placement import place
-from gpuexec.plan.request import request_of
-from tests.unit.plan.nodes import GIB, demand, device, node, plan, workers
+from gpuexec.planning.ledger import Ledger
+from gpuexec.planning.placement import place
+from gpuexec.planning.request import request_of
+from tests.unit.planning.nodes import GIB, demand, device, node, plan, workers
 
 asks = st.one_of(
     st.fixed_dictionaries({"gpus": st.sampled_from([0, 0.001, 0.1, 0.25, 1 / 3, 0.5, 0.7, 1, 2, 3])}),

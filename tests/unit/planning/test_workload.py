@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpuexec.plan.balance import balance
-from gpuexec.plan.ledger import Ledger
-from gpuexec.plan.model import StageDemand
-from gpuexec.plan.request import request_of
-from gpuexec.plan.workload import StageLoad, effective_cpus
+from gpuexec.planning.balance import balance
+from gpuexec.planning.ledger import Ledger
+from gpuexec.planning.model import StageDemand
+from gpuexec.planning.request import request_of
+from gpuexec.planning.workload import StageLoad, effective_cpus
 
 
 def loads(*task_s: float | None, fixed_count: int | None = None) -> list[StageLoad]:

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from gpuexec.hardware.model import Node
-from gpuexec.plan.ledger import Ledger, WorkerSlots
-from gpuexec.plan.model import WorkerGrant
-from gpuexec.plan.packing import Bins, Effort, SlotsByStage
-from gpuexec.plan.placement import place
-from gpuexec.plan.request import Request, cpus_of, fits_cpus
+from gpuexec.planning.ledger import Ledger, WorkerSlots
+from gpuexec.planning.model import WorkerGrant
+from gpuexec.planning.packing import Bins, Effort, SlotsByStage
+from gpuexec.planning.placement import place
+from gpuexec.planning.request import Request, cpus_of, fits_cpus
 
 _MAX_ORDERS = 8  # devices that are tried as the last one to be emptied
 

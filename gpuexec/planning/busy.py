@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from gpuexec.errors import GpusBusy, ResourcesError
 from gpuexec.hardware.model import ComputeMode, Device
 from gpuexec.hardware.tenants import Tenant, Use, has_mps_server, uses_of
-from gpuexec.plan.explain import describe
-from gpuexec.plan.ledger import Ledger
-from gpuexec.plan.model import PlanOptions
-from gpuexec.plan.request import WHOLE_GPU
+from gpuexec.planning.explain import describe
+from gpuexec.planning.ledger import Ledger
+from gpuexec.planning.model import PlanOptions
+from gpuexec.planning.request import WHOLE_GPU
 from gpuexec.policies import BusyGpuPolicy
 from gpuexec.units import GIB
 

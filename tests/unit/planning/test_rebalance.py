@@ -10,15 +10,15 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from gpuexec.errors import InternalError
-from gpuexec.plan.allocator import Allocator
-from gpuexec.plan.balance import balance, slowest_of
-from gpuexec.plan.model import PlanOptions
-from gpuexec.plan.moves import Candidate, repack
-from gpuexec.plan.packing import Effort
-from gpuexec.plan.planner import make_allocator, plan_phases
-from gpuexec.plan.rebalance import ActionReason, Proposal, rebalance
-from gpuexec.plan.workload import Forecast, StageProgress, StageSnapshot, forecast
-from tests.unit.plan.nodes import demand, device, node
+from gpuexec.planning.allocator import Allocator
+from gpuexec.planning.balance import balance, slowest_of
+from gpuexec.planning.model import PlanOptions
+from gpuexec.planning.moves import Candidate, repack
+from gpuexec.planning.packing import Effort
+from gpuexec.planning.planner import make_allocator, plan_phases
+from gpuexec.planning.rebalance import ActionReason, Proposal, rebalance
+from gpuexec.planning.workload import Forecast, StageProgress, StageSnapshot, forecast
+from tests.unit.planning.nodes import demand, device, node
 
 
 def allocator_for(demands, devices=(), cpus=64) -> Allocator:
