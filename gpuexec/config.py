@@ -240,6 +240,7 @@ class ExecutorConfig(Record):
         folder_or_auto,
         "folder in which every run gets a folder with its report, trace and log (default: ~/.local/state/gpuexec/runs, "
         "where the newest 200 runs, or 2 GB, are kept; None: write nothing)",
+        inline=True,
     )
     task_seed: int | None = _option(
         None,

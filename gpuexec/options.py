@@ -53,6 +53,7 @@ class InlineOptions(TypedDict, total=False):
     busy_gpu_timeout_s: float
     cpu_stages_see_gpus: bool
     gpu_pinning: Literal["uuid", "index"] | GpuPinning
+    run_dir: FolderPath | None
     task_seed: int | None
     runtime_env: Mapping[str, Any] | None
     accept_unmet_requirements: bool
@@ -61,6 +62,7 @@ class InlineOptions(TypedDict, total=False):
 class LocalOptions(InlineOptions, StageOptions, total=False):
     """All options of ``LocalExecutor``."""
 
+    sample_interval_s: float | None
     queue_tasks: int
     queue_bytes: int
     spill_dir: FolderPath | None

@@ -133,9 +133,6 @@ def test_failures(exporter: Exporter):
     assert value(exporter, "gpuexec_spilled_bytes_total", **READ) == 1000
 
 
-needs_samples = pytest.mark.skipif(not hasattr(events, "NodeSampled"), reason="nothing samples the node")
-
-
 def gpu(**readings):
     from gpuexec.hardware.telemetry import GpuSample
 
@@ -148,7 +145,6 @@ def process(worker_id: str, rss_bytes: int | None):
     return ProcessSample(worker_id, 1, rss_bytes, None, None, {})
 
 
-@needs_samples
 def test_gpus_and_processes_as_sampled(exporter: Exporter):
     exporter.on_event(events.WorkerStarted(10.0, 1, "embed-0", 1, "planned"))
     exporter.on_event(events.WorkerStarted(10.0, 1, "embed-1", 2, "planned"))
@@ -169,7 +165,6 @@ def test_gpus_and_processes_as_sampled(exporter: Exporter):
     assert value(exporter, "gpuexec_resident_bytes", **EMBED) == 100
 
 
-@needs_samples
 def test_a_reading_that_is_gone_is_not_shown_as_it_was(exporter: Exporter):
     exporter.on_event(events.NodeSampled(11.0, (gpu(power_w=300.0),), (process("embed-0", None),)))
     exporter.on_event(events.NodeSampled(12.0, (gpu(power_w=None),), (process("embed-0", None),)))
