@@ -53,6 +53,8 @@ if TYPE_CHECKING:  # for type checkers and editors; a test holds these names aga
     from gpuexec.errors import ResourcesError as ResourcesError
     from gpuexec.errors import ResultNotPicklable as ResultNotPicklable
     from gpuexec.errors import RunCancelled as RunCancelled
+    from gpuexec.errors import RunFolderNotWritten as RunFolderNotWritten
+    from gpuexec.errors import RunNotFound as RunNotFound
     from gpuexec.errors import SpillFailed as SpillFailed
     from gpuexec.errors import StageContractError as StageContractError
     from gpuexec.errors import StageError as StageError
@@ -97,8 +99,8 @@ _HOMES = {
     "errors": (
         "CapsuleError CapsuleNotWritten CheckpointError CheckpointMismatch CompositeNotDecomposed ConfigurationError "
         "GpuexecError GpusBusy GpusLost InternalError InvalidTask NvmlError NvmlHangs NvmlUnavailable RemoteStageError "
-        "RemoteTraceback ResourcesError ResultNotPicklable RunCancelled SpillFailed StageContractError "
-        "StageError StageNotPicklable StartRefused TooManyQuarantined WorkerDied"
+        "RemoteTraceback ResourcesError ResultNotPicklable RunCancelled RunFolderNotWritten RunNotFound SpillFailed "
+        "StageContractError StageError StageNotPicklable StartRefused TooManyQuarantined WorkerDied"
     ),
     "executors.inline": "InlineExecutor",
     "executors.local": "LocalExecutor",

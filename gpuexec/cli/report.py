@@ -73,13 +73,11 @@ def _print(reader: RunFolderReader, report: dict[str, Any]) -> None:
 def page_of(reader: RunFolderReader, report: dict[str, Any]) -> Path:
     """Return the page of a run; make it if the run was killed before it had one."""
     if not reader.page.exists():
-        from gpuexec.report import pages
+        from gpuexec.report.page import render
 
-        text = pages.page_of(report)
         with contextlib.suppress(OSError):  # a folder that cannot be written; then there is no page
-            if text is not None:
-                reader.page.write_text(text, encoding="utf-8", errors="replace")
-                reader.page.chmod(0o600)
+            reader.page.touch(mode=0o600)
+            reader.page.write_text(render(report), encoding="utf-8", errors="replace")
     return reader.page
 
 

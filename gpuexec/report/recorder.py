@@ -22,7 +22,7 @@ from gpuexec.report import run_folder
 from gpuexec.report.folder_writer import FolderWriter
 from gpuexec.report.log_file import LogFile, LogLines
 from gpuexec.report.model import RunReport
-from gpuexec.report.pages import page_of
+from gpuexec.report.page import render
 from gpuexec.report.run_folder import RunFolder
 from gpuexec.report.trace import Trace
 from gpuexec.report.trace_file import TraceFile
@@ -99,9 +99,8 @@ class RunRecorder:
         document = self._report.to_dict()
         text = json.dumps(document, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace")
         self._submit_file(run_folder.REPORT, text, needed=needed)
-        page = page_of(document)
-        if page is not None:
-            self._submit_file(run_folder.PAGE, page.encode("utf-8", "replace"), needed=needed)
+        page = render(document).encode("utf-8", "replace")
+        self._submit_file(run_folder.PAGE, page, needed=needed)
 
     def _submit_file(self, name: str, content: bytes, *, needed: bool) -> None:
         self._writer.submit(lambda: self._files.write(name, content), len(content), needed=needed)

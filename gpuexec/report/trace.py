@@ -18,6 +18,7 @@ from gpuexec.report import trace_names as names
 from gpuexec.report.trace_clock import TraceClock
 from gpuexec.report.trace_flows import Flows
 from gpuexec.report.trace_levels import PIECE_EVENTS, PieceText, TraceLevels, Track, part_line, stamp
+from gpuexec.units import GIB
 
 _RUN, _NOTES = 1, 2  # threads of the driver
 _BATCHES = 1  # thread of a worker: its batches, or those of the first stage of its group
@@ -64,6 +65,26 @@ class _WorkerTracks:
         self.tiny: dict[int, _TinyBatches] = {}
 
 
+class _Counter(NamedTuple):
+    """A reading that is a counter of the trace. ``digits``: behind the point, in this unit."""
+
+    field: str
+    name: str
+    unit: str
+    divisor: float = 1.0
+    digits: int = 0
+
+
+_GPU_COUNTERS = (
+    _Counter("memory_used_bytes", '"memory in use"', "GiB", GIB, 2),
+    _Counter("power_w", '"power"', "W"),
+    _Counter("sm_util_percent", '"SM utilisation"', "%"),
+    _Counter("temperature_c", '"temperature"', "°C"),
+    _Counter("sm_clock_mhz", '"SM clock"', "MHz"),
+)
+_RSS = _Counter("rss_bytes", '"host memory"', "GiB", GIB, 2)
+
+
 class _GpuTrack(NamedTuple):
     track: Track
     name: str
@@ -92,6 +113,7 @@ class Trace:
         self._driver = self._ids.take(os.getpid())
         self._workers: dict[str, _WorkerTracks] = {}
         self._gpus = _gpus_of(started)
+        self._readings: dict[tuple[int, str], float] = {}
         self._gauges: dict[int, tuple[int, int]] = {}
         self._flows = Flows()
         self._intervals = 0
@@ -107,7 +129,7 @@ class Trace:
         """Return the POSIX time that the trace's clock counts from, in seconds."""
         return self._clock.base
 
-    def on_event(self, event: events.RunEvent) -> None:  # noqa: C901 - one arm for each kind of event
+    def on_event(self, event: events.RunEvent) -> None:  # noqa: C901, PLR0912 - one arm for each kind of event
         """Add an event to the trace."""
         match event:
             case events.BatchesFinished():
@@ -125,6 +147,8 @@ class Trace:
                 self._interval("template: imports", event.at, event.seconds)
             case events.GpuTimeAccounted():
                 self._add_gpu_time(event)
+            case events.NodeSampled():
+                self._add_samples(event)
             case events.BatchFailed():
                 self._add_failure(event)
             case events.PlanDecided():
@@ -172,6 +196,7 @@ class Trace:
                 self._draw_tiny(worker, thread)
             if event.exit_code:
                 self._levels.keep(names.instant_line(track, f"exit status {event.exit_code}", at, {}))
+            self._readings.pop((worker.pid, _RSS.field), None)
             del self._workers[event.worker_id]
 
     def _add_batches(self, event: events.BatchesFinished) -> None:
@@ -266,6 +291,26 @@ class Trace:
             began, ended = self._at(event.began), self._at(event.at)
             amounts = {f"{event.part}_s": event.at - event.began}
             self._levels.slice(gpu.track, part, began, ended, amounts, merged_name='"busy and idle"')
+
+    def _add_samples(self, event: events.NodeSampled) -> None:
+        for gpu in event.gpus:
+            found = self._gpus.get(gpu.uuid)
+            if found is not None:
+                for counter in _GPU_COUNTERS:
+                    self._count(found.track[0], counter, getattr(gpu, counter.field), gpu.at)
+        for process in event.processes:
+            worker = self._workers.get(process.worker_id)
+            if worker is not None:
+                self._count(worker.pid, _RSS, process.rss_bytes, event.at)
+
+    def _count(self, process: int, counter: _Counter, value: float | None, at: float) -> None:
+        """Write a reading, unless it is what the counter shows already."""
+        if value is None:
+            return
+        shown = round(value / counter.divisor, counter.digits)
+        if self._readings.get((process, counter.field)) != shown:
+            self._readings[process, counter.field] = shown
+            self._levels.counter(process, counter.name, self._at(at), {counter.unit: shown})
 
     def _add_plan(self, event: events.PlanDecided) -> None:
         figures = {

@@ -10,6 +10,8 @@ import pytest
 from gpuexec import events
 from gpuexec.channel.messages import BatchStats
 from gpuexec.contract.allocation import Allocation, GpuShare
+from gpuexec.hardware.process_readings import ProcessSample
+from gpuexec.hardware.telemetry import GpuSample
 from gpuexec.planning.model import Phase, Plan, StagePlan, WorkerGrant
 from gpuexec.report.trace import Trace
 from tests.unit.report.trace_checks import Event, check_trace
@@ -144,6 +146,22 @@ def test_a_gpu_is_busy_or_idle_for_a_reason():
     assert found == [("setting_up", 0.0, {"setting_up_s": 2}), ("busy", 2.0, {"busy_s": 3})]
     named = json.loads(f"[{traced.text.decode().lstrip(',')}]")
     assert "GPU 3: NVIDIA H100" in {e["args"].get("name") for e in named if e["ph"] == "M"}
+
+
+def test_samples_are_counters_of_their_gpu_and_worker():
+    gpu = GpuSample(101.0, 3, GPU, memory_used_bytes=2 * 2**30, power_w=250.4)
+    warmer = GpuSample(102.0, 3, GPU, memory_used_bytes=2 * 2**30, power_w=300.0)
+    other = GpuSample(101.0, 4, "GPU-of-others", power_w=70.0)
+    process = ProcessSample("embed-0", 77, 2**30, 1.0, None, {})
+    traced = Traced().start(("embed-0", 1, 77))
+    traced.add(events.NodeSampled(101.0, (gpu, other), (process,)), events.NodeSampled(102.0, (warmer,), (process,)))
+    found = [(e["name"], e["at"], e["args"]) for e in traced.events if e["ph"] == "C"]
+    assert found == [
+        ("memory in use", 1.0, {"GiB": 2}),
+        ("power", 1.0, {"W": 250}),
+        ("host memory", 1.0, {"GiB": 1}),
+        ("power", 2.0, {"W": 300}),
+    ]
 
 
 def test_failures_plan_changes_and_notes_are_instants():
