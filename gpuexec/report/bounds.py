@@ -22,7 +22,6 @@ _NO_STATES = frozenset({"tasks", "queued", "workers"})  # lines that are no work
 _SLOW_TASK_TIMES = 5.0  # so many times as long as half of the stage's batches
 _SLOW_TASK_BATCHES = 4  # with fewer batches there is nothing to compare one with
 _ALONE = 1.25  # workers: at most so many were busy while a batch ran alone
-_SLOWDOWN_BITS = 0x8 | 0x20 | 0x40 | 0x80  # nvmlClocksEventReasons: hardware, heat (2), power brake
 
 
 def number(value: Any) -> float:
@@ -257,20 +256,11 @@ def series(gpu: Data, name: str) -> Data:
 
 
 def throttled_share(gpu: Data) -> float | None:
-    """Return the share of the samples in which heat or the power supply slowed the GPU down, ``None`` if unknown.
+    """Return the share of the time in which heat or the power supply slowed the GPU down, ``None`` if unknown.
 
-    The series ``throttle`` has shares of time, percents or NVML's bits (unit ``"bits"``), which tell by the largest
-    reading of a bin. A power cap is no slowdown: it is how a GPU runs under full load.
+    A power cap is no slowdown, and not in the series ``throttle``: it is how a GPU runs under full load.
     """
-    found = series(gpu, "throttle")
-    unit = str(found.get("unit") or "")
-    if "bit" in unit or "mask" in unit:
-        known = [value for value in found.get("max") or () if value is not None]
-        slow = [1.0 if int(number(value)) & _SLOWDOWN_BITS else 0.0 for value in known]
-    else:
-        known = [value for value in found.get("mean") or () if value is not None]
-        slow = [min(1.0, max(0.0, number(value) / (100.0 if unit == "%" else 1.0))) for value in known]
-    return mean(slow)
+    return mean(min(1.0, max(0.0, value)) for value in known(series(gpu, "throttle")))
 
 
 def mean(values: Iterable[float]) -> float | None:

@@ -149,7 +149,7 @@ def _throttled(case: Case) -> dict[str, Any] | None:
     text = (
         f"Throttled GPUs limit this run: {named(case.slowest.name)} kept {on}, but {which} slowed down by heat or by "
     )
-    text += f"the power supply {most}{percent(worst)} of the time{_clocks([gpu for gpu, _ in slowed], figures)}."
+    text += f"the power supply for {most}{percent(worst)} of the time{_clocks([gpu for gpu, _ in slowed], figures)}."
     return sentence("throttling", text, figures, stage_index=case.slowest.heaviest)
 
 

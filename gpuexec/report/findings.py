@@ -133,7 +133,7 @@ def _throttled(report: Data) -> Iterator[dict[str, Any]]:
         count = f"{len(slowed)} of {counted(len(shares), 'GPU')}"
         verb = "was" if len(slowed) == 1 else "were"
         most = "" if len(slowed) == 1 else "up to "
-        text = f"{count} {verb} throttled by heat or by the power supply {most}{percent(max(slowed))} of the time."
+        text = f"{count} {verb} throttled by heat or by the power supply for {most}{percent(max(slowed))} of the time."
         yield sentence("throttled_gpus", text, {"throttled_share": max(slowed), "throttled_gpus": len(slowed)})
 
 

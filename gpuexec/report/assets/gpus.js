@@ -1,12 +1,7 @@
 // A part per GPU: who was on it, and its readings over the time of the run.
-const SLOWDOWN_BITS = 0x8 | 0x20 | 0x40 | 0x80; // nvmlClocksEventReasons: hardware, heat (2), power brake
 
 function seriesOf(gpu, name) {
   return listed(gpu.series).find((series) => series.name === name) ?? {};
-}
-
-function isPercent(series) {
-  return series.unit === "%" || series.unit === "percent";
 }
 
 function meanOf(values) {
@@ -21,10 +16,7 @@ function peakOf(series) {
 
 // Shares of the time of each bin in which heat or the power supply slowed the GPU down.
 function throttledShares(gpu) {
-  const series = seriesOf(gpu, "throttle");
-  if (/bit|mask/.test(series.unit ?? "")) return listed(series.max).map((value) => (isNumber(value) ? Number((value & SLOWDOWN_BITS) !== 0) : null));
-  const scale = isPercent(series) ? 100 : 1;
-  return listed(series.mean).map((value) => (isNumber(value) ? Math.min(1, Math.max(0, value / scale)) : null));
+  return listed(seriesOf(gpu, "throttle").mean).map((value) => (isNumber(value) ? Math.min(1, Math.max(0, value)) : null));
 }
 
 function busyShare(gpu) {
@@ -34,9 +26,8 @@ function busyShare(gpu) {
 }
 
 function utilisation(gpu) {
-  const series = seriesOf(gpu, "sm_util");
-  const mean = meanOf(series.mean);
-  return mean === null ? null : mean / (isPercent(series) ? 100 : 1);
+  const mean = meanOf(seriesOf(gpu, "sm_util").mean);
+  return mean === null ? null : mean / 100;
 }
 
 function energyText(gpu) {
@@ -128,7 +119,7 @@ function readings(report, gpu, title, wanted, { format = short, percent: shares 
   const lines = present.map(({ series, label, colour }) => ({
     name: label,
     colour,
-    values: padded(series.mean, count).map((value) => (isNumber(value) && shares && !isPercent(series) ? value * 100 : value)),
+    values: padded(series.mean, count),
   }));
   const show = shares ? (value) => (isNumber(value) ? `${grouped(value, 0)} %` : UNKNOWN) : format;
   const options = { title, times: binTimes(first.bin_s, count), lines, format: show, top: shares ? 100 : top, shaded, height: 120 };

@@ -146,7 +146,8 @@ function energyPart(stage) {
 }
 
 function metricsPart(stage) {
-  const metrics = Object.entries(record(stage.metrics));
+  // gpuexec's own figures are elsewhere on the page.
+  const metrics = Object.entries(record(stage.metrics)).filter(([name]) => !name.startsWith("gpuexec."));
   if (!metrics.length) return null;
   const columns = [{ name: "figure", text: ([name]) => oneLine(name, 120) }, { name: "value", text: ([, value]) => short(value), key: ([, value]) => value }];
   return table("Figures that the stage logged", columns, metrics);

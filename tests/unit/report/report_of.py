@@ -247,7 +247,7 @@ def _gpu(
             "max": most,
         }
 
-    absent = {"name": "pcie_tx", "unit": "B/s", "source": "NVML", "bin_s": bin_s, "mean": [], "max": []}
+    absent = {"name": "pcie_tx", "unit": "bytes/s", "source": "NVML", "bin_s": bin_s, "mean": [], "max": []}
     joules = sum(power) * bin_s
     long_enough = outcome.wall_s >= 10
     return {
@@ -257,14 +257,14 @@ def _gpu(
         "memory_bytes": H100[1],
         "time": {state: sum(values) for state, values in states.items()},
         "series": [
-            series("memory_used", "B", memory, 0.0),
+            series("memory_used", "bytes", memory, 0.0),
             series("sm_util", "%", sm, 0.02, gaps=True),
             series("memory_util", "%", [0.55 * value for value in sm], 0.1),
             series("power", "W", power, 0.05),
             series("temperature", "°C", [38 + 0.3 * s for s in sm], 0.0),
             series("sm_clock", "MHz", [1980 - 780 * t for t in outcome.throttled], 0.0),
-            series("throttle", "share", outcome.throttled, 0.0),
-            series("pcie_rx", "B/s", [2e7 * s for s in sm], 0.5),
+            series("throttle", "fraction", outcome.throttled, 0.0),
+            series("pcie_rx", "bytes/s", [2e7 * s for s in sm], 0.5),
             absent | {"reason": "NVML: not supported on this GPU"},
         ],
         "energy": {

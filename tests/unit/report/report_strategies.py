@@ -86,7 +86,7 @@ def gpus(index: int, bins: int) -> st.SearchStrategy[dict[str, Any]]:
     names = ["memory_used", "sm_util", "memory_util", "power", "temperature", "sm_clock", "throttle", "pcie_rx"]
     series = entries(
         name=st.sampled_from(names),
-        unit=st.sampled_from(["B", "%", "W", "°C", "MHz", "share", "bits", "B/s"]),
+        unit=st.sampled_from(["bytes", "%", "W", "°C", "MHz", "fraction", "bytes/s"]),
         source=texts,
         reason=maybe_texts,
         bin_s=figures,
