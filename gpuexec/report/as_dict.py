@@ -15,6 +15,7 @@ from gpuexec.histogram import bounds, quantile
 from gpuexec.planning.model import WorkerGrant
 from gpuexec.report.model import FailedAttempt, RunReport, SlowBatch, StageReport, WorkerReport
 from gpuexec.report.sizes import suggested_gpu_memory_gb
+from gpuexec.report.verdict import verdict
 from gpuexec.units import GIB
 
 SCHEMA = "gpuexec-report/1"
@@ -28,7 +29,7 @@ def report_as_dict(report: RunReport) -> dict[str, Any]:
     bin_s = max((timeline.bin_s for timeline in report.timelines), default=1.0)
     bins = math.ceil(seconds / bin_s)
     energy = report.samples.stage_energy() if report.samples is not None else {}
-    return {
+    content = {
         "schema": SCHEMA,
         "gpuexec": __version__,
         "run_id": facts.run_id,
@@ -75,6 +76,7 @@ def report_as_dict(report: RunReport) -> dict[str, Any]:
         "gpus_before": plain(report.gpus_before),
         "gpus_after": plain(report.gpus_after),
     }
+    return {**content, "verdict": verdict(content)}
 
 
 def plain(value: Any) -> Any:

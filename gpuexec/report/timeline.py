@@ -45,12 +45,12 @@ class StageTimeline:
     def to_dict(self, bin_s: float, bins: int, until: float) -> dict[str, list[float]]:
         """Return the series with bins of this width: seconds, tasks, and means of what was gauged.
 
-        ``until``: the end of the run so far, which its last bin may not fill.
+        ``until``: seconds from the start to the end of the run so far, which its last bin may not fill.
         """
         amounts = {part: series.at_width(bin_s).amounts() for part, series in self._parts.items()}
         amounts["tasks"] = self._tasks.at_width(bin_s).amounts()
         for name, series in self._gauges.items():
-            last = min(self._gauged_at, until) - self._start
+            last = min(self._gauged_at - self._start, until)
             covered = [min(bin_s, max(last - number * bin_s, 0.0)) for number in range(bins)]
             values = series.at_width(bin_s).amounts()
             amounts[name] = [value / seconds if seconds > 0 else 0.0 for value, seconds in zip(values, covered)]  # noqa: B905
