@@ -241,7 +241,11 @@ class WorkerStopped(Record):
 
 
 class StageGauges(Record):
-    """One stage at one moment. ``done``, ``queued`` and ``in_flight`` count input tasks, ``workers`` the ready ones."""
+    """One stage at one moment.
+
+    ``done``, ``queued`` and ``in_flight`` count input tasks, ``made`` the outputs of those done, and ``workers`` the
+    ready ones.
+    """
 
     done: int
     queued: int
@@ -249,13 +253,18 @@ class StageGauges(Record):
     workers: int
     starting: int
     finished: bool
+    made: int = 0
 
 
 class Gauged(Record):
-    """All stages at one moment; emitted as often as the progress display needs it."""
+    """All stages at one moment; emitted as often as the progress display needs it.
+
+    ``tasks_left``: initial tasks that are not queued yet, ``None`` if their number is unknown.
+    """
 
     at: float
     stages: tuple[StageGauges, ...]
+    tasks_left: int | None = None
 
 
 class NodeSampled(Record):

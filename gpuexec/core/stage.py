@@ -143,6 +143,7 @@ class StageState:
             workers=sum(worker.is_ready for worker in workers),
             starting=sum(worker.is_starting for worker in workers),
             finished=self.finished,
+            made=self.made_tasks,
         )
 
     def view(self) -> StageView:

@@ -354,7 +354,9 @@ class Run:
             return
         self._next_gauge = now + self._gauge_every_s
         self._state.times.report_gpus(now)
-        self._emit(events.Gauged(now, tuple(stage.gauges() for stage in self._state.stages)))
+        stages = tuple(stage.gauges() for stage in self._state.stages)
+        first = self._state.stages[0]
+        self._emit(events.Gauged(now, stages, 0 if first.upstream_done else self._blocks.tasks_left))
 
 
 def _stage_states(specs: Sequence[StageSpec], plan: Plan) -> list[StageState]:

@@ -98,7 +98,7 @@ class InlineExecutor(BaseExecutor):
         tasks = list(initial_tasks_for(prepared.stages, initial_tasks))
         builder = ReportBuilder()
         self.last_report = builder.report
-        progress, gauge_every_s = progress_for(self.options)
+        progress, gauge_every_s = progress_for(self.options, builder.report)
         names = [demand.name for demand in prepared.demands]
         facts = run_facts("inline", prepared, self.options)
         observers = [builder, *exporters, *progress, *self.observers]

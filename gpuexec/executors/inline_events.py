@@ -35,6 +35,7 @@ class InlineEvents:
         self._gauge_every_s = gauge_every_s
         self._next_gauge = 0.0
         self._done = [0] * len(names)
+        self._made = [0] * len(names)
         self._batches = 0
         # The notes are about worker processes, of which there are none.
         self._emit(events.RunStarted(time.monotonic(), Plan(plan.phases), tuple(names), facts, time.time()))
@@ -61,6 +62,7 @@ class InlineEvents:
         """Note a finished batch. ``task_ids``: of its tasks. ``stats``: the adapter's, if there are any."""
         now, tasks_in = time.monotonic(), len(task_ids)
         self._done[index] += tasks_in
+        self._made[index] += tasks_out
         self._batches += 1
         cost = BatchStats(
             batches=1,
@@ -105,18 +107,20 @@ class InlineEvents:
         if now < self._next_gauge:
             return
         self._next_gauge = now + self._gauge_every_s
+        queued = {index: left, index + 1: self._made[index]}
         gauges = tuple(
             events.StageGauges(
                 done=done,
-                queued=left if stage == index else 0,
+                queued=queued.get(stage, 0),
                 in_flight=0,
                 workers=int(stage == index),
                 starting=0,
                 finished=stage < index,
+                made=made,
             )
-            for stage, done in enumerate(self._done)
+            for stage, (done, made) in enumerate(zip(self._done, self._made, strict=True))
         )
-        self._emit(events.Gauged(now, gauges))
+        self._emit(events.Gauged(now, gauges, tasks_left=0))
 
     def stage_ended(self, index: int, worker_id: str, teardown_s: float | None) -> None:
         """Note that a stage is done, or has failed: then ``teardown_s`` is ``None``."""

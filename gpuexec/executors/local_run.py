@@ -195,7 +195,7 @@ class LocalRun:
             _say_if_nvtx_is_missing()
         task_seed = checkpoint.task_seed if self._options.task_seed is None else self._options.task_seed
         announcement = announce_task_classes()
-        progress, gauge_period_s = progress_for(self._options)
+        progress, gauge_period_s = progress_for(self._options, report_builder.report)
         return Run(
             specs,
             prepared.plan,

@@ -8,22 +8,24 @@ from gpuexec import events
 from gpuexec.config import ExecutorConfig
 from gpuexec.observe.progress import LIVE_PERIOD_S, LineProgress, LiveProgress
 from gpuexec.observe.relay import LogRelay
+from gpuexec.report.model import RunReport
 
 _GAUGE_S = 1.0  # for the report's time lines
 
 
-def progress_for(options: ExecutorConfig) -> tuple[list[events.Observer], float]:
+def progress_for(options: ExecutorConfig, report: RunReport) -> tuple[list[events.Observer], float]:
     """Return the observers that show progress and log lines, and the seconds between the gauges they need.
 
-    The two belong together: a live table needs gauges more often than the report does.
+    ``report``: the run's, which must get each event before these observers do. Observers and period belong together: a
+    live table needs gauges more often than the report does.
     """
     relay = LogRelay()
     is_terminal = _stderr_is_terminal()
     if not options.show_progress or is_terminal is None:
         return [relay], _GAUGE_S
     if is_terminal:
-        return [LiveProgress(relay)], LIVE_PERIOD_S
-    return [relay, LineProgress(options.progress_interval_s)], min(_GAUGE_S, options.progress_interval_s)
+        return [LiveProgress(relay, report)], LIVE_PERIOD_S
+    return [relay, LineProgress(report, options.progress_interval_s)], min(_GAUGE_S, options.progress_interval_s)
 
 
 def _stderr_is_terminal() -> bool | None:

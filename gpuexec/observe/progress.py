@@ -4,79 +4,48 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections import deque
-from collections.abc import Sequence
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from gpuexec import events
 from gpuexec.observe.live_region import LiveRegion
-from gpuexec.report.columns import Column, lay_out, shortened
+
+if TYPE_CHECKING:
+    from gpuexec.observe.run_view import RunView, RunWatcher, StageView
+    from gpuexec.report.model import RunReport
 
 LIVE_PERIOD_S = 0.2
-_RATE_WINDOW_S = 5.0
-_COLUMNS = (Column("done", 0), Column("queued", 3), Column("in flight", 4), Column("workers", 2), Column("rate", 1))
-_MIN_TABLE_HEIGHT = 4  # title, headings, a stage, and the number of the others
-
-
-class Rates:
-    """Tasks per second of each stage over the last five seconds."""
-
-    def __init__(self) -> None:
-        self._readings: deque[tuple[float, tuple[int, ...]]] = deque()
-
-    def update(self, at: float, done: tuple[int, ...]) -> list[float | None]:
-        """Add a reading and return the rate of each stage, ``None`` after a single reading.
-
-        ``at``: seconds of the monotonic clock. ``done``: tasks that each stage has finished so far.
-        """
-        self._readings.append((at, done))
-        while len(self._readings) > 2 and at - self._readings[1][0] > _RATE_WINDOW_S:
-            self._readings.popleft()
-        first_at, first_done = self._readings[0]
-        elapsed = at - first_at
-        return [(now - then) / elapsed if elapsed > 0 else None for now, then in zip(done, first_done, strict=True)]
 
 
 class LineProgress:
-    """Prints a line every ``interval_s`` seconds, for logs, pipes and CI."""
+    """Prints a line every ``interval_s`` seconds, for logs, pipes and CI. ``report``: the run's, being built."""
 
-    def __init__(self, interval_s: float = 0.0, out: TextIO | None = None) -> None:
+    def __init__(self, report: RunReport, interval_s: float = 0.0, out: TextIO | None = None) -> None:
         self._interval_s = interval_s
         self._next_at = 0.0
         self._out = out or sys.stderr
-        self._stage_names: tuple[str, ...] = ()
-        self._rates = Rates()
-        self._started_at = 0.0
+        self._views = _Views(report)
 
     def on_event(self, event: events.RunEvent) -> None:
         """Print a line for a gauge reading; ignore everything else."""
-        match event:
-            case events.RunStarted():
-                self._stage_names, self._started_at = event.stage_names, event.at
-                self._next_at = event.at + max(1.0, self._interval_s)  # a short run prints nothing
-            case events.Gauged() if event.at >= self._next_at:
-                self._next_at += self._interval_s
-                rates = self._rates.update(event.at, tuple(g.done for g in event.stages))
-                parts = [
-                    f"{name} {_describe(gauges, rate)}"
-                    for name, gauges, rate in zip(self._stage_names, event.stages, rates, strict=True)
-                ]
-                print(f"[{event.at - self._started_at:7.1f} s] " + " · ".join(parts), file=self._out, flush=True)
+        view = self._views.take(event)
+        if isinstance(event, events.RunStarted):
+            self._next_at = event.at + max(1.0, self._interval_s)  # a short run prints nothing
+        elif view is not None and isinstance(event, events.Gauged) and event.at >= self._next_at:
+            self._next_at += self._interval_s
+            print(_line(view), file=self._out, flush=True)
 
 
 class LiveProgress:
     """Redraws a table in place. ``inner`` is the observer that writes the log, which appears above the table.
 
-    ``out``: the terminal (default: stderr).
+    ``report``: the run's, being built from the same events before. ``out``: the terminal (default: stderr).
     """
 
-    def __init__(self, inner: events.Observer, out: TextIO | None = None) -> None:
+    def __init__(self, inner: events.Observer, report: RunReport, out: TextIO | None = None) -> None:
         self._inner = inner
         self._region = LiveRegion(out or sys.stderr)
         self._given_up = False  # the terminal cannot be written
-        self._stage_names: tuple[str, ...] = ()
-        self._rates = Rates()
-        self._started_at = 0.0
+        self._views = _Views(report)
 
     def on_event(self, event: events.RunEvent) -> None:
         """Redraw the table on a gauge reading, take it away at the end; pass every event on to ``inner``.
@@ -93,85 +62,64 @@ class LiveProgress:
             self._inner.on_event(event)
 
     def _show(self, event: events.RunEvent) -> None:
-        match event:
-            case events.RunStarted():
-                self._stage_names, self._started_at = event.stage_names, event.at
-            case events.Gauged():
-                self._draw(event)
-            case events.RunEnded():
-                self._region.close()
+        view = self._views.take(event)
+        if view is not None:
+            self._draw(view)
+        elif isinstance(event, events.RunEnded):
+            self._region.close()
 
     def _give_up(self) -> None:
         self._given_up = True
         with contextlib.suppress(Exception):  # it watches the standard streams, also if it failed
             self._region.close()
 
-    def _draw(self, event: events.Gauged) -> None:
-        rates = self._rates.update(event.at, tuple(g.done for g in event.stages))
+    def _draw(self, view: RunView) -> None:
+        from gpuexec.observe.live_table import live_lines
+
         columns, rows = self._region.size()
-        seconds = event.at - self._started_at
         # A full last column or row would make the terminal wrap or scroll.
-        self._region.draw(live_lines(seconds, self._stage_names, event.stages, rates, columns - 1, rows - 1))
+        self._region.draw(live_lines(view, columns - 1, rows - 1))
 
 
-def live_lines(
-    seconds: float,
-    names: Sequence[str],
-    stages: Sequence[events.StageGauges],
-    rates: Sequence[float | None],
-    width: int,
-    height: int,
-) -> list[str]:
-    """Return the table's lines, no wider and no more than there is room for.
+class _Views:
+    """Views of a run that goes on. What they need is imported at the first gauge reading: workers start before it."""
 
-    Where there are more stages than rows, finished stages are left out first, then the last ones.
-    """
-    if width < 1 or height < 1:
-        return []
-    title = shortened(f"running for {seconds:.0f} s", width)
-    if height < _MIN_TABLE_HEIGHT:
-        return [title]
-    chosen = _stages_shown([gauges.finished for gauges in stages], height - 2)
-    rows = [
-        (
-            f"{gauges.done}",
-            f"{gauges.queued}",
-            f"{gauges.in_flight}",
-            _workers(gauges),
-            _rate(rate),
-        )
-        for gauges, rate in zip(stages, rates, strict=True)
-    ]
-    shown_names = [names[n] + (" ✓" if stages[n].finished else "") for n in chosen]
-    lines = [title, *lay_out("stage", shown_names, _COLUMNS, [rows[n] for n in chosen], width)]
-    left_out = [gauges for n, gauges in enumerate(stages) if n not in set(chosen)]
-    if left_out:
-        finished = sum(gauges.finished for gauges in left_out)
-        lines.append(shortened(f"… {len(left_out)} more stages, {finished} of them finished", width))
-    return lines
+    def __init__(self, report: RunReport) -> None:
+        self._report = report
+        self._started: events.RunStarted | None = None
+        self._watcher: RunWatcher | None = None
+
+    def take(self, event: events.RunEvent) -> RunView | None:
+        """Take an event in, and return the view if there is a new one."""
+        if self._watcher is None:
+            if not isinstance(event, events.Gauged):
+                if isinstance(event, events.RunStarted):
+                    self._started = event
+                return None
+            from gpuexec.observe.run_view import RunWatcher
+
+            self._watcher = RunWatcher(self._report)
+            if self._started is not None:
+                self._watcher.on_event(self._started)
+        return self._watcher.view if self._watcher.on_event(event) else None
 
 
-def _stages_shown(finished: Sequence[bool], rows: int) -> list[int]:
-    """Return which stages to show in so many rows, one of which tells of the others if there are too many."""
-    count = len(finished)
-    if count <= rows:
-        return list(range(count))
-    by_interest = sorted(range(count), key=lambda n: finished[n])
-    return sorted(by_interest[: rows - 1])
+def _line(view: RunView) -> str:
+    from gpuexec.observe.live_table import duration
+
+    left = "" if view.remaining_s is None else f", about {duration(view.remaining_s)} left"
+    return f"[{view.seconds:7.1f} s{left}] " + " · ".join(_describe(view, stage) for stage in view.stages)
 
 
-def _describe(gauges: events.StageGauges, rate: float | None) -> str:
-    if gauges.finished:
-        return f"{gauges.done} done ✓"
+def _describe(view: RunView, stage: StageView) -> str:
+    from gpuexec.observe.live_table import done_of, rate_of, workers_of
+    from gpuexec.report.columns import printable
+
+    name = printable(stage.name)
+    if stage.finished:
+        return f"{name} {stage.done} done ✓"
+    limits = " (limits the run)" if stage.index == view.bottleneck else ""
     return (
-        f"{gauges.done} done, {gauges.queued} queued, {gauges.in_flight} in flight, "
-        f"{_workers(gauges)} workers, {_rate(rate)}"
+        f"{name}{limits} {done_of(stage)} done, {stage.queued} queued, {stage.in_flight} in flight, "
+        f"{workers_of(stage)} workers, {rate_of(stage.rate)}"
     )
-
-
-def _workers(gauges: events.StageGauges) -> str:
-    return f"{gauges.workers}" + (f" (+{gauges.starting} starting)" if gauges.starting else "")
-
-
-def _rate(rate: float | None) -> str:
-    return "–" if rate is None else f"{rate:,.1f}/s"

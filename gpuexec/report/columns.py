@@ -26,7 +26,7 @@ def lay_out(
     ``rows``: the cells beside each name, one per column. A name is shown whole where it takes at most three quarters of
     the width; otherwise its beginning and its end are.
     """
-    names = [_printable(name) for name in names]
+    names = [printable(name) for name in names]
     sizes = [max(map(cell_width, (column.heading, *(row[n] for row in rows)))) for n, column in enumerate(columns)]
     longest = max(map(cell_width, (heading, *names)))
     name_size = min(longest, max(1, int(width * _NAME_SHARE)))
@@ -66,7 +66,7 @@ def cell_width(text: str) -> int:
     return cell_len(text)
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Return the text without what would move a terminal's cursor."""
     return text if text.isprintable() else "".join(char if char.isprintable() else "?" for char in text)
 

@@ -8,9 +8,9 @@ import logging
 import pytest
 
 from gpuexec import events
-from gpuexec.observe.progress import LineProgress, LiveProgress, Rates, live_lines
+from gpuexec.observe.progress import LineProgress, LiveProgress
 from gpuexec.planning.model import Plan
-from gpuexec.report.columns import cell_width
+from gpuexec.report.builder import ReportBuilder
 
 pyte = pytest.importorskip("pyte", reason="it emulates a terminal")
 
@@ -21,16 +21,21 @@ def gauges(at: float, done: int, finished: bool = False) -> events.Gauged:
     return events.Gauged(at, tuple(events.StageGauges(done, 3, 2, 1, starting, finished) for starting in (0, 1)))
 
 
-def test_rates_cover_the_last_five_seconds():
-    rates = Rates()
-    assert rates.update(0.0, (0,)) == [None]
-    assert rates.update(2.0, (10,)) == [5.0]
-    assert rates.update(20.0, (28,)) == [1.0], "18 tasks in the 18 s since the reading at 2 s"
+class Watched:
+    """An observer of progress that gets the events after the report that it reads."""
+
+    def __init__(self, make) -> None:
+        self.builder = ReportBuilder()
+        self.observer = make(self.builder.report)
+
+    def on_event(self, event: events.RunEvent) -> None:
+        self.builder.on_event(event)
+        self.observer.on_event(event)
 
 
 def test_one_line_per_period_without_a_terminal():
     out = io.StringIO()
-    progress = LineProgress(10.0, out)
+    progress = Watched(lambda report: LineProgress(report, 10.0, out))
     progress.on_event(events.RunStarted(100.0, PLAN, ("read", "embed")))
     progress.on_event(gauges(100.5, 1))
     progress.on_event(gauges(109.5, 4))
@@ -40,10 +45,10 @@ def test_one_line_per_period_without_a_terminal():
     progress.on_event(gauges(130.0, 25, finished=True))
     lines = out.getvalue().splitlines()
     assert lines[0] == (
-        "[   10.0 s] read 5 done, 3 queued, 2 in flight, 1 workers, –"
-        " · embed 5 done, 3 queued, 2 in flight, 1 (+1 starting) workers, –"
+        "[   10.0 s] read 5 done, 3 queued, 2 in flight, 1 workers, 0.42/s"
+        " · embed 5 done, 3 queued, 2 in flight, 1 (+1 starting) workers, 0.42/s"
     )
-    assert "2.0/s" in lines[1]
+    assert "1.2/s" in lines[1]
     assert lines[2] == "[   30.0 s] read 25 done ✓ · embed 25 done ✓"
 
 
@@ -81,9 +86,9 @@ class Terminal(io.StringIO):
         return len(text)
 
 
-def live_on(screen: Screen, monkeypatch, inner=None) -> LiveProgress:
-    live = LiveProgress(Recorder() if inner is None else inner, screen.stream)
-    monkeypatch.setattr(live._region, "size", lambda: (screen.screen.columns, screen.screen.lines))
+def live_on(screen: Screen, monkeypatch, inner=None) -> Watched:
+    live = Watched(lambda report: LiveProgress(Recorder() if inner is None else inner, report, screen.stream))
+    monkeypatch.setattr(live.observer._region, "size", lambda: (screen.screen.columns, screen.screen.lines))
     return live
 
 
@@ -164,43 +169,10 @@ def test_a_terminal_that_is_gone_does_not_end_the_run(monkeypatch):
     live.on_event(events.RunEnded(1.0, None))
 
 
-def shown(width: int, height: int, names: tuple[str, ...], finished: int = 0) -> list[str]:
-    stages = [events.StageGauges(12345, 4096, 128, 8, 2, n < finished) for n in range(len(names))]
-    return live_lines(3.0, names, stages, [1234.5] * len(names), width, height)
-
-
-@pytest.mark.parametrize("width", range(18, 120, 7))
-def test_names_come_first_where_there_is_little_room(width):
-    lines = shown(width, 10, ("decode_video", "embed_frames"))
-    assert "decode_video" in lines[2]
-    assert "embed_frames" in lines[3]
-    assert max(map(cell_width, lines)) <= width
-
-
-def test_a_long_name_keeps_its_beginning_and_its_end():
-    (line,) = shown(24, 9, ("a_very_long_name_of_a_stage_number_1",))[2:]
-    assert line.startswith("a_very_lo")
-    assert line.split()[0].endswith("r_1")
-
-
-def test_wide_characters_count_twice_and_control_characters_do_nothing():
-    lines = shown(20, 9, ("阶段一二三四五六七八九十", "one\x1b[2Jtwo"))
-    assert max(map(cell_width, lines)) <= 20
-    assert not any("\x1b" in line for line in lines)
-
-
-def test_more_stages_than_rows_leave_out_those_that_are_finished():
-    names = tuple(f"stage{n}" for n in range(20))
-    lines = shown(80, 8, names, finished=16)
-    assert len(lines) == 8
-    assert [line.split()[0] for line in lines[2:7]] == ["stage0", "stage16", "stage17", "stage18", "stage19"]
-    assert lines[7] == "… 15 more stages, 15 of them finished"
-
-
 def test_a_terminal_that_cannot_show_a_character_gets_another_one_of_its_width(monkeypatch):
     written = io.BytesIO()
     out = io.TextIOWrapper(written, encoding="ascii", errors="backslashreplace")
-    live = LiveProgress(Recorder(), out)
+    live = Watched(lambda report: LiveProgress(Recorder(), report, out))
     live.on_event(events.RunStarted(0.0, PLAN, ("read", "embed")))
     live.on_event(gauges(0.2, 1, finished=True))
     text = written.getvalue().decode()
