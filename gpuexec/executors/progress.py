@@ -23,9 +23,19 @@ def progress_for(options: ExecutorConfig, report: RunReport) -> tuple[list[event
     is_terminal = _stderr_is_terminal()
     if not options.show_progress or is_terminal is None:
         return [relay], _GAUGE_S
+    if _in_notebook():
+        from gpuexec.observe.notebook import NOTEBOOK_PERIOD_S, NotebookProgress
+
+        return [relay, NotebookProgress(report)], NOTEBOOK_PERIOD_S
     if is_terminal:
         return [LiveProgress(relay, report)], LIVE_PERIOD_S
     return [relay, LineProgress(report, options.progress_interval_s)], min(_GAUGE_S, options.progress_interval_s)
+
+
+def _in_notebook() -> bool:
+    """Return whether this program is the kernel of a notebook, which has imported IPython."""
+    get_shell = getattr(sys.modules.get("IPython"), "get_ipython", None)
+    return getattr(get_shell() if callable(get_shell) else None, "kernel", None) is not None
 
 
 def _stderr_is_terminal() -> bool | None:
