@@ -9,22 +9,26 @@ from rich.console import Console, ConsoleOptions
 from rich.text import Text
 
 from gpuexec.contract.metrics import OOM_SPLITS, gpu_peaks
+from gpuexec.core.worker_time import Work
 from gpuexec.report.columns import Column, lay_out
 from gpuexec.report.model import RunReport, StageReport
 from gpuexec.units import format_bytes
 
-# "in" and "out" count tasks; "wait s" is a task's mean time in the queue.
+# "in" and "out" count tasks; "busy" and "idle for" are parts of the workers' time, the latter the largest one that was
+# no work; "wait s" is a task's mean time in the queue.
 _COLUMNS = (
-    Column("workers", 4),
+    Column("workers", 5),
     Column("in", 1),
     Column("out", 0),
-    Column("items/s", 3),
-    Column("busy s", 2),
-    Column("idle s", 5),
-    Column("wait s", 6),
-    Column("sent", 7),
+    Column("items/s", 6),
+    Column("process s", 4),
+    Column("busy", 2),
+    Column("idle for", 3),
+    Column("wait s", 7),
+    Column("sent", 8),
 )
 _INDENT = "  "
+_WORTH_SAYING = 0.01  # of the time of a stage's workers
 
 
 class StageTable:
@@ -66,19 +70,34 @@ def _cells(report: RunReport, stage: StageReport) -> list[str]:
         str(stage.tasks_out),
         f"{stage.items / stage.process_s:,.0f}" if stage.process_s and stage.items else "–",
         f"{stage.process_s:.1f}",
-        f"{stage.idle_s:.1f}",
+        *_time_cells(report.stages[stage.lead_index]),
         f"{stage.queued_s / stage.tasks_in:.2f}" if stage.tasks_in else "–",
         format_bytes(stage.output_bytes),
     ]
 
 
+def _time_cells(lead: StageReport) -> tuple[str, str]:
+    """Return which part of its workers' time a stage was busy, and what most of the rest went to."""
+    total = sum(lead.time.values())
+    if total <= 0:
+        return "–", "–"
+    rest = {part: seconds for part, seconds in lead.time.items() if part != Work.BUSY.value}
+    most = max(rest, key=lambda part: rest[part], default=None)
+    idle = "–" if most is None or rest[most] < _WORTH_SAYING * total else f"{_words(most)} {rest[most] / total:.0%}"
+    return f"{lead.time.get(Work.BUSY.value, 0.0) / total:.0%}", idle
+
+
+def _words(part: str) -> str:
+    return part.replace("_", " ")
+
+
 def _trouble_lines(stage: StageReport) -> list[str]:
-    counts = {
-        "failed attempts": stage.failed_attempts,
-        "quarantined": stage.quarantined,
-        "halved for GPU memory": int(stage.metrics.get(OOM_SPLITS, 0)),
-    }
-    return [f"{count} {label}" for label, count in counts.items() if count]
+    counts = (
+        (stage.failed_attempts, "failed attempt" if stage.failed_attempts == 1 else "failed attempts"),
+        (stage.quarantined, "quarantined"),
+        (int(stage.metrics.get(OOM_SPLITS, 0)), "halved for GPU memory"),
+    )
+    return [f"{count} {label}" for count, label in counts if count]
 
 
 def _spill_lines(stage: StageReport) -> list[str]:

@@ -125,9 +125,22 @@ def rendered(value, width: int = 120) -> str:
 def test_the_table_of_a_run():
     text = rendered(stage_table(report_of_a_run()))
     assert "failed in 7.00 s" in text
-    assert "1 failed attempts" in text
+    assert "1 failed attempt\n" in text
     assert "2 quarantined" in text
     assert "0: 9.0 GiB (torch_peak_bytes)" in text
+
+
+def test_the_table_says_where_the_time_went():
+    builder = ReportBuilder()
+    plan = Plan((Phase((StagePlan(0, "read", (), False, ""), StagePlan(1, "embed", (), True, "", fused=(2,)))),))
+    builder.on_event(events.RunStarted(0.0, plan, ("read", "embed", "score")))
+    builder.on_event(events.TimeAccounted(4.0, 0, "read-0", 0.0, (("busy", 1.0), ("output_full", 2.5), ("lost", 0.5))))
+    builder.on_event(events.TimeAccounted(4.0, 1, "embed-0", 0.0, (("busy", 4.0),)))
+    headings, _, read, embed, score = list(stage_table(builder.report).lines(80))[1:]
+    assert "busy         idle for" in headings
+    assert "25%  output full 62%" in read
+    assert "100%" in embed
+    assert "100%" in score, "its lead's workers run it"
 
 
 @pytest.mark.parametrize("width", [30, 40, 80, 200])
