@@ -146,6 +146,10 @@ class RunNotFound(GpuexecError):
     """There is no such run folder, or its report cannot be read; the message says why and what to do."""
 
 
+class CannotAttach(GpuexecError):
+    """``gpuexec top`` cannot show a run: it has ended, does not answer, or is of another version; the message says."""
+
+
 # ---- processes -----------------------------------------------------------------------------------------
 
 

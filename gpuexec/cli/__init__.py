@@ -17,6 +17,7 @@ from gpuexec.cli.replay import replay
 from gpuexec.cli.report import show_report
 from gpuexec.cli.run import run
 from gpuexec.cli.runs import show_runs
+from gpuexec.cli.top import top
 from gpuexec.cli.trace import show_trace
 from gpuexec.errors import GpuexecError
 
@@ -31,6 +32,7 @@ app.command()(plan)
 app.command()(run)
 app.command("options")(show_options)
 app.command("history")(show_history)
+app.command()(top)
 app.command()(replay)
 app.command("runs")(show_runs)
 app.command("report")(show_report)

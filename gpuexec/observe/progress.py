@@ -23,7 +23,7 @@ class LineProgress:
         self._interval_s = interval_s
         self._next_at = 0.0
         self._out = out or sys.stderr
-        self._views = _Views(report)
+        self._views = Views(report)
 
     def on_event(self, event: events.RunEvent) -> None:
         """Print a line for a gauge reading; ignore everything else."""
@@ -45,7 +45,7 @@ class LiveProgress:
         self._inner = inner
         self._region = LiveRegion(out or sys.stderr)
         self._given_up = False  # the terminal cannot be written
-        self._views = _Views(report)
+        self._views = Views(report)
 
     def on_event(self, event: events.RunEvent) -> None:
         """Redraw the table on a gauge reading, take it away at the end; pass every event on to ``inner``.
@@ -81,7 +81,7 @@ class LiveProgress:
         self._region.draw(live_lines(view, columns - 1, rows - 1))
 
 
-class _Views:
+class Views:
     """Views of a run that goes on. What they need is imported at the first gauge reading: workers start before it."""
 
     def __init__(self, report: RunReport) -> None:

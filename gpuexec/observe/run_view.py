@@ -16,6 +16,8 @@ from gpuexec.observe.stage_rates import StageRate
 from gpuexec.records import Record
 
 if TYPE_CHECKING:
+    from gpuexec.hardware.process_readings import ProcessSample
+    from gpuexec.hardware.telemetry import GpuSample
     from gpuexec.report.model import RunReport
 
 _RATE_WINDOW_S = 5.0
@@ -65,10 +67,19 @@ class GpuView(Record):
     temperature_c: int | None
 
 
+class ProcessView(Record):
+    """The newest sample of a worker's process, in bytes. ``None``: not readable. ``gpu_memory_bytes``: of all GPUs."""
+
+    worker_id: str
+    rss_bytes: int | None
+    gpu_memory_bytes: int | None
+
+
 class RunView(Record):
     """A run at one moment, ``seconds`` after its start. ``bottleneck``: index of the stage that limits it.
 
-    ``remaining_s``: how long it will go on, ``None`` if that is not known. ``gpus``: the newest sample of each.
+    ``remaining_s``: how long it will go on, ``None`` if that is not known. ``gpus`` and ``processes``: the newest
+    sample of each.
     """
 
     seconds: float
@@ -76,6 +87,7 @@ class RunView(Record):
     bottleneck: int | None = None
     remaining_s: float | None = None
     gpus: tuple[GpuView, ...] = ()
+    processes: tuple[ProcessView, ...] = ()
 
 
 class RunWatcher:
@@ -84,6 +96,7 @@ class RunWatcher:
     def __init__(self, report: RunReport) -> None:
         self._report = report
         self._started_at = 0.0
+        self._sample: events.NodeSampled | None = None  # the newest one
         self._limiting: int | None = None  # what the planner found last
         self._rates: list[StageRate] = []
         self._long_rates: list[StageRate] = []
@@ -102,6 +115,8 @@ class RunWatcher:
                 self._long_rates = [StageRate(_LONG_WINDOW_S) for _ in event.stage_names]
             case events.PlanDecided():
                 self._limiting = event.bottleneck
+            case events.NodeSampled():
+                self._sample = event
         return False
 
     def _viewed(self, event: events.Gauged) -> RunView:
@@ -135,7 +150,14 @@ class RunWatcher:
             stages.append(view)
         seconds = event.at - self._started_at
         remaining_s = remaining_time(stages) if seconds >= _STEADY_AFTER_S else None
-        return RunView(seconds, tuple(stages), bottleneck_of(stages, self._limiting), remaining_s)
+        return RunView(
+            seconds=seconds,
+            stages=tuple(stages),
+            bottleneck=bottleneck_of(stages, self._limiting),
+            remaining_s=remaining_s,
+            gpus=tuple(_gpu_view(gpu) for gpu in self._sample.gpus) if self._sample else (),
+            processes=tuple(_process_view(process) for process in self._sample.processes) if self._sample else (),
+        )
 
     def _shares(self, at: float) -> list[tuple[float | None, str | None]]:
         """Return of each stage how busy its workers were lately, and what most of their idle time went to."""
@@ -144,6 +166,23 @@ class RunWatcher:
         while len(self._times) > 2 and at - self._times[1][0] >= _SHARES_OVER_S:
             self._times.popleft()
         return [shares_between(then, parts) for then, parts in zip(self._times[0][1], now, strict=True)]
+
+
+def _gpu_view(gpu: GpuSample) -> GpuView:
+    return GpuView(
+        index=gpu.index,
+        uuid=gpu.uuid,
+        memory_used_bytes=gpu.memory_used_bytes,
+        memory_total_bytes=gpu.memory_total_bytes,
+        sm_util_percent=gpu.sm_util_percent,
+        power_w=gpu.power_w,
+        temperature_c=gpu.temperature_c,
+    )
+
+
+def _process_view(process: ProcessSample) -> ProcessView:
+    held = process.gpu_memory_bytes
+    return ProcessView(process.worker_id, process.rss_bytes, None if held is None else sum(size for _, size in held))
 
 
 def shares_between(then: dict[str, float], now: dict[str, float]) -> tuple[float | None, str | None]:
@@ -194,13 +233,9 @@ def seconds_left(done: int, total: int | None, rate: float | None) -> float | No
 
 def remaining_time(stages: Sequence[StageView]) -> float | None:
     """Return the seconds until the stage that needs longest is done, ``None`` if that is not known of one."""
-    longest = 0.0
-    for stage in stages:
-        if not stage.finished:
-            if stage.seconds_left is None:
-                return None
-            longest = max(longest, stage.seconds_left)
-    return longest
+    left = [stage.seconds_left for stage in stages if not stage.finished]
+    known = [seconds for seconds in left if seconds is not None]
+    return max(known) if known and len(known) == len(left) else None
 
 
 def bottleneck_of(stages: Sequence[StageView], planned: int | None) -> int | None:

@@ -39,14 +39,21 @@ _LARGE = 1 * MIB  # 200 folders that are smaller need not be added up
 class RunRecorder:
     """Writes the folder of one run, from its ``RunStarted`` on. ``report`` is complete when an event arrives.
 
-    ``run_dir``: the option. Raises `RunFolderNotWritten` from `on_event`, once, if something could not be written.
+    ``run_dir``: the option. ``on_folder``: called with the folder's path once it is there, in another thread.
+    Raises `RunFolderNotWritten` from `on_event`, once, if something could not be written.
     """
 
-    def __init__(self, started: events.RunStarted, report: RunReport, run_dir: str) -> None:
+    def __init__(
+        self,
+        started: events.RunStarted,
+        report: RunReport,
+        run_dir: str,
+        on_folder: Callable[[Path], None] = lambda _: None,
+    ) -> None:
         self._report = report
         self._pid = os.getpid()
         self._writer = FolderWriter()
-        self._files = _Files(run_dir)
+        self._files = _Files(run_dir, on_folder)
         self._log = LogLines(started.stage_names)
         self._log_lines: list[str] = []
         self._trace = Trace(started, started.posix_time, self._write_trace, self._end_trace_piece)
@@ -150,8 +157,9 @@ class RunRecorder:
 class _Files:
     """What the writer's thread does. Methods raise ``OSError``."""
 
-    def __init__(self, run_dir: str) -> None:
+    def __init__(self, run_dir: str, on_folder: Callable[[Path], None]) -> None:
         self._run_dir = run_dir
+        self._on_folder = on_folder
         self._parent: Path | None = None
         self._folder: RunFolder | None = None
         self._log: LogFile | None = None
@@ -169,6 +177,7 @@ class _Files:
         except RuntimeError as error:  # no home directory
             raise OSError(str(error)) from error
         self._folder = RunFolder(self._parent, name)
+        self._on_folder(self._folder.path)
         self._log = LogFile(self._folder.path)
         self._trace = TraceFile(self._folder.path / run_folder.TRACE, about, first_event)
 

@@ -5,6 +5,7 @@
         report.html      the same, for people
         trace.json.gz    every batch, for Perfetto and chrome://tracing
         log.jsonl        what was printed, logged and said
+        live.sock        only while the run goes on: `gpuexec top` attaches here
         lock             only while the run goes on, or if it was killed: the driver holds a lock on it
 
 A folder can be read by its owner only. The kernel unlocks ``lock`` however the driver ends.

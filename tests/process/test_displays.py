@@ -15,6 +15,7 @@ from gpuexec import events
 from gpuexec.driver.observers import Observers
 from gpuexec.observe.progress import LiveProgress
 from gpuexec.planning.model import Plan
+from gpuexec.report.model import RunReport, StageReport
 from tests.process.running import ROOT, local_executor, run_local
 from tests.process.stages import Apply, items, same
 
@@ -142,11 +143,12 @@ def test_the_failure_of_an_observer_is_reported_once_and_to_the_others():
 
 def test_without_a_table_the_log_goes_on(monkeypatch: pytest.MonkeyPatch):
     inner = Recorder()
-    live = LiveProgress(inner)
+    live = LiveProgress(inner, RunReport(stages=[StageReport(0, "s", "", 0)]))
     monkeypatch.setattr(live, "_draw", Failing().on_event)
     live.on_event(events.RunStarted(0.0, Plan(()), ("s",)))
+    gauges = (events.StageGauges(1, 0, 0, 1, 0, finished=False),)
     with pytest.raises(OSError, match="full"):
-        live.on_event(events.Gauged(1.0, ()))
-    live.on_event(events.Gauged(2.0, ()))
+        live.on_event(events.Gauged(1.0, gauges))
+    live.on_event(events.Gauged(2.0, gauges))
     live.on_event(events.WorkerPrinted(0, "s-0", ("hello",)))
     assert len(inner) == 4

@@ -43,7 +43,6 @@ def test_more_stages_than_rows_leave_out_those_that_are_finished():
     assert lines[7] == "… 15 more stages, 15 of them finished"
 
 
-
 def test_the_whole_table_of_a_run_at_80_columns():
     stages = (
         stage_view(0, "read", done=500, total=500, queued=0, in_flight=0, starting=0, workers=1, finished=True),
