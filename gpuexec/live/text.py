@@ -79,8 +79,7 @@ def stage_cells(stage: StageView) -> tuple[str, ...]:
         f"{stage.queued}",
         f"{stage.in_flight}",
         workers_of(stage),
-        _share(stage.busy),
-        _reason(stage.idle_reason),
+        *(("–", "fused") if stage.lead_index != stage.index else (_share(stage.busy), _reason(stage.idle_reason))),
     )
 
 

@@ -70,21 +70,26 @@ def _cells(report: RunReport, stage: StageReport) -> list[str]:
         str(stage.tasks_out),
         f"{stage.items / stage.process_s:,.0f}" if stage.process_s and stage.items else "–",
         f"{stage.process_s:.1f}",
-        *_time_cells(report.stages[stage.lead_index]),
+        *_time_cells(stage),
         f"{stage.queued_s / stage.tasks_in:.2f}" if stage.tasks_in else "–",
         format_bytes(stage.output_bytes),
     ]
 
 
-def _time_cells(lead: StageReport) -> tuple[str, str]:
-    """Return which part of its workers' time a stage was busy, and what most of the rest went to."""
-    total = sum(lead.time.values())
+def _time_cells(stage: StageReport) -> tuple[str, str]:
+    """Return which part of its workers' time a stage was busy, and what most of the rest went to.
+
+    The workers of a fused stage are its lead's, and so is their time.
+    """
+    if stage.lead_index != stage.index:
+        return "–", "fused"
+    total = sum(stage.time.values())
     if total <= 0:
         return "–", "–"
-    rest = {part: seconds for part, seconds in lead.time.items() if part != Work.BUSY.value}
+    rest = {part: seconds for part, seconds in stage.time.items() if part != Work.BUSY.value}
     most = max(rest, key=lambda part: rest[part], default=None)
     idle = "–" if most is None or rest[most] < _WORTH_SAYING * total else f"{_words(most)} {rest[most] / total:.0%}"
-    return f"{lead.time.get(Work.BUSY.value, 0.0) / total:.0%}", idle
+    return f"{stage.time.get(Work.BUSY.value, 0.0) / total:.0%}", idle
 
 
 def _words(part: str) -> str:

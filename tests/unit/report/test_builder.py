@@ -140,7 +140,8 @@ def test_the_table_says_where_the_time_went():
     assert "busy         idle for" in headings
     assert "25%  output full 62%" in read
     assert "100%" in embed
-    assert "100%" in score, "its lead's workers run it"
+    assert "–  " in score
+    assert "fused" in score, "the time of its workers is its lead's"
 
 
 @pytest.mark.parametrize("width", [30, 40, 80, 200])
