@@ -40,9 +40,8 @@ class StageTable:
     def lines(self, width: int) -> Iterator[str]:
         """Yield lines of at most ``width`` columns; what is special about a stage follows its row."""
         report = self._report
-        wall = f"{report.wall_s:.2f} s" if report.wall_s is not None else "still running"
         outcome = "interrupted after" if report.interrupted else "failed in" if report.error else "done in"
-        yield f"{outcome} {wall}"
+        yield "still running" if report.wall_s is None else f"{outcome} {report.wall_s:.2f} s"
         names = [stage.name for stage in report.stages]
         heading, *rows = lay_out("stage", names, _COLUMNS, [_cells(report, stage) for stage in report.stages], width)
         yield heading
