@@ -206,7 +206,7 @@ def expected_totals(stages: Sequence[events.StageGauges], tasks_left: int | None
 
     It is none if every stage before has finished, or has made one task of each.
     """
-    from gpuexec.plan.workload import StageProgress, forecast
+    from gpuexec.planning.workload import StageProgress, forecast
 
     progress = [StageProgress(gauges.done, gauges.made, gauges.queued + gauges.in_flight) for gauges in stages]
     totals: list[tuple[int | None, bool]] = []

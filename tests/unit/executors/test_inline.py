@@ -170,4 +170,4 @@ def test_an_inline_run_shows_progress(capsys):
     Pipeline("p", stages=[Apply(stages.rest)]).run(
         InlineExecutor(progress_interval_s=0.1), initial_tasks=items(1, 2, 3)
     )
-    assert "apply 2 done, 1 queued" in capsys.readouterr().err
+    assert "apply 2/3 done, 1 queued" in capsys.readouterr().err

@@ -13,6 +13,7 @@ from gpuexec.config import ExecutorConfig
 from gpuexec.executors.progress import progress_for
 from gpuexec.observe.progress import LIVE_PERIOD_S, LineProgress, LiveProgress
 from gpuexec.observe.relay import LogRelay
+from gpuexec.report.model import RunReport
 
 
 @pytest.mark.parametrize("executor", [InlineExecutor, LocalExecutor])
@@ -53,6 +54,6 @@ def test_the_inline_executor_names_the_options_without_effect():
 )
 def test_the_display_and_its_gauges_agree(monkeypatch, options, is_terminal, classes, period):
     monkeypatch.setattr(sys, "stderr", SimpleNamespace(isatty=lambda: is_terminal, write=lambda _: 0, flush=lambda: 0))
-    observers, gauge_period_s = progress_for(ExecutorConfig.create(options))
+    observers, gauge_period_s = progress_for(ExecutorConfig.create(options), RunReport())
     assert [type(observer) for observer in observers] == classes
     assert gauge_period_s == period

@@ -9,7 +9,7 @@ from pathlib import Path
 from gpuexec import events
 from gpuexec.channel.messages import LogLine
 from gpuexec.live.observer import LiveObserver
-from gpuexec.plan.model import Plan
+from gpuexec.planning.model import Plan
 from gpuexec.report.builder import ReportBuilder
 
 NASTY_NAMES = ("two\nlines", "[bold]not bold[/bold] [/", "🦊" * 20, "x" * 300, "\x1b[2Jescape", "</script><b>")

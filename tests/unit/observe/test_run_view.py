@@ -6,7 +6,7 @@ import pytest
 
 from gpuexec import events
 from gpuexec.observe.run_view import RunWatcher, bottleneck_of, expected_totals, remaining_time, shares_between
-from gpuexec.plan.model import Phase, Plan, StagePlan
+from gpuexec.planning.model import Phase, Plan, StagePlan
 from gpuexec.report.builder import ReportBuilder
 from tests.unit.observe.views import stage_view
 
