@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a test holds these names aga
     from gpuexec.contract.sentinels import NoneTask as NoneTask
     from gpuexec.contract.stage import ProcessingStage as ProcessingStage
     from gpuexec.contract.task import Task as Task
+    from gpuexec.errors import CannotAttach as CannotAttach
     from gpuexec.errors import CapsuleError as CapsuleError
     from gpuexec.errors import CapsuleNotWritten as CapsuleNotWritten
     from gpuexec.errors import CheckpointError as CheckpointError
@@ -97,7 +98,7 @@ _HOMES = {
     "contract.stage": "ProcessingStage",
     "contract.task": "Task",
     "errors": (
-        "CapsuleError CapsuleNotWritten CheckpointError CheckpointMismatch CompositeNotDecomposed ConfigurationError "
+        "CannotAttach CapsuleError CapsuleNotWritten CheckpointError CheckpointMismatch CompositeNotDecomposed ConfigurationError "
         "GpuexecError GpusBusy GpusLost InternalError InvalidTask NvmlError NvmlHangs NvmlUnavailable RemoteStageError "
         "RemoteTraceback ResourcesError ResultNotPicklable RunCancelled RunFolderNotWritten RunNotFound SpillFailed "
         "StageContractError StageError StageNotPicklable StartRefused TooManyQuarantined WorkerDied"

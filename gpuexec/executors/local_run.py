@@ -171,8 +171,12 @@ class LocalRun:
         self._on_report(report_builder.report)
         opened = self._open_checkpoint(prepared.stages, streams=streams)
         try:
-            observers = [report_builder, *exporters, *folder_for(self._options.run_dir, report_builder.report)]
-            return self._make_run(prepared, facts, specs, initial_tasks, opened, observers, cancellation)
+            progress, gauge_period_s = progress_for(self._options, report_builder.report)
+            folder = folder_for(self._options.run_dir, report_builder.report)
+            observers = [report_builder, *exporters, *folder, *progress, *self._observers]
+            return self._make_run(
+                prepared, facts, specs, initial_tasks, opened, observers, gauge_period_s, cancellation
+            )
         except BaseException as error:
             opened.close(f"{type(error).__name__}: {error}")
             raise
@@ -185,6 +189,7 @@ class LocalRun:
         initial_tasks: InitialTasks,
         checkpoint: Checkpoint | NoCheckpoint,
         observers: Sequence[Observer],
+        gauge_period_s: float,
         cancellation: Cancellation,
     ) -> Run:
         node_id = socket.gethostname()
@@ -195,7 +200,6 @@ class LocalRun:
             _say_if_nvtx_is_missing()
         task_seed = checkpoint.task_seed if self._options.task_seed is None else self._options.task_seed
         announcement = announce_task_classes()
-        progress, gauge_period_s = progress_for(self._options, report_builder.report)
         return Run(
             specs,
             prepared.plan,
@@ -207,7 +211,7 @@ class LocalRun:
             announcement=announcement,
             node_id=node_id,
             base_env=base_env,
-            observers=[*observers, *progress, *self._observers],
+            observers=observers,
             facts=facts,
             gauge_every_s=gauge_period_s,
             gpu_used=_gpu_memory_used,
