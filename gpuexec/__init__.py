@@ -98,10 +98,11 @@ _HOMES = {
     "contract.stage": "ProcessingStage",
     "contract.task": "Task",
     "errors": (
-        "CannotAttach CapsuleError CapsuleNotWritten CheckpointError CheckpointMismatch CompositeNotDecomposed "
-        "ConfigurationError GpuexecError GpusBusy GpusLost InternalError InvalidTask NvmlError NvmlHangs NvmlUnavailable "
-        "RemoteStageError RemoteTraceback ResourcesError ResultNotPicklable RunCancelled RunFolderNotWritten RunNotFound "
-        "SpillFailed StageContractError StageError StageNotPicklable StartRefused TooManyQuarantined WorkerDied"
+        "CannotAttach CapsuleError CapsuleNotWritten CheckpointError CheckpointMismatch "
+        "CompositeNotDecomposed ConfigurationError GpuexecError GpusBusy GpusLost InternalError InvalidTask "
+        "NvmlError NvmlHangs NvmlUnavailable RemoteStageError RemoteTraceback ResourcesError "
+        "ResultNotPicklable RunCancelled RunFolderNotWritten RunNotFound SpillFailed StageContractError "
+        "StageError StageNotPicklable StartRefused TooManyQuarantined WorkerDied"
     ),
     "executors.inline": "InlineExecutor",
     "executors.local": "LocalExecutor",
