@@ -23,6 +23,7 @@ Built-in classes that an error is a subclass of, beside the one above it, stand 
     │   └── CapsuleNotWritten (OSError)         it cannot be written
     ├── RunFolderNotWritten (OSError)           never raised: a run's folder cannot be written, and the run goes on
     ├── RunNotFound                             there is no such run folder, or what it holds cannot be read
+    ├── CannotAttach                            a run cannot be shown by ``gpuexec top``: it has ended, or is silent
     ├── RunCancelled                            the program ended the run, by ``cancel()`` or through asyncio
     ├── WorkerDied                              a worker process ended unexpectedly
     ├── StartRefused (OSError)                  the system refuses another process; the message names the limit

@@ -60,14 +60,15 @@ def test_stages_workers_and_log_at_80_by_24_and_q_detaches(run: ServedRun, tmp_p
         run.print("hello from a stage")
         await until(app, lambda: run.server.attached)
         run.gauge(10)
-        await until(app, lambda: "hello from a stage" in screen_of(app) and "embed-0" in screen_of(app))
-        lines = screen_of(app).splitlines()
+        shown = ("hello from a stage", "embed-0", "Detach (the run goes on)")
+        await until(app, lambda: all(text in screen_of(app) for text in shown))
+        lines = screen_of(app).split("\n")
         assert len(lines) == 24
         assert max(map(len, lines)) <= 80
         assert "curate · run abc123" in lines[0]
         assert "running for 1 s" in lines[1]
         assert any(line.split()[:2] == ["read", "10/100"] for line in lines)
-        assert "Detach (the run goes on)" in lines[-1]
+        assert shown[-1] in lines[-1]
         await pilot.press("q")
 
     drive(app, steps)
