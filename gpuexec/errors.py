@@ -146,6 +146,10 @@ class RunNotFound(GpuexecError):
     """There is no such run folder, or its report cannot be read; the message says why and what to do."""
 
 
+class ComparisonImpossible(GpuexecError, ValueError):
+    """There are not two different runs to compare; the message says what to name."""
+
+
 # ---- processes -----------------------------------------------------------------------------------------
 
 
