@@ -93,7 +93,7 @@ def _about_the_run(found: Found, throughput: Found | None, whole: str, kind: str
         return f"{after} is {word} than {before}: throughput {figures}."
     if kind == NONE:
         return f"No difference shown between {before} and {after}: throughput {figures}."
-    return f"The throughput of {after} is not shown to differ from that of {before} ({figures}), but stages are."
+    return f"The throughput of {after} is not shown to differ from that of {before} ({figures}), but stages differ."
 
 
 def _about_stage(stage: Found, time: Found, changed: Sequence[Change]) -> str:

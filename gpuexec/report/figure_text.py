@@ -32,7 +32,7 @@ def value_text(value: float | None, unit: str) -> str:
 
 
 def change_text(figure: Mapping[str, Any]) -> str:
-    """Return by how much a figure changed, in percent, and of shares in percentage points; a dash if that is unknown."""
+    """Return by how much a figure changed, in percent, shares in percentage points; a dash if unknown."""
     difference, before = figure["difference"], figure["before"]["mean"]
     if difference is None:
         return NO_READING
@@ -54,7 +54,7 @@ def interval_text(figure: Mapping[str, Any]) -> str:
         return f"{_signed(low * 100, 1)} … {_signed(high * 100, 1)}"
     if not before or before < 0:
         return f"{_signed_value(low, figure['unit'])} … {_signed_value(high, figure['unit'])}"
-    if figure["difference"] / before >= _MANY_TIMES - 1:
+    if figure["difference"] / before >= _MANY_TIMES - 1 and low + before > 0:
         return f"× {low / before + 1:.3g} … {high / before + 1:.3g}"
     return f"{_signed(low / before * 100)} … {_signed(high / before * 100)}"
 
