@@ -12,6 +12,7 @@ A side is one run or several repeats of it. The first side is what the others ar
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -97,12 +98,17 @@ def compared_figure(first: Sequence[Figure | None], second: Sequence[Figure | No
         "difference": difference,
         "low": interval.low if interval else None,
         "high": interval.high if interval else None,
-        "ratio": means[1] / means[0] if means[0] and means[1] is not None and means[0] > 0 else None,
+        "ratio": _ratio(means[1], means[0]),
         "t_test_p": p,
         "mann_whitney_p": ranks_p,
         "finding": _finding(some, values) if known else UNKNOWN,
         "reason": reasons[0] if reasons else None if known else "a side has no reading",
     }
+
+
+def _ratio(after: float | None, before: float | None) -> float | None:
+    ratio = after / before if after is not None and before else None
+    return ratio if ratio is not None and math.isfinite(ratio) and ratio > 0 else None
 
 
 def _finding(figure: Figure, values: Sequence[Sequence[float]]) -> str:

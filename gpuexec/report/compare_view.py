@@ -42,10 +42,9 @@ def side_text(side: Data) -> str:
     runs = side["runs"]
     names = ", ".join(on_one_line(run["run_id"]) for run in runs)
     first = runs[0]
-    started = first["started_at"]
-    when = f", {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(started))}" if isinstance(started, float) else ""
     host = f", on {on_one_line(first['hostname'])}" if first["hostname"] else ""
-    return f"{side['name']}: {named(first['pipeline'])}, {counted(len(runs), 'run')} ({names}){when}{host}"
+    what = f"{named(first['pipeline'])}, {counted(len(runs), 'run')} ({names})"
+    return f"{side['name']}: {what}{_when(first['started_at'])}{host}"
 
 
 def stage_title(stage: Data) -> str:
@@ -149,9 +148,18 @@ def _laid_out(
     yield from rows
 
 
+def _when(started: Any) -> str:
+    try:
+        return f", {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(started))}" if started else ""
+    except (TypeError, ValueError, OverflowError, OSError):  # no time that a calendar has
+        return ""
+
+
 def _name(name: Any) -> str:
     return on_one_line(name)
 
 
 def _wrapped(text: str, width: int, indent: str = "") -> list[str]:
+    if cell_width(text) > len(text):  # some characters take two columns
+        width //= 2
     return textwrap.wrap(text, width, initial_indent=indent, subsequent_indent=indent + _INDENT)

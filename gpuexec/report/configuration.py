@@ -107,7 +107,7 @@ def changes(first: Data, second: Data, pairs: list[StagePair]) -> list[Change]:
     """Return what differs between the configurations of two runs."""
     found = [
         *_differing(
-            "pipeline", {"pipeline": first.get("pipeline")}, {"pipeline": second.get("pipeline")}, "the name is"
+            "pipeline", {"pipeline": first.get("pipeline")}, {"pipeline": second.get("pipeline")}, "name of the"
         ),
         *_differing("pipeline", {"executor": first.get("executor")}, {"executor": second.get("executor")}, "the"),
         *_stage_changes(first, second, pairs),
