@@ -34,7 +34,7 @@ def comparison_lines(comparison: Data, width: int, *, everything: bool = False) 
     """
     width = max(_LEAST_WIDTH, width)
     for line in _lines(comparison, width, everything=everything):
-        yield line if line.isprintable() else "".join(char if char.isprintable() else "?" for char in line)
+        yield _printable(line)
 
 
 def side_text(side: Data) -> str:
@@ -155,11 +155,17 @@ def _when(started: Any) -> str:
         return ""
 
 
+def _printable(text: str) -> str:
+    """Return the text without what would move a terminal's cursor."""
+    return text if text.isprintable() else "".join(char if char.isprintable() else "?" for char in text)
+
+
 def _name(name: Any) -> str:
     return on_one_line(name)
 
 
 def _wrapped(text: str, width: int, indent: str = "") -> list[str]:
+    text = _printable(text)
     if cell_width(text) > len(text):  # some characters take two columns
         width //= 2
     return textwrap.wrap(text, width, initial_indent=indent, subsequent_indent=indent + _INDENT)

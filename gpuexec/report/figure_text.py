@@ -63,7 +63,8 @@ def around_text(figure: Mapping[str, Any]) -> str:
     """Return half the width of the interval of a mean: ``"± 2.1 s"``; nothing where there are no repeats."""
     if figure["low"] is None or figure["high"] is None:
         return ""
-    return f"± {value_text((figure['high'] - figure['low']) / 2, figure['unit'])}"
+    half = (figure["high"] - figure["low"]) / 2
+    return f"± {half * 100:.1f} pp" if figure["unit"] == "share" else f"± {value_text(half, figure['unit'])}"
 
 
 def _signed(value: float, digits: int = 0) -> str:
