@@ -43,9 +43,10 @@ def verdict(found: Found, changed: Sequence[Change], repeats: tuple[int, int]) -
     effects.sort(key=lambda effect: -_importance(*effect))
     kinds = [whole, *(_strict(time, tests) for _, time in effects)]
     kind = next((kind for kind in (SHOWN, SEEN) if kind in kinds), NONE)
+    of_run = _about_the_run(found, throughput, whole, kind)
+    of_stages = [_about_stage(stage, time, changed) for stage, time in effects[:_MOST_STAGES]]
     sentences = [
-        _about_the_run(found, throughput, whole, kind),
-        *(_about_stage(stage, time, changed) for stage, time in effects[:_MOST_STAGES]),
+        *([of_run, *of_stages] if whole in (SHOWN, SEEN) else [*of_stages, of_run]),
         *_about_idleness(found, effects, kind),
         _about_changes(changed),
         *_about_repeats(repeats, kind),
@@ -93,7 +94,7 @@ def _about_the_run(found: Found, throughput: Found | None, whole: str, kind: str
         return f"{after} is {word} than {before}: throughput {figures}."
     if kind == NONE:
         return f"No difference shown between {before} and {after}: throughput {figures}."
-    return f"The throughput of {after} is not shown to differ from that of {before} ({figures}), but stages differ."
+    return f"The throughput of the whole run of {after} is not shown to differ from that of {before} ({figures})."
 
 
 def _about_stage(stage: Found, time: Found, changed: Sequence[Change]) -> str:

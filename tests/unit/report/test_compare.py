@@ -6,6 +6,7 @@ import copy
 import json
 import random
 from collections.abc import Callable
+from functools import cache
 from html.parser import HTMLParser
 from typing import Any
 
@@ -31,9 +32,19 @@ Change = Callable[[dict[str, Any]], object]
 def a_run(caption_s: float = 1.0, noise: float = 0.0, seed: int = 1, **changes: Any) -> dict[str, Any]:
     """A run of three stages that `caption`, on GPUs, limits. ``noise``: how much its time varies with the seed."""
     caption_s *= 1 + noise * (2 * random.Random(seed).random() - 1)
-    stages = (SimStage("read", 0.01), SimStage("caption", caption_s, 2, gpus=1.0), SimStage("write", 0.02))
     changes = {"run_id": f"{seed:06x}", "started_at": 1_796_000_000.0 + seed, **changes}
-    return report_of(SimRun(stages, 200), seed, **changes)
+    return copy.deepcopy(simulated(caption_s)) | changes
+
+
+@cache
+def simulated(caption_s: float) -> dict[str, Any]:
+    stages = (SimStage("read", 0.01), SimStage("caption", caption_s, 2, gpus=1.0), SimStage("write", 0.02))
+    return report_of(SimRun(stages, 60))
+
+
+@cache
+def of_twenty_stages() -> dict[str, Any]:
+    return report_of(SimRun(tuple(SimStage(f"s{n}", 0.1) for n in range(20)), 30))
 
 
 def repeats(count: int, first: int = 1, **of_run: Any) -> list[dict[str, Any]]:
@@ -103,7 +114,7 @@ def test_many_stages_do_not_show_a_difference_by_chance():
     chance = random.Random(7)
 
     def noisy(seed: int) -> dict[str, Any]:
-        run = report_of(SimRun(tuple(SimStage(f"s{n}", 0.1) for n in range(20)), 100), seed, run_id=str(seed))
+        run = copy.deepcopy(of_twenty_stages()) | {"run_id": str(seed)}
         for stage in run["stages"]:
             stage["process_s"] *= chance.uniform(0.9, 1.1)
         return run
@@ -197,7 +208,7 @@ def test_a_side_of_different_configurations_is_not_judged():
         (lambda r: [g.update(name="NVIDIA H200") for g in r["gpus"]],
          "GPU models: 2 × NVIDIA H100 80GB HBM3 → 2 × NVIDIA H200"),
         (lambda r: r.update(executor="inline"), "the executor: local → inline"),
-        (lambda r: r.update(tasks_in=7), "input: tasks: 200 → 7"),
+        (lambda r: r.update(tasks_in=7), "input: tasks: 60 → 7"),
         (lambda r: r["stages"][1].update(gpus=0.5), "stage `caption`: gpus: 1.0 → 0.5"),
         (lambda r: r["stages"][1].update(name="describe"), "stage `caption` is called `describe`"),
         (lambda r: r["stages"].pop(), "stage `write` was removed"),
