@@ -104,7 +104,7 @@ def _about_stage(stage: Found, time: Found, changed: Sequence[Change]) -> str:
     if own:
         why = f"What changed of it: {'; '.join(text.removeprefix('stage ') for text in own[:_MOST_CHANGES])}."
     else:
-        why = "No recorded setting of it changed: its code, its arguments or its input did, or what runs beside it."
+        why = "No recorded setting of it changed; its code, its arguments, its input or what runs beside it may have."
     return f"{named(stage['after'])} {how}: {_change(time)}. {why}"
 
 
