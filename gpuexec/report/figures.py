@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from gpuexec.records import Record
-from gpuexec.report.bounds import Data, number, row, rows
+from gpuexec.report.bounds import Data, number, ratio, row, rows
 
 HIGHER, LOWER = "higher", "lower"
 THROUGHPUT, TASK_TIME = "throughput", "task_s"
@@ -89,7 +89,7 @@ def figures_of_stage(report: Data, stage: Data) -> list[Figure]:
 def work_share(report: Data, stage: Data) -> float:
     """Return how long a stage's batches took together, as a share of the run's duration."""
     wall = number(report.get("wall_s")) or number(report.get("elapsed_s"))
-    return number(stage.get("process_s")) / wall if wall > 0 else 0.0
+    return ratio(number(stage.get("process_s")), wall)
 
 
 def _shares(key: str, of: str, times: Iterable[Any]) -> Iterator[Figure]:
