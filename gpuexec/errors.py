@@ -149,6 +149,8 @@ class RunNotFound(GpuexecError):
 
 class CannotAttach(GpuexecError):
     """``gpuexec top`` cannot show a run: it has ended, does not answer, or is of another version; the message says."""
+class ComparisonImpossible(GpuexecError, ValueError):
+    """There are not two different runs to compare; the message says what to name."""
 
 
 # ---- processes -----------------------------------------------------------------------------------------

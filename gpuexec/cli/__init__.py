@@ -9,6 +9,7 @@ import sys
 import typer
 
 from gpuexec._version import __version__
+from gpuexec.cli.compare import compare
 from gpuexec.cli.gpus import gpus
 from gpuexec.cli.history import show_history
 from gpuexec.cli.options import show_options
@@ -37,6 +38,7 @@ app.command()(replay)
 app.command("runs")(show_runs)
 app.command("report")(show_report)
 app.command("trace")(show_trace)
+app.command()(compare)
 
 
 def _show_version(value: bool) -> None:

@@ -52,7 +52,9 @@ class RunGpus:
         self.close(_HURRIED_S if interrupted else PATIENCE_S)
         after = read_provenance(self._uuids, _HURRIED_S if interrupted else float("inf"))
         notes = contamination(self._before, after, {os.getpid(), *self._processes.pids_so_far})
-        self._emit(events.GpusRead(self._before, after, (*notes, *self._unwatched(after))))
+        for notice in self._unwatched(after):
+            self._emit(events.Noticed(notice))
+        self._emit(events.GpusRead(self._before, after, tuple(notes)))
 
     def _unwatched(self, after: Provenance) -> list[str]:
         """Say which devices were not watched, in a line for each reason. A hang has been named already."""

@@ -75,6 +75,7 @@ def report_as_dict(report: RunReport) -> dict[str, Any]:
         ],
         "gpus_before": plain(report.gpus_before),
         "gpus_after": plain(report.gpus_after),
+        "doubts": list(report.doubts),
     }
     return {**content, "verdict": verdict(content)}
 

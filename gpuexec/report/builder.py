@@ -169,6 +169,7 @@ class ReportBuilder:
     def _add_gpu_states(self, event: events.GpusRead) -> None:
         report = self.report
         report.gpus_before, report.gpus_after = event.before, event.after
+        report.doubts = list(event.notes)
         add_record(report.notes, *(Note(note, report.elapsed_s) for note in event.notes))
 
     def _end(self, event: events.RunEnded) -> None:

@@ -199,6 +199,7 @@ class RunReport(MutableRecord):
     samples: NodeSeries | None = None
     gpus_before: Provenance | None = None
     gpus_after: Provenance | None = None
+    doubts: list[str] = field(default_factory=list)  # what makes figures of GPUs doubtful: other processes, throttling
     facts: RunFacts | None = None
     started_at: float | None = None  # POSIX time
     plan: Plan | None = None

@@ -35,8 +35,8 @@ def render(report: Data) -> str:
         report = {**report, "verdict": verdict(report)}
     style, uplot, script, template = _assets()
     parts = {
-        "script-hashes": f"{_source_hash(uplot)} {_source_hash(script)}",
-        "style-hash": _source_hash(style),
+        "script-hashes": f"{source_hash(uplot)} {source_hash(script)}",
+        "style-hash": source_hash(style),
         "title": _text(f"{on_one_line(report.get('pipeline'), 80)} · gpuexec report"),
         "style": style,
         "sentences": "".join(f"<li>{_text(found.get('text'))}</li>" for found in report["verdict"]),
@@ -71,7 +71,7 @@ def _read(path: Path) -> str:
 
 
 @cache
-def _source_hash(text: str) -> str:
+def source_hash(text: str) -> str:
     """Return what stands for a script or style in a content security policy."""
     digest = hashlib.sha256(text.encode()).digest()
     return f"'sha256-{base64.b64encode(digest).decode()}'"
