@@ -39,6 +39,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a test holds these names aga
     from gpuexec.errors import CapsuleNotWritten as CapsuleNotWritten
     from gpuexec.errors import CheckpointError as CheckpointError
     from gpuexec.errors import CheckpointMismatch as CheckpointMismatch
+    from gpuexec.errors import ComparisonImpossible as ComparisonImpossible
     from gpuexec.errors import CompositeNotDecomposed as CompositeNotDecomposed
     from gpuexec.errors import ConfigurationError as ConfigurationError
     from gpuexec.errors import GpuexecError as GpuexecError

@@ -24,6 +24,7 @@ Built-in classes that an error is a subclass of, beside the one above it, stand 
     ├── RunFolderNotWritten (OSError)           never raised: a run's folder cannot be written, and the run goes on
     ├── RunNotFound                             there is no such run folder, or what it holds cannot be read
     ├── CannotAttach                            a run cannot be shown by ``gpuexec top``: it has ended, or is silent
+    ├── ComparisonImpossible (ValueError)       there are not two different runs to compare
     ├── RunCancelled                            the program ended the run, by ``cancel()`` or through asyncio
     ├── WorkerDied                              a worker process ended unexpectedly
     ├── StartRefused (OSError)                  the system refuses another process; the message names the limit
@@ -149,6 +150,8 @@ class RunNotFound(GpuexecError):
 
 class CannotAttach(GpuexecError):
     """``gpuexec top`` cannot show a run: it has ended, does not answer, or is of another version; the message says."""
+
+
 class ComparisonImpossible(GpuexecError, ValueError):
     """There are not two different runs to compare; the message says what to name."""
 

@@ -7,11 +7,12 @@ They are frozen. ``at`` is a time of the monotonic clock, in seconds; fields end
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from gpuexec.channel.messages import BatchStats, LogLine
 from gpuexec.planning.model import Plan
 from gpuexec.records import Record
+from gpuexec.run_facts import RunFacts
 
 if TYPE_CHECKING:
     from gpuexec.hardware.process_readings import ProcessSample
@@ -19,36 +20,6 @@ if TYPE_CHECKING:
     from gpuexec.hardware.telemetry import GpuSample
     from gpuexec.planning.balance import ThroughputLimit
     from gpuexec.planning.rebalance import ActionReason
-
-
-class StageFacts(Record):
-    """What a stage is and asks for. ``gpu_memory_gb`` is in GiB; ``num_workers`` is its own fixed count, if any."""
-
-    name: str
-    class_name: str
-    batch_size: int
-    cpus: float
-    gpus: float
-    gpu_memory_gb: float
-    num_workers: int | None
-
-
-class RunFacts(Record):
-    """What a run is.
-
-    ``run_id``: six hexadecimal digits. ``pipeline``: the pipeline's name; "pipeline" if the executor was called
-    without one. ``executor``: "local" or "inline".
-    ``options``: those that differ from the defaults. ``versions``: of this program's libraries, as far as they are
-    imported. ``node``: hostname, cpus, memory_bytes, platform.
-    """
-
-    run_id: str = ""
-    pipeline: str = "pipeline"
-    executor: str = "local"
-    options: Mapping[str, Any] = {}
-    versions: Mapping[str, str] = {}
-    node: Mapping[str, Any] = {}
-    stages: tuple[StageFacts, ...] = ()
 
 
 class RunStarted(Record):

@@ -42,6 +42,7 @@ from gpuexec.planning.model import Plan, WorkerGrant
 from gpuexec.policies import StartMethod
 from gpuexec.processes.standard_streams import discard_what_cannot_be_written
 from gpuexec.processes.watch import Readiness
+from gpuexec.run_facts import RunFacts
 
 if TYPE_CHECKING:
     from gpuexec.checkpoint.absent import NoCheckpoint
@@ -96,7 +97,7 @@ class Run:
         node_id: str,
         base_env: Mapping[str, str],
         observers: Sequence[events.Observer],
-        facts: events.RunFacts,
+        facts: RunFacts,
         gauge_every_s: float,
         gpu_used: Callable[[Sequence[str]], dict[str, int]],
         on_grants: Callable[[list[WorkerGrant]], None],

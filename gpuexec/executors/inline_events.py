@@ -12,6 +12,7 @@ from gpuexec.channel.messages import BatchStats
 from gpuexec.core.worker_time import IdleReason, Work
 from gpuexec.driver.observers import Observers
 from gpuexec.planning.model import Plan
+from gpuexec.run_facts import RunFacts
 
 _REPORT_EVERY_S = 0.5
 _TASKS_NAMED = 3  # of a slow batch
@@ -25,7 +26,7 @@ class InlineEvents:
         self,
         plan: Plan,
         names: Sequence[str],
-        facts: events.RunFacts,
+        facts: RunFacts,
         observers: Sequence[events.Observer],
         gauge_every_s: float,
     ) -> None:

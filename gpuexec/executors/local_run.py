@@ -28,7 +28,7 @@ from gpuexec.driver.capsules import CapsuleKeeper
 from gpuexec.driver.initial_tasks import InitialTasks, ListedTasks, StreamedTasks
 from gpuexec.driver.run import Run
 from gpuexec.errors import ConfigurationError, StageNotPicklable, drop_driver_frames
-from gpuexec.events import Observer, RunFacts
+from gpuexec.events import Observer
 from gpuexec.executors.exporting import exporters_for
 from gpuexec.executors.initial_tasks import checked_tasks, initial_tasks_for
 from gpuexec.executors.prepare import Prepared, prepare, with_spill_folder
@@ -40,6 +40,7 @@ from gpuexec.processes.interrupts import signals_deferred
 from gpuexec.processes.variables import variables_of_run
 from gpuexec.report.builder import ReportBuilder
 from gpuexec.report.model import RunReport
+from gpuexec.run_facts import RunFacts
 from gpuexec.stage.environment import env_vars_for
 
 if TYPE_CHECKING:

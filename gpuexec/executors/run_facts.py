@@ -10,9 +10,9 @@ from gpuexec._version import __version__
 from gpuexec.config import ExecutorConfig
 from gpuexec.contract.pipeline_name import current_pipeline_name
 from gpuexec.curator import stage_facts
-from gpuexec.events import RunFacts, StageFacts
 from gpuexec.executors.option_repr import changed_options
 from gpuexec.executors.prepare import Prepared
+from gpuexec.run_facts import RunFacts, StageFacts
 
 _LIBRARIES = (
     "nemo_curator",

@@ -16,6 +16,7 @@ from gpuexec.planning.model import WorkerGrant
 from gpuexec.report.model import FailedAttempt, RunReport, SlowBatch, StageReport, WorkerReport
 from gpuexec.report.sizes import suggested_gpu_memory_gb
 from gpuexec.report.verdict import verdict
+from gpuexec.run_facts import RunFacts
 from gpuexec.units import GIB
 
 SCHEMA = "gpuexec-report/1"
@@ -24,7 +25,7 @@ _QUANTILES = (("p50_s", 0.5), ("p90_s", 0.9), ("p99_s", 0.99))
 
 def report_as_dict(report: RunReport) -> dict[str, Any]:
     """Return a report as plain values, which JSON can carry; what is not known is ``None``."""
-    facts = report.facts or events.RunFacts()
+    facts = report.facts or RunFacts()
     seconds = report.wall_s if report.wall_s is not None else report.elapsed_s
     bin_s = max((timeline.bin_s for timeline in report.timelines), default=1.0)
     bins = math.ceil(seconds / bin_s)

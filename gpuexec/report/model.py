@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 from gpuexec.histogram import Histogram
 from gpuexec.records import MutableRecord, Record
+from gpuexec.run_facts import RunFacts
 
 if TYPE_CHECKING:
-    from gpuexec.events import PlanDecided, RunFacts
+    from gpuexec.events import PlanDecided
     from gpuexec.hardware.provenance import Provenance
     from gpuexec.planning.model import Plan
     from gpuexec.report.node_series import NodeSeries

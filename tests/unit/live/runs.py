@@ -11,6 +11,7 @@ from gpuexec.channel.messages import LogLine
 from gpuexec.live.observer import LiveObserver
 from gpuexec.planning.model import Plan
 from gpuexec.report.builder import ReportBuilder
+from gpuexec.run_facts import RunFacts
 
 NASTY_NAMES = ("two\nlines", "[bold]not bold[/bold] [/", "🦊" * 20, "x" * 300, "\x1b[2Jescape", "</script><b>")
 
@@ -31,7 +32,7 @@ class ServedRun:
         self.names = names
         self.at = 100.0
         started = events.RunStarted(
-            self.at, Plan(()), tuple(names), events.RunFacts(run_id="abc123", pipeline=pipeline), time.time()
+            self.at, Plan(()), tuple(names), RunFacts(run_id="abc123", pipeline=pipeline), time.time()
         )
         self.builder.on_event(started)
         self.observer = LiveObserver(started, self.builder.report)

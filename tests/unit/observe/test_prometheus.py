@@ -16,6 +16,7 @@ from gpuexec.contract.allocation import Allocation, GpuShare
 from gpuexec.observe.metric_table import METRICS
 from gpuexec.observe.prometheus import Exporter
 from gpuexec.planning.model import Phase, Plan, StagePlan, WorkerGrant
+from gpuexec.run_facts import RunFacts
 
 UUID = "GPU-0123"
 GRANT = WorkerGrant("embed-0", 1, Allocation((GpuShare(3, UUID, "GPU", 1.0, None),)))
@@ -37,7 +38,7 @@ AWKWARD = [
 @pytest.fixture
 def exporter() -> Exporter:
     made = Exporter()
-    made.on_event(events.RunStarted(10.0, PLAN, ("read", "embed"), events.RunFacts("abc123", "p"), 1e9))
+    made.on_event(events.RunStarted(10.0, PLAN, ("read", "embed"), RunFacts("abc123", "p"), 1e9))
     return made
 
 
@@ -175,7 +176,7 @@ def test_a_reading_that_is_gone_is_not_shown_as_it_was(exporter: Exporter):
 @pytest.mark.parametrize("name", AWKWARD)
 def test_any_name_is_a_label(name: str):
     exporter = Exporter()
-    facts = events.RunFacts("abc123", name)
+    facts = RunFacts("abc123", name)
     exporter.on_event(events.RunStarted(10.0, Plan(()), (name, name), facts, 1e9))
     exporter.on_event(batches(1, 0.3, **{name: 1.0}))
     found = {
