@@ -99,7 +99,7 @@ _HOMES = {
     "contract.stage": "ProcessingStage",
     "contract.task": "Task",
     "errors": (
-        "CannotAttach CapsuleError CapsuleNotWritten CheckpointError CheckpointMismatch "
+        "CannotAttach CapsuleError CapsuleNotWritten CheckpointError CheckpointMismatch ComparisonImpossible "
         "CompositeNotDecomposed ConfigurationError GpuexecError GpusBusy GpusLost InternalError InvalidTask "
         "NvmlError NvmlHangs NvmlUnavailable RemoteStageError RemoteTraceback ResourcesError "
         "ResultNotPicklable RunCancelled RunFolderNotWritten RunNotFound SpillFailed StageContractError "
