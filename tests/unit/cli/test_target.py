@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gpuexec import ConfigurationError, Pipeline
-from gpuexec.cli.options import option_lines
+from gpuexec.cli.options import option_facts, option_lines
 from gpuexec.cli.target import load_pipeline, parse_options, parse_settings
 from gpuexec.config import ExecutorConfig
 
@@ -178,12 +178,14 @@ def test_an_option_of_another_type_is_refused(option, message):
 
 @pytest.mark.parametrize("width", [40, 80, 200])
 def test_every_option_is_listed_with_its_type_default_and_meaning(width):
-    for option in dataclasses.fields(ExecutorConfig):
-        heading, *about = text = list(option_lines(option, width))
+    options = option_facts()
+    assert [option["name"] for option in options] == [field.name for field in dataclasses.fields(ExecutorConfig)]
+    for option in options:
+        heading, *meaning = text = list(option_lines(option, width))
         assert max(map(len, text)) <= width
-        assert heading.startswith(f"{option.name}: ")
+        assert heading.startswith(f"{option['name']}: ")
         assert "default" in " ".join(text)
-        assert option.metadata["about"] in " ".join(line.strip() for line in about)
+        assert option["meaning"] in " ".join(line.strip() for line in meaning)
 
 
 @pytest.mark.parametrize("wrong", ["a", "=1", "a b=1", "1a=2"])
