@@ -85,7 +85,7 @@ def _register_pipeline(module: Any) -> None:
 def _naming_the_pipeline(run: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(run)
     def run_named(self: Any, *args: Any, **kwargs: Any) -> Any:
-        with pipeline_named(str(self.name)):
+        with pipeline_named(str(getattr(self, "name", "pipeline"))):
             return run(self, *args, **kwargs)
 
     return run_named
