@@ -46,8 +46,11 @@ def show_failure(error: BaseException, report: RunReport | None = None) -> None:
     for note in getattr(error, "__notes__", ()):
         is_command = note.startswith(HOW_TO_REPLAY)  # which is to be copied whole
         notes += [note] if is_command else fit(note, width, _MAX_NOTE_ROWS)
-    log = f"everything else: {_write_log(error, report, table)}"
-    left = MAX_ROWS - _rows_of_notices(report, width) - _rows(notes, width) - _rows([log], width) - min(len(table), 1)
+    places, page = [f"everything else: {_write_log(error, report, table)}"], where_report_is(report)
+    left = MAX_ROWS - _rows_of_notices(report, width) - _rows([*notes, *places], width) - min(len(table), 1)
+    if _rows([*text.strip("\n").splitlines(), *page], width) <= left:  # else the log says it
+        places += page
+        left -= _rows(page, width)
     shown = fit(text, width, max(_MIN_TRACE_ROWS, left))
     if len(table) - 1 > left - _rows(shown, width):
         table = table[:1]
@@ -56,7 +59,18 @@ def show_failure(error: BaseException, report: RunReport | None = None) -> None:
             typer.echo(line, err=True)
         for line in (*shown, *notes):
             typer.secho(line, fg="red", err=True)
-        typer.echo(log, err=True)
+        for line in places:
+            typer.echo(line, err=True)
+
+
+def where_report_is(report: RunReport | None) -> list[str]:
+    """Return a line that says where the page of the run is, or its folder if it has none; nothing if it has neither."""
+    if report is None or report.folder is None:
+        return []
+    from gpuexec.report.run_folder import PAGE
+
+    page = Path(report.folder, PAGE)
+    return [f"report: {page if page.exists() else page.parent}"]
 
 
 def fit(text: str, width: int, rows: int) -> list[str]:
@@ -139,7 +153,7 @@ def _write_log(error: BaseException, report: RunReport | None, table: Sequence[s
 def _log_lines(error: BaseException, report: RunReport | None, table: Sequence[str]) -> Iterator[str]:
     yield f"gpuexec {__version__}, Python {sys.version.split()[0]}, in {Path.cwd()}"
     yield " ".join(sys.argv)
-    yield from ("", *table)
+    yield from ("", *where_report_is(report), "", *table)
     for failure in report.failures if report is not None else ():
         yield ""
         tasks = ", ".join(failure.task_ids) or "none"

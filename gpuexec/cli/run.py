@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -90,7 +89,6 @@ def run(
         from gpuexec.cli.failure import show_failure
 
         show_failure(error, executor.last_report)
-        _show_folder(console, executor.last_report)
         raise typer.Exit(1) from None
     report = executor.last_report
     _show_table(console, report)
@@ -114,14 +112,11 @@ def _show_table(console: Console, report: RunReport | None) -> None:
 
 
 def _show_folder(console: Console, report: RunReport | None) -> None:
-    """Say where the page of the run is, or its folder if it has none."""
     if report is not None and report.folder is not None:
-        from gpuexec.report.run_folder import PAGE
+        from gpuexec.cli.failure import where_report_is
 
-        page = Path(report.folder, PAGE)
-        where = page if page.exists() else page.parent
         with contextlib.suppress(OSError, ValueError, AttributeError):
-            console.print(f"report: {where}", markup=False, highlight=False, soft_wrap=True)
+            console.print(*where_report_is(report), markup=False, highlight=False, soft_wrap=True)
 
 
 def _show(console: Console, what: Any) -> None:

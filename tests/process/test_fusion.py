@@ -284,6 +284,6 @@ class Heard:
 
 def test_what_a_stage_says_is_its_own(monkeypatch: pytest.MonkeyPatch):
     heard = Heard()
-    monkeypatch.setattr("gpuexec.executors.local_run.progress_for", lambda _options: ([heard], 1.0))
+    monkeypatch.setattr("gpuexec.executors.local_run.progress_for", lambda _options, _report: ([heard], 1.0))
     run_local([Talks("a"), Light("b"), Talks("c")], given_items(2))
     assert heard.said == [(0, "a prints"), (0, "a logs"), (2, "c prints"), (2, "c logs")] * 2
