@@ -164,7 +164,7 @@ class RunState:
             case Ready():
                 worker.advance(WorkerEvent.SETUP_DONE)
                 worker.ready_at = now
-                self.times.idle(worker, IdleReason.NO_INPUT if worker.is_ready else IdleReason.DRAINING, now)
+                self.times.out_of_work(worker, now)
                 if worker.state in (WorkerState.READY, WorkerState.DRAINING):  # not: after its timeout, or told to stop
                     worker.stage.group_times.add_startup(now - worker.spawned_at)
                     self._recovery.setup_done(worker)

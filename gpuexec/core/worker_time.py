@@ -133,7 +133,7 @@ class WorkerTimes:
         account.since = ended
         if not worker.in_flight:
             self._charge_rest(account, now)
-            self.idle(worker, IdleReason.NO_INPUT if worker.is_ready else IdleReason.DRAINING, now)
+            self.out_of_work(worker, now)
         if now - account.began >= _REPORT_EVERY_S:
             self._report(worker, account)
 
@@ -143,7 +143,11 @@ class WorkerTimes:
         if account.activity is None:
             self._charge(account, Work.LOST, now)
             if not worker.in_flight:
-                self.idle(worker, IdleReason.NO_INPUT if worker.is_ready else IdleReason.DRAINING, now)
+                self.out_of_work(worker, now)
+
+    def out_of_work(self, worker: Worker, now: float) -> None:
+        """Note that it has nothing to do: it waits for a batch, or leaves."""
+        self.idle(worker, IdleReason.NO_INPUT if worker.is_ready else IdleReason.DRAINING, now)
 
     def idle(self, worker: Worker, reason: IdleReason, now: float) -> None:
         """Note why it does nothing. What it did until now is accounted."""
@@ -153,10 +157,7 @@ class WorkerTimes:
                 self._charge(account, reason, now)
                 self._report(worker, account)
             return
-        if account.activity is None:
-            self._charge(account, Work.TRANSFER, now)
-        else:
-            self._charge(account, account.activity, now)
+        self._charge(account, account.activity or Work.TRANSFER, now)
         if account.activity is IdleReason.SETTING_UP:
             self._report(worker, account)  # so that a time line shows when it ended
         account.activity = reason

@@ -126,7 +126,6 @@ def _stage(report: RunReport, stage: StageReport, bin_s: float, bins: int, until
         "batches failed_attempts tasks_in tasks_out quarantined items process_s receive_s send_s transfer_s queued_s "
         "input_bytes output_bytes spilled_bytes node_setup_s"
     )
-    start = report.timelines[stage.index]
     return {
         "index": stage.index,
         "name": stage.name,
@@ -149,7 +148,7 @@ def _stage(report: RunReport, stage: StageReport, bin_s: float, bins: int, until
         "cpu_s": _cpu_s(report, stage),
         "node_setup_gpu_growth_bytes": dict(stage.node_setup_gpu_growth_bytes),
         "metrics": plain(stage.metrics),
-        "timeline": start.to_dict(bin_s, bins, until),
+        "timeline": report.timelines[stage.index].to_dict(bin_s, bins, until),
     }
 
 

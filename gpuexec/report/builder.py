@@ -137,7 +137,6 @@ class ReportBuilder:
             for total in totals:
                 total[part] = total.get(part, 0.0) + seconds
         report.timelines[event.stage_index].account(event.began, event.at, event.parts)
-
         if worker is not None and worker.gpus:
             busy_s = sum(seconds for part, seconds in event.parts if part == Work.BUSY)
             self._samples().account(event.stage_index, worker.gpus, event.began, event.at, busy_s)

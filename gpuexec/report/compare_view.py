@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from gpuexec.report.columns import Column, cell_width, lay_out, shortened
+from gpuexec.report.columns import Column, cell_width, lay_out, printable, shortened
 from gpuexec.report.compare_verdict import SEEN, SHOWN
 from gpuexec.report.figure_text import around_text, change_text, interval_text, value_text
 from gpuexec.report.wording import counted, named, on_one_line
@@ -34,7 +34,7 @@ def comparison_lines(comparison: Data, width: int, *, everything: bool = False) 
     """
     width = max(_LEAST_WIDTH, width)
     for line in _lines(comparison, width, everything=everything):
-        yield _printable(line)
+        yield printable(line)
 
 
 def side_text(side: Data) -> str:
@@ -155,17 +155,12 @@ def _when(started: Any) -> str:
         return ""
 
 
-def _printable(text: str) -> str:
-    """Return the text without what would move a terminal's cursor."""
-    return text if text.isprintable() else "".join(char if char.isprintable() else "?" for char in text)
-
-
 def _name(name: Any) -> str:
     return on_one_line(name)
 
 
 def _wrapped(text: str, width: int, indent: str = "") -> list[str]:
-    text = _printable(text)
+    text = printable(text)
     if cell_width(text) > len(text):  # some characters take two columns
         width //= 2
     return textwrap.wrap(text, width, initial_indent=indent, subsequent_indent=indent + _INDENT)
