@@ -156,7 +156,8 @@ def _when(started: Any) -> str:
 
 
 def _name(name: Any) -> str:
-    return on_one_line(name)
+    """Return a name for a table: what takes its place on the terminal must be known before the columns are laid out."""
+    return printable(on_one_line(name))
 
 
 def _wrapped(text: str, width: int, indent: str = "") -> list[str]:
