@@ -21,6 +21,7 @@ pytest_plugins = ["tests.nvml_sim.plugin"]
 
 ROOT = Path(__file__).parent.parent
 
+_IS_EXHAUSTIVE = bool(os.environ.get("GPUEXEC_EXHAUSTIVE"))
 _WATCHED_FOLDERS = (Path("/dev/shm"), ROOT)
 # Tests that run beside this one may make semaphores of multiprocessing; gpuexec never does.
 _OTHERS = ("sem.mp-",) if "PYTEST_XDIST_WORKER" in os.environ else ()
@@ -39,7 +40,26 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("gpuexec")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "exhaustive: the rest of a table of which other tests are a sample")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not _IS_EXHAUSTIVE:
+        left_out = [item for item in items if item.get_closest_marker("exhaustive")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
+    _multiply_examples(items)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if not _IS_EXHAUSTIVE:
+        terminalreporter.section("LEFT OUT: exhaustive tests and tests of pages in a browser")
+        terminalreporter.line("GPUEXEC_EXHAUSTIVE=1 scripts/test and scripts/test-browser run them, and .ci/run does")
+
+
+def _multiply_examples(items: list[pytest.Item]) -> None:
     """Multiply the number of examples of every property test by GPUEXEC_EXAMPLES, explicit settings included."""
     factor = int(os.environ.get("GPUEXEC_EXAMPLES", "1"))
     scaled = set()
