@@ -11,7 +11,7 @@ from enum import IntEnum
 from typing import Any
 
 from gpuexec.errors import NvmlUnavailable
-from gpuexec.hardware import nvml_calls
+from gpuexec.hardware import nvml_calls, nvml_errors
 from gpuexec.hardware.clock_reasons import THROTTLE_COUNTERS, clock_reasons
 from gpuexec.hardware.field_values import read_fields
 from gpuexec.records import Record
@@ -47,12 +47,12 @@ class RecoveryAction(IntEnum):
 class GpuHealth(Record):
     """One physical GPU. ``None``: not readable; ``unknown`` has the reason under the field's name.
 
-    ``mig_pending``, ``ecc_pending``: the mode after the next reset. ``ecc_corrected``, ``ecc_uncorrected``: errors since
-    the driver was loaded; ``ecc_uncorrected_ever``: in the board's life. Rows of memory are remapped by GPUs since
-    Ampere; older ones retire pages. ``remap_pending``, ``retirement_pending``: something is done at the next reset.
-    ``recovery_action``: a `RecoveryAction`, or a number that is none. PCIe widths are in lanes; the maximum is what GPU
-    and slot can do together, and the present speed (generation) is low while the GPU idles. ``throttled_ns``: since the
-    driver was loaded, by reason.
+    ``mig_pending``, ``ecc_pending``: the mode after the next reset. ``ecc_corrected``, ``ecc_uncorrected``: errors
+    since the driver was loaded; ``ecc_uncorrected_ever``: in the board's life. Rows of memory are remapped by GPUs
+    since Ampere; older ones retire pages. ``remap_pending``, ``retirement_pending``: something is done at the next
+    reset. ``recovery_action``: a `RecoveryAction`, or a number that is none. PCIe widths are in lanes; the maximum is
+    what GPU and slot can do together, and the present speed (generation) is low while the GPU idles. ``throttled_ns``:
+    since the driver was loaded, by reason.
     """
 
     index: int
@@ -83,7 +83,8 @@ class GpuHealth(Record):
 
 
 class HealthListing(Record):
-    """The GPUs that NVML counts. ``reason``: why there are none; ``error``: NVML's number of it, if it has one.
+    """The GPUs that NVML counts. ``reason``: why there are none; ``error``: NVML's number of it (nvmlReturn_t),
+    ``None`` if there is no library to ask.
 
     ``hang``: the call that did not return; what was to be read after it is unknown.
     """
@@ -103,7 +104,7 @@ def read_health() -> HealthListing:
                 return HealthListing(reason=f"the GPUs cannot be counted: {reason}", hang=nvml_calls.hung_call())
             gpus = tuple(_read_gpu(reader, index) for index in range(count))
     except NvmlUnavailable as error:
-        number = getattr(error.__cause__, "value", None)
+        number = None if nvml_errors.library_is_missing() else getattr(error.__cause__, "value", None)
         return HealthListing(reason=str(error), error=number, hang=nvml_calls.hung_call())
     return HealthListing(gpus, hang=nvml_calls.hung_call())
 

@@ -1,8 +1,8 @@
 """XIDs, the numbers that the driver writes to the kernel log when a GPU has a fault, and NVIDIA's advice on each.
 
 Advice is the "immediate action" of the catalogue of XIDs for GPUs since Ampere ("Analyzing Xid Errors with the Xid
-Catalog", docs.nvidia.com/deploy/xid-errors/analyzing-xid-catalog.html). Numbers that the catalogue calls unused are left
-out. Descriptions are ours.
+Catalog", docs.nvidia.com/deploy/xid-errors/analyzing-xid-catalog.html). Numbers that the catalogue calls unused are
+left out. Descriptions are ours.
 """
 
 from __future__ import annotations
