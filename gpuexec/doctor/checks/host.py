@@ -35,7 +35,9 @@ _FULL = 0.9  # of a memory limit: from there on runs take in no new tasks (memor
 _SMALL_SHM = GIB  # Docker gives 64 MiB
 _FULL_SHM = 0.05  # of it is free
 _SWAPPED = 0.1  # of the memory
-_DRIVER_FILES, _WORKER_FILES = 64, 4  # descriptors: of a driver at rest (40, docs/reliability.md), and for each worker
+# Descriptors: what the driver itself needs at most (docs/reliability.md: 40 with ten children), and for each worker
+# its socket, flight recorder, output and exit (processes/spawn.py).
+_DRIVER_FILES, _WORKER_FILES = 64, 4
 _WORKER_THREADS = 8  # and those of its libraries, one for each CPU of its share
 _ENOUGH_FILES = 4096
 
@@ -112,7 +114,7 @@ def shm(facts: Facts) -> Iterator[Finding]:
 @check(
     "open-files",
     Topic.CONTAINER,
-    source="getrlimit(2), RLIMIT_NOFILE; measured: 40 descriptors of a driver, 4 for each worker",
+    source="getrlimit(2), RLIMIT_NOFILE; processes/spawn.py: socket, recorder, output and exit of each worker",
     remedies=(_FILES,),
 )
 def open_files(facts: Facts) -> Iterator[Finding]:
