@@ -10,6 +10,7 @@ import typer
 
 from gpuexec._version import __version__
 from gpuexec.cli.compare import compare
+from gpuexec.cli.doctor import doctor
 from gpuexec.cli.gpus import gpus
 from gpuexec.cli.history import show_history
 from gpuexec.cli.options import show_options
@@ -39,6 +40,7 @@ app.command("runs")(show_runs)
 app.command("report")(show_report)
 app.command("trace")(show_trace)
 app.command()(compare)
+app.command()(doctor)
 
 
 def _show_version(value: bool) -> None:
