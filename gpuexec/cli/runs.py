@@ -63,6 +63,6 @@ def runs_table(summaries: list[RunSummary]) -> Table:
             run.outcome,
             "?" if run.seconds is None else duration(run.seconds),
             "?" if run.tasks_out is None else f"{run.tasks_out:,}",
-            format_bytes(run.size_bytes),
+            "?" if run.size_bytes is None else format_bytes(run.size_bytes),
         )
     return table

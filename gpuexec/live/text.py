@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gpuexec.live.log_lines import LogEntry
-from gpuexec.observe.live_table import FINISHED, LIMITS, done_of, gpu_lines, rate_of, title_line, workers_of
+from gpuexec.observe.live_table import FINISHED, LIMITS, done_of, memory_of, percent_of, rate_of, title_line, workers_of
 from gpuexec.observe.run_view import GpuView, RunView, StageView
 from gpuexec.report.columns import Column, lay_out, printable, shortened
 from gpuexec.units import format_bytes
@@ -31,8 +31,15 @@ WORKER_COLUMNS = (
     Column("GPU memory", 5),
     Column("pid", 7),
 )
+GPU_COLUMNS = (
+    Column("memory", 0),
+    Column("SM", 1),
+    Column("power", 3),
+    Column("temperature", 4),
+    Column("workers", 2),
+)
 _STALE_S = 5.0
-_MOST_GPU_LINES = 4
+_MOST_NAMES_WIDTH = 36  # of the workers on a GPU
 
 
 def view_of(snapshot: Mapping[str, Any]) -> RunView:
@@ -97,6 +104,24 @@ def worker_cells(worker: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
+def gpu_rows(view: RunView, workers: Sequence[Mapping[str, Any]], width: int) -> list[str]:
+    """Return a line for each GPU below a heading, with the workers that are on it; nothing without GPUs."""
+    if not view.gpus:
+        return []
+    rows = [_gpu_cells(gpu, [w["id"] for w in workers if {gpu.index, gpu.uuid} & set(w["gpus"])]) for gpu in view.gpus]
+    return lay_out("GPU", [f"{gpu.index}" for gpu in view.gpus], GPU_COLUMNS, rows, width)
+
+
+def _gpu_cells(gpu: GpuView, workers: Sequence[str]) -> tuple[str, ...]:
+    return (
+        memory_of(gpu.memory_used_bytes, gpu.memory_total_bytes),
+        percent_of(gpu.sm_util_percent),
+        "? W" if gpu.power_w is None else f"{gpu.power_w:.0f} W",
+        "? °C" if gpu.temperature_c is None else f"{gpu.temperature_c} °C",
+        shortened(printable(" ".join(workers)), _MOST_NAMES_WIDTH) or "–",
+    )
+
+
 def log_line(entry: LogEntry) -> str:
     """Return a line of the log, without what would move a terminal's cursor."""
     moment = time.strftime("%H:%M:%S", time.localtime(entry["time"]))
@@ -112,9 +137,9 @@ def snapshot_lines(
     view = view_of(snapshot)
     lines = [shortened(title_of(hello), width), state_of(snapshot, width), ""]
     lines += lay_out("stage", stage_names(view), STAGE_COLUMNS, [stage_cells(stage) for stage in view.stages], width)
-    if view.gpus:
-        lines += ["", *gpu_lines(view.gpus, width, _MOST_GPU_LINES)]
     workers = snapshot["workers"]
+    if view.gpus:
+        lines += ["", *gpu_rows(view, workers, width)]
     if workers:
         names = [worker["id"] for worker in workers]
         lines += ["", *lay_out("worker", names, WORKER_COLUMNS, [worker_cells(worker) for worker in workers], width)]

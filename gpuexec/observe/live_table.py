@@ -129,23 +129,27 @@ def _stages_shown(stages: Sequence[StageView], rows: int) -> list[int]:
 
 
 def _gpu_cell(gpu: GpuView) -> str:
-    return f"GPU {gpu.index} {_memory(gpu.memory_used_bytes, gpu.memory_total_bytes)} {_percent(gpu.sm_util_percent)}"
+    return (
+        f"GPU {gpu.index} {memory_of(gpu.memory_used_bytes, gpu.memory_total_bytes)} {percent_of(gpu.sm_util_percent)}"
+    )
 
 
 def _all_gpus(gpus: Sequence[GpuView]) -> str:
     used = [gpu.memory_used_bytes for gpu in gpus if gpu.memory_used_bytes is not None]
     totals = [gpu.memory_total_bytes for gpu in gpus if gpu.memory_total_bytes is not None]
     busy = [gpu.sm_util_percent for gpu in gpus if gpu.sm_util_percent is not None]
-    memory = _memory(sum(used), sum(totals)) if used and totals else "memory unknown"
-    share = _percent(round(sum(busy) / len(busy)) if busy else None)
+    memory = memory_of(sum(used), sum(totals)) if used and totals else "memory unknown"
+    share = percent_of(round(sum(busy) / len(busy)) if busy else None)
     return f"{len(gpus)} GPUs {memory} {share}"
 
 
-def _memory(used: int | None, total: int | None) -> str:
+def memory_of(used: int | None, total: int | None) -> str:
+    """Return how much of a memory is in use, and how large it is, in GiB."""
     if used is None:
         return "memory ?"
     return f"{used / GIB:.1f}" + (f"/{total / GIB:.0f}" if total else "") + " GiB"
 
 
-def _percent(value: float | None) -> str:
+def percent_of(value: float | None) -> str:
+    """Return a utilisation."""
     return "? %" if value is None else f"{value} %"
