@@ -107,7 +107,7 @@ def _print_once(client: LiveClient) -> None:
 
 def _show(client: LiveClient, reader: RunFolderReader) -> None:
     from gpuexec.live.client import attach_again
-    from gpuexec.live.terminal import check_terminal, end_with_terminal
+    from gpuexec.live.terminal import check_terminal, end_with_terminal, leave_on_sigterm
 
     try:
         from gpuexec.live.app import TopApp
@@ -121,6 +121,7 @@ def _show(client: LiveClient, reader: RunFolderReader) -> None:
     check_terminal()
     end_with_terminal()
     app = TopApp(client, lambda: attach_again(reader))
+    leave_on_sigterm(app.leave)
     app.run()
     if app.last_words is not None:
         typer.echo(app.last_words)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 from rich.text import Text
@@ -81,6 +81,7 @@ class TopApp(App[None]):
         self._snapshot: Mapping[str, Any] | None = None
         self._lost: str | None = None
         self._detached = False
+        self._ui_loop: asyncio.AbstractEventLoop | None = None
         self.last_words: str | None = None
 
     def compose(self) -> ComposeResult:
@@ -94,9 +95,8 @@ class TopApp(App[None]):
         yield Footer(show_command_palette=False)
 
     def on_mount(self) -> None:
-        """Begin to listen. SIGTERM ends the display as q does, so that it leaves the terminal in order."""
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, lambda: self.exit(return_code=128 + signal.SIGTERM))
+        """Begin to listen."""
+        self._ui_loop = asyncio.get_running_loop()
         self._draw()
         self.set_interval(1.0, self._draw_state)
         self._listen()
@@ -113,6 +113,11 @@ class TopApp(App[None]):
     async def action_detach(self) -> None:
         """End the display. The run does not notice."""
         self.exit()
+
+    def leave(self, return_code: int) -> None:
+        """End the display, from any thread or signal handler."""
+        if self._ui_loop is not None:
+            self._ui_loop.call_soon_threadsafe(partial(self.exit, return_code=return_code))
 
     @work(thread=True)
     def _listen(self) -> None:

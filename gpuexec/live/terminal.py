@@ -1,4 +1,4 @@
-"""The terminal that ``gpuexec top`` draws on: there has to be one, and the display ends with it.
+"""The terminal that ``gpuexec top`` draws on: there has to be one, the display ends with it, and leaves it in order.
 
 When a terminal goes away, since its window is closed or its connection breaks, the kernel sends SIGHUP to the processes
 of its session only, and some ignore that (``nohup``). For the others the terminal's input has ended: it can always be
@@ -13,7 +13,7 @@ import select
 import signal
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from gpuexec.errors import CannotAttach
 
@@ -48,3 +48,20 @@ def end_with_terminal(descriptors: Iterable[int] = (0, 2)) -> None:
         os._exit(128 + signal.SIGHUP)
 
     threading.Thread(target=wait, name="gpuexec-terminal", daemon=True).start()
+
+
+def leave_on_sigterm(leave: Callable[[int], None], patience_s: float = 2.0) -> None:
+    """Let SIGTERM call ``leave``, with the exit status, so that the terminal is left in order.
+
+    The process ends without that if it has not within so many seconds: the terminal may take nothing (Ctrl-S), and
+    everything then waits for it. ``leave`` is called in the main thread, between any two steps of what it does.
+    """
+    status = 128 + signal.SIGTERM
+
+    def on_signal(*_: object) -> None:
+        last_resort = threading.Timer(patience_s, os._exit, [status])
+        last_resort.daemon = True
+        last_resort.start()
+        leave(status)
+
+    signal.signal(signal.SIGTERM, on_signal)

@@ -145,12 +145,19 @@ def test_it_ends_with_its_terminal_where_no_signal_tells_it(run: LiveRun, tmp_pa
     wait_for(lambda: not run.served.server.attached)
 
 
-def test_it_ends_with_its_terminal_while_everything_else_in_it_is_blocked():
-    code = "from gpuexec.live.terminal import *; end_with_terminal(); print('on', flush=True); threading.Event().wait()"
+@pytest.mark.parametrize(
+    ("prepare", "end", "status"),
+    [
+        ("end_with_terminal()", Terminal.close, HUNG_UP),
+        ("leave_on_sigterm(print, patience_s=0.01)", lambda t: t.program.terminate(), 128 + signal.SIGTERM),
+    ],
+)
+def test_it_ends_while_everything_in_it_is_blocked(prepare, end, status):
+    code = f"from gpuexec.live.terminal import *; {prepare}; print('on', flush=True); threading.Event().wait()"
     with Terminal(sys.executable, "-c", code) as terminal:
         terminal.wait_for("on")
-        terminal.close()
-        assert terminal.program.wait() == HUNG_UP
+        end(terminal)
+        assert terminal.program.wait() == status
 
 
 def test_sigterm_leaves_the_terminal_in_order(run: LiveRun, tmp_path: Path):
