@@ -10,6 +10,7 @@ from gpuexec.live.log_lines import LogEntry
 from gpuexec.observe.live_table import FINISHED, LIMITS, done_of, memory_of, percent_of, rate_of, title_line, workers_of
 from gpuexec.observe.run_view import GpuView, RunView, StageView
 from gpuexec.report.columns import Column, lay_out, printable, shortened
+from gpuexec.report.wording import counted, seconds
 from gpuexec.units import format_bytes
 
 STAGE_COLUMNS = (
@@ -63,10 +64,10 @@ def state_of(snapshot: Mapping[str, Any], width: int) -> str:
     age_s = time.time() - snapshot["at"]
     silent = f"no news for {age_s:.0f} s (the caller is busy, or the driver is stopped) · " if age_s > _STALE_S else ""
     state = silent + title_line(view_of(snapshot), 1000)
-    for count, label in ((snapshot["failed_attempts"], "failed attempt"), (snapshot["quarantined"], "in quarantine")):
-        if count:
-            plural = "s" if count > 1 and label == "failed attempt" else ""
-            state += f" · {count} {label}{plural}"
+    if failed := snapshot["failed_attempts"]:
+        state += f" · {counted(failed, 'failed attempt')}"
+    if quarantined := snapshot["quarantined"]:
+        state += f" · {quarantined:,} in quarantine"
     return shortened(state, width)
 
 
@@ -152,7 +153,7 @@ def snapshot_lines(
 
 def end_line(hello: Mapping[str, Any], end: Mapping[str, Any]) -> str:
     """Return how the run ended, and where to read what it did."""
-    wall = "" if end["wall_s"] is None else f" after {end['wall_s']:.1f} s"
+    wall = "" if end["wall_s"] is None else f" after {seconds(end['wall_s'])}"
     outcome = {"ok": "is done", "interrupted": "was interrupted", "failed": "has failed"}.get(
         end["outcome"], "has ended"
     )
