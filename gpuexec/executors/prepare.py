@@ -15,7 +15,6 @@ from gpuexec.config import ExecutorConfig
 from gpuexec.curator import stage_facts
 from gpuexec.driver.spill_folder import SpillFolder, choose_folder
 from gpuexec.errors import GpusBusy, ResourcesError
-from gpuexec.executors.checks import check_stages, refuse_run_during_import
 from gpuexec.executors.grouping import groups_of, separate
 from gpuexec.executors.requirements import check_requirements
 from gpuexec.executors.stage_options import check_stage_options
@@ -69,7 +68,9 @@ def prepare(
     has_checkpoint: bool = False,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Prepared:
-    """Check the stages and plan them on this node, or on ``node`` (read from a file, for example).
+    """Check what the stages ask for and plan them on this node, or on ``node`` (read from a file, for example).
+
+    ``stages``: those that `checks.check_call` has accepted.
 
     GPUs are read only if a stage asks for one. CUDA_VISIBLE_DEVICES in ``environ`` restricts this node's GPUs, never
     those of a ``node`` that is passed in. With ``busy_gpus="wait"``, wait until other processes free their GPUs, for
@@ -79,8 +80,6 @@ def prepare(
 
     Raises ``ConfigurationError`` and ``ResourcesError``.
     """
-    refuse_run_during_import()
-    check_stages(stages)
     check_stage_options(stages, options)
     check_requirements(stages, options)
     demands = tuple(stage_facts.demand_of(stage) for stage in stages)

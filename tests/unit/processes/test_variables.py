@@ -11,10 +11,12 @@ from gpuexec.processes import variables
 from gpuexec.processes.variables import (
     GPU_MEMORY_LIMITS,
     HASH_SEED,
+    THREAD_CAPS,
     PortRanges,
     gpu_memory_limits,
     thread_caps,
     variables_of_run,
+    worker_environment,
 )
 
 
@@ -91,3 +93,25 @@ def test_port_ranges_are_apart_and_free():
         in_use = taken.getsockname()[1]
         ranges._next -= 1
         assert ranges.take() != in_use
+
+
+def environment(base=None, env_vars=None, cpus=2.9, visible="GPU-1"):
+    return worker_environment(base or {}, Allocation((), cpus, visible), env_vars or {})
+
+
+def test_threads_follow_the_cpu_share():
+    assert {environment()[name] for name in THREAD_CAPS} == {"2"}
+    assert environment(cpus=0.25)["OMP_NUM_THREADS"] == "1"
+
+
+def test_the_users_thread_counts_win():
+    assert environment({"OMP_NUM_THREADS": "7"})["OMP_NUM_THREADS"] == "7"
+    assert environment({"OMP_NUM_THREADS": "7"}, {"OMP_NUM_THREADS": "9"})["OMP_NUM_THREADS"] == "9"
+    assert environment({"OMP_NUM_THREADS": "7"})["MKL_NUM_THREADS"] == "2"
+
+
+def test_the_plan_alone_decides_about_gpus():
+    env = environment(
+        {"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "3", "CUDA_DEVICE_ORDER": "FASTEST_FIRST"}
+    )
+    assert (env["CUDA_VISIBLE_DEVICES"], env["CUDA_DEVICE_ORDER"]) == ("GPU-1", "PCI_BUS_ID")
