@@ -17,11 +17,12 @@ from gpuexec.driver.spill_folder import SpillFolder, choose_folder
 from gpuexec.errors import GpusBusy, ResourcesError
 from gpuexec.executors.checks import check_stages, refuse_run_during_import
 from gpuexec.executors.grouping import groups_of, separate
+from gpuexec.executors.mps import MpsUse, mps_use
 from gpuexec.executors.requirements import check_requirements
 from gpuexec.executors.stage_options import check_stage_options
-from gpuexec.hardware import host, visible_devices
+from gpuexec.hardware import host, mps, visible_devices
 from gpuexec.hardware.leases import HeldLeases, LeaseFolder, with_leases
-from gpuexec.hardware.model import Lease, Node
+from gpuexec.hardware.model import Device, Lease, Node
 from gpuexec.hardware.nvml_errors import with_remedy
 from gpuexec.hardware.visible_devices import VARIABLE, VisibleDevices
 from gpuexec.planning.allocator import Allocator
@@ -30,7 +31,7 @@ from gpuexec.planning.model import Plan, PlanOptions, StageDemand, WorkerGrant
 from gpuexec.planning.planner import make_allocator, plan_phases
 from gpuexec.planning.request import request_of
 from gpuexec.planning.shares import amounts_of, amounts_of_plan
-from gpuexec.policies import BusyGpuPolicy, FusionPolicy, GpuPinning
+from gpuexec.policies import BusyGpuPolicy, FusionPolicy, GpuPinning, MpsPolicy
 from gpuexec.records import Record
 
 _NEEDED_READINGS = ("handle", "uuid", "memory_total_bytes", "mig_enabled", "compute_mode")
@@ -42,6 +43,7 @@ class Prepared(Record):
 
     ``groups``: which stages are fused, every stage in one group.
     ``leases``: what tells other runs on this machine; the run closes them. ``spill_folder``: see `with_spill_folder`.
+    ``mps``: the use that the run makes of MPS.
     """
 
     stages: tuple[Any, ...]
@@ -52,6 +54,7 @@ class Prepared(Record):
     groups: tuple[Group, ...]
     leases: HeldLeases = field(default_factory=HeldLeases)
     spill_folder: SpillFolder | None = None
+    mps: MpsUse = MpsUse()
 
     def cover(self, grants: Iterable[WorkerGrant]) -> None:
         """Keep the leases as large as what these workers, all that are alive, were granted."""
@@ -169,16 +172,31 @@ def _plan(
     visible = visible_devices.select(node.gpus, environ or {}) if reads_gpus else VisibleDevices(())
     if node.hang is not None:
         visible = _despite_hang(node.hang, node, demands, visible)
+    use = _mps_use(demands, options, visible.devices, environ)
     allocator, notes = make_allocator(
         demands,
-        with_leases(visible.devices, leases) if leases else visible.devices,
+        with_leases(use.marked(visible.devices), leases),
         node,
         _plan_options(options),
         no_devices_reason=_no_devices_reason(node, environ or {}, visible),
-        device_notes=visible.notes,
+        device_notes=(*visible.notes, *use.notes),
         groups=groups,
     )
-    return Prepared(wanted.stages, demands, node, plan_phases(allocator, notes, groups), allocator, wanted.groups)
+    plan = plan_phases(allocator, notes, groups)
+    return Prepared(wanted.stages, demands, node, plan, allocator, wanted.groups, mps=use)
+
+
+def _mps_use(
+    demands: Sequence[StageDemand],
+    options: ExecutorConfig,
+    devices: Sequence[Device],
+    environ: Mapping[str, str] | None,
+) -> MpsUse:
+    if environ is None or not devices:
+        return MpsUse()
+    return mps_use(
+        MpsPolicy(options.mps), GpuPinning(options.gpu_pinning), demands, devices, mps.running_daemon(environ)
+    )
 
 
 def _despite_hang(hang: str, node: Node, demands: Sequence[StageDemand], visible: VisibleDevices) -> VisibleDevices:

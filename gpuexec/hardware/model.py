@@ -140,6 +140,7 @@ class Device(Record):
     memory_reserved_bytes: int | None = None  # the driver's own; None where NVML does not say it
     processes: tuple[GpuProcess, ...] | None = None  # those that hold memory on it now
     leases: tuple[Lease, ...] = ()  # of other runs
+    mps: bool = False  # a control daemon of MPS runs, or will: its server takes the device when its first client comes
 
 
 class Host(Record):
