@@ -39,7 +39,7 @@ from gpuexec.driver.worker_processes import WorkerProcesses
 from gpuexec.errors import ConfigurationError
 from gpuexec.planning.allocator import Allocator
 from gpuexec.planning.model import Plan, WorkerGrant
-from gpuexec.policies import StartMethod
+from gpuexec.policies import ShareEnforcement, StartMethod
 from gpuexec.processes.standard_streams import discard_what_cannot_be_written
 from gpuexec.processes.watch import Readiness
 from gpuexec.run_facts import RunFacts
@@ -351,7 +351,8 @@ class Run:
             worker_id=worker.worker_id,
             task_ids=tuple(task_ids),
         )
-        hint = hint_for(failed.text, worker.grant.allocation, failed.traceback)
+        limits = spec.share_enforcement is not ShareEnforcement.OFF
+        hint = hint_for(failed.text, worker.grant.allocation, failed.traceback, limits_share=limits)
         if hint is not None:
             error.add_note(hint)
         return error

@@ -18,10 +18,11 @@ from gpuexec.errors import GpusBusy, ResourcesError
 from gpuexec.executors.checks import check_stages, refuse_run_during_import
 from gpuexec.executors.grouping import groups_of, separate
 from gpuexec.executors.mps import MpsUse, mps_use
+from gpuexec.executors.neighbours import Neighbours
 from gpuexec.executors.requirements import check_requirements
 from gpuexec.executors.stage_options import check_stage_options
 from gpuexec.hardware import host, mps, visible_devices
-from gpuexec.hardware.leases import HeldLeases, LeaseFolder, with_leases
+from gpuexec.hardware.leases import HeldLeases, with_leases
 from gpuexec.hardware.model import Device, Lease, Node
 from gpuexec.hardware.nvml_errors import with_remedy
 from gpuexec.hardware.visible_devices import VARIABLE, VisibleDevices
@@ -77,8 +78,8 @@ def prepare(
     GPUs are read only if a stage asks for one. CUDA_VISIBLE_DEVICES in ``environ`` restricts this node's GPUs, never
     those of a ``node`` that is passed in. With ``busy_gpus="wait"``, wait until other processes free their GPUs, for
     ``busy_gpu_timeout_s`` at most; ``sleep`` may raise to end that. What other runs hold leases on is theirs; with
-    ``takes_leases``, this plan's GPUs are leased too. ``fuses``: light neighbours share their workers, if the options
-    say so too; with a checkpoint, only those after the stage that makes the sources.
+    ``takes_leases``, this plan's GPUs are leased too, and it waits in line for them. ``fuses``: light neighbours share
+    their workers, if the options say so too; with a checkpoint, only those after the stage that makes the sources.
 
     Raises ``ConfigurationError`` and ``ResourcesError``.
     """
@@ -90,19 +91,22 @@ def prepare(
     fuses = fuses and options.fusion == FusionPolicy.AUTO
     groups = groups_of(stages, demands, options, has_checkpoint=has_checkpoint) if fuses else separate(stages)
     wanted = _Wanted(tuple(stages), demands, groups)
+    if node is not None:
+        return _plan(wanted, options, node, environ=None)
+    if not wanted.uses_gpus:
+        return _plan(wanted, options, _read_node(demands, options, environ), environ=environ)
+    neighbours = Neighbours(options.lease_dir, environ, takes_leases=takes_leases)
     deadline = time.monotonic() + options.busy_gpu_timeout_s
-    while True:
-        try:
-            if node is not None:
-                return _plan(wanted, options, node, environ=None)
-            here = _read_node(demands, options, environ)
-            if not any(demand.gpus or demand.gpu_memory_gb for demand in demands):
-                return _plan(wanted, options, here, environ=environ)
-            return _plan_among_runs(wanted, options, here, environ, takes_leases=takes_leases)
-        except GpusBusy:
-            if node is not None or time.monotonic() >= deadline:
-                raise
-            sleep(min(_BUSY_POLL_S, max(0.0, deadline - time.monotonic())))
+    try:
+        while True:
+            try:
+                return _plan_among_runs(wanted, options, _read_node(demands, options, environ), environ, neighbours)
+            except GpusBusy:
+                if time.monotonic() >= deadline:
+                    raise
+                sleep(min(_BUSY_POLL_S, max(0.0, deadline - time.monotonic())))
+    finally:
+        neighbours.leave_line()
 
 
 def with_spill_folder(prepared: Prepared, options: ExecutorConfig) -> Prepared:
@@ -126,34 +130,27 @@ class _Wanted(NamedTuple):
     demands: tuple[StageDemand, ...]
     groups: tuple[Group, ...]
 
+    @property
+    def uses_gpus(self) -> bool:
+        """Whether a stage asks for a GPU, or a part of one."""
+        return any(demand.gpus or demand.gpu_memory_gb for demand in self.demands)
+
 
 def _plan_among_runs(
-    wanted: _Wanted,
-    options: ExecutorConfig,
-    node: Node,
-    environ: Mapping[str, str],
-    *,
-    takes_leases: bool,
+    wanted: _Wanted, options: ExecutorConfig, node: Node, environ: Mapping[str, str], neighbours: Neighbours
 ) -> Prepared:
-    """Plan with what other runs on this machine leave, while none of them plans."""
-    try:
-        folder = LeaseFolder.open()
-        with folder.locked():
-            uuids = [device.uuid for gpu in node.gpus for device in visible_devices.devices_of(gpu)]
-            prepared = _plan(wanted, options, node, environ=environ, leases=folder.read(uuids))
-            if not takes_leases:
-                return prepared
-            amounts = amounts_of_plan(prepared.plan, prepared.allocator.requests)
-            return dataclasses.replace(prepared, leases=folder.hold(amounts))
-    except (OSError, RuntimeError) as error:  # RuntimeError: no home directory
-        from loguru import logger
-
-        logger.warning(
-            "GPUs are not leased, so another run of yours may choose the same ones: the folder for leases cannot be "
-            "used ({}). Set XDG_STATE_HOME to a folder that can be written",
-            error,
-        )
-        return _plan(wanted, options, node, environ=environ)
+    """Plan with what other runs on this machine leave, while none of them plans. Raises ``GpusBusy``: try again."""
+    uuids = [device.uuid for device in visible_devices.select(node.gpus, environ).devices]
+    with neighbours.kept_from_planning():
+        if options.busy_gpus == BusyGpuPolicy.WAIT:
+            neighbours.wait_for_turn(uuids)
+        try:
+            prepared = _plan(wanted, options, node, environ=environ, leases=neighbours.leases(uuids))
+        except GpusBusy:
+            neighbours.join_line(uuids)
+            raise
+        amounts = amounts_of_plan(prepared.plan, prepared.allocator.requests)
+        return dataclasses.replace(prepared, leases=neighbours.take(amounts))
 
 
 def _plan(

@@ -71,12 +71,7 @@ def _whole_lease(device: Device) -> str:
 
 
 def _leaseholders(device: Device) -> str:
-    parts = []
-    for lease in device.leases:
-        shares = [f"{lease.thousandths / WHOLE_GPU:g} of it"] if lease.thousandths else []
-        shares += [f"{lease.memory_bytes / GIB:.2f} GiB"] if lease.memory_bytes else []
-        parts.append(f"another gpuexec run (pid {lease.pid}) that holds {' and '.join(shares) or 'it'}")
-    return ", ".join(parts)
+    return ", ".join(f"another gpuexec run ({lease.holder}) that holds {lease}" for lease in device.leases)
 
 
 def _notes_on(device: Device, noted_fraction: float) -> list[str]:
