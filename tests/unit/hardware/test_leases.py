@@ -208,9 +208,9 @@ os.setgid(65534)
 os.setuid(65534)
 folder = LeaseFolder.open()
 with folder.locked():
-    print(*(f"{lease} by {lease.holder}" for lease in read_leases(folder, ["GPU-a"]).get("GPU-a", ())), sep=";")
+    (seen,) = read_leases(folder, ["GPU-a"])["GPU-a"]
     held = HeldLeases.take(folder, {"GPU-d": LeaseAmount(0, 2**30)}, "theirs")
-sys.stdout.flush()
+print(f"{seen} by {seen.holder}", flush=True)
 sys.stdin.read()
 """
 
