@@ -101,8 +101,8 @@ _HOMES = {
     "contract.task": "Task",
     "errors": (
         "CannotAttach CapsuleError CapsuleNotWritten CheckpointError CheckpointMismatch ComparisonImpossible "
-        "CompositeNotDecomposed ConfigurationError GpuShareExceeded GpuexecError GpusBusy GpusLost InternalError InvalidTask "
-        "NvmlError NvmlHangs NvmlUnavailable RemoteStageError RemoteTraceback ResourcesError "
+        "CompositeNotDecomposed ConfigurationError GpuShareExceeded GpuexecError GpusBusy GpusLost InternalError "
+        "InvalidTask NvmlError NvmlHangs NvmlUnavailable RemoteStageError RemoteTraceback ResourcesError "
         "ResultNotPicklable RunCancelled RunFolderNotWritten RunNotFound SpillFailed StageContractError "
         "StageError StageNotPicklable StartRefused TooManyQuarantined WorkerDied"
     ),

@@ -97,6 +97,8 @@ class Lease(Record):
         return total * self.thousandths // 1000 + self.memory_bytes
 
     def __str__(self) -> str:
+        if self.thousandths >= 1000:
+            return "all of it"
         parts = [f"{self.thousandths / 1000:g} of it"] if self.thousandths else []
         parts += [f"{self.memory_bytes / GIB:.2f} GiB"] if self.memory_bytes else []
         return " and ".join(parts) or "it"

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -220,10 +221,9 @@ for line in sys.stdin:
 TRIES = 5 * int(os.environ.get("GPUEXEC_EXAMPLES", "1"))
 
 
+@pytest.mark.timeout(60 + 3 * TRIES)
 def test_two_runs_started_50_ms_apart_never_share_a_gpu(nvml_node):
     """GPUEXEC_EXAMPLES=20 makes it 100 tries. Nothing shows on the GPUs while models would be loaded."""
-    import time
-
     nvml_node(nodes.node(nodes.gpu(0), nodes.gpu(1)))
     pair = [
         subprocess.Popen([sys.executable, "-c", TWO_RUNS], stdin=-1, stdout=-1, text=True, cwd=ROOT) for _ in range(2)
