@@ -18,6 +18,7 @@ from gpuexec.cli.replay import replay
 from gpuexec.cli.report import show_report
 from gpuexec.cli.run import run
 from gpuexec.cli.runs import show_runs
+from gpuexec.cli.suggest import suggest
 from gpuexec.cli.top import top
 from gpuexec.cli.trace import show_trace
 from gpuexec.errors import GpuexecError
@@ -39,6 +40,7 @@ app.command("runs")(show_runs)
 app.command("report")(show_report)
 app.command("trace")(show_trace)
 app.command()(compare)
+app.command()(suggest)
 
 
 def _show_version(value: bool) -> None:

@@ -12,6 +12,7 @@ from gpuexec.contract.pipeline_name import current_pipeline_name
 from gpuexec.curator import stage_facts
 from gpuexec.executors.option_repr import changed_options
 from gpuexec.executors.prepare import Prepared
+from gpuexec.report.room import room_as_facts
 from gpuexec.run_facts import RunFacts, StageFacts
 
 _LIBRARIES = (
@@ -47,6 +48,7 @@ def run_facts(executor: str, prepared: Prepared, options: ExecutorConfig) -> Run
             "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
             "platform": f"{system.sysname} {system.machine}",
             "kernel": system.release,
+            **room_as_facts(prepared.allocator.ledger, prepared.allocator.usable_cpus),
         },
         stages=_stages(prepared),
     )

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from gpuexec.report.columns import Column, lay_out
+from gpuexec.units import format_bytes
 
 _COLUMNS = (
     Column("workers", 4),
@@ -92,8 +93,17 @@ def _details(stage: Data) -> Iterator[str]:
     ]
     if shown:
         yield "otherwise: " + ", ".join(shown)
+    yield from _gpu_memory(stage.get("gpu_memory") or {})
     counts = {"failed attempts": stage.get("failed_attempts"), "quarantined": stage.get("quarantined")}
     yield from (f"{count:,} {label}" for label, count in counts.items() if count)
+
+
+def _gpu_memory(memory: Data) -> Iterator[str]:
+    peak, asked, suggested = (memory.get(name) for name in ("peak_bytes", "asked_bytes", "suggested_gb"))
+    if peak is not None:
+        of = "" if asked is None else f" of {format_bytes(asked)} asked for"
+        enough = "" if suggested is None else f"; gpu_memory_gb={suggested:g} would be enough"
+        yield f"GPU memory of a worker: measured peak {format_bytes(peak)}{of}{enough}"
 
 
 def _failure(failure: Data) -> str:
