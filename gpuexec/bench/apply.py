@@ -240,7 +240,7 @@ def _kind_of_key(stage: Any, key: str) -> str:
     if key in parameters:
         return kind_of(parameters[key])
     if key in _fields(stage):
-        return kind_of(inspect.signature(type(stage)).parameters[key])
+        return kind_of(inspect.signature(type(stage).__init__).parameters[key])
     return str(_STAGE_OPTIONS[key].type)
 
 

@@ -28,9 +28,11 @@ def describe(spec: Spec) -> dict[str, Any]:
     except GpuexecError as error:
         return {"error": str(error), "is_caller": isinstance(error, ConfigurationError)}
     except Exception as error:  # noqa: BLE001 - whatever the target raises
+        import traceback
+
         from gpuexec.stage.brief_traceback import brief_traceback
 
-        return {"error": brief_traceback(error) or f"{type(error).__name__}: {error}", "is_caller": False}
+        return {"error": brief_traceback(error) or traceback.format_exc(), "is_caller": False}
 
 
 def _description(spec: Spec) -> dict[str, Any]:

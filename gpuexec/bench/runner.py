@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from gpuexec.bench.child import ChildProcess, kill_descendants, new_id
 from gpuexec.bench.figures import result_of, with_clock_mark
 from gpuexec.bench.journal import HAS_SWEEP, NAME, Journal, read_result
-from gpuexec.bench.model import Goal, Point, SearchKind, Sweep, Trial, TrialResult, TrialStatus
+from gpuexec.bench.model import Point, Sweep, Trial, TrialResult, TrialStatus
 from gpuexec.bench.request import Request, continued, read_request
 from gpuexec.bench.search import SearchPlan, next_trial, trials_left
 from gpuexec.bench.target import Target, describe
@@ -55,17 +55,7 @@ class SweepRun:
         self._target = target
         self._header = header
         self._stops = False
-        self._points = tuple(Point(each["id"], each["settings"]) for each in header["points"])
-        assert request.seed is not None
-        self._plan = SearchPlan(
-            points=tuple(point.id for point in self._points),
-            goal=request.goal,
-            search=request.search,
-            repeat=request.repeat,
-            warmup=request.warmup,
-            seed=request.seed,
-            budget_s=request.budget_s,
-        )
+        self._plan = planned_search(self.sweep, request.budget_s)
 
     @classmethod
     def begin(cls, request: Request, target: Target, folder: Path) -> SweepRun:
@@ -108,25 +98,7 @@ class SweepRun:
     @property
     def sweep(self) -> Sweep:
         """The sweep as far as it has come."""
-        header, request = self._header, self.request
-        assert request.seed is not None
-        return Sweep(
-            target=request.target,
-            varied={name: tuple(values) for name, values in header["varied"].items()},
-            fixed=request.arguments,
-            goal=Goal(request.goal),
-            search=SearchKind(request.search),
-            repeat=request.repeat,
-            warmup=request.warmup,
-            seed=request.seed,
-            points=self._points,
-            results=tuple(self._journal.results),
-            node=header["node"],
-            versions=header["versions"],
-            started_at=header["started_at"],
-            today=header["today"],
-            complete=next_trial(self._plan, self._journal.results) is None,
-        )
+        return sweep_of(self._header, self.request, self._journal.results)
 
     def run(self, watcher: Watcher) -> Sweep:
         """Run the trials that are left. Ctrl-C ends the trial at hand; what is done is kept."""
@@ -169,7 +141,7 @@ class SweepRun:
         return result
 
     def _spec(self, trial: Trial, scratch: Path) -> Spec:
-        settings = next(point.settings for point in self._points if point.id == trial.point_id)
+        settings = next(point.settings for point in self.sweep.points if point.id == trial.point_id)
         return Spec(
             task="run",
             folder=str(self.folder),
@@ -200,6 +172,42 @@ class SweepRun:
         with contextlib.suppress(OSError):
             (self.folder / _OUTPUT).mkdir(exist_ok=True)
             shutil.copyfile(child.output, self.folder / _OUTPUT / f"{trial.number:04}-{trial.point_id}.log")
+
+
+def sweep_of(header: Mapping[str, Any], request: Request, results: Sequence[TrialResult]) -> Sweep:
+    """Return the sweep with these results. ``header``: the first line of its journal."""
+    assert request.seed is not None
+    sweep = Sweep(
+        target=request.target,
+        varied={name: tuple(values) for name, values in header["varied"].items()},
+        fixed=request.arguments,
+        goal=request.goal,
+        search=request.search,
+        repeat=request.repeat,
+        warmup=request.warmup,
+        seed=request.seed,
+        points=tuple(Point(each["id"], each["settings"]) for each in header["points"]),
+        results=tuple(results),
+        node=header["node"],
+        versions=header["versions"],
+        started_at=header["started_at"],
+        today=header["today"],
+        complete=False,
+    )
+    return replace(sweep, complete=next_trial(planned_search(sweep, request.budget_s), results) is None)
+
+
+def planned_search(sweep: Sweep, budget_s: float) -> SearchPlan:
+    """Return what the search is asked for."""
+    return SearchPlan(
+        points=tuple(point.id for point in sweep.points),
+        goal=sweep.goal,
+        search=sweep.search,
+        repeat=sweep.repeat,
+        warmup=sweep.warmup,
+        seed=sweep.seed,
+        budget_s=budget_s,
+    )
 
 
 def _result(
