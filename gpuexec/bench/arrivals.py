@@ -20,24 +20,34 @@ _MOST_LATENCIES = 20_000  # a sample of them, beyond that
 
 
 class StageTally:
-    """What came out of one stage. ``began``: its first batch, ``ended``: its last one, by the monotonic clock."""
+    """What one stage has done. ``began``: its first batch, ``ended``: its last one, by the monotonic clock."""
 
     def __init__(self) -> None:
-        self.items = 0
         self.began: float | None = None
         self.ended: float | None = None
+        self._taken = 0
+        self._made = 0
 
     def add(self, event: events.BatchesFinished) -> None:
         """Count batches."""
         stats = event.stats
-        self.items += stats.items
+        self._taken += stats.items
+        self._made += event.tasks_out
         self.began = stats.began if self.began is None else min(self.began, stats.began)
         self.ended = stats.ended if self.ended is None else max(self.ended, stats.ended)
 
     @property
+    def items(self) -> int:
+        """Items that it has taken in and is done with; of a stage that makes tasks of nothing, the tasks it has made.
+
+        What comes out of a last stage is no measure: many return nothing, since they have stored it.
+        """
+        return self._taken or self._made
+
+    @property
     def items_per_s(self) -> float | None:
-        """Items a second between its first and its last batch."""
-        if self.began is None or self.ended is None or self.ended <= self.began:
+        """Items a second between the begin of its first batch and the end of its last one; ``None`` of no items."""
+        if self.began is None or self.ended is None or self.ended <= self.began or not self.items:
             return None
         return self.items / (self.ended - self.began)
 
@@ -181,8 +191,8 @@ class Arrivals:
 
     @property
     def throughput(self) -> float | None:
-        """Items that the last stage is done with, by `work_s`."""
-        return self.items / self.work_s if self.work_s else None
+        """Items that the last stage is done with, by `work_s`; ``None`` of no items."""
+        return self.items / self.work_s if self.work_s and self.items else None
 
     def latency(self, share: float) -> float | None:
         """Return a quantile of the tasks' seconds from entry to exit."""

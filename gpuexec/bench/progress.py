@@ -13,6 +13,7 @@ from gpuexec.bench.summary import AIMS
 from gpuexec.report.columns import printable, shortened
 from gpuexec.report.statistics import mean
 from gpuexec.report.text import duration
+from gpuexec.report.wording import counted
 
 _MOST_REASON = 60
 
@@ -119,14 +120,13 @@ class Silence:
 
 def announcement(sweep: Sweep, left: Sequence[Trial]) -> list[str]:
     """Return what a sweep is going to do, in lines."""
-    warmups = f"{sweep.warmup} warm-up{'s' * (sweep.warmup != 1)} and " if sweep.warmup else ""
-    repeats = f"{sweep.repeat} repeat{'s' * (sweep.repeat != 1)}"
-    kind = f"{warmups}{repeats} of each"
+    warmups = f"{counted(sweep.warmup, 'warm-up')} and " if sweep.warmup else ""
+    kind = f"{warmups}{counted(sweep.repeat, 'repeat')} of each"
     if sweep.search is SearchKind.HALVING:
-        kind = f"successive halving, {warmups}{repeats} of the last ones"
+        kind = f"successive halving, {warmups}{counted(sweep.repeat, 'repeat')} of the last ones"
     done = f", {len(sweep.results)} of them done" if sweep.results else ""
     trials = len(sweep.results) + len(left)
     return [
-        f"{printable(sweep.target)}: {len(sweep.points)} points, {trials} trials{done} ({kind})",
+        f"{printable(sweep.target)}: {counted(len(sweep.points), 'point')}, {counted(trials, 'trial')}{done} ({kind})",
         f"the order is shuffled with --seed {sweep.seed}; Ctrl-C keeps what is done",
     ]
