@@ -12,8 +12,9 @@ import pytest
 
 from gpuexec import ConfigurationError, Pipeline
 from gpuexec.cli.options import option_facts, option_lines
-from gpuexec.cli.target import load_pipeline, parse_options, parse_settings
+from gpuexec.cli.target import parse_options, parse_settings
 from gpuexec.config import ExecutorConfig
+from gpuexec.executors.target import load_pipeline
 
 MODULE = """
 from gpuexec import Pipeline
