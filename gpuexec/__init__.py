@@ -64,7 +64,6 @@ if TYPE_CHECKING:  # for type checkers and editors; a test holds these names aga
     from gpuexec.errors import StageNotPicklable as StageNotPicklable
     from gpuexec.errors import StartRefused as StartRefused
     from gpuexec.errors import SweepImpossible as SweepImpossible
-    from gpuexec.errors import SweepUnreadable as SweepUnreadable
     from gpuexec.errors import TooManyQuarantined as TooManyQuarantined
     from gpuexec.errors import WorkerDied as WorkerDied
     from gpuexec.executors.inline import InlineExecutor as InlineExecutor
@@ -107,7 +106,7 @@ _HOMES = {
         "CompositeNotDecomposed ConfigurationError GpuexecError GpusBusy GpusLost InternalError InvalidTask "
         "NvmlError NvmlHangs NvmlUnavailable RemoteStageError RemoteTraceback ResourcesError "
         "ResultNotPicklable RunCancelled RunFolderNotWritten RunNotFound SpillFailed StageContractError "
-        "StageError StageNotPicklable StartRefused SweepImpossible SweepUnreadable TooManyQuarantined WorkerDied"
+        "StageError StageNotPicklable StartRefused SweepImpossible TooManyQuarantined WorkerDied"
     ),
     "executors.inline": "InlineExecutor",
     "executors.local": "LocalExecutor",

@@ -26,7 +26,6 @@ Built-in classes that an error is a subclass of, beside the one above it, stand 
     ├── CannotAttach                            a run cannot be shown by ``gpuexec top``: it has ended, or is silent
     ├── ComparisonImpossible (ValueError)       there are not two different runs to compare
     ├── SweepImpossible                         ``gpuexec bench`` cannot begin a sweep, or go on with one
-    ├── SweepUnreadable                         what ``gpuexec bench`` wrote is damaged, or of a newer version
     ├── RunCancelled                            the program ended the run, by ``cancel()`` or through asyncio
     ├── WorkerDied                              a worker process ended unexpectedly
     ├── StartRefused (OSError)                  the system refuses another process; the message names the limit
@@ -152,10 +151,6 @@ class RunNotFound(GpuexecError):
 
 class CannotAttach(GpuexecError):
     """``gpuexec top`` cannot show a run: it has ended, does not answer, or is of another version; the message says."""
-
-
-class SweepUnreadable(GpuexecError):
-    """A file of ``gpuexec bench`` cannot be read; the message names it, and what is wrong with it."""
 
 
 class ComparisonImpossible(GpuexecError, ValueError):

@@ -19,7 +19,7 @@ from gpuexec.bench.answer import Answer
 from gpuexec.bench.model import Goal, Point, SearchKind, StageFigures, Sweep, Trial, TrialResult, TrialStatus
 from gpuexec.bench.spread import Spread
 from gpuexec.bench.summary import PointSummary
-from gpuexec.errors import SweepUnreadable
+from gpuexec.errors import SweepImpossible
 from gpuexec.records import Record
 from gpuexec.report.statistics import CONFIDENCE
 
@@ -65,16 +65,16 @@ def plain(value: Any) -> Any:
 def read_sweep(data: Any, where: str = "the sweep") -> Sweep:
     """Return the sweep that `sweep_as_dict` made these values of.
 
-    Raises ``SweepUnreadable`` if they are none, damaged, or of a newer version; ``where`` names their file in it.
+    Raises ``SweepImpossible`` if they are none, damaged, or of a newer version; ``where`` names their file in it.
     """
     if not isinstance(data, Mapping) or data.get("schema") != SCHEMA:
         found = data.get("schema") if isinstance(data, Mapping) else None
-        raise SweepUnreadable(f"{where} is no sweep of gpuexec bench: its schema is {found!r}, not {SCHEMA!r}")
+        raise SweepImpossible(f"{where} is no sweep of gpuexec bench: its schema is {found!r}, not {SCHEMA!r}")
     version = data.get("version")
     if not isinstance(version, int):
-        raise SweepUnreadable(f"{where} is damaged: its version is {version!r}")
+        raise SweepImpossible(f"{where} is damaged: its version is {version!r}")
     if version > VERSION:
-        raise SweepUnreadable(
+        raise SweepImpossible(
             f"{where} has version {version} of {SCHEMA}, and this gpuexec reads up to {VERSION}: "
             f"gpuexec {data.get('gpuexec', '?')} or newer is needed to read it"
         )
@@ -83,7 +83,7 @@ def read_sweep(data: Any, where: str = "the sweep") -> Sweep:
     results = tuple(reader.result(entry, n) for n, entry in enumerate(reader.rows(data, "results")))
     unknown = {result.trial.point_id for result in results} - {point.id for point in points}
     if unknown:
-        raise SweepUnreadable(f"{where} is damaged: it has results of {min(unknown)!r}, which is none of its points")
+        raise SweepImpossible(f"{where} is damaged: it has results of {min(unknown)!r}, which is none of its points")
     own = {
         "points": points,
         "results": results,
@@ -97,13 +97,13 @@ def read_sweep(data: Any, where: str = "the sweep") -> Sweep:
 
 
 def load_sweep(path: str | os.PathLike[str]) -> Sweep:
-    """Return the sweep in a file. Raises ``SweepUnreadable``."""
+    """Return the sweep in a file. Raises ``SweepImpossible``."""
     try:
         data = json.loads(Path(path).read_bytes())
     except OSError as error:
-        raise SweepUnreadable(f"{path} cannot be read: {error.strerror or error}") from error
+        raise SweepImpossible(f"{path} cannot be read: {error.strerror or error}") from error
     except ValueError as error:  # no JSON, or no UTF-8
-        raise SweepUnreadable(f"{path} is damaged: it is not JSON ({error})") from error
+        raise SweepImpossible(f"{path} is damaged: it is not JSON ({error})") from error
     return read_sweep(data, str(path))
 
 
@@ -203,5 +203,5 @@ class _Reader:
             known = ", ".join(each.value for each in kind)
             raise self.damaged(f"{name!r} is {data.get(name)!r}, which is none of {known}") from None
 
-    def damaged(self, what: str) -> SweepUnreadable:
-        return SweepUnreadable(f"{self._where} is damaged: {what}")
+    def damaged(self, what: str) -> SweepImpossible:
+        return SweepImpossible(f"{self._where} is damaged: {what}")

@@ -74,7 +74,12 @@ def coordinates(sweep: Sweep, point: Point) -> dict[str, Any]:
 
 def is_today(sweep: Sweep, point: Point) -> bool:
     """Return whether a point's settings are those that the pipeline has anyway."""
-    return all(name in sweep.today and sweep.today[name] == value for name, value in point.settings.items())
+    return not any(differs_from_today(sweep, name, value) for name, value in point.settings.items())
+
+
+def differs_from_today(sweep: Sweep, name: str, value: Any) -> bool:
+    """Return whether a setting changes what the pipeline has anyway, as far as that is known."""
+    return name not in sweep.today or bool(sweep.today[name] != value)
 
 
 def settings_text(sweep: Sweep, point: Point) -> str:

@@ -1,6 +1,6 @@
 """The settings of a point as Python text. Pure.
 
-Each line can be pasted where the pipeline is built. Names of variables are made of the stages' names.
+Each line can be pasted where the pipeline is built. Variables are named after their stages.
 """
 
 from __future__ import annotations
@@ -10,31 +10,27 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from gpuexec.bench.labels import differs_from_today
 from gpuexec.bench.model import Point, Sweep
+from gpuexec.bench.space import changes_of
 
 _RESOURCES = ("cpus", "gpus", "gpu_memory_gb")
-_GPU_KINDS = {"gpus": "gpu_memory_gb", "gpu_memory_gb": "gpus"}  # only one of the two may be given
-_OPTION, _ARGUMENT = "option", "set"
+_OTHER_REQUEST = {"gpus": "gpu_memory_gb", "gpu_memory_gb": "gpus"}  # a stage may make only one of the two
 
 
 def snippet(sweep: Sweep, point: Point) -> str:
     """Return the lines that make today's configuration that of the point; nothing if it is that already."""
-    changed = {
-        name: value for name, value in point.settings.items() if name not in sweep.today or sweep.today[name] != value
-    }
-    by_owner: dict[str, dict[str, Any]] = {}
-    for name, value in changed.items():
-        owner, _, key = name.rpartition(".")
-        by_owner.setdefault(owner, {})[key] = value
-    options, arguments = by_owner.pop(_OPTION, {}), by_owner.pop(_ARGUMENT, {})
-    lines = [line for stage, settings in by_owner.items() for line in _stage_lines(stage, settings)]
-    if any(key in _RESOURCES for settings in by_owner.values() for key in settings):
+    changes = changes_of(
+        {name: value for name, value in point.settings.items() if differs_from_today(sweep, name, value)}
+    )
+    lines = [line for stage, settings in changes.stages.items() for line in _stage_lines(stage, settings)]
+    if any(key in _RESOURCES for settings in changes.stages.values() for key in settings):
         lines.insert(0, "from dataclasses import replace")
-    if options:
-        lines.append(f"executor = LocalExecutor({_keywords(options)})")
-    if arguments:
-        target = sweep.target.rpartition(":")[2]
-        lines.append(f"{_variable(target)}({_keywords({**sweep.fixed, **arguments})})")
+    if changes.options:
+        lines.append(f"executor = LocalExecutor({_keywords(changes.options)})")
+    if changes.arguments:
+        function = _variable(sweep.target.rpartition(":")[2])
+        lines.append(f"{function}({_keywords({**sweep.fixed, **changes.arguments})})")
     return "\n".join(lines)
 
 
@@ -43,8 +39,8 @@ def _stage_lines(stage: str, settings: Mapping[str, Any]) -> list[str]:
     plain = {key: value for key, value in settings.items() if key not in _RESOURCES}
     resources = {key: value for key, value in settings.items() if key in _RESOURCES}
     for key in list(resources):
-        if resources[key] and key in _GPU_KINDS:
-            resources.setdefault(_GPU_KINDS[key], 0)
+        if resources[key] and key in _OTHER_REQUEST:
+            resources.setdefault(_OTHER_REQUEST[key], 0)
     texts = [_keywords(plain)] if plain else []
     if resources:
         texts.append(f"resources=replace({variable}.resources, {_keywords(resources)})")

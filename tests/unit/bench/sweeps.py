@@ -275,7 +275,8 @@ def _results(draw: st.DrawFn, number: int, point_id: str, rungs: int) -> TrialRe
 @st.composite
 def sweeps(draw: st.DrawFn) -> Sweep:
     """Return sweeps as the model allows them, however odd."""
-    names = draw(st.lists(st.builds("{}.{}".format, texts, texts), max_size=3, unique=True))
+    keys = st.sampled_from(["batch_size", "gpus", "num_workers"])
+    names = draw(st.lists(st.builds("{}.{}".format, texts.filter(bool), keys), max_size=3, unique=True))
     varied = {name: tuple(draw(st.lists(values, min_size=1, max_size=3))) for name in names}
     today = {name: draw(values) for name in names}
     points = grid(varied, today)[: draw(st.integers(1, 5))]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from gpuexec.bench.analysis import analyse
 from gpuexec.bench.as_dict import load_sweep, plain, read_sweep, sweep_as_dict
 from gpuexec.bench.model import Sweep
-from gpuexec.errors import SweepUnreadable
+from gpuexec.errors import SweepImpossible
 from tests.unit.bench.sweeps import SAMPLES, embedding_on_gpus, one_parameter, one_point, sweeps
 
 
@@ -63,12 +63,12 @@ def test_fields_of_later_versions_are_ignored():
 
 @pytest.mark.parametrize("data", [None, [], "gpuexec-bench", {}, {"schema": "gpuexec-report/1"}])
 def test_other_files_are_no_sweeps(data: Any):
-    with pytest.raises(SweepUnreadable, match="is no sweep of gpuexec bench"):
+    with pytest.raises(SweepImpossible, match="is no sweep of gpuexec bench"):
         read_sweep(data)
 
 
 def test_a_newer_version_is_refused():
-    with pytest.raises(SweepUnreadable, match=r"version 2 .* reads up to 1: gpuexec 9\.1 or newer"):
+    with pytest.raises(SweepImpossible, match=r"version 2 .* reads up to 1: gpuexec 9\.1 or newer"):
         read_sweep(as_dict(one_point()) | {"version": 2, "gpuexec": "9.1"})
 
 
@@ -104,7 +104,7 @@ def _set(data: Any, path: str, value: Any) -> None:
 def test_what_is_damaged_is_named(path: str, value: Any, said: str):
     data = copy.deepcopy(as_dict(one_parameter()))
     _set(data, path, value)
-    with pytest.raises(SweepUnreadable, match=said):
+    with pytest.raises(SweepImpossible, match=said):
         read_sweep(data, "bench.json")
 
 
@@ -113,7 +113,7 @@ def test_any_other_file_is_refused(content: bytes):
     path = Path("/dev/shm") / "gpuexec-test-bench.json"
     path.write_bytes(content)
     try:
-        with pytest.raises(SweepUnreadable, match=str(path)):
+        with pytest.raises(SweepImpossible, match=str(path)):
             load_sweep(path)
     finally:
         path.unlink()
@@ -123,12 +123,12 @@ def test_any_other_file_is_refused(content: bytes):
 def test_a_file_that_was_cut_off_is_damaged(tmp_path: Path, cut: int):
     path = tmp_path / "bench.json"
     path.write_text(json.dumps(as_dict(one_parameter()))[:-cut])
-    with pytest.raises(SweepUnreadable, match=r"bench\.json is damaged: it is not JSON"):
+    with pytest.raises(SweepImpossible, match=r"bench\.json is damaged: it is not JSON"):
         load_sweep(path)
     path.write_text(json.dumps(as_dict(one_parameter())))
     assert load_sweep(path) == one_parameter()
 
 
 def test_a_missing_file_is_named(tmp_path: Path):
-    with pytest.raises(SweepUnreadable, match=r"none\.json cannot be read: No such file"):
+    with pytest.raises(SweepImpossible, match=r"none\.json cannot be read: No such file"):
         load_sweep(tmp_path / "none.json")
