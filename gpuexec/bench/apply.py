@@ -170,7 +170,11 @@ def _made_anew(stage: Any, fields: Mapping[str, Any]) -> Any:
     made, as_it_was = dataclasses.replace(stage, **fields), dataclasses.replace(stage)
     known = _fields(stage)
     for name in _SET_LATER:
-        if name in vars(stage) and name not in known and vars(stage)[name] is not vars(as_it_was).get(name):
+        if (
+            name in vars(stage)
+            and name not in known
+            and vars(stage)[name] != vars(as_it_was).get(name, dataclasses.MISSING)
+        ):
             setattr(made, name, vars(stage)[name])
     return made
 

@@ -15,9 +15,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gpuexec.bench.as_dict import plain
 from gpuexec.bench.model import StageFigures, Trial, TrialResult, TrialStatus
 from gpuexec.errors import SweepImpossible
-from gpuexec.records import Record
 
 NAME = "trials.jsonl"
 SCHEMA, VERSION = "gpuexec-bench-trials", 1
@@ -119,8 +119,8 @@ def read_journal(folder: Path) -> tuple[Mapping[str, Any], list[TrialResult]]:
 
 def result_as_dict(result: TrialResult) -> dict[str, Any]:
     """Return a result as plain values."""
-    plain: dict[str, Any] = _plain(result)
-    return plain
+    values: dict[str, Any] = plain(result)
+    return values
 
 
 def read_result(data: Mapping[str, Any]) -> TrialResult:
@@ -128,12 +128,6 @@ def read_result(data: Mapping[str, Any]) -> TrialResult:
     stages = tuple(StageFigures(**stage) for stage in data["stages"])
     fields = {**data, "trial": Trial(**data["trial"]), "status": TrialStatus(data["status"]), "stages": stages}
     return TrialResult(**{**fields, "marks": tuple(data["marks"])})
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Record):
-        return {name: _plain(getattr(value, name)) for name in value.__dataclass_fields__}
-    return [_plain(each) for each in value] if isinstance(value, tuple) else value
 
 
 def _read(path: Path) -> tuple[Mapping[str, Any], list[TrialResult], int]:

@@ -117,11 +117,9 @@ def differences(before: Request, now: Request) -> list[str]:
     """
     found: list[str] = []
     for name, (old, new) in {name: (getattr(before, name), getattr(now, name)) for name in Request._names}.items():
-        if name in _MAY_CHANGE or old == new or (name == "seed" and new is None):
-            continue
         if isinstance(old, Mapping):
             found += _in_mapping(name, old, new)
-        else:
+        elif name not in _MAY_CHANGE and old != new and not (name == "seed" and new is None):
             found.append(f"{name} was {_text(old)} and is {_text(new)}")
     return found
 

@@ -13,8 +13,7 @@ import typer
 
 from gpuexec.cli.run import Options, Settings
 from gpuexec.cli.target import parse_options, parse_settings
-from gpuexec.errors import ConfigurationError
-from gpuexec.executors.values import read_value
+from gpuexec.executors.values import read_seconds
 
 if TYPE_CHECKING:
     from gpuexec.bench.api import Bench
@@ -160,10 +159,7 @@ def _request(*, vary: list[str], settings: list[str], options: list[str], **othe
 
 
 def _seconds(option: str, text: str) -> float:
-    seconds: float = read_value(text, "float", where=f"{option} {text!r}: it")
-    if seconds < 0:
-        raise ConfigurationError(f"{option} {text!r}: it must not be below 0")
-    return seconds
+    return read_seconds(text, where=f"{option} {text!r}: it")
 
 
 def _show(done: Bench, *, as_json: bool) -> None:
