@@ -102,6 +102,8 @@ class TrialResult(Record):
     ``throttled`` and ``clock changed``. ``throughput``: items per second of the last stage, without start-up (its exact
     definition is `gpuexec.bench.throughput`'s). ``latency_*``: of a task from its entry to its exit.
     ``energy_is_short``: the energy was measured over less than 10 s, so that idle power and the counter's steps show.
+    ``run_folder``: where its report and page are, seen from the sweep's folder. ``sm_clock_mhz``: mean clock of its
+    GPUs under load.
     """
 
     trial: Trial
@@ -120,6 +122,7 @@ class TrialResult(Record):
     stages: tuple[StageFigures, ...]
     run_folder: str | None
     started_at: float
+    sm_clock_mhz: float | None = None
 
 
 class Sweep(Record):
