@@ -158,7 +158,6 @@ def _smaller_share(run: RecordedRun, load: StageLoad) -> Iterator[Suggestion]:
         f"{percent(used)} of its busy time, and a worker held {format_bytes(peak)} at most.",
         arithmetic=f"{_division(run, load, workers)}, but no less than the {seconds(kernels_s)} in which kernels ran; "
         f"{_then(run, outlook, gain)} at most",
-        beside=_beside(name, demand),
     )
 
 
@@ -189,9 +188,6 @@ def _one_phase(run: RecordedRun) -> Iterator[Suggestion]:
     if outlook is None or len(outlook.phases) >= len(run.phases):
         return
     gain = run.gain(outlook)
-    beside: dict[str, Any] = {}
-    for index, demand in changed.items():
-        beside |= _beside(run.name(index), demand)
     sizes = ", ".join(f"{named(run.name(index))} {demand.gpu_memory_gb:g}" for index, demand in changed.items())
     slowest = (run.slowest(phase) for phase in run.phases)
     times = " + ".join(seconds(load.work_s) for load in slowest if load is not None)
@@ -203,7 +199,6 @@ def _one_phase(run: RecordedRun) -> Iterator[Suggestion]:
         text=f"Ask for the GPU memory that was measured (gpu_memory_gb: {sizes}): then stages run at the same time "
         f"that ran one after the other, in {len(run.phases)} phases.",
         arithmetic=f"the slowest stages of the phases took {times}; {_then(run, outlook, gain)} at most",
-        beside=beside,
     )
 
 
@@ -219,11 +214,6 @@ def _smallest_that_is_enough(tried: list[_Tried]) -> _Tried:
 def _changed(before: StageDemand, after: StageDemand) -> Mapping[str, Any]:
     pairs = ((key, getattr(before, key), getattr(after, key)) for key in ("gpus", "gpu_memory_gb", "num_workers"))
     return {key: then for key, now, then in pairs if now != then and then}
-
-
-def _beside(name: str, demand: StageDemand) -> dict[str, Any]:
-    """Return what a new ``Resources(…)`` has to repeat."""
-    return {f"{name}.cpus": demand.cpus} if demand.cpus != 1 else {}
 
 
 def _division(run: RecordedRun, load: StageLoad, count: int) -> str:

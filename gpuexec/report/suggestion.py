@@ -7,20 +7,19 @@ from dataclasses import field
 from typing import Any
 
 from gpuexec.records import Record
+from gpuexec.report.snippet import snippet_lines
 from gpuexec.report.wording import gained, seconds
 
 OPTION = "option"
-_RESOURCES = ("cpus", "gpu_memory_gb", "gpus")
 
 
 class Suggestion(Record):
     """A change, and what the run's own figures say that it would give.
 
     ``settings``: by name, ``STAGE.key`` for what a stage's ``with_()`` takes and ``option.NAME`` for an executor
-    option, as ``gpuexec bench`` has them. ``beside``: settings of the same stages that stay as they are, but have to be
-    written together with these. ``gain_share``: of the throughput, 0.11 for +11 %. ``at_most``: the figures show only a
-    bound; otherwise the work divided by the workers is what to expect. ``is_needed``: without it the run did not go
-    through. ``text`` says what to change and why, ``arithmetic`` how the gain follows from the report.
+    option, as ``gpuexec bench`` has them. ``gain_share``: of the throughput, 0.11 for +11 %. ``at_most``: the figures
+    show only a bound; otherwise the work divided by the workers is what to expect. ``is_needed``: without it the run
+    did not go through. ``text`` says what to change and why, ``arithmetic`` how the gain follows from the report.
     """
 
     kind: str
@@ -30,7 +29,6 @@ class Suggestion(Record):
     text: str
     arithmetic: str
     is_needed: bool = False
-    beside: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def expected_share(self) -> float:
@@ -38,14 +36,13 @@ class Suggestion(Record):
         return self.gain_share / 2 if self.at_most else self.gain_share
 
     def snippet(self) -> str:
-        """Return the change as Python: a line for each stage, and one for the executor."""
+        """Return the change as lines of Python."""
         stages: dict[str, dict[str, Any]] = {}
         options: dict[str, Any] = {}
-        for name, value in {**self.beside, **self.settings}.items():
+        for name, value in self.settings.items():
             owner, _, key = name.rpartition(".")
             (options if owner == OPTION else stages.setdefault(owner, {}))[key] = value
-        lines = [f"stages[{name!r}].with_({_arguments(settings)})" for name, settings in stages.items()]
-        return "\n".join([*lines, *([f"LocalExecutor({_arguments(options)})"] if options else [])])
+        return "\n".join(snippet_lines(stages, options))
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain values."""
@@ -64,14 +61,3 @@ class Suggestion(Record):
 def effect(wall_s: float, gain_share: float) -> str:
     """Return what a gain means for a run that took so long, as the end of a sentence."""
     return f"the run of {seconds(wall_s)} gets {gained(gain_share)}"
-
-
-def _arguments(settings: Mapping[str, Any]) -> str:
-    resources = {key: value for key, value in settings.items() if key in _RESOURCES}
-    others = {key: value for key, value in settings.items() if key not in _RESOURCES}
-    parts = [f"resources=Resources({_listed(resources)})"] if resources else []
-    return ", ".join([*parts, *([_listed(others)] if others else [])])
-
-
-def _listed(settings: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key}={value!r}" for key, value in settings.items())

@@ -413,22 +413,22 @@ def test_stages_of_one_name_cannot_be_told_apart():
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        ({"upper.num_workers": 4}, {"num_workers": 4}),
+        ({"upper.num_workers": 4}, {"num_workers": 4, "gpus": 1.0}),
         ({"upper.gpus": 0.25, "upper.num_workers": 8}, {"gpus": 0.25, "cpus": 2.0, "num_workers": 8}),
         ({"upper.gpu_memory_gb": 10.5}, {"gpu_memory_gb": 10.5, "gpus": 0.0, "cpus": 2.0}),
     ],
 )
 def test_a_snippet_makes_a_stage_that_asks_for_what_is_suggested(values: dict[str, Any], expected: dict[str, Any]):
-    beside = {} if "upper.num_workers" in values and len(values) == 1 else {"upper.cpus": 2.0}
-    snippet = Suggestion("k", values, 0.1, False, "", "", beside=beside).snippet()
-    stages = {"upper": Upper().with_(resources=Resources(cpus=2, gpus=1))}
-    demand = demand_of(eval(snippet, {"Resources": Resources, "stages": stages}))
+    names: dict[str, Any] = {"upper": Upper().with_(resources=Resources(cpus=2, gpus=1))}
+    exec(Suggestion("k", values, 0.1, False, "", "").snippet(), names)
+    demand = demand_of(names["upper"])
     assert {key: getattr(demand, key) for key in expected} == expected
 
 
-def test_a_snippet_of_an_option_is_an_executor():
-    snippet = Suggestion("k", {"option.queue_tasks": 64}, 0.1, True, "", "").snippet()
-    assert eval(snippet, {"LocalExecutor": LocalExecutor}).options.queue_tasks == 64
+def test_a_snippet_of_an_option_makes_an_executor():
+    names: dict[str, Any] = {"LocalExecutor": LocalExecutor}
+    exec(Suggestion("k", {"option.queue_tasks": 64}, 0.1, True, "", "").snippet(), names)
+    assert names["executor"].options.queue_tasks == 64
 
 
 def test_sizes_are_told_by_stage():
