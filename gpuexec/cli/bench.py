@@ -94,12 +94,30 @@ def bench(
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print bench.json instead of the table.")] = False,
+    is_builtin: Annotated[
+        bool,
+        typer.Option(
+            "--builtin", help="Measure this machine itself, without TARGET, and compare it with earlier runs."
+        ),
+    ] = False,
+    reference: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="--builtin: figures to compare with, as it stores them.", show_default=False),
+    ] = None,
+    disk: Annotated[
+        list[Path],
+        typer.Option(metavar="DIR", help="--builtin: measure the disk of this folder (default: that of the runs)."),
+    ] = [],  # noqa: B006
+    full: Annotated[bool, typer.Option("--full", help="--builtin: more and longer repeats, for minutes.")] = False,
 ) -> None:
     """Run a pipeline with different settings, each in processes of its own, and say which are best.
 
     Exit status: 0 if there is a best point, 1 if not, 130 after Ctrl-C; what is done is kept then, for --resume.
     """
     request = None
+    if is_builtin or reference is not None or disk or full:
+        _measure_machine(is_builtin and target is None, reference, disk, full=full, as_json=as_json)
+        return
     if target is None:
         if not resume:
             raise typer.BadParameter("it is needed, unless --resume goes on with a sweep", param_hint="TARGET")
@@ -140,6 +158,16 @@ def bench(
         raise typer.Exit(_INTERRUPTED)
     if done.analysis.best is None:
         raise typer.Exit(1)
+
+
+def _measure_machine(is_alone: bool, reference: Path | None, disks: list[Path], *, full: bool, as_json: bool) -> None:
+    from gpuexec.bench.builtin.command import builtin
+
+    if not is_alone:
+        raise typer.BadParameter(
+            "--reference, --disk and --full belong to --builtin, which takes no TARGET", param_hint="--builtin"
+        )
+    builtin(reference, disks, full=full, as_json=as_json)
 
 
 def _request(*, vary: list[str], settings: list[str], options: list[str], **others: Any) -> Request:
