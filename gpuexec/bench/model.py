@@ -99,8 +99,9 @@ class TrialResult(Record):
     """What came of a trial.
 
     ``marks``: what makes its figures doubtful, as ``kind: what was seen``; the kinds are ``another tenant``,
-    ``throttled`` and ``clock changed``. ``throughput``: items per second of the last stage, without start-up (its exact
-    definition is `gpuexec.bench.throughput`'s). ``latency_*``: of a task from its entry to its exit.
+    ``throttled`` and ``clock changed``. ``throughput``: items of the last stage per second, without start-up
+    (`gpuexec.bench.arrivals.throughput_of` has the exact definition). ``joules``: of the GPUs, for these items at this
+    pace. ``latency_*``: of a task from its entry to its exit.
     ``energy_is_short``: the energy was measured over less than 10 s, so that idle power and the counter's steps show.
     ``run_folder``: where its report and page are, seen from the sweep's folder. ``sm_clock_mhz``: mean clock of its
     GPUs under load.
