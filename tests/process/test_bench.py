@@ -69,7 +69,7 @@ def test_a_sweep_that_is_killed_twice_accounts_for_every_point(tmp_path, nvml_no
             wait_until(lambda n=number: lines_of(out) >= 2 + 2 * n, running=killed)
             killed.kill()
         header, _ = read_journal(out)
-        wait_until(lambda: not descendants(header["sweep_id"]))
+        wait_until(lambda sweep_id=header["sweep_id"]: not descendants(sweep_id))
     done = run_command("bench", *asked, "--resume")
     assert done.returncode == 0, done.stderr
     _, results = read_journal(out)
