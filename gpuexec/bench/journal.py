@@ -15,12 +15,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gpuexec.bench.as_dict import plain
 from gpuexec.bench.model import StageFigures, Trial, TrialResult, TrialStatus
 from gpuexec.errors import SweepImpossible
-from gpuexec.records import Record
 
 NAME = "trials.jsonl"
 SCHEMA, VERSION = "gpuexec-bench-trials", 1
+HAS_SWEEP = "{} has a sweep already: go on with it by --resume, or name another folder"
 
 
 class Journal:
@@ -44,9 +45,7 @@ class Journal:
             folder.mkdir(parents=True, exist_ok=True)
             fd = _open_locked(path, os.O_CREAT | os.O_EXCL)
         except FileExistsError:
-            raise SweepImpossible(
-                f"{folder} has a sweep already: go on with it by --resume, or name another folder"
-            ) from None
+            raise SweepImpossible(HAS_SWEEP.format(folder)) from None
         except OSError as error:
             raise SweepImpossible(f"{folder} cannot be written: {error.strerror or error}") from error
         header = {"schema": SCHEMA, "version": VERSION, **header}
@@ -80,7 +79,7 @@ class Journal:
         """Write the result of a trial. It is on the disk when this returns. Raises ``SweepImpossible``."""
         if result.status is TrialStatus.INTERRUPTED:
             return
-        self._append(_plain(result))
+        self._append(result_as_dict(result))
         self.results.append(result)
 
     def close(self) -> None:
@@ -118,6 +117,19 @@ def read_journal(folder: Path) -> tuple[Mapping[str, Any], list[TrialResult]]:
     return header, results
 
 
+def result_as_dict(result: TrialResult) -> dict[str, Any]:
+    """Return a result as plain values."""
+    values: dict[str, Any] = plain(result)
+    return values
+
+
+def read_result(data: Mapping[str, Any]) -> TrialResult:
+    """Return the result that `result_as_dict` made these values of. Raises ``KeyError`` or ``TypeError`` for others."""
+    stages = tuple(StageFigures(**stage) for stage in data["stages"])
+    fields = {**data, "trial": Trial(**data["trial"]), "status": TrialStatus(data["status"]), "stages": stages}
+    return TrialResult(**{**fields, "marks": tuple(data["marks"])})
+
+
 def _read(path: Path) -> tuple[Mapping[str, Any], list[TrialResult], int]:
     """Return header, results, and the size of the complete lines in bytes."""
     try:
@@ -130,7 +142,7 @@ def _read(path: Path) -> tuple[Mapping[str, Any], list[TrialResult], int]:
     entries = []
     for number, line in enumerate(lines, start=1):
         try:
-            entries.append(json.loads(line) if number == 1 else _result(json.loads(line)))
+            entries.append(json.loads(line) if number == 1 else read_result(json.loads(line)))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise SweepImpossible(f"{path} is damaged in line {number}: {error!r}") from error
     header, *results = entries
@@ -160,15 +172,3 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(fd)
         finally:
             os.close(fd)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Record):
-        return {name: _plain(getattr(value, name)) for name in value.__dataclass_fields__}
-    return [_plain(each) for each in value] if isinstance(value, tuple) else value
-
-
-def _result(data: Mapping[str, Any]) -> TrialResult:
-    stages = tuple(StageFigures(**stage) for stage in data["stages"])
-    fields = {**data, "trial": Trial(**data["trial"]), "status": TrialStatus(data["status"]), "stages": stages}
-    return TrialResult(**{**fields, "marks": tuple(data["marks"])})

@@ -6,12 +6,13 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import field
+from pathlib import Path
 from typing import Any
 
 from gpuexec.bench.model import Goal, SearchKind
 from gpuexec.bench.space import name_of
 from gpuexec.config import ExecutorConfig
-from gpuexec.errors import ConfigurationError
+from gpuexec.errors import ConfigurationError, SweepImpossible
 from gpuexec.records import Record
 
 BUDGET_S = 12.0  # a little more than the 10 s that a measured energy needs
@@ -29,13 +30,15 @@ _MAY_CHANGE = {"repeat", "cooldown_s", "limit_s"}  # they change no result that 
 class Request(Record):
     """What is to be swept, and how.
 
-    ``target``: its name, which for an object given in Python only describes it. ``vary``: names and values, texts as
-    they were written. ``points``: settings to try, instead of all combinations of ``vary``. ``arguments``: of the
-    target function, for all points (``--set``). ``options``: of the executor, checked. ``seed``: of the order of the
-    trials; ``None``: any. ``budget_s``: of the first rung of a halving search. ``limit_s``: for one trial.
+    ``target``: its name, which for an object given in Python only describes it. ``directory``: where the trials run.
+    ``vary``: names and values, texts as they were written. ``points``: settings to try, instead of all combinations of
+    ``vary``. ``arguments``: of the target function, for all points (``--set``). ``options``: of the executor, checked.
+    ``seed``: of the order of the trials; ``None``: any. ``budget_s``: of the first rung of a halving search.
+    ``limit_s``: for one trial.
     """
 
     target: str
+    directory: str | None
     vary: Mapping[str, tuple[Any, ...]] = field(default_factory=dict, hash=False)
     points: tuple[Mapping[str, Any], ...] = field(default=(), hash=False)
     arguments: Mapping[str, Any] = field(default_factory=dict, hash=False)
@@ -114,13 +117,22 @@ def differences(before: Request, now: Request) -> list[str]:
     """
     found: list[str] = []
     for name, (old, new) in {name: (getattr(before, name), getattr(now, name)) for name in Request._names}.items():
-        if name in _MAY_CHANGE or old == new or (name == "seed" and new is None):
-            continue
         if isinstance(old, Mapping):
             found += _in_mapping(name, old, new)
-        else:
+        elif name not in _MAY_CHANGE and old != new and not (name == "seed" and new is None):
             found.append(f"{name} was {_text(old)} and is {_text(new)}")
     return found
+
+
+def continued(before: Request, now: Request, folder: Path) -> Request:
+    """Return ``now``. Raises ``SweepImpossible``, which says what differs, if results of ``before`` do not fit it."""
+    different = differences(before, now)
+    if different:
+        raise SweepImpossible(
+            f"{folder}: this sweep cannot go on with other settings: {'; '.join(different)}. Ask for what it began "
+            "with, or begin another one in another folder"
+        )
+    return now
 
 
 def _in_mapping(field_name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:

@@ -125,7 +125,11 @@ def _is_today(settings: Mapping[str, Any], today: Mapping[str, Any]) -> bool:
 
 
 def _distinct(values: Sequence[Any]) -> list[Any]:
-    return list({_identity(value): value for value in reversed(values)}.values())[::-1]
+    """Return the values without those that an earlier one equals."""
+    found: dict[str, Any] = {}
+    for value in values:
+        found.setdefault(_identity(value), value)
+    return list(found.values())
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -134,6 +138,15 @@ def _same(one: Any, other: Any) -> bool:
 
 def _identity(value: Any) -> str:
     """Return a text that equal values share. 1 and 1.0 are one value, 1 and True are two."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return json.dumps(value, sort_keys=True, default=str)
+    return json.dumps(_normal(value), sort_keys=True, default=str)
+
+
+def _normal(value: Any) -> Any:
+    match value:
+        case float() if value.is_integer():
+            return int(value)
+        case Mapping():
+            return {name: _normal(each) for name, each in value.items()}
+        case list() | tuple():
+            return [_normal(each) for each in value]
+    return value

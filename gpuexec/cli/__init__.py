@@ -9,6 +9,7 @@ import sys
 import typer
 
 from gpuexec._version import __version__
+from gpuexec.cli.bench import bench
 from gpuexec.cli.compare import compare
 from gpuexec.cli.gpus import gpus
 from gpuexec.cli.history import show_history
@@ -39,6 +40,7 @@ app.command("runs")(show_runs)
 app.command("report")(show_report)
 app.command("trace")(show_trace)
 app.command()(compare)
+app.command()(bench)
 
 
 def _show_version(value: bool) -> None:

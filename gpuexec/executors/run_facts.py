@@ -40,7 +40,7 @@ def run_facts(executor: str, prepared: Prepared, options: ExecutorConfig) -> Run
         pipeline=current_pipeline_name() or "pipeline",
         executor=executor,
         options=_shown(changed_options(options)),
-        versions=_versions(),
+        versions=versions(),
         node={
             "hostname": system.nodename,
             "cpus": len(prepared.node.host.cpus),
@@ -73,7 +73,7 @@ def _shown(options: dict[str, Any]) -> dict[str, Any]:
     return {**options, "runtime_env": dict.fromkeys(environment, _NOT_SHOWN)} if environment else options
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
     """Return the versions of what this process has imported. To ask the package index would take 30 ms."""
     found = {name: getattr(sys.modules.get(name), "__version__", None) for name in _LIBRARIES}
     versions = {"python": sys.version.split()[0], "gpuexec": __version__}

@@ -124,7 +124,7 @@ def read_arguments(function: Callable[..., Any], name: str, settings: Mapping[st
     ]
     if missing:
         raise ConfigurationError(f"{name}() requires {', '.join(missing)}: add --set {missing[0]}=…")
-    kinds = {key: _kind(parameters[key]) for key in settings if key in parameters}
+    kinds = {key: kind_of(parameters[key]) for key in settings if key in parameters}
     return {key: _read(key, value, kinds.get(key)) for key, value in settings.items()}
 
 
@@ -134,7 +134,7 @@ def _read(key: str, value: Any, kind: str | None) -> Any:
     return read_value(value, kind, where=f"--set {key}={value!r}: it") if kind else guessed_value(value)
 
 
-def _kind(parameter: inspect.Parameter) -> str:
+def kind_of(parameter: inspect.Parameter) -> str:
     """Return the type of a parameter as its annotation or its default tells it, "" if neither does."""
     annotation = parameter.annotation
     if annotation is not parameter.empty:

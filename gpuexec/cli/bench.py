@@ -1,0 +1,192 @@
+"""``gpuexec bench``: run a pipeline with different settings, and say which are best."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gpuexec.cli.run import Options, Settings
+from gpuexec.cli.target import parse_options, parse_settings
+from gpuexec.executors.values import read_seconds
+
+if TYPE_CHECKING:
+    from gpuexec.bench.api import Bench
+    from gpuexec.bench.request import Request
+
+_INTERRUPTED = 130  # the exit status that shells report after Ctrl-C
+_MOST_COLUMNS = 120
+
+
+class GoalName(StrEnum):
+    """What the best point is best at."""
+
+    THROUGHPUT = "throughput"
+    JOULES = "joules"
+    LATENCY = "latency"
+
+
+class SearchName(StrEnum):
+    """How points are tried."""
+
+    GRID = "grid"
+    HALVING = "halving"
+
+
+def bench(
+    target: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="MODULE_OR_FILE:OBJECT", help="A Pipeline, or a function that returns one.", show_default=False
+        ),
+    ] = None,
+    vary: Annotated[
+        list[str],
+        typer.Option(
+            "--vary",
+            metavar="NAME=VALUE,VALUE",
+            help="What to vary: STAGE.key (of a stage: batch_size, num_workers, gpus, gpu_memory_gb, cpus, …), "
+            "option.NAME (an executor option) or set.KEY (an argument of the function). Repeatable; all combinations "
+            "are tried.",
+        ),
+    ] = [],  # noqa: B006 - typer makes a new list
+    settings: Settings = [],  # noqa: B006
+    options: Options = [],  # noqa: B006
+    repeat: Annotated[int, typer.Option(min=1, help="Runs of each point that count.")] = 5,
+    warmup: Annotated[int, typer.Option(min=0, help="Runs of each point before them, which do not count.")] = 1,
+    cooldown: Annotated[str, typer.Option("--cooldown-s", metavar="SECONDS", help="Pause between two runs.")] = "0",
+    limit: Annotated[
+        str, typer.Option(metavar="TIME", help="For one run, such as 90s or 20m; one that takes longer is killed.")
+    ] = "20m",
+    goal: Annotated[
+        GoalName, typer.Option(help="What the best point is best at; latency: of a task, 99th percentile.")
+    ] = GoalName.THROUGHPUT,
+    search: Annotated[
+        SearchName,
+        typer.Option(help="grid: all points alike; halving: short runs for all, longer ones for the better half, …"),
+    ] = SearchName.GRID,
+    budget: Annotated[
+        str,
+        typer.Option("--budget-s", metavar="SECONDS", help="halving: length of the shortest runs, from first result."),
+    ] = "12",
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Of the order of runs (default: a new one, which is printed).", show_default=False),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the points and what each would start; run nothing.")
+    ] = False,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on with the sweep in --out (default: the newest); TARGET may be left out."),
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder for results (default: a new one in ~/.local/state/gpuexec/bench).",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print bench.json instead of the table.")] = False,
+) -> None:
+    """Run a pipeline with different settings, each in processes of its own, and say which are best.
+
+    Exit status: 0 if there is a best point, 1 if not, 130 after Ctrl-C; what is done is kept then, for --resume.
+    """
+    request = None
+    if target is None:
+        if not resume:
+            raise typer.BadParameter("it is needed, unless --resume goes on with a sweep", param_hint="TARGET")
+        if vary or settings or options:
+            raise typer.BadParameter(
+                "give TARGET too, or none of them, to go on as before", param_hint="--vary/--set/-o"
+            )
+    else:
+        request = _request(
+            vary=vary,
+            settings=settings,
+            options=options,
+            goal=goal,
+            search=search,
+            repeat=repeat,
+            warmup=warmup,
+            seed=seed,
+            budget_s=_seconds("--budget-s", budget),
+            cooldown_s=_seconds("--cooldown-s", cooldown),
+            limit_s=_seconds("--limit", limit),
+        )
+    from gpuexec.bench.api import sweep
+    from gpuexec.bench.progress import SweepProgress
+    from gpuexec.bench.target import target_of
+
+    found = None if target is None else target_of(target)
+    if dry_run:
+        if request is None or found is None:
+            raise typer.BadParameter("--dry-run needs TARGET", param_hint="TARGET")
+        _show_plans(request, found)
+        return
+    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: nothing is left behind
+        signal.signal(number, signal.default_int_handler)
+    watcher = SweepProgress(request.cooldown_s if request is not None else 0.0)
+    done = sweep(request, found, out, resume=resume, watcher=watcher)
+    _show(done, as_json=as_json)
+    if not done.sweep.complete:
+        raise typer.Exit(_INTERRUPTED)
+    if done.analysis.best is None:
+        raise typer.Exit(1)
+
+
+def _request(*, vary: list[str], settings: list[str], options: list[str], **others: Any) -> Request:
+    from gpuexec.bench.model import Goal, SearchKind
+    from gpuexec.bench.request import Request, checked_options
+    from gpuexec.bench.space import parse_vary
+    from gpuexec.processes.interpreter import working_directory
+
+    return Request(
+        target="",
+        directory=working_directory(),
+        vary=parse_vary(vary),
+        arguments=parse_settings(settings),
+        options=checked_options(parse_options(options)),
+        **{**others, "goal": Goal(others["goal"]), "search": SearchKind(others["search"])},
+    )
+
+
+def _seconds(option: str, text: str) -> float:
+    return read_seconds(text, where=f"{option} {text!r}: it")
+
+
+def _show(done: Bench, *, as_json: bool) -> None:
+    from gpuexec.bench.api import RESULT
+    from gpuexec.bench.table import SweepTable
+
+    if as_json:
+        typer.echo(json.dumps(done.to_dict(), indent=2))
+    else:
+        for line in SweepTable(done.analysis, done.sweep).lines(_width()):
+            typer.echo(line)
+        typer.echo("")
+        typer.echo(f"results: {Path(done.folder, RESULT)}")
+    if not done.sweep.complete:
+        typer.echo(f"not complete; go on with: gpuexec bench --resume --out {done.folder}", err=True)
+
+
+def _show_plans(request: Request, target: Any) -> None:
+    """Print the points, and what each would start."""
+    from dataclasses import replace
+
+    from gpuexec.bench.dry_run import plan_lines
+
+    request = replace(request, target=target.name).checked()
+    for line in plan_lines(request, target, _width()):
+        typer.echo(line)
+
+
+def _width() -> int:
+    return min(_MOST_COLUMNS, shutil.get_terminal_size((_MOST_COLUMNS, 24)).columns)
