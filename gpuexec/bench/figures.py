@@ -54,7 +54,7 @@ def result_of(
     return TrialResult(
         trial=trial,
         status=status,
-        reason=None if reason is None else _on_one_line(reason),
+        reason=None if reason is None else _in_brief(reason),
         marks=marks_of(report),
         seconds=_known(report.get("wall_s")),
         items=seen.items if arrivals else None,
@@ -191,8 +191,10 @@ def _tells_of_memory(text: str) -> bool:
     return "OutOfMemoryError" in text or is_out_of_gpu_memory(RuntimeError(text))
 
 
-def _on_one_line(text: str) -> str:
-    line = " ".join(text.split())
+def _in_brief(text: str) -> str:
+    """Return the first line that says something: what follows it, such as arithmetic, is in the trial's output."""
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    line = next(filter(None, lines), "")
     return line if len(line) <= _MOST_CHARS else f"{line[: _MOST_CHARS - 1]}…"
 
 

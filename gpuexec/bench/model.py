@@ -131,6 +131,7 @@ class Sweep(Record):
 
     ``varied``: the values of each name that is varied. ``today``: what each of them is without a setting; ``None`` for
     a name means that it is not known, or not set. ``fixed``: arguments of the target (``--set``) that all points share.
+    ``fields``: the varied names that are fields of a stage's dataclass, which its ``with_()`` does not take.
     """
 
     target: str
@@ -148,6 +149,7 @@ class Sweep(Record):
     started_at: float
     today: Mapping[str, Any] = field(hash=False)
     complete: bool
+    fields: tuple[str, ...] = ()
 
     @property
     def counted(self) -> tuple[TrialResult, ...]:

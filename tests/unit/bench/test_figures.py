@@ -63,7 +63,7 @@ def test_figures_of_stages():
 
 
 def test_a_trial_that_left_nothing_has_no_figures():
-    made = result_of(TRIAL, TrialStatus.CRASHED, "killed\n  by   SIGKILL" + "x" * 500, started_at=5.0)
+    made = result_of(TRIAL, TrialStatus.CRASHED, "\n killed  by SIGKILL" + "x" * 500 + "\nmore", started_at=5.0)
     assert made.reason is not None
     assert made.reason.startswith("killed by SIGKILLxxx")
     assert len(made.reason) == 300
