@@ -178,6 +178,8 @@ def _about_equals(best: PointSummary, points: Sequence[PointSummary]) -> Iterato
     if equals:
         verb = "is" if len(equals) == 1 else "are"
         yield f"{_listed(equals)} {verb} equally good: the 95 % intervals overlap that of {best.point.id}."
+        if best.n == 2:
+            yield "Two repeats give wide intervals: more of them would tell points apart."
 
 
 def _about_energy(goal: Goal, best: PointSummary, points: Sequence[PointSummary]) -> Iterator[str]:

@@ -15,6 +15,7 @@ from gpuexec.bench.analysis import Analysis, analyse
 from gpuexec.bench.as_dict import sweep_as_dict
 from gpuexec.bench.journal import NAME
 from gpuexec.bench.model import Goal, SearchKind, Sweep
+from gpuexec.bench.page import write_page
 from gpuexec.bench.progress import Silence, SweepProgress
 from gpuexec.bench.request import BUDGET_S, LIMIT_S, Request, checked_options
 from gpuexec.bench.runner import SweepRun, Watcher
@@ -24,7 +25,7 @@ from gpuexec.private_folder import state_folder, state_path
 from gpuexec.processes.interpreter import working_directory
 from gpuexec.records import Record
 
-RESULT = "bench.json"
+RESULT, PAGE = "bench.json", "bench.html"
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 _MOST_NAME_CHARS = 60
 
@@ -143,10 +144,11 @@ def written(done: Sweep, folder: Path) -> Bench:
     try:
         text = json.dumps(result.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
         (folder / RESULT).write_text(text, encoding="utf-8", errors="backslashreplace")
+        write_page(folder / PAGE, done, result.analysis)
     except OSError as error:
         raise SweepImpossible(
-            f"{folder / RESULT} cannot be written: {error.strerror or error}. The results are kept in {NAME}; make "
-            "room, and write it by --resume"
+            f"{error.filename or folder} cannot be written: {error.strerror or error}. The results are kept in {NAME}: "
+            "make room, and write it by --resume"
         ) from error
     return result
 

@@ -13,7 +13,7 @@ def snippet(sweep: Sweep, point: Point) -> str:
     changes = changes_of(
         {name: value for name, value in point.settings.items() if differs_from_today(sweep, name, value)}
     )
-    lines = snippet_lines(changes.stages, changes.options)
+    lines = snippet_lines(changes.stages, changes.options, changes_of(dict.fromkeys(sweep.fields)).stages)
     if changes.arguments:
         function = variable_of(sweep.target.rpartition(":")[2])
         lines.append(f"{function}({keywords({**sweep.fixed, **changes.arguments})})")

@@ -191,7 +191,7 @@ def _seconds(option: str, text: str) -> float:
 
 
 def _show(done: Bench, *, as_json: bool) -> None:
-    from gpuexec.bench.api import RESULT
+    from gpuexec.bench.api import PAGE, RESULT
     from gpuexec.bench.table import SweepTable
 
     if as_json:
@@ -200,6 +200,7 @@ def _show(done: Bench, *, as_json: bool) -> None:
         for line in SweepTable(done.analysis, done.sweep).lines(_width()):
             typer.echo(line)
         typer.echo("")
+        typer.echo(f"page:    {Path(done.folder, PAGE)}")
         typer.echo(f"results: {Path(done.folder, RESULT)}")
     if not done.sweep.complete:
         typer.echo(f"not complete; go on with: gpuexec bench --resume --out {done.folder}", err=True)

@@ -5,20 +5,16 @@ Every text of a report is escaped, and the content security policy of the page a
 
 from __future__ import annotations
 
-import html
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from gpuexec.report.compare_verdict import NONE, REFUSED, SEEN, SHOWN, UNKNOWN
 from gpuexec.report.compare_view import REPEATS, legend, side_text, stage_title
 from gpuexec.report.figure_text import around_text, change_text, interval_text, value_text
-from gpuexec.report.page import source_hash
+from gpuexec.report.markup import ASSETS, filled, read, source_hash
+from gpuexec.report.markup import escaped as _text
 from gpuexec.report.wording import on_one_line
 
-_ASSETS = Path(__file__).parent / "assets"
-_MARKER = re.compile(r"\{\{([\w-]+)\}\}")
 _KINDS = {
     SHOWN: ("difference shown", "good"),
     SEEN: ("difference seen, not shown", "odd"),
@@ -34,7 +30,7 @@ Data = Mapping[str, Any]
 
 def render(comparison: Data) -> str:
     """Return the page for a comparison, as `compare.compare` makes it."""
-    style = "\n".join((_ASSETS / f"{name}.css").read_text(encoding="utf-8") for name in ("page", "compare"))
+    style = "\n".join(read(ASSETS / f"{name}.css") for name in ("page", "compare"))
     first = comparison["sides"][0]["runs"][0]
     names = ", ".join(side["name"] for side in comparison["sides"])
     pipeline = on_one_line(first["pipeline"], 80)
@@ -48,14 +44,7 @@ def render(comparison: Data) -> str:
         "body": "\n".join(_pair(pair) for pair in pairs) if pairs else _repeats(comparison["sides"][0]),
         "legend": _text(legend()),
     }
-    # One pass: what is put in is not searched for markers.
-    template = (_ASSETS / "compare.html").read_text(encoding="utf-8")
-    return _MARKER.sub(lambda found: parts[found.group(1)], template)
-
-
-def _text(value: object) -> str:
-    """Return text for use as markup. Halves of surrogate pairs, as in undecodable file names, have no UTF-8 form."""
-    return html.escape(str(value).encode("utf-8", "replace").decode("utf-8"))
+    return filled(ASSETS / "compare.html", parts)
 
 
 def _side(side: Data) -> str:
