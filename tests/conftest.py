@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 from collections import Counter
@@ -20,9 +21,11 @@ pytest_plugins = ["tests.nvml_sim.plugin"]
 
 ROOT = Path(__file__).parent.parent
 
+_IS_EXHAUSTIVE = bool(os.environ.get("GPUEXEC_EXHAUSTIVE"))
 _WATCHED_FOLDERS = (Path("/dev/shm"), ROOT)
 # Tests that run beside this one may make semaphores of multiprocessing; gpuexec never does.
 _OTHERS = ("sem.mp-",) if "PYTEST_XDIST_WORKER" in os.environ else ()
+_CHILDREN_ARE_LISTED = Path("/proc/thread-self/children").exists()  # with CONFIG_PROC_CHILDREN
 _MADE_BY_TOOLS = {".coverage", ".hypothesis", ".pytest_cache", ".ruff_cache", "__pycache__", ".mypy_cache"}
 
 # Where the variable CI is set, Hypothesis would take the same examples in every run and store none.
@@ -37,7 +40,26 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("gpuexec")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "exhaustive: the rest of a table of which other tests are a sample")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not _IS_EXHAUSTIVE:
+        left_out = [item for item in items if item.get_closest_marker("exhaustive")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
+    _multiply_examples(items)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if not _IS_EXHAUSTIVE:
+        terminalreporter.section("LEFT OUT: exhaustive tests and tests of pages in a browser")
+        terminalreporter.line("GPUEXEC_EXHAUSTIVE=1 scripts/test and scripts/test-browser run them, and .ci/run does")
+
+
+def _multiply_examples(items: list[pytest.Item]) -> None:
     """Multiply the number of examples of every property test by GPUEXEC_EXAMPLES, explicit settings included."""
     factor = int(os.environ.get("GPUEXEC_EXAMPLES", "1"))
     scaled = set()
@@ -110,21 +132,32 @@ def own_state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
 
 def _holdings() -> dict[str, Counter[str]]:
     kept = {template.pid for template in kept_templates.kept()}
-    children = psutil.Process().children(recursive=True)
     of_templates = Counter({"socket": len(kept), "pipe": len(kept)})
     return {
-        "processes": Counter(_describe(child) for child in children if child.pid not in kept),
+        "processes": Counter(_describe(pid) for pid in _descendants(os.getpid()) if pid not in kept),
         "descriptors": Counter(_descriptors()) - of_templates,
         "mappings": Counter(line.split()[-1] for line in _maps() if "memfd:gpuexec" in line),
         "files": Counter(_files()),
     }
 
 
-def _describe(process: psutil.Process) -> str:
-    try:
-        return f"{process.pid} {' '.join(process.cmdline()[:4])}"
-    except psutil.NoSuchProcess:
-        return f"{process.pid} gone"
+def _descendants(pid: int) -> Iterator[int]:
+    """The processes that a process has started, and those that they have. psutil reads all of /proc for that."""
+    if not _CHILDREN_ARE_LISTED:
+        yield from (child.pid for child in psutil.Process(pid).children(recursive=True))
+        return
+    for listed in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # the thread has ended
+            for child in map(int, listed.read_text().split()):
+                yield child
+                yield from _descendants(child)
+
+
+def _describe(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        return f"{pid} {b' '.join(words[:4]).decode(errors='replace')}"
+    return f"{pid} gone"
 
 
 def _descriptors() -> Iterator[str]:

@@ -11,6 +11,7 @@ import typer
 from gpuexec._version import __version__
 from gpuexec.cli.bench import bench
 from gpuexec.cli.compare import compare
+from gpuexec.cli.doctor import doctor
 from gpuexec.cli.gpus import gpus
 from gpuexec.cli.history import show_history
 from gpuexec.cli.options import show_options
@@ -43,6 +44,7 @@ app.command("trace")(show_trace)
 app.command()(compare)
 app.command()(suggest)
 app.command()(bench)
+app.command()(doctor)
 
 
 def _show_version(value: bool) -> None:

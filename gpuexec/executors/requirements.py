@@ -27,12 +27,10 @@ def check_requirements(stages: Sequence[Any], options: ExecutorConfig) -> None:
     """
     for stage in stages:
         _check_ray(stage, options)
-    unmet = list(_unmet("the executor", options.runtime_env))
-    for stage in stages:
-        unmet += _unmet(f"stage {stage.name!r}", getattr(stage, "runtime_env", None))
+    unmet = unmet_requirements(stages, options)
     if not unmet:
         return
-    text = "; ".join(dict.fromkeys(unmet))
+    text = "; ".join(unmet)
     if not options.accept_unmet_requirements:
         raise ConfigurationError(
             f"{text}. Nothing is installed here: install what is missing in {sys.prefix}, "
@@ -41,6 +39,17 @@ def check_requirements(stages: Sequence[Any], options: ExecutorConfig) -> None:
     from loguru import logger
 
     logger.warning("{}; accept_unmet_requirements=True, so the run goes on with what is there", text)
+
+
+def unmet_requirements(stages: Sequence[Any], options: ExecutorConfig) -> list[str]:
+    """Return what is asked for and not installed, a clause for each, once.
+
+    Raises ``ConfigurationError`` if a file of requirements cannot be read.
+    """
+    unmet = list(_unmet("the executor", options.runtime_env))
+    for stage in stages:
+        unmet += _unmet(f"stage {stage.name!r}", getattr(stage, "runtime_env", None))
+    return list(dict.fromkeys(unmet))
 
 
 def _check_ray(stage: Any, options: ExecutorConfig) -> None:

@@ -34,10 +34,10 @@ def read_host(root: Path = Path("/")) -> Host:
     )
 
 
-def in_initial_pid_namespace() -> bool:
+def in_initial_pid_namespace(root: Path = Path("/")) -> bool:
     """Return whether our pids are those of the whole machine, which NVML reports. In containers they differ."""
     with contextlib.suppress(OSError):
-        return Path("/proc/self/ns/pid").stat().st_ino == _INITIAL_PID_NAMESPACE
+        return str((root / "proc/self/ns/pid").readlink()) == f"pid:[{_INITIAL_PID_NAMESPACE}]"
     return False
 
 

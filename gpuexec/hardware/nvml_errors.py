@@ -66,6 +66,8 @@ CAUSES = {
 NEVER_MET = {5, 22, 24, 30}
 # Reasons that are no fault, or that say everything themselves.
 _PLAIN = {3, 13, 15}
+_LIBRARY_NOT_FOUND = 12
+_IS_MISSING = "No such file"
 
 
 def reason(error: Any) -> str:
@@ -85,17 +87,29 @@ def with_remedy(hang: str) -> str:
 
 def why_unavailable(error: Any) -> str:
     """Return why NVML cannot be initialised."""
-    if int(error.value) == 12:
+    if int(error.value) == _LIBRARY_NOT_FOUND:
         return _load_failure()
     return f"NVML cannot be initialised: {reason(error)}"
 
 
 def _load_failure() -> str:
     """Ask the dynamic loader: pynvml reports every failure to load the library as "not found"."""
+    problem = _problem_of_library()
+    if problem is None:
+        return f"{LIBRARY} does not load in this process"
+    if _IS_MISSING in problem:
+        return f"there is no NVIDIA driver on this machine ({LIBRARY} is not installed)"
+    return f"the NVIDIA driver library does not load: {problem}"
+
+
+def library_is_missing() -> bool:
+    """Return whether the driver's library is not installed. One that is there and does not load is not missing."""
+    return _IS_MISSING in (_problem_of_library() or "")
+
+
+def _problem_of_library() -> str | None:
     try:
         ctypes.CDLL(LIBRARY)
     except OSError as error:
-        if "No such file" in str(error):
-            return f"there is no NVIDIA driver on this machine ({LIBRARY} is not installed)"
-        return f"the NVIDIA driver library does not load: {error}"
-    return f"{LIBRARY} does not load in this process"
+        return str(error)
+    return None

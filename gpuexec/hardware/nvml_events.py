@@ -23,42 +23,13 @@ from gpuexec.errors import NvmlHangs
 from gpuexec.hardware.nvml import OpenGpu, open_gpus
 from gpuexec.hardware.nvml_calls import Reader, address
 from gpuexec.hardware.nvml_errors import reason
+from gpuexec.hardware.xids import XIDS
 
 _WHOLE_GPU = 0xFFFFFFFF  # gpuInstanceId of an event that does not concern a single MIG slice
 _MAX_DRAINED = 256  # events read at once
 
-CONDEMNING_XIDS = {
-    46: "GPU stopped processing",
-    48: "double-bit ECC error",
-    54: "auxiliary power is not connected",
-    62: "internal micro-controller halted",
-    64: "row remapping or page retirement failed",
-    74: "NVLink error",
-    79: "GPU has fallen off the bus",
-    95: "uncontained memory error",
-    110: "security fault",
-    119: "GSP did not answer in time",
-    120: "GSP error",
-    140: "unrecovered ECC error",
-    143: "GPU initialisation failed",
-}
-SURVIVABLE_XIDS = {
-    8: "a channel timed out",
-    11: "invalid or corrupted push buffer",
-    13: "graphics engine exception",
-    31: "memory page fault",
-    32: "invalid or corrupted push buffer",
-    43: "a process's work was stopped",
-    45: "clean-up after an earlier error or a killed process",
-    63: "row remapping or page retirement recorded, done at the next reset",
-    68: "video decoder exception",
-    69: "graphics engine class error",
-    92: "many corrected ECC errors",
-    94: "contained memory error",
-    109: "context switch timeout",
-    137: "NVLink access fault",
-    154: "the advised recovery action changed, see nvidia-smi -q",
-}
+CONDEMNING_XIDS = {n: XIDS[n].what for n in (46, 48, 54, 62, 64, 74, 79, 95, 110, 119, 120, 140, 143)}
+SURVIVABLE_XIDS = {n: XIDS[n].what for n in (8, 11, 13, 31, 32, 43, 45, 63, 68, 69, 92, 94, 109, 137, 154)}
 
 
 class FaultKind(StrEnum):

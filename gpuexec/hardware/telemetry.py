@@ -12,6 +12,7 @@ from typing import Any
 
 from gpuexec.hardware import nvml_errors
 from gpuexec.hardware.clock_reasons import THROTTLE_COUNTERS, clock_reasons
+from gpuexec.hardware.field_values import value_of
 from gpuexec.hardware.host import in_initial_pid_namespace
 from gpuexec.hardware.nvml import OpenGpu, open_gpus
 from gpuexec.hardware.nvml_calls import Reader
@@ -23,8 +24,6 @@ _POWER_AVERAGE_MW = 185
 _PCIE_TX_BYTES = 197
 _PCIE_RX_BYTES = 198
 _FIELDS = (_ENERGY_MJ, _POWER_AVERAGE_MW, _PCIE_TX_BYTES, _PCIE_RX_BYTES, *THROTTLE_COUNTERS)
-# nvmlValueType_t: the member of nvmlValue_t that has the value
-_MEMBERS = {0: "dVal", 1: "uiVal", 2: "ulVal", 3: "ullVal", 4: "sllVal", 5: "siVal", 6: "usVal"}
 _64_BITS = {2, 3}  # a counter of 32 bits of bytes goes round several times a second
 _PCIE_CALLS_S = 0.04  # nvml.h: a call counts for 20 ms, and there is one for each direction
 _EACH_GPU_S = 0.25  # that the calls for one more GPU may take, before they count as hanging
@@ -220,7 +219,7 @@ class _Gpu:
                 reason = _Unknown(nvml_errors.reason(self._nvml.NVMLError(one.nvmlReturn)))
                 found |= dict.fromkeys(_names_of([number]), reason)
                 continue
-            value = getattr(one.value, _MEMBERS[int(one.valueType)])
+            value = value_of(one)
             if number in THROTTLE_COUNTERS:
                 throttled.append((THROTTLE_COUNTERS[number], int(value)))
             elif number == _ENERGY_MJ:

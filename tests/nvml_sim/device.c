@@ -272,7 +272,14 @@ nvmlReturn_t nvmlDeviceGetClockInfo(nvmlDevice_t device, nvmlClockType_t type, u
   LOCKED(small_number(device, type == NVML_CLOCK_MEM ? "memory_clock_mhz" : "sm_clock_mhz", mhz));
 }
 
-/* Return one of NVML's fields. "throttled_ns" of a GPU: {field id: nanoseconds}. */
+/* Return whether a field is an unsigned int, as the real library has it; most are 64 bits wide. */
+static int is_small(unsigned int field) {
+  return (field >= NVML_FI_DEV_RETIRED_SBE && field <= NVML_FI_DEV_RETIRED_PENDING) ||
+         (field >= NVML_FI_DEV_REMAPPED_COR && field <= NVML_FI_DEV_REMAPPED_FAILURE) ||
+         field == NVML_FI_DEV_GET_GPU_RECOVERY_ACTION;
+}
+
+/* Return one of NVML's fields. "throttled_ns" of a GPU: {field id: nanoseconds}. "fields": {field id: number}. */
 static nvmlReturn_t field_value(const Sim *sim, nvmlFieldValue_t *field) {
   field->valueType = NVML_VALUE_TYPE_UNSIGNED_LONG_LONG;
   if (field->fieldId == NVML_FI_DEV_TOTAL_ENERGY_CONSUMPTION)
@@ -290,7 +297,13 @@ static nvmlReturn_t field_value(const Sim *sim, nvmlFieldValue_t *field) {
   char key[16];
   snprintf(key, sizeof key, "%u", field->fieldId);
   const char *found = json_member(json_member(sim->gpu, "throttled_ns"), key);
-  field->value.ullVal = json_number(found, 0);
+  if (!found) found = json_member(json_member(sim->gpu, "fields"), key);
+  if (is_small(field->fieldId)) {
+    field->valueType = NVML_VALUE_TYPE_UNSIGNED_INT;
+    field->value.uiVal = (unsigned int)json_number(found, 0);
+  } else {
+    field->value.ullVal = json_number(found, 0);
+  }
   return found ? NVML_SUCCESS : NVML_ERROR_NOT_SUPPORTED;
 }
 
@@ -335,7 +348,9 @@ static nvmlReturn_t mig_mode(nvmlDevice_t device, unsigned int *current, unsigne
   nvmlReturn_t result = sim_find_field(device, "mig", &sim);
   const char *mig = result == NVML_SUCCESS ? json_member(sim.gpu, "mig") : NULL;
   if (result == NVML_SUCCESS && !mig) return NVML_ERROR_NOT_SUPPORTED;
-  *current = *pending = json_true(json_member(mig, "enabled")) ? NVML_DEVICE_MIG_ENABLE : NVML_DEVICE_MIG_DISABLE;
+  const char *now = json_member(mig, "enabled"), *later = json_member(mig, "pending");
+  *current = json_true(now) ? NVML_DEVICE_MIG_ENABLE : NVML_DEVICE_MIG_DISABLE;
+  *pending = json_true(later ? later : now) ? NVML_DEVICE_MIG_ENABLE : NVML_DEVICE_MIG_DISABLE;
   return result;
 }
 

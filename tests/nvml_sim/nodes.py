@@ -56,6 +56,28 @@ def metered(number: int, **fields: Any) -> dict[str, Any]:
     )
 
 
+def well(number: int, **fields: Any) -> dict[str, Any]:
+    """A data-centre GPU of which everything that says how it is can be read, and is as it should be.
+
+    ``fields["fields"]`` are NVML's fields by number: ECC errors (3 to 6), retired pages (29 to 31), remapped rows (142
+    to 145), the recovery action (230).
+    """
+    numbers = {**dict.fromkeys(map(str, (3, 4, 5, 6, 142, 143, 144, 145, 230)), 0), **fields.pop("fields", {})}
+    return gpu(
+        number,
+        **{
+            "persistence_mode": True,
+            "ecc": {"current": True, "pending": True},
+            "pcie_link": {"width": 16, "max_width": 16, "generation": 1, "max_generation": 5},
+            "mig": {"enabled": False},
+            "clocks_event_reasons": 1,
+            "throttled_ns": {"74": 0, "269": 0, "270": 0, "271": 0},
+            "fields": numbers,
+            **fields,
+        },
+    )
+
+
 def node(*gpus: dict[str, Any], **fields: Any) -> dict[str, Any]:
     """A node with a current driver."""
     return {"driver_version": "580.95.05", "cuda_driver_version": 13000, "gpus": list(gpus), **fields}

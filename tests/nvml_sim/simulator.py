@@ -29,7 +29,7 @@ COUNTERS = {
 }
 
 _FOLDER = Path(__file__).parent
-_SOURCES = [_FOLDER / name for name in ("system.c", "device.c", "links.c")]
+_SOURCES = [_FOLDER / name for name in ("system.c", "device.c", "health.c", "links.c")]
 _DECLARATION = re.compile(r"nvmlReturn_t\s+DECLDIR\s+(nvml\w+)\s*\(([^)]*)\)\s*;", re.DOTALL)
 
 
