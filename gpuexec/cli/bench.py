@@ -18,9 +18,11 @@ from gpuexec.executors.values import read_seconds
 if TYPE_CHECKING:
     from gpuexec.bench.api import Bench
     from gpuexec.bench.request import Request
+    from gpuexec.report.suggestion import Suggestion
 
 _INTERRUPTED = 130  # the exit status that shells report after Ctrl-C
 _MOST_COLUMNS = 120
+_PREDICTIONS = "predictions.json"
 
 
 class GoalName(StrEnum):
@@ -94,6 +96,16 @@ def bench(
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print bench.json instead of the table.")] = False,
+    suggestions_of: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="RUN",
+            help="Try what `gpuexec suggest RUN` suggests, instead of --vary, and show what was predicted beside what "
+            "was measured. Give the -o and --set of that run.",
+            show_default=False,
+        ),
+    ] = None,
     is_builtin: Annotated[
         bool,
         typer.Option(
@@ -115,19 +127,17 @@ def bench(
     Exit status: 0 if there is a best point, 1 if not, 130 after Ctrl-C; what is done is kept then, for --resume.
     """
     request = None
+    tried: list[Suggestion] = []
     if is_builtin or reference is not None or disk or full:
         _measure_machine(is_builtin and target is None, reference, disk, full=full, as_json=as_json)
         return
     if target is None:
-        if not resume:
-            raise typer.BadParameter("it is needed, unless --resume goes on with a sweep", param_hint="TARGET")
-        if vary or settings or options:
-            raise typer.BadParameter(
-                "give TARGET too, or none of them, to go on as before", param_hint="--vary/--set/-o"
-            )
+        _refuse_without_target(*vary, *settings, *options, *([suggestions_of] if suggestions_of else []), resume=resume)
     else:
+        tried = [] if suggestions_of is None else _suggestions_of(suggestions_of, vary)
         request = _request(
             vary=vary,
+            points=tuple(dict(each.settings) for each in tried),
             settings=settings,
             options=options,
             goal=goal,
@@ -154,10 +164,21 @@ def bench(
     watcher = SweepProgress(request.cooldown_s if request is not None else 0.0)
     done = sweep(request, found, out, resume=resume, watcher=watcher)
     _show(done, as_json=as_json)
+    if tried:
+        _show_predictions(done, tried, as_json=as_json)
     if not done.sweep.complete:
         raise typer.Exit(_INTERRUPTED)
     if done.analysis.best is None:
         raise typer.Exit(1)
+
+
+def _refuse_without_target(*given: str, resume: bool) -> None:
+    if not resume:
+        raise typer.BadParameter("it is needed, unless --resume goes on with a sweep", param_hint="TARGET")
+    if given:
+        raise typer.BadParameter(
+            "give TARGET too, or none of them, to go on as before", param_hint="--vary/--set/-o/--from"
+        )
 
 
 def _measure_machine(is_alone: bool, reference: Path | None, disks: list[Path], *, full: bool, as_json: bool) -> None:
@@ -168,6 +189,28 @@ def _measure_machine(is_alone: bool, reference: Path | None, disks: list[Path], 
             "--reference, --disk and --full belong to --builtin, which takes no TARGET", param_hint="--builtin"
         )
     builtin(reference, disks, full=full, as_json=as_json)
+
+
+def _suggestions_of(run: str, vary: list[str]) -> list[Suggestion]:
+    from gpuexec.bench.predictions import suggested
+    from gpuexec.report.store import find_run
+
+    if vary:
+        raise typer.BadParameter("--from names the points to try: leave --vary out", param_hint="--from")
+    return suggested(find_run(run).report())
+
+
+def _show_predictions(done: Bench, tried: list[Suggestion], *, as_json: bool) -> None:
+    """Store predictions beside the sweep, and print them."""
+    from gpuexec.bench.predictions import prediction_lines, predictions, predictions_as_dict
+
+    found = predictions(done.sweep, tried)
+    text = json.dumps(predictions_as_dict(found), indent=1, allow_nan=False)
+    Path(done.folder, _PREDICTIONS).write_text(text, encoding="utf-8")
+    if not as_json:
+        typer.echo("")
+        for line in prediction_lines(found, _width()):
+            typer.echo(line)
 
 
 def _request(*, vary: list[str], settings: list[str], options: list[str], **others: Any) -> Request:
