@@ -19,7 +19,7 @@ from gpuexec.report.columns import Column, lay_out, printable
 from gpuexec.report.statistics import Interval, difference_interval, mean
 from gpuexec.report.suggest import suggestions, suggestions_as_dict
 from gpuexec.report.suggestion import Suggestion
-from gpuexec.report.wording import gained, percent
+from gpuexec.report.wording import percent
 
 SCHEMA, VERSION = "gpuexec-predictions", 1
 
@@ -74,11 +74,12 @@ def predictions_as_dict(found: Sequence[Prediction]) -> dict[str, Any]:
 
 
 def prediction_lines(found: Sequence[Prediction], width: int) -> Iterator[str]:
-    """Yield a table of what was predicted beside what was measured."""
-    columns = [Column("point", 3), Column("predicted", 0), Column("measured", 1), Column("95 %", 4), Column("", 2)]
-    cells = [[each.point_id or "–", _predicted(each.suggestion), *_measured(each)] for each in found]
-    names = [", ".join(f"{name}={value}" for name, value in each.suggestion.settings.items()) for each in found]
-    heading, *rows = lay_out("suggestion", names, columns, cells, width)
+    """Yield a table of what was predicted beside what was measured. The points' settings are in the sweep's table."""
+    columns = [Column("predicted", 0), Column("measured", 1), Column("95 %", 3), Column("", 2)]
+    cells = [[_predicted(each.suggestion), *_measured(each)] for each in found]
+    settings = [", ".join(f"{name}={value}" for name, value in each.suggestion.settings.items()) for each in found]
+    names = [each.point_id or text for each, text in zip(found, settings, strict=True)]
+    heading, *rows = lay_out("whole runs a second", names, columns, cells, width)
     yield printable(heading)
     yield "─" * min(width, max(map(len, (heading, *rows))))
     yield from map(printable, rows)
@@ -132,7 +133,7 @@ def _identity(settings: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
 
 
 def _predicted(suggestion: Suggestion) -> str:
-    gain = gained(suggestion.gain_share)
+    gain = _signed(suggestion.gain_share)
     return f"up to {gain}" if suggestion.at_most else gain
 
 
@@ -144,4 +145,6 @@ def _measured(found: Prediction) -> list[str]:
 
 
 def _signed(gain: float) -> str:
-    return gained(gain) if gain >= 0 else f"−{percent(-gain)}"
+    if gain >= 1:
+        return f"× {gain + 1:.3g}"
+    return f"+{percent(gain)}" if gain >= 0 else f"−{percent(-gain)}"

@@ -85,7 +85,8 @@ def _why_no_verdict(figure: Figure, newest: Figure, *, has_same: bool) -> str | 
     if has_same:
         return None
     changed = differences(newest.conditions, figure.conditions)
-    return "; ".join(changed) or (newest.doubts[0] if newest.doubts else "the conditions were others")
+    disturbed = f"when it was measured before, {newest.doubts[0]}" if newest.doubts else "the conditions were others"
+    return "; ".join(changed) or disturbed
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
