@@ -180,6 +180,14 @@ def test_what_is_wrong_is_told_before_anything_runs(changes, error, message):
     assert message in str(caught.value)
 
 
+def test_a_target_that_starts_a_sweep_when_it_is_imported(tmp_path):
+    script = tmp_path / "sweeps_itself.py"
+    script.write_text("import gpuexec\ngpuexec.bench('sweeps_itself:make', show_progress=False)\n")
+    request = asked(target=f"{script}:make")
+    with pytest.raises(ConfigurationError, match="if __name__ == '__main__'"):
+        describe(request, target_of(request.target))
+
+
 def test_targets():
     assert target_of("a:b").name == "a:b"
     assert target_of(swept.make).name == f"{MODULE}:make"
