@@ -13,8 +13,8 @@ from gpuexec.bench.model import TODAY, SearchKind, Sweep, Trial, TrialResult, Tr
 from gpuexec.bench.summary import AIMS
 from gpuexec.report.columns import printable, shortened
 from gpuexec.report.statistics import mean
-from gpuexec.report.text import duration
 from gpuexec.report.wording import counted
+from gpuexec.report.wording import seconds as duration
 
 _MOST_REASON = 60
 

@@ -23,7 +23,7 @@ from gpuexec.bench.trial import RUNS, Spec
 from gpuexec.errors import RunNotFound, SweepImpossible
 from gpuexec.report.run_folder import run_folders
 from gpuexec.report.store import load_report
-from gpuexec.report.text import duration
+from gpuexec.report.wording import seconds as duration
 
 _GRACE_S = 2.0  # for a trial that is told to end: its run is reported as far as it has come
 _TARGET = "target.pickle"

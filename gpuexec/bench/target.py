@@ -15,7 +15,7 @@ from gpuexec.bench.trial import Spec
 from gpuexec.errors import ConfigurationError, SweepImpossible
 from gpuexec.executors.target import is_pipeline
 from gpuexec.records import Record
-from gpuexec.report.text import duration
+from gpuexec.report.wording import seconds as duration
 
 
 class Target(Record):

@@ -2,7 +2,7 @@
 
 The page is put together from the files in ``assets``; the report is data in it. Nothing of a report is ever written as
 markup or executed: its JSON has no character that could end the script element, the page's scripts make text nodes
-only, and `markup` does the rest.
+only, and the page's content security policy allows its own scripts by their hashes and nothing else.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import cache
 
 from gpuexec.report.bounds import Data
-from gpuexec.report.markup import ASSETS, chart_library, escaped, filled, one_script, read, source_hash
+from gpuexec.report.html_page import as_text, asset, filled
 from gpuexec.report.page_data import page_json
 from gpuexec.report.verdict import verdict
 from gpuexec.report.wording import on_one_line
@@ -27,22 +27,24 @@ def render(report: Data) -> str:
     """
     if not report.get("verdict"):
         report = {**report, "verdict": verdict(report)}
-    style, script = _style_and_script()
-    _, uplot = chart_library()
+    style, uplot, script = _assets()
     parts = {
-        "script-hashes": f"{source_hash(uplot)} {source_hash(script)}",
-        "style-hash": source_hash(style),
-        "title": escaped(f"{on_one_line(report.get('pipeline'), 80)} · gpuexec report"),
-        "style": style,
-        "sentences": "".join(f"<li>{escaped(found.get('text'))}</li>" for found in report["verdict"]),
+        "sentences": "".join(f"<li>{as_text(found.get('text'))}</li>" for found in report["verdict"]),
         "data": page_json(report, _MOST_JSON),
         "uplot": uplot,
         "script": script,
     }
-    return filled(ASSETS / "page.html", parts)
+    title = f"{on_one_line(report.get('pipeline'), 80)} · gpuexec report"
+    return filled("page.html", title, style, (uplot, script), parts)
 
 
 @cache
-def _style_and_script() -> tuple[str, str]:
-    style = f"{chart_library()[0]}\n{read(ASSETS / 'page.css')}"
-    return style, one_script(ASSETS / f"{name}.js" for name in _SCRIPTS)
+def _assets() -> tuple[str, str, str]:
+    """Return style, chart library and script."""
+    style = f"{asset('uplot/uPlot.min.css')}\n{asset('page.css')}"
+    body = "\n".join(asset(f"{name}.js") for name in _SCRIPTS)
+    # One function around all, so that the page has no global names but the chart library's.
+    script = f'(() => {{\n"use strict";\n{body}}})();\n'
+    licence = "\n".join(f" * {line}".rstrip() for line in asset("uplot/LICENSE").splitlines())
+    library = f"/*\n{licence}\n */\n{asset('uplot/uPlot.iife.min.js')}"
+    return style, library, script

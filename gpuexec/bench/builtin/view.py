@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from gpuexec.bench.builtin.judge import Finding, Judgement
 from gpuexec.bench.builtin.model import Figure, MachineResult
 from gpuexec.report.columns import Column, lay_out, printable
-from gpuexec.report.text import duration
 from gpuexec.report.wording import counted, on_one_line
+from gpuexec.report.wording import seconds as duration
 from gpuexec.units import format_bytes
 
 _LEAST_WIDTH = 40
