@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from gpuexec._version import __version__ as __version__
 
 if TYPE_CHECKING:  # for type checkers and editors; a test holds these names against those of _HOMES
+    from gpuexec.bench.api import bench as bench
     from gpuexec.capsules.read import Capsule as Capsule
     from gpuexec.capsules.read import load_capsule as load_capsule
     from gpuexec.checkpoint.history import History as History
@@ -63,6 +64,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a test holds these names aga
     from gpuexec.errors import StageError as StageError
     from gpuexec.errors import StageNotPicklable as StageNotPicklable
     from gpuexec.errors import StartRefused as StartRefused
+    from gpuexec.errors import SweepImpossible as SweepImpossible
     from gpuexec.errors import TooManyQuarantined as TooManyQuarantined
     from gpuexec.errors import WorkerDied as WorkerDied
     from gpuexec.executors.inline import InlineExecutor as InlineExecutor
@@ -87,6 +89,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a test holds these names aga
     from gpuexec.report.model import WorkerReport as WorkerReport
 
 _HOMES = {
+    "bench.api": "bench",
     "capsules.read": "Capsule load_capsule",
     "checkpoint.history": "History read_history",
     "contract.adapter": "BaseStageAdapter",
@@ -104,7 +107,7 @@ _HOMES = {
         "CompositeNotDecomposed ConfigurationError GpuShareExceeded GpuexecError GpusBusy GpusLost InternalError "
         "InvalidTask NvmlError NvmlHangs NvmlUnavailable RemoteStageError RemoteTraceback ResourcesError "
         "ResultNotPicklable RunCancelled RunFolderNotWritten RunNotFound SpillFailed StageContractError "
-        "StageError StageNotPicklable StartRefused TooManyQuarantined WorkerDied"
+        "StageError StageNotPicklable StartRefused SweepImpossible TooManyQuarantined WorkerDied"
     ),
     "executors.inline": "InlineExecutor",
     "executors.local": "LocalExecutor",
@@ -125,8 +128,7 @@ def __getattr__(name: str) -> Any:
     if home is None:
         raise AttributeError(f"module 'gpuexec' has no attribute {name!r}")
     value = getattr(importlib.import_module(f"gpuexec.{home}"), name)
-    globals()[name] = value
-    return value
+    return globals().setdefault(name, value)  # gpuexec.bench is a module too, which is called as the function is
 
 
 def __dir__() -> list[str]:

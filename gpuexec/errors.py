@@ -26,6 +26,7 @@ Built-in classes that an error is a subclass of, beside the one above it, stand 
     ├── RunNotFound                             there is no such run folder, or what it holds cannot be read
     ├── CannotAttach                            a run cannot be shown by ``gpuexec top``: it has ended, or is silent
     ├── ComparisonImpossible (ValueError)       there are not two different runs to compare
+    ├── SweepImpossible                         ``gpuexec bench`` cannot begin a sweep, or go on with one
     ├── RunCancelled                            the program ended the run, by ``cancel()`` or through asyncio
     ├── WorkerDied                              a worker process ended unexpectedly
     ├── StartRefused (OSError)                  the system refuses another process; the message names the limit
@@ -162,6 +163,10 @@ class CannotAttach(GpuexecError):
 
 class ComparisonImpossible(GpuexecError, ValueError):
     """There are not two different runs to compare; the message says what to name."""
+
+
+class SweepImpossible(GpuexecError):
+    """A sweep cannot begin or go on: its folder, its journal, or the target in it; the message says what to do."""
 
 
 # ---- processes -----------------------------------------------------------------------------------------

@@ -26,7 +26,8 @@ class RunFacts(Record):
     ``run_id``: six hexadecimal digits. ``pipeline``: the pipeline's name; "pipeline" if the executor was called
     without one. ``executor``: "local" or "inline".
     ``options``: those that differ from the defaults. ``versions``: of this program's libraries, as far as they are
-    imported. ``node``: hostname, cpus, memory_bytes, platform.
+    imported. ``node``: hostname, cpus, memory_bytes, platform, kernel; ``usable_cpus`` and ``devices``: what the
+    planner could give to workers.
     """
 
     run_id: str = ""

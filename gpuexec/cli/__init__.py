@@ -9,6 +9,7 @@ import sys
 import typer
 
 from gpuexec._version import __version__
+from gpuexec.cli.bench import bench
 from gpuexec.cli.compare import compare
 from gpuexec.cli.doctor import doctor
 from gpuexec.cli.gpus import gpus
@@ -19,6 +20,7 @@ from gpuexec.cli.replay import replay
 from gpuexec.cli.report import show_report
 from gpuexec.cli.run import run
 from gpuexec.cli.runs import show_runs
+from gpuexec.cli.suggest import suggest
 from gpuexec.cli.top import top
 from gpuexec.cli.trace import show_trace
 from gpuexec.errors import GpuexecError
@@ -40,6 +42,8 @@ app.command("runs")(show_runs)
 app.command("report")(show_report)
 app.command("trace")(show_trace)
 app.command()(compare)
+app.command()(suggest)
+app.command()(bench)
 app.command()(doctor)
 
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gpuexec.cli.run import Options, Settings
-from gpuexec.cli.target import load_pipeline, parse_options, parse_settings
+from gpuexec.cli.target import parse_options, parse_settings
+from gpuexec.executors.target import load_pipeline
 
 if TYPE_CHECKING:
     from gpuexec.doctor.model import Examination

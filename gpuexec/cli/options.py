@@ -11,9 +11,9 @@ from typing import Annotated, Any, TypedDict
 import typer
 from rich.console import Console
 
-from gpuexec.cli.values import in_words
 from gpuexec.config import ExecutorConfig, unknown_option
 from gpuexec.errors import ConfigurationError
+from gpuexec.executors.values import in_words
 from gpuexec.units import format_bytes
 
 _INDENT = "    "

@@ -10,8 +10,9 @@ import typer
 from rich.console import Console
 
 from gpuexec.cli.run import Options, Settings, Target
-from gpuexec.cli.target import load_pipeline, parse_options, parse_settings
+from gpuexec.cli.target import parse_options, parse_settings
 from gpuexec.errors import ConfigurationError
+from gpuexec.executors.target import load_pipeline
 from gpuexec.hardware.model import Node
 
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from gpuexec.cli.target import load_pipeline, parse_options, parse_settings
+from gpuexec.cli.target import parse_options, parse_settings
 from gpuexec.errors import GpuexecError
+from gpuexec.executors.target import load_pipeline
 
 if TYPE_CHECKING:
     from gpuexec.report.model import RunReport

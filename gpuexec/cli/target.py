@@ -1,52 +1,14 @@
-"""Loads the pipeline that ``MODULE_OR_FILE:OBJECT`` names, or that the function of that name returns."""
+"""Reads the ``KEY=VALUE`` options of commands that take a target."""
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import importlib
-import inspect
-import os
-import re
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from types import ModuleType
+from collections.abc import Sequence
 from typing import Any
 
-from gpuexec.cli.values import guessed_value, read_value
 from gpuexec.config import ExecutorConfig
 from gpuexec.errors import ConfigurationError
-
-
-def load_pipeline(target: str, settings: Mapping[str, str]) -> Any:
-    """Import the target and return its pipeline; ``settings`` become the function's keyword arguments.
-
-    They are read as the types that the function declares, or that its defaults have.
-
-    Raises ``ConfigurationError``, which says which part of the target is wrong. Errors that the module or the function
-    raises pass through unchanged.
-    """
-    module_or_file, _, name = target.rpartition(":")
-    if not module_or_file or not name:
-        raise ConfigurationError(f"target {target!r} must be MODULE:OBJECT or FILE.py:OBJECT")
-    is_file = module_or_file.endswith(".py") or "/" in module_or_file
-    module = _load_file(Path(module_or_file)) if is_file else _load_module(module_or_file)
-    try:
-        value = getattr(module, name)
-    except AttributeError:
-        raise ConfigurationError(f"{module_or_file} has no {name!r}{_suggestion(name, vars(module))}") from None
-    if _is_pipeline(value):
-        if settings:
-            raise ConfigurationError(f"{target} is a Pipeline, not a function, so --set has no effect: leave it out")
-        return value
-    pipeline = _call(value, name, settings) if callable(value) else value
-    if not _is_pipeline(pipeline):
-        verb = "returned" if callable(value) else "is"
-        raise ConfigurationError(
-            f"{target} {verb} an object of type {type(pipeline).__name__}, not a Pipeline (with build() and stages)"
-        )
-    return pipeline
+from gpuexec.executors.values import read_value
 
 
 def parse_settings(settings: Sequence[str], option: str = "--set") -> dict[str, str]:
@@ -81,87 +43,3 @@ def parse_options(options: Sequence[str]) -> dict[str, Any]:
     if of_stages:
         values["stage_options"] = {**(values.get("stage_options") or {}), **of_stages}
     return values
-
-
-def _is_pipeline(value: Any) -> bool:
-    return not isinstance(value, type) and hasattr(value, "build") and hasattr(value, "stages")
-
-
-def _load_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise ConfigurationError(f"there is no file {str(path)!r}")
-    if not path.stem.isidentifier():
-        raise ConfigurationError(f"{path} cannot be imported: its name must be a Python identifier, as in pipeline.py")
-    # Import it by its plain name: workers get this sys.path and import the same module.
-    _search_first(path.parent.resolve())
-    module = importlib.import_module(path.stem)
-    if module.__file__ is None or not path.samefile(module.__file__):
-        raise ConfigurationError(f"{path} cannot be imported: another module is called {path.stem!r}; rename the file")
-    return module
-
-
-def _load_module(name: str) -> ModuleType:
-    _search_first(Path.cwd())
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name and f"{name}.".startswith(f"{error.name}."):
-            raise ConfigurationError(f"there is no module {name!r} (searched sys.path and {Path.cwd()})") from None
-        raise
-
-
-def _search_first(folder: Path) -> None:
-    """Put a folder first on the search path, but for the standard library.
-
-    A file of the folder may be called like a standard module, which this process or a worker imports only later.
-    """
-    library = Path(os.__file__).parent
-    folders = {
-        library,
-        library / "lib-dynload",
-        library.parent / f"python{sys.version_info[0]}{sys.version_info[1]}.zip",
-    }
-    standard = [entry for entry in sys.path if isinstance(entry, str) and Path(entry) in folders]
-    sys.path[:] = [*standard, str(folder), *(entry for entry in sys.path if entry not in standard)]
-
-
-def _call(function: Callable[..., Any], name: str, settings: Mapping[str, str]) -> Any:
-    parameters = inspect.signature(function).parameters
-    accepts_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    for key in settings:
-        if key not in parameters and not accepts_any:
-            raise ConfigurationError(f"{name}() has no parameter {key!r}{_suggestion(key, parameters)}")
-    missing = [
-        p.name
-        for p in parameters.values()
-        if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name not in settings
-    ]
-    if missing:
-        raise ConfigurationError(f"{name}() requires {', '.join(missing)}: add --set {missing[0]}=…")
-    kinds = {key: _kind(parameters[key]) for key in settings if key in parameters}
-    values = {
-        key: read_value(value, kinds[key], where=f"--set {key}={value!r}: it")
-        if kinds.get(key)
-        else guessed_value(value)
-        for key, value in settings.items()
-    }
-    return function(**values)
-
-
-def _kind(parameter: inspect.Parameter) -> str:
-    """Return the type of a parameter as its annotation or its default tells it, "" if neither does."""
-    annotation = parameter.annotation
-    if annotation is not parameter.empty:
-        text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
-        text = re.sub(r"\b\w+\.", "", text)
-        return re.sub(r"^Optional\[(.*)\]$", r"\1 | None", text)
-    default = parameter.default
-    if default is parameter.empty or default is None:
-        return ""
-    name = type(default).__name__
-    return "int | float" if name == "int" else name
-
-
-def _suggestion(name: str, known: Mapping[str, Any]) -> str:
-    matches = difflib.get_close_matches(name, [k for k in known if not k.startswith("_")], n=1)
-    return f"; did you mean {matches[0]!r}?" if matches else ""

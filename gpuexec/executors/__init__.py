@@ -9,6 +9,8 @@
 ``checks``         what no executor can run
 ``initial_tasks``  the tasks that a run begins with
 ``progress``       the progress display that the options ask for
+``target``         loads the pipeline that ``MODULE_OR_FILE:OBJECT`` names
+``values``         values as people write them: ``100MB``, ``10s``, ``a,b``
 ``option_repr``    the options that differ from the defaults
 ``stage_options``  the options that a stage has of its own
 =================  ======================================================================================

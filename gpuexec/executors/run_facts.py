@@ -12,6 +12,7 @@ from gpuexec.contract.pipeline_name import current_pipeline_name
 from gpuexec.curator import stage_facts
 from gpuexec.executors.option_repr import changed_options
 from gpuexec.executors.prepare import Prepared
+from gpuexec.report.room import room_as_facts
 from gpuexec.run_facts import RunFacts, StageFacts
 
 _LIBRARIES = (
@@ -40,13 +41,14 @@ def run_facts(executor: str, prepared: Prepared, options: ExecutorConfig) -> Run
         pipeline=current_pipeline_name() or "pipeline",
         executor=executor,
         options=_shown(changed_options(options)),
-        versions=_versions(),
+        versions=versions(),
         node={
             "hostname": system.nodename,
             "cpus": len(prepared.node.host.cpus),
             "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
             "platform": f"{system.sysname} {system.machine}",
             "kernel": system.release,
+            **room_as_facts(prepared.allocator.ledger, prepared.allocator.usable_cpus),
         },
         stages=_stages(prepared),
     )
@@ -73,7 +75,7 @@ def _shown(options: dict[str, Any]) -> dict[str, Any]:
     return {**options, "runtime_env": dict.fromkeys(environment, _NOT_SHOWN)} if environment else options
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
     """Return the versions of what this process has imported. To ask the package index would take 30 ms."""
     found = {name: getattr(sys.modules.get(name), "__version__", None) for name in _LIBRARIES}
     versions = {"python": sys.version.split()[0], "gpuexec": __version__}

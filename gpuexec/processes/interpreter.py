@@ -49,6 +49,15 @@ def _beside_the_library() -> Iterator[Path]:
             yield Path(prefix, "bin", name)
 
 
+def interpreter_flags() -> list[str]:
+    """Return the flags of this Python for another one, without those that make it ignore its environment.
+
+    -E and -I would hide the hash seed of workers, whose variables `variables_of_run` has chosen.
+    """
+    flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    return ["-s" if flag == "-I" else flag for flag in flags if flag != "-E"]
+
+
 def working_directory() -> str | None:
     """Return the working directory; ``None`` if it has been removed, so that it has no name."""
     try:
@@ -119,13 +128,11 @@ def start_interpreter(
 def _start_interpreter(
     arguments: Sequence[str], fds: Sequence[int], output_fd: int, env: Mapping[str, str], folder: str | None
 ) -> subprocess.Popen[bytes]:
-    flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    # -E and -I would hide the hash seed; `variables_of_run` has done their work.
-    flags = ["-s" if flag == "-I" else flag for flag in flags if flag != "-E"]
     # Without -P, -m would look in the working directory first, where a file may be called like a standard module. The
     # worker gets the driver's sys.path once it is running, so the stage's own imports are as in the driver.
+    command = [interpreter(), *interpreter_flags(), "-P", "-m", "gpuexec.worker"]
     return subprocess.Popen(
-        [interpreter(), *flags, "-P", "-m", "gpuexec.worker", *arguments, *map(str, fds), str(os.getpid())],
+        [*command, *arguments, *map(str, fds), str(os.getpid())],
         env=dict(env),
         cwd=folder if folder and Path(folder).is_dir() else None,
         stdin=subprocess.DEVNULL,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 from gpuexec.records import Record
@@ -69,6 +70,14 @@ def cell_width(text: str) -> int:
 def printable(text: str) -> str:
     """Return the text without what would move a terminal's cursor."""
     return text if text.isprintable() else "".join(char if char.isprintable() else "?" for char in text)
+
+
+def wrapped(text: str, width: int, indent: str = "") -> list[str]:
+    """Return the text in lines of at most ``width`` columns; all but the first are indented further."""
+    text = printable(text)
+    if cell_width(text) > len(text):  # some characters take two columns
+        width //= 2
+    return textwrap.wrap(text, max(width, len(indent) + 5), initial_indent=indent, subsequent_indent=f"{indent}{_GAP}")
 
 
 def _start(text: str, width: int) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import textwrap
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from gpuexec.report.columns import Column, cell_width, lay_out, printable, shortened
+from gpuexec.report.columns import Column, cell_width, lay_out, printable, shortened, wrapped
 from gpuexec.report.compare_verdict import SEEN, SHOWN
 from gpuexec.report.figure_text import around_text, change_text, interval_text, value_text
 from gpuexec.report.wording import counted, named, on_one_line
@@ -65,7 +64,7 @@ def legend() -> str:
 
 def _lines(comparison: Data, width: int, *, everything: bool) -> Iterator[str]:
     for side in comparison["sides"]:
-        yield from _wrapped(side_text(side), width)
+        yield from wrapped(side_text(side), width)
     if not comparison["comparisons"]:
         yield from _one_side(comparison["sides"][0], width)
     for pair in comparison["comparisons"]:
@@ -74,13 +73,13 @@ def _lines(comparison: Data, width: int, *, everything: bool) -> Iterator[str]:
 
 def _pair(pair: Data, width: int, *, everything: bool) -> Iterator[str]:
     for sentence in pair["verdict"]["sentences"]:
-        yield from _wrapped(sentence, width)
+        yield from wrapped(sentence, width)
     for heading, texts in (("why there is no verdict", pair["refusals"]),
                            ("what changed", [change["text"] for change in pair["changes"]])):  # fmt: skip
         if texts:
             yield from ("", heading)
             for text in texts:
-                yield from _wrapped(text, width, _INDENT)
+                yield from wrapped(text, width, _INDENT)
     names = pair["before"], pair["after"]
     yield ""
     yield from _table("the run", pair["figures"], names, width, everything=everything)
@@ -88,7 +87,7 @@ def _pair(pair: Data, width: int, *, everything: bool) -> Iterator[str]:
         yield ""
         yield from _table(stage_title(stage), stage["figures"], names, width, everything=everything)
     yield ""
-    yield from _wrapped(legend(), width)
+    yield from wrapped(legend(), width)
 
 
 def _table(
@@ -119,7 +118,7 @@ def _is_shown(figure: Data) -> bool:
 def _one_side(side: Data, width: int) -> Iterator[str]:
     """Yield the repeats of one configuration."""
     yield ""
-    yield from _wrapped(REPEATS, width)
+    yield from wrapped(REPEATS, width)
     parts = [("the run", side["figures"]), *((_name(stage["name"]), stage["figures"]) for stage in side["stages"])]
     for title, figures in parts:
         columns = [Column("mean", 0), Column("95 %", 1), Column("lowest", 2), Column("highest", 3)]
@@ -158,10 +157,3 @@ def _when(started: Any) -> str:
 def _name(name: Any) -> str:
     """Return a name for a table: what takes its place on the terminal must be known before the columns are laid out."""
     return printable(on_one_line(name))
-
-
-def _wrapped(text: str, width: int, indent: str = "") -> list[str]:
-    text = printable(text)
-    if cell_width(text) > len(text):  # some characters take two columns
-        width //= 2
-    return textwrap.wrap(text, width, initial_indent=indent, subsequent_indent=indent + _INDENT)

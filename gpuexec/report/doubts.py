@@ -81,7 +81,7 @@ def _clocks(runs: Sequence[Data]) -> Iterator[str]:
             limits.setdefault(tuple(sorted({number(gpu.get("power_limit_mw")) / 1000 for gpu in states})), name_of(run))
             reasons = {str(reason) for gpu in states for reason in gpu.get("clock_reasons") or ()}
             fixed.setdefault(tuple(sorted(reasons.intersection(_FIXED_CLOCKS))), name_of(run))
-        loaded = _loaded_clock(run)
+        loaded = loaded_clock(run)
         if loaded is not None:
             clocks[loaded] = name_of(run)
     if len(limits) > 1:
@@ -101,7 +101,7 @@ def _listed(runs_by_value: dict[str, str]) -> str:
     return "; ".join(f"{value} in run {run}" for value, run in runs_by_value.items())
 
 
-def _loaded_clock(run: Data) -> float | None:
+def loaded_clock(run: Data) -> float | None:
     """Return the mean SM clock of a run's GPUs while they were busy, in MHz; ``None`` if it was not sampled."""
     loaded: list[float] = []
     for gpu in rows(run.get("gpus")):

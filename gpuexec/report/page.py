@@ -15,7 +15,7 @@ from gpuexec.report.page_data import page_json
 from gpuexec.report.verdict import verdict
 from gpuexec.report.wording import on_one_line
 
-_SCRIPTS = ("format", "dom", "states", "charts", "overview", "stages", "gpus", "events", "node", "main")
+_SCRIPTS = ("format", "dom", "states", "charts", "shell", "overview", "stages", "gpus", "events", "node", "main")
 _MOST_JSON = 5_000_000  # characters, so that a page has at most 6 MB
 
 

@@ -34,6 +34,11 @@ def mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values)
 
 
+def standard_deviation(values: Sequence[float]) -> float:
+    """Return the standard deviation of the sample: of two or more values."""
+    return math.sqrt(_variance(values))
+
+
 def mean_interval(values: Sequence[float]) -> Interval | None:
     """Return the mean with its t interval at 95 %; ``None`` of fewer than two values."""
     if len(values) < 2:

@@ -10,6 +10,7 @@ from typing import Any
 from gpuexec.report.columns import Column, lay_out, printable
 from gpuexec.report.wording import counted
 from gpuexec.report.wording import seconds as in_words
+from gpuexec.units import format_bytes
 
 _COLUMNS = (
     Column("workers", 4),
@@ -93,10 +94,19 @@ def _details(stage: Data) -> Iterator[str]:
     ]
     if shown:
         yield "otherwise: " + ", ".join(shown)
+    yield from _gpu_memory(stage.get("gpu_memory") or {})
     if failed := stage.get("failed_attempts"):
         yield counted(failed, "failed attempt")
     if quarantined := stage.get("quarantined"):
         yield f"{quarantined:,} quarantined"
+
+
+def _gpu_memory(memory: Data) -> Iterator[str]:
+    peak, asked, suggested = (memory.get(name) for name in ("peak_bytes", "asked_bytes", "suggested_gb"))
+    if peak is not None:
+        of = "" if asked is None else f" of {format_bytes(asked)} asked for"
+        enough = "" if suggested is None else f"; gpu_memory_gb={suggested:g} would be enough"
+        yield f"GPU memory of a worker: measured peak {format_bytes(peak)}{of}{enough}"
 
 
 def _failure(failure: Data) -> str:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 READY = "html[data-ready]"
+_ASK_EVERY_MS = 20
 
 
 def chromium_path() -> str | None:
@@ -45,7 +46,15 @@ class OpenPage:
     def open_all(self) -> None:
         """Open every part that can be opened, and wait until each chart in them is drawn."""
         self.page.evaluate("document.querySelectorAll('details.part').forEach((part) => part.gpuexecOpen())")
-        self.page.wait_for_function("document.querySelectorAll('[data-chart]:not([data-drawn])').length === 0")
+        self.wait_until_drawn()
+
+    def wait_until_drawn(self) -> None:
+        """Wait until each chart that can be seen is drawn.
+
+        Asked from here: what playwright leaves in the page to ask itself is forbidden by the page's policy.
+        """
+        while self.page.evaluate("document.querySelectorAll('[data-chart]:not([data-drawn])').length"):
+            self.page.wait_for_timeout(_ASK_EVERY_MS)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.page, name)

@@ -294,6 +294,5 @@ def test_any_report_is_shown_without_complaint(browser: Browser, tmp_path: Path,
     file = tmp_path / "report.html"
     file.write_text(render(report), encoding="utf-8", errors="surrogatepass")
     with opened(browser, file) as shown:
-        shown.page.evaluate("document.querySelectorAll('details.part').forEach((part) => part.gpuexecOpen())")
-        shown.page.wait_for_function("document.querySelectorAll('[data-chart]:not([data-drawn])').length === 0")
+        shown.open_all()
         assert shown.problems == []

@@ -1,4 +1,4 @@
-"""``gpuexec runs``, ``gpuexec report`` and ``gpuexec trace`` as users type them."""
+"""``gpuexec runs``, ``report``, ``trace`` and ``suggest`` as users type them."""
 
 from __future__ import annotations
 
@@ -83,6 +83,21 @@ def test_a_report_is_printed():
     assert f"trace: {ran.report.folder}/trace.json.gz" in lines
     as_json = run_command("report", ran.report.facts.run_id, "--json")
     assert json.loads(as_json.stdout) == find_run().report()
+
+
+def test_suggestions_are_those_of_the_newest_run():
+    ran = run_local([Apply(double)], items(1, 2))
+    done = run_command("suggest", COLUMNS="80")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"`p` ({ran.report.facts.run_id}). ")
+    assert "too short to suggest anything" in " ".join(done.stdout.split())
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    for named in (ran.report.facts.run_id, find_run().report_file):
+        found = json.loads(run_command("suggest", named, "--json").stdout)
+        assert (found["schema"], found["run_id"]) == ("gpuexec-suggestions/1", ran.report.facts.run_id)
+    node = find_run().report()["node"]
+    assert node["usable_cpus"] > 0
+    assert node["devices"] == []
 
 
 def test_options_that_exclude_each_other_are_refused():

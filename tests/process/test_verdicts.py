@@ -1,4 +1,4 @@
-"""The first sentence about a real run names the bottleneck that was planted in it."""
+"""The first sentence about a real run names the bottleneck that was planted in it, the first suggestion what helps."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from gpuexec import ProcessingStage
+from gpuexec.report.suggest import suggestions_as_dict
 from gpuexec.report.verdict import verdict
 from tests.nvml_sim import nodes
 from tests.process.running import local_executor
@@ -19,13 +20,13 @@ Stages = list[ProcessingStage[Item, Item]]
 FAST = 0.001
 
 
-def first_sentence(stages: Stages, tasks: Any, *, take_s: float = 0.0, **options: Any) -> dict[str, Any]:
-    """Run the stages, taking ``take_s`` over each result, and return the first sentence about the run."""
+def report_of(stages: Stages, tasks: Any, *, take_s: float = 0.0, **options: Any) -> dict[str, Any]:
+    """Run the stages, taking ``take_s`` over each result, and return the report."""
     executor = local_executor(run_dir=None, **options)
     for _ in executor.execute_iter(stages, tasks):
         time.sleep(take_s)
     assert executor.last_report is not None
-    return verdict(executor.last_report.to_dict())[0]
+    return executor.last_report.to_dict()
 
 
 def slowly(count: int, seconds: float) -> Iterator[Item]:
@@ -37,60 +38,58 @@ def slowly(count: int, seconds: float) -> Iterator[Item]:
 
 PLANTED: dict[str, tuple[Callable[[], dict[str, Any]], str, str]] = {
     "a source that makes many tasks of one": (
-        lambda: first_sentence([Sleeps("list", 1.5, fan_out=40), Sleeps("write", FAST)], items(0)),
+        lambda: report_of([Sleeps("list", 1.5, fan_out=40), Sleeps("write", FAST)], items(0)),
         "slow_source",
         "`list`",
     ),
     "a program that passes tasks in slowly": (
-        lambda: first_sentence([Sleeps("read", FAST), Sleeps("write", FAST)], slowly(40, 0.04)),
+        lambda: report_of([Sleeps("read", FAST), Sleeps("write", FAST)], slowly(40, 0.04)),
         "slow_source",
         "The source",
     ),
     "a slow stage": (
-        lambda: first_sentence(
+        lambda: report_of(
             [Sleeps("read", FAST), Sleeps("parse", 0.04), Sleeps("write", FAST)], items(*range(40)), queue_tasks=4
         ),
         "slow_stage",
         "`parse` limits this run",
     ),
     "a full queue before a slow last stage": (
-        lambda: first_sentence([Sleeps("read", FAST), Sleeps("write", 0.04)], items(*range(40)), queue_tasks=2),
+        lambda: report_of([Sleeps("read", FAST), Sleeps("write", 0.04)], items(*range(40)), queue_tasks=2),
         "slow_stage",
         "the queue before it was full",
     ),
     "a slow stage on GPUs": (
-        lambda: first_sentence([Sleeps("read", FAST), Sleeps("caption", 0.08, 2, gpus=1.0)], items(*range(40))),
+        lambda: report_of([Sleeps("read", FAST), Sleeps("caption", 0.08, 2, gpus=1.0)], items(*range(40))),
         "slow_gpu_stage",
         "`caption` limits this run",
     ),
     "GPUs without input": (
-        lambda: first_sentence(
+        lambda: report_of(
             [Sleeps("read", FAST), Sleeps("decode", 0.04), Sleeps("caption", FAST, 2, gpus=1.0)], items(*range(40))
         ),
         "starved_gpu",
         "`decode`",
     ),
     "setting up": (
-        lambda: first_sentence([Sleeps("read", FAST), Sleeps("caption", 0.02, setup_s=1.5)], items(*range(10))),
+        lambda: report_of([Sleeps("read", FAST), Sleeps("caption", 0.02, setup_s=1.5)], items(*range(10))),
         "setup",
         "Setting up",
     ),
     "one slow task": (
-        lambda: first_sentence(
+        lambda: report_of(
             [Sleeps("read", FAST), Sleeps("parse", 0.01, slow=35, slow_s=1.5)], items(*range(40)), batch_wait_s=None
         ),
         "slow_task",
         "One slow task",
     ),
     "a caller that does not read": (
-        lambda: first_sentence(
-            [Sleeps("read", FAST), Sleeps("write", FAST)], items(*range(30)), take_s=0.05, queue_tasks=2
-        ),
+        lambda: report_of([Sleeps("read", FAST), Sleeps("write", FAST)], items(*range(30)), take_s=0.05, queue_tasks=2),
         "caller_not_reading",
         "The caller",
     ),
     "retries": (
-        lambda: first_sentence(
+        lambda: report_of(
             [Sleeps("read", FAST), Sleeps("parse", 0.03, fails=40)],
             items(*range(40)),
             retry_on=["ValueError"],
@@ -108,12 +107,24 @@ def gpus(nvml_node):
     return nvml_node(nodes.node(nodes.metered(0), nodes.metered(1)))
 
 
+# The setting that helps; for the others, none does.
+HELPS = {
+    "a slow stage": "parse.num_workers",
+    "a full queue before a slow last stage": "write.num_workers",
+    "GPUs without input": "decode.num_workers",
+}
+
+
 @pytest.mark.parametrize("name", PLANTED)
 def test_the_first_sentence_names_what_was_planted(gpus, name: str):
     run, kind, words = PLANTED[name]
-    first = run()
+    report = run()
+    first, found = verdict(report)[0], suggestions_as_dict(report)
     assert first["kind"] == kind, first["text"]
     assert words in first["text"]
+    changes = [set(suggestion["settings"]) for suggestion in found["suggestions"]]
+    assert changes[:1] == ([{HELPS[name]}] if name in HELPS else []), found["suggestions"]
+    assert bool(found["why_none"]) == (name not in HELPS)
 
 
 def test_throttled_gpus_are_named(nvml_node):
@@ -131,5 +142,5 @@ def test_throttled_gpus_are_named(nvml_node):
             yield task
 
     stages: Stages = [Sleeps("read", FAST), Sleeps("caption", 0.08, 2, gpus=1.0)]
-    first = first_sentence(stages, tasks(), sample_interval_s=0.1)
+    first = verdict(report_of(stages, tasks(), sample_interval_s=0.1))[0]
     assert first["kind"] == "throttling", first["text"]

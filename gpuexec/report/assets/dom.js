@@ -38,7 +38,7 @@ function lazyDetails(attributes, summary, make) {
   function onOpen() {
     if (!node.open || made) return;
     made = true;
-    node.append(...[make()].flat());
+    node.append(...[make()].flat(9));
   }
   node.addEventListener("toggle", onOpen);
   node.gpuexecOpen = () => {
@@ -158,7 +158,7 @@ function copyButton(text) {
   return button;
 }
 
-function omitted(report, name, shown) {
+function omitted(report, name, shown, file = "report.json") {
   const left = record(report.omitted)[name];
-  return left ? note(`${whole(shown)} are shown here, ${whole(left)} more are in report.json.`) : null;
+  return left ? note(`${whole(shown)} are shown here, ${whole(left)} more are in ${file}.`) : null;
 }

@@ -12,8 +12,10 @@ import pytest
 
 from gpuexec import ConfigurationError, Pipeline
 from gpuexec.cli.options import option_facts, option_lines
-from gpuexec.cli.target import load_pipeline, parse_options, parse_settings
+from gpuexec.cli.target import parse_options, parse_settings
 from gpuexec.config import ExecutorConfig
+from gpuexec.executors.target import load_pipeline
+from gpuexec.executors.values import read_seconds
 
 MODULE = """
 from gpuexec import Pipeline
@@ -247,3 +249,16 @@ def test_options_of_single_stages():
     assert both == {"stage_options": {"read": {"max_attempts": 1}, "write": {"max_attempts": 2}}}
     with pytest.raises(ConfigurationError, match=r"--option read\.max_attempts='x': it must be a whole number"):
         parse_options(["read.max_attempts=x"])
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90), ("1.5", 1.5), ("20m", 1200), ("20min", 1200), ("2 h", 7200), ("500ms", 0.5)]
+)
+def test_times(text, seconds):
+    assert read_seconds(text, where="it") == seconds
+
+
+@pytest.mark.parametrize("text", ["", "soon", "20 mb", "m", "1,5s"])
+def test_what_is_no_time(text):
+    with pytest.raises(ConfigurationError, match="--limit must be a time, such as 90s, 20m"):
+        read_seconds(text, where="--limit")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from typing import Any
 
@@ -38,6 +39,8 @@ def report_of(run: SimRun, seed: int = 1, **changes: Any) -> dict[str, Any]:
             "memory_bytes": 512 * GIB,
             "platform": "Linux x86_64",
             "kernel": "6.1.0-40",
+            "usable_cpus": 64.0,
+            "devices": _devices(max(run.gpus, math.ceil(sum(s.gpus * s.workers for s in run.stages) - 1e-9))),
         },
         "options": {"max_attempts": 3, "batch_timeout_s": 600.0},
         "tasks_in": round(run.tasks),
@@ -162,6 +165,21 @@ def _service_time(stage: SimStage, batches: int, slow: tuple[int, float] | None)
         "p99_s": quantile(0.99),
         "bins": bins,
     }
+
+
+def _devices(count: int) -> list[dict[str, Any]]:
+    return [
+        {
+            "index": number,
+            "uuid": _uuid(number),
+            "memory_bytes": H100[1],
+            "free_share": 1.0,
+            "memory_left_bytes": H100[1],
+            "is_mig": False,
+            "single_worker": False,
+        }
+        for number in range(count)
+    ]
 
 
 def _uuid(index: int) -> str:

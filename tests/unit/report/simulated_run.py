@@ -36,7 +36,8 @@ class SimRun:
     """``input_per_s``: how fast the program passes tasks in. ``slow_task``: a stage, and the time of its last task.
 
     ``throttled``: from when to when, as parts of the run, and by how much GPUs are slower then. ``pressure_share``:
-    for which part of the time no task is taken in. ``results_per_s``: how fast the caller takes results.
+    for which part of the time no task is taken in. ``results_per_s``: how fast the caller takes results. ``gpus``: of
+    the node, if it has more than the stages use.
     """
 
     stages: tuple[SimStage, ...]
@@ -46,6 +47,7 @@ class SimRun:
     slow_task: tuple[int, float] | None = None
     throttled: tuple[float, float, float] | None = None
     pressure_share: float = 0.0
+    gpus: int = 0
 
 
 @dataclass

@@ -48,6 +48,15 @@ def test_it_tells_outcome_verdict_stages_and_failures():
     assert lines[-2:] == ["1 failed attempt:", "  embed-0: X: y (retry); gpuexec replay /c"]
 
 
+def test_it_tells_the_gpu_memory_to_ask_for():
+    memory = {"peak_bytes": 20 * 2**30, "asked_bytes": 40 * 2**30, "suggested_gb": 21.0}
+    report = {**REPORT, "stages": [{**REPORT["stages"][0], "gpu_memory": memory}]}
+    text = " ".join(line.strip() for line in report_lines(report, "ok", 80))
+    assert "measured peak 20.0 GiB of 40.0 GiB asked for; gpu_memory_gb=21 would be enough" in text
+    unknown = {**REPORT, "stages": [{**REPORT["stages"][0], "gpu_memory": {**memory, "peak_bytes": None}}]}
+    assert "GPU memory" not in " ".join(report_lines(unknown, "ok", 80))
+
+
 @pytest.mark.parametrize("width", [20, 40, 80])
 def test_it_fits_the_terminal(width):
     lines = [line for line in report_lines(REPORT, "ok", width) if "/c" not in line]

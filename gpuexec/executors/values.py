@@ -42,6 +42,15 @@ def read_value(text: str, kind: str, *, where: str) -> Any:
     raise ConfigurationError(f"{where} must be {' or '.join(problems)}")
 
 
+def read_seconds(text: str, *, where: str) -> float:
+    """Return the seconds that a time stands for: ``90``, ``90s``, ``20m``, ``1.5h``. Raises ``ConfigurationError``."""
+    found = _DURATION.fullmatch(text.strip())
+    try:
+        return float(found[1]) * _SECONDS[found[2].lower()] if found else float(text)
+    except ValueError:
+        raise ConfigurationError(f"{where} must be a time, such as 90s, 20m or 1.5h") from None
+
+
 def guessed_value(text: str) -> Any:
     """Return the value of a text about whose type nothing is known: a Python literal, true, false, null, or text."""
     word = text.strip().lower()
