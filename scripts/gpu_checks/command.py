@@ -38,11 +38,11 @@ def main(arguments: Sequence[str]) -> int:
         _prepare(given.json)
     except (ValueError, OSError) as error:
         parser.error(str(error))
-    name = given.library or library.installed()
-    facts = _facts(name)
-    _print_facts(facts, name)
+    name, no_library = library.choose(given.library)
+    facts = _facts(name, no_library)
+    _print_facts(facts)
     isolation.adopt_orphans()
-    options = ["--energy-s", str(given.energy_s), *(["--library", name] if name else [])]
+    options = ["--energy-s", str(given.energy_s), *(["--library", name] if name else ["--no-library", no_library])]
     start = time.monotonic()
     results: list[Result] = []
     try:
@@ -107,7 +107,7 @@ def _prepare(path: Path) -> None:
         pass
 
 
-def _facts(name: str | None) -> dict[str, Any]:
+def _facts(name: str | None, no_library: str) -> dict[str, Any]:
     """Return what must be known of the machine to read the results. No host name, no names of processes."""
     node = read_node()
     return {
@@ -119,6 +119,7 @@ def _facts(name: str | None) -> dict[str, Any]:
             "architecture": platform.machine(),
             "cpus": os.cpu_count(),
             "library": name,
+            "no_library_reason": no_library or None,
             "packages": {package: _version(package) for package in ("torch", "cupy", "numpy", "nvidia-ml-py")},
             "driver_version": node.driver_version,
             "cuda_version": node.cuda_version,
@@ -140,14 +141,17 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _print_facts(facts: dict[str, Any], name: str | None) -> None:
+def _print_facts(facts: dict[str, Any]) -> None:
     machine = facts["machine"]
     print(f"gpuexec {facts['gpuexec']}, Python {machine['python']}, driver {machine['driver_version'] or 'none'}")
     for gpu in machine["gpus"]:
         print(f"GPU {gpu['index']}: {gpu['name']}")
     if not machine["gpus"]:
         _print_wrapped("no GPU:", str(machine["no_gpus_reason"]), 8)
-    print(f"CUDA through {name}" if name else "neither torch nor cupy is installed: checks that compute are skipped")
+    if machine["library"]:
+        print(f"CUDA through {machine['library']}")
+    else:
+        _print_wrapped("no CUDA:", f"{machine['no_library_reason']}. Checks that compute are skipped", 8)
     print()
 
 
@@ -162,5 +166,6 @@ def _print_wrapped(first: str, text: str, width: int = _NAME_WIDTH) -> None:
 
 def _print_end(results: Sequence[Result], path: Path) -> None:
     print()
-    print(", ".join(f"{number} {outcome}" for outcome, number in counts(results).items()) + f"; written to {path}")
+    print(", ".join(f"{number} {outcome}" for outcome, number in counts(results).items()) + ", written to")
+    print(f"  {path}")
     print("docs/gpu-truth.md says what each check proves, and how to send the file.")

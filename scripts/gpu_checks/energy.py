@@ -67,6 +67,7 @@ def _load(machine: Machine) -> Iterator[str]:
     except CannotCheck as reason:
         yield f"without a load ({reason})"
         return
+    library.multiply(0)  # what fails, fails here
     stopping = threading.Event()
 
     def work() -> None:

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import subprocess
+import sys
 from typing import Any, Protocol
 
 from gpu_checks.results import CannotCheck
 
 _MODULES = {"torch": "gpu_checks.with_torch", "cupy": "gpu_checks.with_cupy"}
+_ANSWER_S = 120  # importing torch from a slow disk takes long
 
 
 class Library(Protocol):
@@ -51,16 +54,38 @@ class Library(Protocol):
         ...
 
 
-def installed() -> str | None:
-    """Return which of torch and cupy is installed, torch first."""
-    return next((name for name in _MODULES if importlib.util.find_spec(name) is not None), None)
+def choose(named: str | None) -> tuple[str | None, str]:
+    """Return the first library that sees a GPU, torch before cupy, or ``None`` and the reason why there is none.
+
+    ``named``: look at that one only. Each is asked in a process of its own, so that this one has no CUDA context.
+    """
+    candidates = [named] if named else [name for name in _MODULES if importlib.util.find_spec(name) is not None]
+    reasons = []
+    for name in candidates:
+        problem = _problem_of(name)
+        if not problem:
+            return name, ""
+        reasons.append(f"{name}: {problem}")
+    return None, "; ".join(reasons) or "this interpreter has neither torch nor cupy"
 
 
-def load(name: str | None) -> Library:
+def _problem_of(name: str) -> str:
+    command = [sys.executable, "-m", "gpu_checks.library", name]
+    try:
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=_ANSWER_S)
+    except subprocess.TimeoutExpired:
+        return f"it did not answer within {_ANSWER_S} s"
+    return "" if not done.returncode else (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
+
+
+def load(name: str) -> Library:
     """Import a library by its name, "torch" or "cupy", or any other module's. Raises `CannotCheck`."""
-    if name is None:
-        raise CannotCheck("this interpreter has neither torch nor cupy")
     try:
         return importlib.import_module(_MODULES.get(name, name))
     except Exception as error:
         raise CannotCheck(f"{name} cannot be imported: {type(error).__name__}: {error}") from error
+
+
+if __name__ == "__main__":
+    if not load(sys.argv[1]).visible_uuids():
+        sys.exit("it sees no GPU")

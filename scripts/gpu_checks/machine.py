@@ -20,13 +20,14 @@ _OTHERS = (Tenant.COMPUTE, Tenant.RUN, Tenant.UNLISTED)
 class Machine:
     """Read when first asked. ``folder``: of this check alone, removed after it.
 
-    ``library_name``: of the library for CUDA, ``None`` if there is none. ``window_s``: seconds over which energy is
-    measured.
+    ``library_name``: of the library for CUDA, ``None`` if there is none, and ``no_library`` says
+    why. ``window_s``: seconds over which energy is measured.
     """
 
-    def __init__(self, folder: Path, library_name: str | None, window_s: float) -> None:
+    def __init__(self, folder: Path, library_name: str | None, no_library: str, window_s: float) -> None:
         self.folder = folder
         self.library_name = library_name
+        self.no_library = no_library
         self.window_s = window_s
 
     @cached_property
@@ -48,6 +49,8 @@ class Machine:
     @property
     def library(self) -> Library:
         """The library for CUDA. Raises `CannotCheck` if there is none."""
+        if self.library_name is None:
+            raise CannotCheck(self.no_library)
         return load(self.library_name)
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 
 import psutil
 
@@ -12,6 +13,7 @@ from gpu_checks.results import CannotCheck, Check, Seen
 from gpu_checks.stages import Looks
 
 _DAEMON = "nvidia-cuda-mps"  # of the daemon and of the server; the kernel cuts names at 15 characters
+_END_S = 5.0  # for the daemon to end after the run
 
 
 def started_for_a_run(machine: Machine) -> Seen:
@@ -27,7 +29,10 @@ def started_for_a_run(machine: Machine) -> Seen:
     rows = pinning.look(machine, Looks(machine.cuda, workers=2, gpus=0.5), mps="start")
     problems = [problem for row in rows for problem in compare.same_devices(row["worker"], row["planned"], row["seen"])]
     problems += [f"{row['worker']} was no client of MPS" for row in rows if not row["mps"]]
-    if left := _daemons():
+    deadline = time.monotonic() + _END_S
+    while (left := _daemons()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    if left:
         problems.append(f"MPS is still there after the run (pids {left})")
     return Seen("two workers computed through a daemon of the run's own", tuple(problems), {"workers": rows})
 

@@ -41,12 +41,13 @@ def main() -> None:
     parser.add_argument("name")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--library")
+    parser.add_argument("--no-library", default="no library for CUDA was named")
     parser.add_argument("--energy-s", type=float, required=True)
     given = parser.parse_args()
     (check,) = chosen([given.name])
     work = given.folder / "work"
     work.mkdir()
-    result = look(check, Machine(work, given.library, given.energy_s))
+    result = look(check, Machine(work, given.library, given.no_library, given.energy_s))
     (given.folder / "result.json").write_text(json.dumps(result.to_dict()))
 
 

@@ -27,7 +27,8 @@ def never_initialises_cuda(machine: Machine) -> Seen:
     for template in report.templates:
         problems += compare.template_is_clean(template.pid, listed, _open_files(template.pid))
     cold = [worker.worker_id for worker in report.workers if not worker.warm]
-    problems += [f"{worker} was not forked from the template: {' '.join(report.notes)}"[:300] for worker in cold]
+    if cold and not problems:
+        raise CannotCheck(f"{cold[0]} was not forked from the template: {' '.join(report.notes)}"[:300])
     pids = [template.pid for template in report.templates]
     return Seen(f"template {pids} with {library.NAME} imported; its worker used CUDA", tuple(problems), {"pids": pids})
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
 
+from gpu_checks import driver_api
 from gpu_checks.stages import Looks
 
 NAME, VERSION = "torch", str(torch.__version__)
@@ -20,10 +22,10 @@ def visible_uuids() -> list[str]:
     if not count:
         torch.cuda.init()  # says why there is none
     properties = [torch.cuda.get_device_properties(ordinal) for ordinal in range(count)]
-    if not all(hasattr(each, "uuid") for each in properties):
-        from gpu_checks.driver_api import visible_uuids as ask_driver  # torch before 2.4
-
-        return ask_driver()
+    is_mig = os.environ.get("CUDA_VISIBLE_DEVICES", "").startswith("MIG-")
+    # For a MIG slice, some versions of CUDA's runtime give the UUID of its GPU; torch before 2.4 gives none.
+    if is_mig or not all(hasattr(each, "uuid") for each in properties):
+        return driver_api.visible_uuids()
     return [str(each.uuid) for each in properties]
 
 
