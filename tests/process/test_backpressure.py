@@ -53,15 +53,15 @@ def shared_and_private_bytes() -> int:
 
 
 def test_a_slow_stage_holds_a_fast_one_back(tmp_path: Path):
-    count, bound = 3_000, 64 * MIB
+    count, bound = 1_000, 32 * MIB
     stages = [Fast(tmp_path / "made"), Slow(tmp_path / "made")]
     before = shared_and_private_bytes()
     with MemoryGauge() as gauge:
         ran = run_local(stages, items(*range(count)), queue_bytes=bound)
     assert [checksum for checksum, _ in ran.data] == [i % 251 * 1_000_000 for i in range(count)]
     assert 32 <= max(ahead for _, ahead in ran.data) <= count // 2, "the queue between the stages is full, not endless"
-    # The queue's bound, the batches in flight on both sides, and the processes themselves: far below 3 GB.
-    assert gauge.max_bytes - before < bound + 512 * MIB
+    # The queue's bound, the batches in flight on both sides, and the processes themselves: far below 1 GB.
+    assert gauge.max_bytes - before < bound + 400 * MIB
 
 
 def test_the_queue_is_bounded_by_count_too(tmp_path: Path):
@@ -78,11 +78,11 @@ import numpy as np
 from gpuexec import LocalExecutor, Pipeline
 from tests.process.stages import Apply, items, spin
 stages = [Apply(np.copy, f"pass{i}").with_(num_workers=1) for i in range(5)]
-tasks = items(*(np.full(100_000, i % 256, np.uint8) for i in range(600)))
+tasks = items(*(np.full(100_000, i % 256, np.uint8) for i in range(400)))
 out = Pipeline("p", stages=[*stages, Apply(spin, "slow").with_(num_workers=1)]).run(
     LocalExecutor(show_progress=False), initial_tasks=tasks
 )
-print([task.data for task in out] == [i % 256 for i in range(600)])
+print([task.data for task in out] == [i % 256 for i in range(400)])
 """
 
 
@@ -93,8 +93,8 @@ def test_full_queues_leave_descriptors_for_the_rest():
 
 
 def test_a_batch_that_fans_out_beyond_every_bound():
-    ran = run_local([MakesMany(2000, 100_000), Sums()], items(0), queue_tasks=8, queue_bytes=MIB)
-    assert ran.data == [i % 256 * 100_000 for i in range(2000)]
+    ran = run_local([MakesMany(700, 100_000), Sums()], items(0), queue_tasks=8, queue_bytes=MIB)
+    assert ran.data == [i % 256 * 100_000 for i in range(700)]
 
 
 def test_results_may_be_more_than_there_are_descriptors():
