@@ -198,6 +198,15 @@ def test_a_template_that_has_initialised_cuda_is_told():
     assert compare.template_is_clean(7, [], ["/dev/nvidia-uvm"])
 
 
+def test_the_built_in_benchmark_must_have_figures_of_gpus():
+    builtin = importlib.import_module("gpu_checks.builtin")
+    host = {"key": "memory.copy", "values": [1.0], "reason": None}
+    seen = builtin.judged([host, {"key": "gpu0.matmul", "values": [2.0], "reason": None}])
+    assert (seen.problems, seen.summary) == ((), "2 of 2 figures measured, 1 of them of GPUs")
+    assert "no torch" in builtin.judged([host, {"key": "gpu.all", "values": [], "reason": "no torch"}]).problems[0]
+    assert builtin.judged([host]).problems
+
+
 def result(outcome: str):
     return results.Result("a.b", "It holds.", results.Outcome(outcome))
 
