@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +47,20 @@ def hold(ordinal: int, size: int) -> Any:
     if device.memory_free_bytes is not None and size > device.memory_free_bytes:
         raise OutOfMemoryError("CUDA out of memory")
     _change(device.index, size)
-    return [device.index, size]
+    held = _Held()
+    held.free = weakref.finalize(held, _change, device.index, -size)
+    held.free.atexit = False  # the process's end frees it
+    return held
+
+
+class _Held:
+    """Memory that is freed with the last reference to it, as that of a tensor."""
+
+    free: Any
 
 
 def release(held: Any) -> None:
-    index, size = held
-    _change(index, -size)
+    held.free()
 
 
 def allocated_bytes(ordinal: int) -> int:

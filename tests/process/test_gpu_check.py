@@ -116,3 +116,62 @@ def test_wrong_usage_is_refused_before_anything_is_checked(arguments, words):
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode == 2
     assert words in done.stderr
+
+
+@pytest.mark.exhaustive
+def test_all_that_a_stand_in_for_cuda_can_do_passes(nvml_node, tmp_path: Path):
+    description = nodes.node(nodes.metered(0), nodes.metered(1))
+    nvml_node(description)
+    only = ("pinning.uuid", "pinning.index", "pinning.two_on_one", "memory", "faults.device_assert")
+    status, checks = gpu_check(tmp_path, *STAND_IN, only=only, **with_smi(tmp_path, description))
+    unable = {"memory.strict_share": "share_enforcement"}
+    for name, check in checks.items():
+        if check["outcome"] == "SKIPPED":
+            assert unable[name] in check["reasons"][0]
+        else:
+            assert check["outcome"] == "PASS", check
+    assert status == 0
+
+
+@pytest.mark.exhaustive
+def test_a_mig_slice_is_what_cuda_shows(nvml_node, tmp_path: Path):
+    nvml_node(nodes.mig())
+    status, checks = gpu_check(tmp_path, *STAND_IN, only=("pinning.mig",))
+    assert (status, outcomes(checks)) == (0, {"pinning.mig": "PASS"})
+
+
+MISBEHAVES = """
+import os, subprocess
+left = subprocess.Popen(["sleep", "300"], start_new_session=True)
+os._exit(3)
+"""
+RUNS_TWO = """
+import json, sys
+from gpu_checks import isolation
+from gpu_checks.results import Check
+isolation.adopt_orphans()
+isolation._PATIENCE_S = 0.2
+options = ["--energy-s", "1", "--library", "misbehaves"]
+left = isolation.run(Check("template.no_cuda", "", None), options)
+hung = isolation.run(Check("sampler.cost", "", None, limit_s=0.01), options)
+json.dump([left.to_dict(), hung.to_dict()], sys.stdout)
+"""
+
+
+def test_a_check_that_ends_badly_or_leaves_a_process_fails_and_nothing_is_left(nvml_node, tmp_path: Path):
+    nvml_node(nodes.node(nodes.metered(0)))
+    (tmp_path / "misbehaves.py").write_text(MISBEHAVES)
+    paths = [str(tmp_path), str(ROOT), str(ROOT / "scripts")]
+    done = subprocess.run(
+        [sys.executable, "-c", RUNS_TWO],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": ":".join(paths)},
+    )
+    left, hung = json.loads(done.stdout)
+    assert left["outcome"] == hung["outcome"] == "FAIL"
+    assert "ended with status 3" in left["reasons"][0]
+    (pid,) = [int(word) for word in left["reasons"][1].split() if word.isdigit()]
+    assert not Path(f"/proc/{pid}").exists()
+    assert "did not end within 0.01 s" in hung["reasons"][0]
