@@ -44,6 +44,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a test holds these names aga
     from gpuexec.errors import ConfigurationError as ConfigurationError
     from gpuexec.errors import GpuexecError as GpuexecError
     from gpuexec.errors import GpusBusy as GpusBusy
+    from gpuexec.errors import GpuShareExceeded as GpuShareExceeded
     from gpuexec.errors import GpusLost as GpusLost
     from gpuexec.errors import InternalError as InternalError
     from gpuexec.errors import InvalidTask as InvalidTask
@@ -100,8 +101,8 @@ _HOMES = {
     "contract.task": "Task",
     "errors": (
         "CannotAttach CapsuleError CapsuleNotWritten CheckpointError CheckpointMismatch ComparisonImpossible "
-        "CompositeNotDecomposed ConfigurationError GpuexecError GpusBusy GpusLost InternalError InvalidTask "
-        "NvmlError NvmlHangs NvmlUnavailable RemoteStageError RemoteTraceback ResourcesError "
+        "CompositeNotDecomposed ConfigurationError GpuShareExceeded GpuexecError GpusBusy GpusLost InternalError "
+        "InvalidTask NvmlError NvmlHangs NvmlUnavailable RemoteStageError RemoteTraceback ResourcesError "
         "ResultNotPicklable RunCancelled RunFolderNotWritten RunNotFound SpillFailed StageContractError "
         "StageError StageNotPicklable StartRefused TooManyQuarantined WorkerDied"
     ),

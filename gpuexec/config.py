@@ -23,7 +23,15 @@ from gpuexec.option_checks import (
     port,
 )
 from gpuexec.option_values import checked_value
-from gpuexec.policies import BusyGpuPolicy, FusionPolicy, GpuPinning, StartMethod, TaskFailurePolicy
+from gpuexec.policies import (
+    BusyGpuPolicy,
+    FusionPolicy,
+    GpuPinning,
+    MpsPolicy,
+    ShareEnforcement,
+    StartMethod,
+    TaskFailurePolicy,
+)
 from gpuexec.records import Record
 from gpuexec.units import MIB
 
@@ -86,6 +94,25 @@ class ExecutorConfig(Record):
     )
     busy_gpu_timeout_s: float = _option(
         600.0, at_least(0), "seconds that busy_gpus='wait' waits before it raises GpusBusy", inline=True
+    )
+    lease_dir: str | None = _option(
+        None,
+        folder("leave it out for the default"),
+        "folder in which runs write down the shares of GPUs that they hold; runs see each other's if they use the same "
+        "one (default: $GPUEXEC_LEASE_DIR, or else a folder of this user's)",
+        inline=True,
+    )
+    share_enforcement: str = _choice(
+        ShareEnforcement.AUTO,
+        "how a worker is held to its share of a GPU's memory: 'auto' tells it to the libraries that can be told "
+        "(PyTorch, JAX, TensorFlow, CuPy, RMM), 'strict' also fails a batch during which its worker held more than the "
+        "share and replaces the worker, 'off' does neither",
+        per_stage=True,
+    )
+    mps: str = _choice(
+        MpsPolicy.OFF,
+        "limits of NVIDIA's Multi-Process Service for workers that share a GPU: 'auto' sets them if MPS is running, "
+        "'start' starts it for the run, 'off' does neither",
     )
     cpu_stages_see_gpus: bool = _option(
         False, None, "let stages that request no GPU see all GPUs (by default they see none)", inline=True

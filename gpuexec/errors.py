@@ -11,6 +11,7 @@ Built-in classes that an error is a subclass of, beside the one above it, stand 
     │   ├── StageNotPicklable (TypeError)       the stage cannot be sent to a worker
     │   ├── ResultNotPicklable (TypeError)      a task that the stage returned cannot be sent back
     │   ├── RemoteStageError                    the stage's exception cannot be sent back, only its text
+    │   ├── GpuShareExceeded                    its worker held more of a GPU than its share, under 'strict'
     │   ├── TooManyQuarantined                  so many of its tasks fail that the stage itself must be wrong
     │   └── StageContractError (TypeError)      it returned or declared something the contract does not allow
     │       └── InvalidTask (ValueError)        a task is of the right type, but not allowed there
@@ -81,6 +82,13 @@ class StageContractError(StageError, TypeError):
 
 class InvalidTask(StageContractError, ValueError):
     """A task is not allowed where it is: it fails the stage's validation, or a source stage returned a FailedTask."""
+
+
+class GpuShareExceeded(StageError):
+    """A worker held more GPU memory than its share while it set up or processed a batch, and must not.
+
+    The option ``share_enforcement`` is "strict". The message names the GPU, both sizes and what to ask for.
+    """
 
 
 class TooManyQuarantined(StageError):

@@ -13,7 +13,15 @@ import os
 from collections.abc import Collection, Mapping
 from typing import Any, Literal, TypeAlias, TypedDict
 
-from gpuexec.policies import BusyGpuPolicy, FusionPolicy, GpuPinning, StartMethod, TaskFailurePolicy
+from gpuexec.policies import (
+    BusyGpuPolicy,
+    FusionPolicy,
+    GpuPinning,
+    MpsPolicy,
+    ShareEnforcement,
+    StartMethod,
+    TaskFailurePolicy,
+)
 
 FolderPath: TypeAlias = str | os.PathLike[str]
 ExceptionNames: TypeAlias = type[BaseException] | str | Collection[type[BaseException] | str]  # one or several
@@ -23,6 +31,7 @@ LogLevel: TypeAlias = Literal["TRACE", "DEBUG", "INFO", "SUCCESS", "WARNING", "E
 class StageOptions(TypedDict, total=False):
     """Options of ``LocalExecutor`` that a single stage may have too: of ``with_()`` and ``stage_options``."""
 
+    share_enforcement: Literal["auto", "off", "strict"] | ShareEnforcement
     fusion: Literal["auto", "off"] | FusionPolicy
     batch_wait_s: float | None
     stop_timeout_s: float
@@ -51,6 +60,7 @@ class InlineOptions(TypedDict, total=False):
     busy_gpus: Literal["error", "skip", "wait"] | BusyGpuPolicy
     busy_gpu_memory_fraction: float
     busy_gpu_timeout_s: float
+    lease_dir: FolderPath | None
     cpu_stages_see_gpus: bool
     gpu_pinning: Literal["uuid", "index"] | GpuPinning
     run_dir: FolderPath | None
@@ -63,6 +73,7 @@ class LocalOptions(InlineOptions, StageOptions, total=False):
     """All options of ``LocalExecutor``."""
 
     sample_interval_s: float | None
+    mps: Literal["off", "auto", "start"] | MpsPolicy
     queue_tasks: int
     queue_bytes: int
     spill_dir: FolderPath | None

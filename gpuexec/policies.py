@@ -27,6 +27,22 @@ class GpuPinning(StrEnum):
     INDEX = "index"
 
 
+class MpsPolicy(StrEnum):
+    """Whether workers get limits of NVIDIA's Multi-Process Service, and who starts it (option ``mps``)."""
+
+    OFF = "off"
+    AUTO = "auto"
+    START = "start"
+
+
+class ShareEnforcement(StrEnum):
+    """How a worker is held to its share of a GPU's memory (option ``share_enforcement``)."""
+
+    AUTO = "auto"
+    OFF = "off"
+    STRICT = "strict"
+
+
 class StartMethod(StrEnum):
     """How worker processes start (option ``start_method``)."""
 

@@ -77,6 +77,7 @@ class Start(Message):
     logging_disabled: int  # what the driver gave to ``logging.disable``
     task_seed: int | None = None  # see ``stage.seeds``
     records_calls: bool = False  # see ``Results.calls``
+    share_enforcement: str = "off"  # a ``ShareEnforcement``
 
     kind: ClassVar[int] = 1
 

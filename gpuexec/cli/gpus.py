@@ -1,19 +1,22 @@
-"""``gpuexec gpus``: the node's GPUs, as a table or as JSON."""
+"""``gpuexec gpus``: the node's GPUs, and who holds them, as a table or as JSON."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from gpuexec.errors import NvmlHangs
+from gpuexec.errors import GpuexecError, NvmlHangs
 from gpuexec.hardware.model import Gpu, LinkKind, MigSlice, Node
 from gpuexec.hardware.nvml_errors import with_remedy
 from gpuexec.units import format_bytes
+
+if TYPE_CHECKING:
+    from gpuexec.hardware.lease_folder import LeaseFolder
 
 _WIDE = 110  # columns from which a UUID fits on one line
 _UUID_WIDTH = len("GPU-00000000-0000-0000-0000-000000000000")
@@ -30,20 +33,44 @@ def gpus(
 ) -> None:
     """List the GPUs of this node. The status is 1 if the driver does not answer, and the list is incomplete."""
     from gpuexec.hardware.inventory import node_to_json, read_node
+    from gpuexec.hardware.lease_folder import LeaseFolder
+    from gpuexec.hardware.leases import node_with_leases
 
     if full and not as_json:
         raise typer.BadParameter("it requires --json", param_hint="--full")
     node = read_node()
+    folder, problem = None, ""
+    try:
+        folder = LeaseFolder.open()
+        node = node_with_leases(node, folder)
+    except (GpuexecError, OSError, RuntimeError) as error:  # RuntimeError: no home directory
+        problem = f"leases of gpuexec runs are not known: {error}"
     if as_json:
         document = node_to_json(node)
         typer.echo(json.dumps(document if full else document["gpus"], indent=2))
     else:
-        _print(node)
+        _print(node, problem or _about_leases(node, folder))
     if node.hang is not None:
         raise NvmlHangs(node.no_gpus_reason or with_remedy(node.hang))
 
 
-def _print(node: Node) -> None:
+def _about_leases(node: Node, folder: LeaseFolder | None) -> str:
+    """Say whose leases are listed, where that is not plain: of one user of many, or of one container."""
+    from gpuexec.hardware.host import in_initial_pid_namespace
+
+    if folder is None or folder.is_shared:
+        return ""
+    if not in_initial_pid_namespace():
+        return (
+            "in a container, only leases of runs that use the same folder are listed "
+            f"({folder.path}); GPUEXEC_LEASE_DIR names a folder to share"
+        )
+    if any(gpu.leases or any(mig.leases for mig in gpu.mig_slices) for gpu in node.gpus):
+        return "leases of this user's runs; GPUEXEC_LEASE_DIR names a folder for those of all users"
+    return ""
+
+
+def _print(node: Node, about_leases: str = "") -> None:
     if not node.gpus:
         if node.hang is None:
             typer.echo(f"no GPU: {node.no_gpus_reason}")
@@ -54,7 +81,7 @@ def _print(node: Node) -> None:
     else:
         for line in gpu_lines(node):
             console.print(line, markup=False, highlight=False)
-    for line in unknown_lines(node):
+    for line in (*unknown_lines(node), *filter(None, [about_leases])):
         console.print(line, style="dim", markup=False, highlight=False)
 
 
@@ -81,7 +108,7 @@ def gpu_lines(node: Node) -> Iterator[str]:
 
 
 def _described(*cells: str) -> Iterator[str]:
-    index, name_and_uuid, total, used, free, load, numa, closest, processes = cells
+    index, name_and_uuid, total, used, free, load, numa, closest, processes, leases = cells
     name, _, uuid = name_and_uuid.partition("\n")
     place = [f"{label} {value}" for label, value in (("NUMA", numa), ("closest", closest)) if value]
     yield ", ".join([f"{index:>3}  {name}", *place])
@@ -89,6 +116,7 @@ def _described(*cells: str) -> Iterator[str]:
     yield f"{indent}{uuid}"
     yield f"{indent}{used} of {total} used, {free} free{f', load {load}' if load else ''}"
     yield from (indent + ("processes unknown" if process == "?" else process) for process in processes.splitlines())
+    yield from (f"{indent}leased: {lease}" for lease in leases.splitlines())
 
 
 def gpu_table(node: Node) -> Table:
@@ -101,10 +129,11 @@ def gpu_table(node: Node) -> Table:
     table.add_column("NUMA", justify="right")
     table.add_column("closest")
     table.add_column("processes", overflow="fold")
-    for gpu in node.gpus:
-        table.add_row(*_gpu_row(node, gpu))
-        for mig in gpu.mig_slices:
-            table.add_row(*_slice_row(gpu, mig))
+    rows = [row for gpu in node.gpus for row in (_gpu_row(node, gpu), *(_slice_row(gpu, m) for m in gpu.mig_slices))]
+    if any(row[-1] for row in rows):
+        table.add_column("leased", overflow="fold")
+    for row in rows:
+        table.add_row(*row[: len(table.columns)])
     return table
 
 
@@ -121,6 +150,7 @@ def _gpu_row(node: Node, gpu: Gpu) -> list[str]:
         "?" if gpu.numa_node is None else str(gpu.numa_node),
         _closest(node, gpu),
         _processes(gpu),
+        _leases(gpu),
     ]
 
 
@@ -135,6 +165,7 @@ def _slice_row(gpu: Gpu, mig: MigSlice) -> list[str]:
         "",
         "",
         _processes(mig),
+        _leases(mig),
     ]
 
 
@@ -154,6 +185,10 @@ def _processes(owner: Gpu | MigSlice) -> str:
     if owner.processes is None:
         return "?"
     return "\n".join(f"{p.pid} {p.name or ''} {_size(p.used_bytes)}".replace("  ", " ") for p in owner.processes)
+
+
+def _leases(owner: Gpu | MigSlice) -> str:
+    return "\n".join(f"{lease} by {lease.holder}" for lease in owner.leases)
 
 
 def _size(size: int | None) -> str:

@@ -69,22 +69,17 @@ def summary_lines(history: History) -> list[str]:
 def _cells(run: RunRecord) -> list[str]:
     from rich.markup import escape
 
+    from gpuexec.report.wording import seconds
+
     outcome = run.outcome if len(run.outcome) <= _MAX_OUTCOME_CHARS else f"{run.outcome[:_MAX_OUTCOME_CHARS]}…"
     if run.ended is None:
         outcome += f" (process {run.pid} on {run.host})"
     return [
         str(run.id),
         time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(run.started)),
-        "?" if run.ended is None else _duration(run.ended - run.started),
+        "?" if run.ended is None else seconds(run.ended - run.started),
         str(run.sources.done),
         str(run.sources.failed),
         str(run.sources.pending),
         escape(outcome),
     ]
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{max(0.0, seconds):.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"

@@ -42,8 +42,8 @@ def runs_table(summaries: list[RunSummary]) -> Table:
     """Return a table with one row per run."""
     from rich.markup import escape
 
-    from gpuexec.report.columns import shortened
-    from gpuexec.report.text import duration
+    from gpuexec.report.columns import printable, shortened
+    from gpuexec.report.wording import seconds
     from gpuexec.units import format_bytes
 
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
@@ -54,15 +54,14 @@ def runs_table(summaries: list[RunSummary]) -> Table:
     for heading in ("took", "tasks out", "size"):
         table.add_column(heading, justify="right", no_wrap=True)
     for run in summaries:
-        name = "".join(char if char.isprintable() else " " for char in run.pipeline)
         started = run.started_at
         table.add_row(
             run.run_id,
             "?" if started is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(started)),
-            escape(shortened(name, _MOST_NAME_CHARS)),
+            escape(shortened(printable(run.pipeline), _MOST_NAME_CHARS)),
             run.outcome,
-            "?" if run.seconds is None else duration(run.seconds),
+            "?" if run.seconds is None else seconds(run.seconds),
             "?" if run.tasks_out is None else f"{run.tasks_out:,}",
-            format_bytes(run.size_bytes),
+            "?" if run.size_bytes is None else format_bytes(run.size_bytes),
         )
     return table

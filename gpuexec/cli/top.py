@@ -50,20 +50,23 @@ def find_live_run(run: str | None, run_dir: str | None) -> tuple[RunFolderReader
     Raises ``RunNotFound`` or ``CannotAttach``, whose messages list the runs there are.
     """
     from gpuexec.report import run_folder
-    from gpuexec.report.store import find_run, list_runs
+    from gpuexec.report.store import Outcome, find_run, list_runs
 
     runs = list_runs(run_dir)
     live = [reader for reader in runs if reader.is_live]
     if run is None:
         if not live:
             newest = find_run(None, run_dir).summary()
+            if newest.outcome == Outcome.UNREADABLE:
+                raise CannotAttach(f"no run goes on that can be read. The newest: {newest.problem}")
             raise CannotAttach(
                 f"no run goes on. The newest was {newest.run_id} of pipeline {newest.pipeline!r} ({newest.outcome}). "
                 f"What it did: gpuexec report {newest.run_id}"
             )
         others = ", ".join(_label(reader) for reader in reversed(live[:-1]))
         return live[-1], f"this is {_label(live[-1])}; there go on too: {others}" if others else None
-    named = [reader for reader in runs if (run_folder.name_parts(reader.path) or ("", "", ""))[1] == run]
+    name = run_folder.name_in_folder(run)
+    named = [reader for reader in runs if (run_folder.name_parts(reader.path) or ("", "", ""))[1] == name]
     going_on = [reader for reader in named if reader.is_live]
     if len(going_on) > 1:
         ids = ", ".join(_label(reader) for reader in reversed(going_on))
@@ -103,7 +106,8 @@ def _print_once(client: LiveClient) -> None:
 
 
 def _show(client: LiveClient, reader: RunFolderReader) -> None:
-    from gpuexec.live.client import attach
+    from gpuexec.live.client import attach_again
+    from gpuexec.live.terminal import check_terminal, end_with_terminal, leave_on_sigterm
 
     try:
         from gpuexec.live.app import TopApp
@@ -114,7 +118,12 @@ def _show(client: LiveClient, reader: RunFolderReader) -> None:
             "`gpuexec top` draws with the package textual, which is not installed: pip install 'gpuexec[top]'. "
             "`gpuexec top --once` does without it"
         ) from error
-    app = TopApp(client, lambda: attach(reader))
+    check_terminal()
+    end_with_terminal()
+    app = TopApp(client, lambda: attach_again(reader))
+    leave_on_sigterm(app.leave)
     app.run()
     if app.last_words is not None:
         typer.echo(app.last_words)
+    if app.return_code:
+        raise typer.Exit(app.return_code)

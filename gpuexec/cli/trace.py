@@ -34,6 +34,8 @@ def show_trace(
     if others and output is None:
         raise typer.BadParameter("it needs --output FILE, for the new trace", param_hint="--with")
     reader = find_run(run, run_dir)
+    if reader.problem is not None:
+        raise RunNotFound(reader.problem)
     trace = reader.trace
     if not trace.exists():
         raise RunNotFound(f"{reader.path} has no trace")

@@ -1,4 +1,4 @@
-"""Which option to try, where a failure looks as if the worker's ``CUDA_VISIBLE_DEVICES`` had caused it. Pure.
+"""Which option to try, where a failure looks as if the worker's GPUs had caused it: which it sees, or how much of one.
 
 The evidence is text: the exception's, and the source lines that raised it. So a hint is worded as a condition.
 """
@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterable, Iterator
 
 from gpuexec.contract.allocation import Allocation
+from gpuexec.contract.gpu_limits import OUT_OF_MEMORY_TEXTS
+from gpuexec.units import GIB
 
 _VARIABLE = "CUDA_VISIBLE_DEVICES"
 _ABOUT_GPUS = re.compile(
@@ -22,9 +24,16 @@ _NOT_A_NUMBER = re.compile(r"(invalid literal|could not convert|invalid value|st
 _UUID_DIGITS = 12  # "GPU-" and eight digits: libraries shorten UUIDs
 
 
-def hint_for(text: str, allocation: Allocation, traceback: str = "") -> str | None:
-    """Return a hint on a failed worker. ``text``: the exception's, or the last lines of a worker that died."""
+def hint_for(text: str, allocation: Allocation, traceback: str = "", *, limits_share: bool = True) -> str | None:
+    """Return a hint on a failed worker. ``text``: the exception's, or the last lines of a worker that died.
+
+    ``limits_share``: libraries in the worker were told to keep to its part of a GPU.
+    """
     evidence = "\n".join([text, *_raising_lines(traceback.splitlines())])
+    if limits_share and any(phrase in evidence for phrase in OUT_OF_MEMORY_TEXTS):
+        for share in allocation.gpus:
+            if share.is_partial and share.memory_bytes is not None:
+                return _OUT_OF_SHARE.format(index=share.index, granted=share.memory_bytes / GIB)
     if not allocation.cuda_visible_devices:
         return _SEES_NONE if _ABOUT_GPUS.search(evidence) or _EMPTY_NUMBER in evidence else None
     entries = allocation.cuda_visible_devices.split(",")
@@ -40,6 +49,11 @@ _SEES_NONE = (
     f"this stage asks for no GPU, so its workers see none ({_VARIABLE} is empty). If it failed for that reason, ask "
     "for one with Resources(gpus=…) or Resources(gpu_memory_gb=…), or show all GPUs to such stages with the option "
     "cpu_stages_see_gpus=True"
+)
+_OUT_OF_SHARE = (
+    "the worker's share of GPU {index} is {granted:.2f} GiB, its CUDA context included, and libraries are told to keep "
+    "to it. If the stage needs more, ask for that with Resources(gpu_memory_gb=…); share_enforcement='off' tells "
+    "libraries nothing"
 )
 _NAMED_BY_UUID = (
     f"gpuexec names a worker's GPUs in {_VARIABLE} by UUID. If a library expected numbers there, set the option "

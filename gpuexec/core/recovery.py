@@ -18,6 +18,7 @@ from gpuexec.core.retries import Action, DecisionReason, Failure, FailureKind, R
 from gpuexec.core.stage import StageState
 from gpuexec.core.worker import Exit, Worker
 from gpuexec.errors import TooManyQuarantined, WorkerDied
+from gpuexec.policies import ShareEnforcement
 
 HOW_TO_REPLAY = "to run it again: gpuexec replay "
 MakeError = Callable[[], BaseException]
@@ -253,7 +254,8 @@ class Recovery:
         spec, allocation = record.stage.spec, record.worker.grant.allocation
         if spec.index in self._hinted:
             return
-        hint = hint_for(record.text, allocation, record.traceback)
+        limits = spec.share_enforcement is not ShareEnforcement.OFF
+        hint = hint_for(record.text, allocation, record.traceback, limits_share=limits)
         if hint is not None:
             self._hinted.add(spec.index)
             self._emit(events.Noticed(f"stage {spec.name!r}: {hint}"))

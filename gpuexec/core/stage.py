@@ -15,6 +15,7 @@ from gpuexec.core.service_times import ServiceTimes
 from gpuexec.core.worker import Worker
 from gpuexec.events import StageGauges
 from gpuexec.planning.model import StagePlan, WorkerGrant
+from gpuexec.policies import ShareEnforcement
 from gpuexec.records import Record
 
 
@@ -39,7 +40,7 @@ class StageSpec(Record):
 
     ``payload``: the stage itself. A large one lies in a segment, from which each of its workers reads it. ``modules``:
     those that a worker will import to unpickle it, in order. ``error_handling``: what its workers do by themselves when
-    it raises; ``policy``: what the driver does then.
+    it raises; ``policy``: what the driver does then. ``share_enforcement``: how they are held to a part of a GPU.
     """
 
     index: int
@@ -54,6 +55,7 @@ class StageSpec(Record):
     policy: RetryPolicy = field(default_factory=RetryPolicy)
     limits: StageLimits = field(default_factory=StageLimits)
     error_handling: ErrorHandling = field(default_factory=ErrorHandling)
+    share_enforcement: ShareEnforcement = ShareEnforcement.AUTO
 
 
 class StageState:

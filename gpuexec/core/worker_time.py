@@ -34,44 +34,23 @@ _REPORT_EVERY_S = 0.5  # a worker's time is reported this often at most, and at 
 class Work(StrEnum):
     """What a worker does with a batch."""
 
-    BUSY = "busy"
-    TRANSFER = "transfer"
-    LOST = "lost"
+    BUSY = "busy"  # unpickling inputs, processing, pickling outputs
+    TRANSFER = "transfer"  # batches or results on their way between driver and worker
+    LOST = "lost"  # attempts that failed, or were cut off by the end of their worker
 
 
 class IdleReason(StrEnum):
     """Why a worker, or a GPU, does nothing."""
 
-    NO_INPUT = "no_input"
-    OUTPUT_FULL = "output_full"
-    NO_GPU_ROOM = "no_gpu_room"
-    SETTING_UP = "setting_up"
-    RETRY_DELAY = "retry_delay"
-    MEMORY_PRESSURE = "memory_pressure"
-    CHECKPOINT_WRITE = "checkpoint_write"
-    DRAINING = "draining"
-    CALLER_NOT_READING = "caller_not_reading"
-
-
-_MEANINGS = {
-    Work.BUSY: "unpickling inputs, processing, pickling outputs",
-    Work.TRANSFER: "batches or results on their way between driver and worker",
-    Work.LOST: "attempts that failed, or were cut off by the end of their worker",
-    IdleReason.NO_INPUT: "nothing was queued for the stage",
-    IdleReason.OUTPUT_FULL: "the next stage's queue was full",
-    IdleReason.NO_GPU_ROOM: "it waited for its turn to set up on a GPU that another worker was setting up on",
-    IdleReason.SETTING_UP: "starting, importing, setup()",
-    IdleReason.RETRY_DELAY: "the tasks waited for their next attempt (retry_delay_s)",
-    IdleReason.MEMORY_PRESSURE: "new tasks were held back, since memory was short",
-    IdleReason.CHECKPOINT_WRITE: "the driver wrote the checkpoint",
-    IdleReason.DRAINING: "teardown() and exit",
-    IdleReason.CALLER_NOT_READING: "the caller was busy with finished tasks",
-}
-
-
-def meaning_of(part: str) -> str:
-    """Return what a part of a worker's time means, in words."""
-    return next(text for key, text in _MEANINGS.items() if key.value == part)
+    NO_INPUT = "no_input"  # nothing was queued for the stage
+    OUTPUT_FULL = "output_full"  # the next stage's queue was full
+    NO_GPU_ROOM = "no_gpu_room"  # it waited for its turn to set up on a GPU that another worker was setting up on
+    SETTING_UP = "setting_up"  # starting, importing, setup()
+    RETRY_DELAY = "retry_delay"  # the tasks waited for their next attempt (retry_delay_s)
+    MEMORY_PRESSURE = "memory_pressure"  # new tasks were held back, since memory was short
+    CHECKPOINT_WRITE = "checkpoint_write"  # the driver wrote the checkpoint
+    DRAINING = "draining"  # teardown() and exit
+    CALLER_NOT_READING = "caller_not_reading"  # the caller was busy with finished tasks
 
 
 class _Account:

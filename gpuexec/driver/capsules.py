@@ -84,7 +84,9 @@ class CapsuleKeeper:
             traceback=record.traceback,
             task_ids=record.task_ids,
             allocation=grant.allocation.to_dict(),
-            environ=worker_environment(self._base_env, grant.allocation, spec.env_vars),
+            environ=worker_environment(
+                self._base_env, grant.allocation, spec.env_vars, enforcement=spec.share_enforcement
+            ),
             stage_payload=_bytes(spec.payload),
             earlier_payloads=[_bytes(stage.spec.payload) for stage in earlier],
             task_payloads=[_bytes(payload) for payload, _ in payloads],

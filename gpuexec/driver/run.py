@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import os
 import resource
 import time
@@ -30,6 +29,7 @@ from gpuexec.driver.cancellation import Cancellation
 from gpuexec.driver.initial_tasks import InitialTasks, StreamedTasks
 from gpuexec.driver.limits import MemoryLimits
 from gpuexec.driver.observers import Observers
+from gpuexec.driver.rare_collections import rare_collections
 from gpuexec.driver.shutdown import Shutdown, is_interruption
 from gpuexec.driver.spill_folder import SpillFolder
 from gpuexec.driver.stored_payloads import StoredPayloads
@@ -39,7 +39,7 @@ from gpuexec.driver.worker_processes import WorkerProcesses
 from gpuexec.errors import ConfigurationError
 from gpuexec.planning.allocator import Allocator
 from gpuexec.planning.model import Plan, WorkerGrant
-from gpuexec.policies import StartMethod
+from gpuexec.policies import ShareEnforcement, StartMethod
 from gpuexec.processes.standard_streams import discard_what_cannot_be_written
 from gpuexec.processes.watch import Readiness
 from gpuexec.run_facts import RunFacts
@@ -49,8 +49,8 @@ if TYPE_CHECKING:
     from gpuexec.checkpoint.checkpoint import Checkpoint
     from gpuexec.driver.capsules import CapsuleKeeper
     from gpuexec.driver.gpus import RunGpus
+    from gpuexec.processes.mps_daemon import MpsDaemon
 
-_COLLECT_AFTER = 100_000  # objects allocated more than freed
 _BUSY_CALLER_S = 0.01  # a caller that takes longer over its tasks keeps the run waiting
 _PAUSE_S = 0.001  # shorter ones are not accounted
 _SEGMENT_SHARE = 4  # a quarter of the descriptor limit may be tasks in segments, all queues together
@@ -81,6 +81,7 @@ class Run:
 
     ``gpu_used`` reads the bytes in use by GPU UUID. ``on_grants`` is told the grants of all workers alive whenever one
     with a GPU is about to start. ``spill_folder``: for what waits between phases; ``None`` if there is only one.
+    ``uses_mps``: workers with a part of a GPU get limits of MPS. ``mps_daemon``: the run's own, which it starts.
     """
 
     def __init__(
@@ -105,6 +106,8 @@ class Run:
         checkpoint: Checkpoint | NoCheckpoint,
         cancellation: Cancellation,
         spill_folder: SpillFolder | None,
+        uses_mps: bool = False,
+        mps_daemon: MpsDaemon | None = None,
     ) -> None:
         self._specs = specs
         self._plan = plan
@@ -125,6 +128,8 @@ class Run:
             task_seed=task_seed,
             records_calls=records_calls,
             announcement=announcement.payload if announcement is not None else None,
+            uses_mps=uses_mps,
+            mps_daemon=mps_daemon,
             warm=WarmOptions(config.warm_idle_s, self._emit) if config.start_method == StartMethod.WARM else None,
         )
         self._telemetry = Telemetry(config.sample_interval_s, plan, self._processes, self._emit)
@@ -184,6 +189,7 @@ class Run:
                 self._emit(events.RunStarted(time.monotonic(), self._plan, names, self._facts, time.time()))
                 if self._checkpoint.start_note is not None:
                     self._emit(events.Noticed(self._checkpoint.start_note, "INFO"))
+                self._processes.start_mps()
                 self._processes.prepare(stage for stage in self._state.stages if stage.lead is stage)
                 self._processes.add_reader(self._cancellation, self._cancellation.on_readable)
                 self._watch_gpus(cleanup)
@@ -191,7 +197,7 @@ class Run:
                     self._emit(events.Noticed(self._spill_folder.warning))
                 self._memory.check(time.monotonic())  # before anything is taken in
                 self._read_streamed_tasks(cleanup)
-                with _rare_collections():
+                with rare_collections():
                     for phase in self._plan.phases:
                         yield from self._run_phase([self._state.stages[p.stage_index] for p in phase.stages])
                         self._end_phase(self._state.stages[phase.stages[-1].stage_index])
@@ -345,7 +351,8 @@ class Run:
             worker_id=worker.worker_id,
             task_ids=tuple(task_ids),
         )
-        hint = hint_for(failed.text, worker.grant.allocation, failed.traceback)
+        limits = spec.share_enforcement is not ShareEnforcement.OFF
+        hint = hint_for(failed.text, worker.grant.allocation, failed.traceback, limits_share=limits)
         if hint is not None:
             error.add_note(hint)
         return error
@@ -377,21 +384,3 @@ def _queue_limits(config: ExecutorConfig, stages: int) -> QueueLimits:
         bytes=config.queue_bytes,
         segments=max(1, descriptors // _SEGMENT_SHARE // stages),
     )
-
-
-@contextlib.contextmanager
-def _rare_collections() -> Iterator[None]:
-    """Make the garbage collector run rarely: it walks every waiting task and result, which hold no cycles.
-
-    With Python's own thresholds it takes a fifth of a run's time on 30,000 tiny tasks. A higher threshold that the
-    caller has set, or a collector that is switched off, stays as it is.
-    """
-    before = gc.get_threshold()
-    if not 0 < before[0] < _COLLECT_AFTER:
-        yield
-        return
-    gc.set_threshold(_COLLECT_AFTER, *before[1:])
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from gpuexec import events
+from gpuexec.driver.share_watch import ShareWatch
 from gpuexec.driver.worker_processes import WorkerProcesses
 from gpuexec.planning.model import Plan
 
@@ -34,6 +35,7 @@ class Telemetry:
         self._processes = processes
         self._emit = emit
         self._sampler: NodeSampler | None = None
+        self._shares = ShareWatch()
         self.next_due: float | None = None
 
     def begin(self, now: float) -> None:
@@ -64,6 +66,9 @@ class Telemetry:
             self._sampler = None
 
     def _emit_taken(self) -> None:
-        if self._sampler is not None:
-            for event in self._sampler.take():
-                self._emit(event)
+        for event in self._sampler.take() if self._sampler is not None else ():
+            self._emit(event)
+            if isinstance(event, events.NodeSampled):
+                workers = {worker.worker_id: worker for worker in self._processes.workers}
+                for notice in self._shares.notices(event.processes, workers):
+                    self._emit(events.Noticed(notice))

@@ -8,12 +8,13 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from gpuexec.channel.messages import Message, Start
 from gpuexec.channel.payload import Payload
 from gpuexec.channel.wire import Receiver, Sender
 from gpuexec.core.ports import Started
-from gpuexec.core.stage import StageState
+from gpuexec.core.stage import StageSpec, StageState
 from gpuexec.core.worker import Exit, Worker
 from gpuexec.driver.warm_start import Group, NotYet, WarmOptions, WarmStart
 from gpuexec.errors import ConnectionLost, StartRefused, TemplateLost
@@ -33,6 +34,9 @@ from gpuexec.processes.variables import PORT_VARIABLE, PortRanges, worker_enviro
 from gpuexec.processes.watch import HasFileno, Readiness, Watch
 from gpuexec.records import MutableRecord
 from gpuexec.stage.stacks import STACKS_SIGNAL
+
+if TYPE_CHECKING:
+    from gpuexec.processes.mps_daemon import MpsDaemon
 
 OnOutput = Callable[[Worker, Sequence[OutputItem]], None]
 
@@ -66,6 +70,8 @@ class WorkerProcesses:
         task_seed: int | None,
         records_calls: bool = False,
         announcement: Payload | None = None,
+        uses_mps: bool = False,
+        mps_daemon: MpsDaemon | None = None,
         warm: WarmOptions | None = None,
     ) -> None:
         self._run_id = run_id
@@ -76,6 +82,8 @@ class WorkerProcesses:
         self._task_seed = task_seed
         self._records_calls = records_calls
         self._announcement = announcement
+        self._uses_mps = uses_mps
+        self._mps_daemon = mps_daemon
         self._watch = Watch()
         try:
             self._guardian = Guardian()
@@ -105,6 +113,12 @@ class WorkerProcesses:
         handle = self._handles.get(worker.number)
         return tuple(handle.process.last_lines) if handle is not None else ()
 
+    def start_mps(self) -> None:
+        """Start the run's own daemon of MPS, if it has one; `close` ends it. Raises ``ResourcesError``."""
+        if self._mps_daemon is not None:
+            self._guardian.watch_mps(self._mps_daemon.program, str(self._mps_daemon.folder))
+            self._mps_daemon.start()
+
     # ---- the core's port -------------------------------------------------------------------------------
 
     def prepare(self, stages: Iterable[StageState]) -> None:
@@ -113,7 +127,7 @@ class WorkerProcesses:
             self._warm.begin(
                 (
                     Group.of(stage),
-                    worker_environment(self._base_env, grant.allocation, stage.spec.env_vars),
+                    self._environment(stage.spec, grant),
                     grant.allocation,
                 )
                 for stage in stages
@@ -126,7 +140,7 @@ class WorkerProcesses:
         Raises ``StartRefused`` if the system refuses.
         """
         grant, specs = worker.grant, [member.spec for member in worker.members]
-        env = worker_environment(self._base_env, grant.allocation, specs[0].env_vars)
+        env = self._environment(specs[0], grant)
         template = None
         if self._warm is not None:
             try:
@@ -146,6 +160,7 @@ class WorkerProcesses:
             logging_disabled=self._log[2],
             task_seed=self._task_seed,
             records_calls=self._records_calls,
+            share_enforcement=specs[0].share_enforcement,
             payloads=(
                 *(spec.payload for spec in specs),
                 *(() if self._announcement is None else (self._announcement,)),
@@ -165,13 +180,18 @@ class WorkerProcesses:
             raise StartRefused(why_refused(error)) from error
         return Started(process.pid, spawned_at, is_forked)
 
+    def _environment(self, spec: StageSpec, grant: WorkerGrant) -> dict[str, str]:
+        return worker_environment(
+            self._base_env, grant.allocation, spec.env_vars, enforcement=spec.share_enforcement, mps=self._uses_mps
+        )
+
     def _new_process(
         self, worker: Worker, env: Mapping[str, str], template: Template | None
     ) -> tuple[WorkerProcess, bool]:
         """Fork a worker from its template or, if it has none, spawn it. Return also which it was."""
         if template is not None:
-            own = own_variables(worker.grant.allocation)
-            variables = {name: env[name] for name in own if name in env}
+            # None: it is not set. The template may have been started by a run that set it.
+            variables = {name: env.get(name) for name in own_variables(worker.grant.allocation)}
             try:
                 return WorkerProcess(worker.worker_id, functools.partial(template.fork, variables=variables)), True
             except TemplateLost:
@@ -361,4 +381,7 @@ class WorkerProcesses:
         if self._warm is not None:
             self._warm.close()
         self._watch.close()
+        if self._mps_daemon is not None:
+            self._mps_daemon.close()
+            self._guardian.forget_mps()
         self._guardian.close()

@@ -14,7 +14,13 @@ if TYPE_CHECKING:
 _RESOURCES = ("cpus", "gpus", "gpu_memory_gb")
 
 
-def check_stages(stages: Sequence[Any]) -> None:
+def check_call(stages: Sequence[Any]) -> None:
+    """Raise ``ConfigurationError`` for a call that no executor can carry out; each checks its calls with this once."""
+    _refuse_run_during_import()
+    _check_stages(stages)
+
+
+def _check_stages(stages: Sequence[Any]) -> None:
     """Raise ``ConfigurationError`` if there are no stages, one of them is not a stage, or declares a wrong type."""
     if hasattr(stages, "stages") or not isinstance(stages, Sequence) or isinstance(stages, str):
         hint = "call its run(executor) instead" if hasattr(stages, "stages") else "put a single stage into a list"
@@ -66,7 +72,7 @@ def checked_observers(observers: Sequence[Observer]) -> tuple[Observer, ...]:
     return tuple(observers)
 
 
-def refuse_run_during_import() -> None:
+def _refuse_run_during_import() -> None:
     """Raise ``ConfigurationError`` if a worker that imports its stage's module would start the module's own run.
 
     That run would start workers, which import the module again, and so on without end.

@@ -18,7 +18,7 @@ from gpuexec.contract.executor import BaseExecutor, NodeInfo, WorkerMetadata
 from gpuexec.curator import adapters, registration, stage_facts
 from gpuexec.errors import ConfigurationError
 from gpuexec.events import Observer
-from gpuexec.executors.checks import checked_observers
+from gpuexec.executors.checks import check_call, checked_observers
 from gpuexec.executors.copies import own_copy
 from gpuexec.executors.exporting import exporters_for, perf_records_for
 from gpuexec.executors.initial_tasks import initial_tasks_for
@@ -87,6 +87,7 @@ class InlineExecutor(BaseExecutor):
 
         If ``teardown`` raises after that exception, its own exception is logged.
         """
+        check_call(stages)
         with exporters_for(self.options) as exporters, perf_records_for(self, stages) as recorders:
             return self._execute(stages, initial_tasks, [*exporters, *recorders])
 

@@ -14,7 +14,7 @@ from gpuexec.curator import registration
 from gpuexec.driver.cancellation import Cancellation
 from gpuexec.driver.early_template import template_started_early
 from gpuexec.errors import RunCancelled, drop_driver_frames
-from gpuexec.executors.checks import check_stages, checked_observers, refuse_run_during_import
+from gpuexec.executors.checks import check_call, checked_observers
 from gpuexec.executors.exporting import exporters_for, perf_records_for
 from gpuexec.executors.option_repr import executor_repr
 from gpuexec.processes.standard_streams import occupy_standard_descriptors
@@ -111,8 +111,7 @@ class LocalExecutor(BaseExecutor):
         """
         occupy_standard_descriptors()
         folder = self._checkpoint_folder(checkpoint)
-        refuse_run_during_import()
-        check_stages(stages)
+        check_call(stages)
         early = contextlib.nullcontext() if folder else template_started_early(stages, self.options)
         with (
             self._cancellable() as cancellation,
@@ -149,6 +148,7 @@ class LocalExecutor(BaseExecutor):
         soon as that stage has stored it, and tasks not taken are not made again.
         """
         occupy_standard_descriptors()
+        check_call(stages)
         run = self._run(self._checkpoint_folder(checkpoint), accept_changed=accept_changed_pipeline)
         return run.stream(stages, initial_tasks, self._cancellable)
 

@@ -36,6 +36,7 @@ from gpuexec.executors.progress import progress_for
 from gpuexec.executors.run_facts import run_facts
 from gpuexec.executors.run_folder import folder_for
 from gpuexec.executors.stage_options import error_handling_of, limits_of, own_options, policy_of
+from gpuexec.policies import ShareEnforcement
 from gpuexec.processes.interrupts import signals_deferred
 from gpuexec.processes.variables import variables_of_run
 from gpuexec.report.builder import ReportBuilder
@@ -195,6 +196,12 @@ class LocalRun:
     ) -> Run:
         node_id = socket.gethostname()
         base_env, left_out = variables_of_run(os.environ, checkpoint.hash_seed)
+        daemon = None
+        if prepared.mps.starts:
+            from gpuexec.processes.mps_daemon import MpsDaemon  # few runs have one
+
+            daemon = MpsDaemon(prepared.plan.device_uuids(), facts.run_id, base_env)
+            base_env |= daemon.variables
         if left_out:
             _say_what_workers_do_not_get(left_out)
         if os.environ.get("GPUEXEC_NVTX") == "1":
@@ -228,6 +235,8 @@ class LocalRun:
             checkpoint=checkpoint,
             cancellation=cancellation,
             spill_folder=prepared.spill_folder,
+            uses_mps=prepared.mps.limits,
+            mps_daemon=daemon,
         )
 
     def _open_checkpoint(self, stages: Sequence[Any], *, streams: bool) -> Checkpoint | NoCheckpoint:
@@ -264,6 +273,7 @@ class LocalRun:
             policy=policy_of(options),
             limits=limits_of(options),
             error_handling=error_handling_of(options),
+            share_enforcement=ShareEnforcement(options.share_enforcement),
         )
 
 

@@ -15,13 +15,14 @@ from gpuexec.config import ExecutorConfig
 from gpuexec.curator import stage_facts
 from gpuexec.driver.spill_folder import SpillFolder, choose_folder
 from gpuexec.errors import GpusBusy, ResourcesError
-from gpuexec.executors.checks import check_stages, refuse_run_during_import
 from gpuexec.executors.grouping import groups_of, separate
+from gpuexec.executors.mps import MpsUse, mps_use
+from gpuexec.executors.neighbours import Neighbours
 from gpuexec.executors.requirements import check_requirements
 from gpuexec.executors.stage_options import check_stage_options
-from gpuexec.hardware import host, visible_devices
-from gpuexec.hardware.leases import HeldLeases, LeaseFolder, with_leases
-from gpuexec.hardware.model import Lease, Node
+from gpuexec.hardware import host, mps, visible_devices
+from gpuexec.hardware.leases import HeldLeases, with_leases
+from gpuexec.hardware.model import Device, Lease, Node
 from gpuexec.hardware.nvml_errors import with_remedy
 from gpuexec.hardware.visible_devices import VARIABLE, VisibleDevices
 from gpuexec.planning.allocator import Allocator
@@ -30,7 +31,7 @@ from gpuexec.planning.model import Plan, PlanOptions, StageDemand, WorkerGrant
 from gpuexec.planning.planner import make_allocator, plan_phases
 from gpuexec.planning.request import request_of
 from gpuexec.planning.shares import amounts_of, amounts_of_plan
-from gpuexec.policies import BusyGpuPolicy, FusionPolicy, GpuPinning
+from gpuexec.policies import BusyGpuPolicy, FusionPolicy, GpuPinning, MpsPolicy
 from gpuexec.records import Record
 
 _NEEDED_READINGS = ("handle", "uuid", "memory_total_bytes", "mig_enabled", "compute_mode")
@@ -42,6 +43,7 @@ class Prepared(Record):
 
     ``groups``: which stages are fused, every stage in one group.
     ``leases``: what tells other runs on this machine; the run closes them. ``spill_folder``: see `with_spill_folder`.
+    ``mps``: the use that the run makes of MPS.
     """
 
     stages: tuple[Any, ...]
@@ -52,6 +54,7 @@ class Prepared(Record):
     groups: tuple[Group, ...]
     leases: HeldLeases = field(default_factory=HeldLeases)
     spill_folder: SpillFolder | None = None
+    mps: MpsUse = MpsUse()
 
     def cover(self, grants: Iterable[WorkerGrant]) -> None:
         """Keep the leases as large as what these workers, all that are alive, were granted."""
@@ -69,37 +72,40 @@ def prepare(
     has_checkpoint: bool = False,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Prepared:
-    """Check the stages and plan them on this node, or on ``node`` (read from a file, for example).
+    """Check what the stages ask for and plan them on this node, or on ``node`` (read from a file, for example).
+
+    ``stages``: those that `checks.check_call` has accepted.
 
     GPUs are read only if a stage asks for one. CUDA_VISIBLE_DEVICES in ``environ`` restricts this node's GPUs, never
     those of a ``node`` that is passed in. With ``busy_gpus="wait"``, wait until other processes free their GPUs, for
     ``busy_gpu_timeout_s`` at most; ``sleep`` may raise to end that. What other runs hold leases on is theirs; with
-    ``takes_leases``, this plan's GPUs are leased too. ``fuses``: light neighbours share their workers, if the options
-    say so too; with a checkpoint, only those after the stage that makes the sources.
+    ``takes_leases``, this plan's GPUs are leased too, and it waits in line for them. ``fuses``: light neighbours share
+    their workers, if the options say so too; with a checkpoint, only those after the stage that makes the sources.
 
     Raises ``ConfigurationError`` and ``ResourcesError``.
     """
-    refuse_run_during_import()
-    check_stages(stages)
     check_stage_options(stages, options)
     check_requirements(stages, options)
     demands = tuple(stage_facts.demand_of(stage) for stage in stages)
     fuses = fuses and options.fusion == FusionPolicy.AUTO
     groups = groups_of(stages, demands, options, has_checkpoint=has_checkpoint) if fuses else separate(stages)
     wanted = _Wanted(tuple(stages), demands, groups)
+    if node is not None:
+        return _plan(wanted, options, node, environ=None)
+    if not wanted.uses_gpus:
+        return _plan(wanted, options, _read_node(demands, options, environ), environ=environ)
+    neighbours = Neighbours(options.lease_dir, environ, takes_leases=takes_leases)
     deadline = time.monotonic() + options.busy_gpu_timeout_s
-    while True:
-        try:
-            if node is not None:
-                return _plan(wanted, options, node, environ=None)
-            here = _read_node(demands, options, environ)
-            if not any(demand.gpus or demand.gpu_memory_gb for demand in demands):
-                return _plan(wanted, options, here, environ=environ)
-            return _plan_among_runs(wanted, options, here, environ, takes_leases=takes_leases)
-        except GpusBusy:
-            if node is not None or time.monotonic() >= deadline:
-                raise
-            sleep(min(_BUSY_POLL_S, max(0.0, deadline - time.monotonic())))
+    try:
+        while True:
+            try:
+                return _plan_among_runs(wanted, options, _read_node(demands, options, environ), environ, neighbours)
+            except GpusBusy:
+                if time.monotonic() >= deadline:
+                    raise
+                sleep(min(_BUSY_POLL_S, max(0.0, deadline - time.monotonic())))
+    finally:
+        neighbours.leave_line()
 
 
 def with_spill_folder(prepared: Prepared, options: ExecutorConfig) -> Prepared:
@@ -123,34 +129,27 @@ class _Wanted(NamedTuple):
     demands: tuple[StageDemand, ...]
     groups: tuple[Group, ...]
 
+    @property
+    def uses_gpus(self) -> bool:
+        """Whether a stage asks for a GPU, or a part of one."""
+        return any(demand.gpus or demand.gpu_memory_gb for demand in self.demands)
+
 
 def _plan_among_runs(
-    wanted: _Wanted,
-    options: ExecutorConfig,
-    node: Node,
-    environ: Mapping[str, str],
-    *,
-    takes_leases: bool,
+    wanted: _Wanted, options: ExecutorConfig, node: Node, environ: Mapping[str, str], neighbours: Neighbours
 ) -> Prepared:
-    """Plan with what other runs on this machine leave, while none of them plans."""
-    try:
-        folder = LeaseFolder.open()
-        with folder.locked():
-            uuids = [device.uuid for gpu in node.gpus for device in visible_devices.devices_of(gpu)]
-            prepared = _plan(wanted, options, node, environ=environ, leases=folder.read(uuids))
-            if not takes_leases:
-                return prepared
-            amounts = amounts_of_plan(prepared.plan, prepared.allocator.requests)
-            return dataclasses.replace(prepared, leases=folder.hold(amounts))
-    except (OSError, RuntimeError) as error:  # RuntimeError: no home directory
-        from loguru import logger
-
-        logger.warning(
-            "GPUs are not leased, so another run of yours may choose the same ones: the folder for leases cannot be "
-            "used ({}). Set XDG_STATE_HOME to a folder that can be written",
-            error,
-        )
-        return _plan(wanted, options, node, environ=environ)
+    """Plan with what other runs on this machine leave, while none of them plans. Raises ``GpusBusy``: try again."""
+    uuids = [device.uuid for device in visible_devices.select(node.gpus, environ).devices]
+    with neighbours.kept_from_planning():
+        if options.busy_gpus == BusyGpuPolicy.WAIT:
+            neighbours.wait_for_turn(uuids)
+        try:
+            prepared = _plan(wanted, options, node, environ=environ, leases=neighbours.leases(uuids))
+        except GpusBusy:
+            neighbours.join_line(uuids)
+            raise
+        amounts = amounts_of_plan(prepared.plan, prepared.allocator.requests)
+        return dataclasses.replace(prepared, leases=neighbours.take(amounts))
 
 
 def _plan(
@@ -169,16 +168,31 @@ def _plan(
     visible = visible_devices.select(node.gpus, environ or {}) if reads_gpus else VisibleDevices(())
     if node.hang is not None:
         visible = _despite_hang(node.hang, node, demands, visible)
+    use = _mps_use(demands, options, visible.devices, environ)
     allocator, notes = make_allocator(
         demands,
-        with_leases(visible.devices, leases) if leases else visible.devices,
+        with_leases(use.marked(visible.devices), leases),
         node,
         _plan_options(options),
         no_devices_reason=_no_devices_reason(node, environ or {}, visible),
-        device_notes=visible.notes,
+        device_notes=(*visible.notes, *use.notes),
         groups=groups,
     )
-    return Prepared(wanted.stages, demands, node, plan_phases(allocator, notes, groups), allocator, wanted.groups)
+    plan = plan_phases(allocator, notes, groups)
+    return Prepared(wanted.stages, demands, node, plan, allocator, wanted.groups, mps=use)
+
+
+def _mps_use(
+    demands: Sequence[StageDemand],
+    options: ExecutorConfig,
+    devices: Sequence[Device],
+    environ: Mapping[str, str] | None,
+) -> MpsUse:
+    if environ is None or not devices:
+        return MpsUse()
+    return mps_use(
+        MpsPolicy(options.mps), GpuPinning(options.gpu_pinning), demands, devices, mps.running_daemon(environ)
+    )
 
 
 def _despite_hang(hang: str, node: Node, demands: Sequence[StageDemand], visible: VisibleDevices) -> VisibleDevices:

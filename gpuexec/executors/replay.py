@@ -29,7 +29,8 @@ from gpuexec.hardware import nvml_errors
 from gpuexec.hardware.model import Device, Node
 from gpuexec.hardware.visible_devices import ORDER_VARIABLE, VARIABLE, select, visible_value
 from gpuexec.policies import GpuPinning
-from gpuexec.processes.variables import GPU_MEMORY_LIMITS, HASH_SEED, THREAD_CAPS
+from gpuexec.processes.gpu_limits import GPU_MEMORY_LIMITS
+from gpuexec.processes.variables import HASH_SEED, THREAD_CAPS
 from gpuexec.stage.environment import temporary_environment
 from gpuexec.stage.loading import loading_stage
 from gpuexec.stage.pools import support_pools
@@ -248,7 +249,8 @@ def _why_no_gpus(node: Node) -> str | None:
 
 
 def _whole(device: Device) -> GpuShare:
-    return GpuShare(device.index, device.uuid, device.name, 1.0, device.memory_total_bytes)
+    total = device.memory_total_bytes
+    return GpuShare(device.index, device.uuid, device.name, 1.0, total, total)
 
 
 def _environment(failure: CapsuleContents, target: ReplayTarget) -> dict[str, str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from gpuexec.config import ExecutorConfig
 from gpuexec.curator import registration
+from gpuexec.executors.checks import check_call
 from gpuexec.executors.prepare import prepare
 from gpuexec.executors.stage_options import own_options
 from gpuexec.hardware.inventory import node_to_json
@@ -111,6 +112,7 @@ def plan(
         stages: Sequence[Any] = pipeline.stages
     else:
         stages = pipeline
+    check_call(stages)
     prepared = prepare(stages, checked, node=node, fuses=True, has_checkpoint=checked.checkpoint is not None)
     own = {demand.name: own_options(stage, checked) for stage, demand in zip(stages, prepared.demands, strict=True)}
     return RunPlan(

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import field
 from enum import IntEnum, StrEnum
+from typing import Any
 
 from gpuexec.records import Record
+from gpuexec.units import GIB
 
 
 class ComputeMode(StrEnum):
@@ -57,6 +59,51 @@ class GpuProcess(Record):
     holds_lease: bool = False
 
 
+class Holder(Record):
+    """A run of gpuexec on this machine: its driver's pid, its pipeline, and its user (``None``: this one).
+
+    ``elsewhere``: the pid is of another pid namespace, as in another container. Pid 0: it is not known.
+    """
+
+    pid: int
+    pipeline: str | None = None
+    user: str | None = None
+    elsewhere: bool = False
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> Holder:
+        """Return the holder that a file of leases names."""
+        pipeline = fields.get("pipeline")
+        name = pipeline if isinstance(pipeline, str) else None
+        return cls(fields["pid"], name, fields.get("user"), bool(fields.get("elsewhere")))
+
+    def __str__(self) -> str:
+        parts = [f"pid {self.pid}" if self.pid else "pid unknown"]
+        parts += [f"pipeline {self.pipeline!r}"] if self.pipeline is not None else []
+        parts += [f"user {self.user}"] if self.user is not None else []
+        parts += ["in another pid namespace"] if self.elsewhere and self.pid else []
+        return ", ".join(parts)
+
+
+class Lease(Record):
+    """What another run of gpuexec holds of a device: thousandths of it, and bytes."""
+
+    holder: Holder
+    thousandths: int
+    memory_bytes: int
+
+    def bytes_of(self, total: int) -> int:
+        """Return what it comes to on a device of this size."""
+        return total * self.thousandths // 1000 + self.memory_bytes
+
+    def __str__(self) -> str:
+        if self.thousandths >= 1000:
+            return "all of it"
+        parts = [f"{self.thousandths / 1000:g} of it"] if self.thousandths else []
+        parts += [f"{self.memory_bytes / GIB:.2f} GiB"] if self.memory_bytes else []
+        return " and ".join(parts) or "it"
+
+
 class MigSlice(Record):
     """One MIG device, which CUDA sees as a GPU of its own."""
 
@@ -70,6 +117,7 @@ class MigSlice(Record):
     compute_instance_id: int | None
     processes: tuple[GpuProcess, ...] | None = None
     memory_reserved_bytes: int | None = None
+    leases: tuple[Lease, ...] = ()  # where they were asked for
     unknown: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
@@ -93,20 +141,9 @@ class Gpu(Record):
     mig_enabled: bool | None = None
     mig_slices: tuple[MigSlice, ...] = ()
     processes: tuple[GpuProcess, ...] | None = None
+    leases: tuple[Lease, ...] = ()  # where they were asked for
     lost: bool = False
     unknown: Mapping[str, str] = field(default_factory=dict, hash=False)
-
-
-class Lease(Record):
-    """What another run of gpuexec holds of a device: thousandths of it, and bytes. ``pid``: its driver's."""
-
-    pid: int
-    thousandths: int
-    memory_bytes: int
-
-    def bytes_of(self, total: int) -> int:
-        """Return what it comes to on a device of this size."""
-        return total * self.thousandths // 1000 + self.memory_bytes
 
 
 class LeaseAmount(Record):
@@ -140,6 +177,7 @@ class Device(Record):
     memory_reserved_bytes: int | None = None  # the driver's own; None where NVML does not say it
     processes: tuple[GpuProcess, ...] | None = None  # those that hold memory on it now
     leases: tuple[Lease, ...] = ()  # of other runs
+    mps: bool = False  # a control daemon of MPS runs, or will: its server takes the device when its first client comes
 
 
 class Host(Record):

@@ -73,7 +73,10 @@ def memory_used(uuids: Sequence[str]) -> dict[str, int]:
 
 
 class ProcessMemory:
-    """NVML's entry for one process on one device, to be read repeatedly within one ``session``."""
+    """What one process and those of its group hold of one device, to be read repeatedly within one ``session``.
+
+    A worker leads a process group, which its stage's own processes belong to, such as an engine of vLLM.
+    """
 
     def __init__(self, reader: Reader, uuid: str, pid: int) -> None:
         self._reader = reader
@@ -83,16 +86,23 @@ class ProcessMemory:
         self._open()
 
     def read(self) -> int | MemoryAbsence:
-        """Return the bytes that the process holds, or why they are unknown."""
+        """Return the bytes that they hold, or why they are unknown."""
         if self._handle is None and not self._open():
             return MemoryAbsence.NVML_HANGS if hung_call() else MemoryAbsence.DEVICE_NOT_FOUND
         processes, _ = read_processes(self._reader, self._handle, names=False)
         if processes is None:
             return MemoryAbsence.NVML_HANGS if hung_call() else MemoryAbsence.LIST_UNREADABLE
-        for process in processes:
-            if process.pid == self._pid:
-                return MemoryAbsence.LISTED_WITHOUT_SIZE if process.used_bytes is None else process.used_bytes
-        return MemoryAbsence.NOT_LISTED
+        own = {process.pid: process.used_bytes for process in processes if self._is_own(process.pid)}
+        if not own:
+            return MemoryAbsence.NOT_LISTED
+        return MemoryAbsence.LISTED_WITHOUT_SIZE if None in own.values() else sum(used or 0 for used in own.values())
+
+    def _is_own(self, pid: int) -> bool:
+        if pid == self._pid:
+            return True
+        with contextlib.suppress(OSError):  # it has ended
+            return os.getpgid(pid) == self._pid
+        return False
 
     def _open(self) -> bool:
         self._handle, _ = self._reader.ask(self._reader.nvml.nvmlDeviceGetHandleByUUID, self._uuid)

@@ -15,6 +15,7 @@ from gpuexec.hardware import nvml, nvml_calls, nvml_errors
 from gpuexec.hardware.clock_reasons import SLOWDOWNS, THROTTLE_COUNTERS, clock_reasons
 from gpuexec.hardware.host import in_initial_pid_namespace
 from gpuexec.hardware.model import GpuProcess
+from gpuexec.hardware.mps import PROCESS_NAME
 from gpuexec.units import GIB
 
 
@@ -149,8 +150,11 @@ def _missing_reason(gpu: GpuState, after: Provenance) -> str:
 
 
 def _by_pid(state: GpuState) -> dict[int, GpuProcess]:
-    """Return one entry per process: one that both computes and draws is listed twice, with the same memory."""
-    return {process.pid: process for process in state.processes or ()}
+    """Return one entry per process: one that both computes and draws is listed twice, with the same memory.
+
+    What an MPS server does, it does for its clients, so it is left out.
+    """
+    return {p.pid: p for p in state.processes or () if not (p.name or "").startswith(PROCESS_NAME)}
 
 
 def _read_state(reader: nvml_calls.Reader, gpu: nvml.OpenGpu, *, names: bool) -> GpuState:

@@ -10,10 +10,9 @@ from collections.abc import Iterable, Sequence
 from enum import StrEnum
 
 from gpuexec.hardware.model import Device, GpuProcess
+from gpuexec.hardware.mps import PROCESS_NAME
 from gpuexec.records import Record
 from gpuexec.units import GIB
-
-_MPS_NAME = "nvidia-cuda-mps"  # the kernel cuts names at 15 characters: this is the server's, and the control daemon's
 
 
 class Tenant(StrEnum):
@@ -72,14 +71,14 @@ def tenant_of(process: GpuProcess) -> Tenant:
         return Tenant.SELF
     if process.holds_lease:
         return Tenant.RUN
-    if process.name is not None and process.name.rpartition("/")[2].startswith(_MPS_NAME):
+    if process.name is not None and process.name.rpartition("/")[2].startswith(PROCESS_NAME):
         return Tenant.MPS
     return Tenant.GRAPHICS if process.kind == "graphics" else Tenant.COMPUTE
 
 
-def has_mps_server(device: Device) -> bool:
-    """Return whether an MPS server computes on a device on behalf of its clients."""
-    return any(tenant_of(process) is Tenant.MPS for process in device.processes or ())
+def is_shared_by_mps(device: Device) -> bool:
+    """Return whether an MPS server computes on a device for its clients, or will when the first of them comes."""
+    return device.mps or any(tenant_of(process) is Tenant.MPS for process in device.processes or ())
 
 
 def _distinct(processes: Iterable[GpuProcess]) -> list[GpuProcess]:

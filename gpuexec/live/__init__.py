@@ -11,5 +11,6 @@ is, again and again, and what is logged. It takes nothing from them, and waits f
 * ``observer``   the observer that gives the thread what it sends
 * ``client``     the other end
 * ``text``       a snapshot as lines of text
+* ``terminal``   the terminal that it is drawn on
 * ``app``        ``gpuexec top``
 """

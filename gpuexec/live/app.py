@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 from rich.text import Text
@@ -16,12 +18,10 @@ from textual.widgets import Footer, RichLog, Static
 from gpuexec.errors import CannotAttach
 from gpuexec.live import text
 from gpuexec.live.client import LiveClient
-from gpuexec.observe.live_table import FINISHED, LIMITS, gpu_lines
+from gpuexec.observe.live_table import FINISHED, LIMITS
 from gpuexec.report.columns import lay_out, shortened
 
 _WAIT_S = 0.5  # so that the thread notices when the app ends
-_AGAIN_S = 2.0  # between attempts to attach again
-_MOST_GPU_LINES = 4
 _MOST_LOG_LINES = 500
 
 
@@ -66,7 +66,7 @@ class TopApp(App[None]):
     .line { height: 1; }
     #title { background: $primary; color: $text; text-style: bold; }
     #stages { height: auto; max-height: 40%; margin-top: 1; }
-    #gpus { height: auto; margin-top: 1; color: $text-accent; display: none; }
+    #gpus { height: auto; max-height: 25%; margin-top: 1; display: none; }
     #workers { height: 1fr; min-height: 3; margin-top: 1; }
     #log { height: 30%; min-height: 3; max-height: 12; border-top: solid $primary; }
     Pane:focus, #log:focus { background: $boost; }
@@ -81,6 +81,7 @@ class TopApp(App[None]):
         self._snapshot: Mapping[str, Any] | None = None
         self._lost: str | None = None
         self._detached = False
+        self._ui_loop: asyncio.AbstractEventLoop | None = None
         self.last_words: str | None = None
 
     def compose(self) -> ComposeResult:
@@ -88,13 +89,14 @@ class TopApp(App[None]):
         yield Static(id="title", classes="line", markup=False)
         yield Static(id="state", classes="line", markup=False)
         yield Pane(id="stages")
-        yield Static(id="gpus", markup=False)
+        yield Pane(id="gpus")
         yield Pane(id="workers")
         yield RichLog(id="log", markup=False, highlight=False, max_lines=_MOST_LOG_LINES)
         yield Footer(show_command_palette=False)
 
     def on_mount(self) -> None:
         """Begin to listen."""
+        self._ui_loop = asyncio.get_running_loop()
         self._draw()
         self.set_interval(1.0, self._draw_state)
         self._listen()
@@ -111,6 +113,11 @@ class TopApp(App[None]):
     async def action_detach(self) -> None:
         """End the display. The run does not notice."""
         self.exit()
+
+    def leave(self, return_code: int) -> None:
+        """End the display, from any thread or signal handler."""
+        if self._ui_loop is not None:
+            self._ui_loop.call_soon_threadsafe(partial(self.exit, return_code=return_code))
 
     @work(thread=True)
     def _listen(self) -> None:
@@ -149,9 +156,11 @@ class TopApp(App[None]):
         self._lost = self.last_words = message.why
         self._draw_state()
 
-    # ---- drawing ---------------------------------------------------------------------------------------------
+    # ---- drawing: while the app ends, messages and the timer still come, but its widgets have gone --------------
 
     def _draw(self) -> None:
+        if not self.is_running:
+            return
         width = max(1, self.size.width - 2)  # a scroll bar takes the last columns
         self.query_one("#title", Static).update(shortened(text.title_of(self._hello), width))
         self._draw_state()
@@ -163,10 +172,11 @@ class TopApp(App[None]):
             "stage", text.stage_names(view), text.STAGE_COLUMNS, [text.stage_cells(s) for s in view.stages], width
         )
         self.query_one("#stages", Pane).show(_styled(stages))
-        gpus = self.query_one("#gpus", Static)
-        gpus.display = bool(view.gpus)
-        gpus.update("\n".join(gpu_lines(view.gpus, width, _MOST_GPU_LINES)))
         workers = snapshot["workers"]
+        gpus = self.query_one("#gpus", Pane)
+        gpus.display = bool(view.gpus)
+        if view.gpus:
+            gpus.show(_styled(text.gpu_rows(view, workers, width)))
         rows = lay_out(
             "worker", [w["id"] for w in workers], text.WORKER_COLUMNS, [text.worker_cells(w) for w in workers], width
         )
@@ -175,6 +185,8 @@ class TopApp(App[None]):
         self.query_one("#workers", Pane).show(_styled(rows))
 
     def _draw_state(self) -> None:
+        if not self.is_running:
+            return
         state = self.query_one("#state", Static)
         width = max(1, self.size.width - 2)
         if self.last_words is not None:
@@ -186,6 +198,8 @@ class TopApp(App[None]):
             state.update(text.state_of(self._snapshot, width))
 
     def _add_log(self, entries: Sequence[Mapping[str, Any]], missing: int) -> None:
+        if not self.is_running:
+            return
         log = self.query_one("#log", RichLog)
         if missing:
             log.write(Text(f"… {missing} lines left out", style="italic"))

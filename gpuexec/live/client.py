@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from gpuexec.report.store import RunFolderReader
 
 _TIMEOUT_S = 5.0  # for the run's first message; its server answers at once unless the machine is overloaded
+_PATIENCE_S = 2.0  # for attempts to attach again
+_PAUSE_S = 0.05  # between them
 
 
 class LiveClient:
@@ -109,11 +111,28 @@ def attach(run: RunFolderReader) -> LiveClient:
         raise CannotAttach(_why_not(run, error)) from error
 
 
+def attach_again(run: RunFolderReader, patience_s: float = _PATIENCE_S) -> LiveClient:
+    """Attach to a run that has closed the connection. Raises ``CannotAttach``.
+
+    It tries for so many seconds: a process that is killed closes its socket a moment before it gives up the lock that
+    says that it lives.
+    """
+    deadline = time.monotonic() + patience_s
+    while True:
+        has_ended = not run.is_live
+        try:
+            return attach(run)
+        except CannotAttach:
+            if has_ended or time.monotonic() > deadline:
+                raise
+            time.sleep(_PAUSE_S)
+
+
 def _why_not(run: RunFolderReader, error: OSError) -> str:
+    if run.problem is not None:
+        return run.problem
     summary = run.summary()
     name = f"run {summary.run_id} of pipeline {summary.pipeline!r}"
-    if not run.path.exists():
-        return f"there is no run folder {run.path}"
     if not run.is_live:
         return f"{name} has ended ({summary.outcome}). What it did: gpuexec report {summary.run_id or run.path}"
     if isinstance(error, FileNotFoundError):

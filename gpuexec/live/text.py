@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gpuexec.live.log_lines import LogEntry
-from gpuexec.observe.live_table import FINISHED, LIMITS, done_of, gpu_lines, rate_of, title_line, workers_of
+from gpuexec.observe.live_table import FINISHED, LIMITS, done_of, memory_of, percent_of, rate_of, title_line, workers_of
 from gpuexec.observe.run_view import GpuView, RunView, StageView
 from gpuexec.report.columns import Column, lay_out, printable, shortened
+from gpuexec.report.wording import counted, seconds
 from gpuexec.units import format_bytes
 
 STAGE_COLUMNS = (
@@ -31,8 +32,15 @@ WORKER_COLUMNS = (
     Column("GPU memory", 5),
     Column("pid", 7),
 )
+GPU_COLUMNS = (
+    Column("memory", 0),
+    Column("SM", 1),
+    Column("power", 3),
+    Column("temperature", 4),
+    Column("workers", 2),
+)
 _STALE_S = 5.0
-_MOST_GPU_LINES = 4
+_MOST_NAMES_WIDTH = 36  # of the workers on a GPU
 
 
 def view_of(snapshot: Mapping[str, Any]) -> RunView:
@@ -56,10 +64,10 @@ def state_of(snapshot: Mapping[str, Any], width: int) -> str:
     age_s = time.time() - snapshot["at"]
     silent = f"no news for {age_s:.0f} s (the caller is busy, or the driver is stopped) · " if age_s > _STALE_S else ""
     state = silent + title_line(view_of(snapshot), 1000)
-    for count, label in ((snapshot["failed_attempts"], "failed attempt"), (snapshot["quarantined"], "in quarantine")):
-        if count:
-            plural = "s" if count > 1 and label == "failed attempt" else ""
-            state += f" · {count} {label}{plural}"
+    if failed := snapshot["failed_attempts"]:
+        state += f" · {counted(failed, 'failed attempt')}"
+    if quarantined := snapshot["quarantined"]:
+        state += f" · {quarantined:,} in quarantine"
     return shortened(state, width)
 
 
@@ -97,6 +105,24 @@ def worker_cells(worker: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
+def gpu_rows(view: RunView, workers: Sequence[Mapping[str, Any]], width: int) -> list[str]:
+    """Return a line for each GPU below a heading, with the workers that are on it; nothing without GPUs."""
+    if not view.gpus:
+        return []
+    rows = [_gpu_cells(gpu, [w["id"] for w in workers if {gpu.index, gpu.uuid} & set(w["gpus"])]) for gpu in view.gpus]
+    return lay_out("GPU", [f"{gpu.index}" for gpu in view.gpus], GPU_COLUMNS, rows, width)
+
+
+def _gpu_cells(gpu: GpuView, workers: Sequence[str]) -> tuple[str, ...]:
+    return (
+        memory_of(gpu.memory_used_bytes, gpu.memory_total_bytes),
+        percent_of(gpu.sm_util_percent),
+        "? W" if gpu.power_w is None else f"{gpu.power_w:.0f} W",
+        "? °C" if gpu.temperature_c is None else f"{gpu.temperature_c} °C",
+        shortened(printable(" ".join(workers)), _MOST_NAMES_WIDTH) or "–",
+    )
+
+
 def log_line(entry: LogEntry) -> str:
     """Return a line of the log, without what would move a terminal's cursor."""
     moment = time.strftime("%H:%M:%S", time.localtime(entry["time"]))
@@ -112,9 +138,9 @@ def snapshot_lines(
     view = view_of(snapshot)
     lines = [shortened(title_of(hello), width), state_of(snapshot, width), ""]
     lines += lay_out("stage", stage_names(view), STAGE_COLUMNS, [stage_cells(stage) for stage in view.stages], width)
-    if view.gpus:
-        lines += ["", *gpu_lines(view.gpus, width, _MOST_GPU_LINES)]
     workers = snapshot["workers"]
+    if view.gpus:
+        lines += ["", *gpu_rows(view, workers, width)]
     if workers:
         names = [worker["id"] for worker in workers]
         lines += ["", *lay_out("worker", names, WORKER_COLUMNS, [worker_cells(worker) for worker in workers], width)]
@@ -127,7 +153,7 @@ def snapshot_lines(
 
 def end_line(hello: Mapping[str, Any], end: Mapping[str, Any]) -> str:
     """Return how the run ended, and where to read what it did."""
-    wall = "" if end["wall_s"] is None else f" after {end['wall_s']:.1f} s"
+    wall = "" if end["wall_s"] is None else f" after {seconds(end['wall_s'])}"
     outcome = {"ok": "is done", "interrupted": "was interrupted", "failed": "has failed"}.get(
         end["outcome"], "has ended"
     )

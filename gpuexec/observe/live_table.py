@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from gpuexec.observe.run_view import GpuView, RunView, StageView
 from gpuexec.report.columns import Column, cell_width, lay_out, printable, shortened
+from gpuexec.report.wording import seconds
 from gpuexec.units import GIB
 
 _COLUMNS = (
@@ -49,9 +50,9 @@ def live_lines(view: RunView, width: int, height: int) -> list[str]:
 
 def title_line(view: RunView, width: int) -> str:
     """Return how long the run has gone on, how long it will, and which stage limits it, as far as there is room."""
-    parts = [f"running for {duration(view.seconds)}"]
+    parts = [f"running for {steady(view.seconds)}"]
     if view.remaining_s is not None:
-        parts.append(f"about {duration(view.remaining_s)} left")
+        parts.append(f"about {steady(view.remaining_s)} left")
     if view.bottleneck is not None:
         parts.append(f"limited by {printable(view.stages[view.bottleneck].name)}")
     title = parts[0]
@@ -76,18 +77,10 @@ def gpu_lines(gpus: Sequence[GpuView], width: int, most: int) -> list[str]:
     return lines
 
 
-def duration(seconds: float) -> str:
-    """Return a duration in words: ``"42 s"``, ``"3 min 20 s"``, ``"2 h 5 min"``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    if minutes < 10:
-        return f"{minutes} min {rest} s"
-    if minutes < 60:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours < 48 else f"{hours / 24:.1f} days"
+def steady(duration: float) -> str:
+    """Return a duration in words, of ten minutes or more without seconds: what changes all the time is hard to read."""
+    step = 1 if duration < 600 else 60
+    return seconds(round(duration / step) * step).removesuffix(" 0 s")
 
 
 def done_of(stage: StageView) -> str:
@@ -129,23 +122,27 @@ def _stages_shown(stages: Sequence[StageView], rows: int) -> list[int]:
 
 
 def _gpu_cell(gpu: GpuView) -> str:
-    return f"GPU {gpu.index} {_memory(gpu.memory_used_bytes, gpu.memory_total_bytes)} {_percent(gpu.sm_util_percent)}"
+    return (
+        f"GPU {gpu.index} {memory_of(gpu.memory_used_bytes, gpu.memory_total_bytes)} {percent_of(gpu.sm_util_percent)}"
+    )
 
 
 def _all_gpus(gpus: Sequence[GpuView]) -> str:
     used = [gpu.memory_used_bytes for gpu in gpus if gpu.memory_used_bytes is not None]
     totals = [gpu.memory_total_bytes for gpu in gpus if gpu.memory_total_bytes is not None]
     busy = [gpu.sm_util_percent for gpu in gpus if gpu.sm_util_percent is not None]
-    memory = _memory(sum(used), sum(totals)) if used and totals else "memory unknown"
-    share = _percent(round(sum(busy) / len(busy)) if busy else None)
+    memory = memory_of(sum(used), sum(totals)) if used and totals else "memory unknown"
+    share = percent_of(round(sum(busy) / len(busy)) if busy else None)
     return f"{len(gpus)} GPUs {memory} {share}"
 
 
-def _memory(used: int | None, total: int | None) -> str:
+def memory_of(used: int | None, total: int | None) -> str:
+    """Return how much of a memory is in use, and how large it is, in GiB."""
     if used is None:
         return "memory ?"
     return f"{used / GIB:.1f}" + (f"/{total / GIB:.0f}" if total else "") + " GiB"
 
 
-def _percent(value: float | None) -> str:
+def percent_of(value: float | None) -> str:
+    """Return a utilisation."""
     return "? %" if value is None else f"{value} %"

@@ -105,9 +105,9 @@ class Views:
 
 
 def _line(view: RunView) -> str:
-    from gpuexec.observe.live_table import duration
+    from gpuexec.observe.live_table import steady
 
-    left = "" if view.remaining_s is None else f", about {duration(view.remaining_s)} left"
+    left = "" if view.remaining_s is None else f", about {steady(view.remaining_s)} left"
     return f"[{view.seconds:7.1f} s{left}] " + " · ".join(_describe(view, stage) for stage in view.stages)
 
 

@@ -101,7 +101,7 @@ def _share(request: Request, device: Device) -> GpuShare:
     else:
         assert total is not None, "memory is never granted on a device of unknown size"
         fraction, memory = max(1, round(request.memory * WHOLE_GPU / total)) / WHOLE_GPU, request.memory
-    return GpuShare(device.index, device.uuid, device.name, fraction, memory)
+    return GpuShare(device.index, device.uuid, device.name, fraction, memory, total)
 
 
 def _left_by_others(device: Device) -> int | None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from gpuexec.errors import GpusBusy, ResourcesError
 from gpuexec.hardware.model import ComputeMode, Device
-from gpuexec.hardware.tenants import Tenant, Use, has_mps_server, uses_of
+from gpuexec.hardware.tenants import Tenant, Use, is_shared_by_mps, uses_of
 from gpuexec.planning.explain import describe
 from gpuexec.planning.ledger import Ledger
 from gpuexec.planning.model import PlanOptions
@@ -48,8 +48,9 @@ def usable_devices(devices: Sequence[Device], options: PlanOptions) -> tuple[lis
 def _holders(device: Device, max_used_fraction: float) -> list[Use]:
     """Return who keeps others from computing on a device; nobody if it is usable."""
     uses = uses_of(device)
-    if device.compute_mode is ComputeMode.EXCLUSIVE_PROCESS:
-        # One process may have a context. Under MPS that is the server, and its clients are not held back by it.
+    has_server = any(use.tenant is Tenant.MPS for use in uses)
+    if device.compute_mode is ComputeMode.EXCLUSIVE_PROCESS and not has_server:
+        # One process may have a context. Under MPS that is the server; all others are its clients, like ours.
         contexts = {Tenant.COMPUTE, Tenant.RUN, Tenant.SELF}
         return [use for use in uses if use.tenant in contexts and use.processes]
     if device.unified_memory or not device.memory_total_bytes:
@@ -70,22 +71,14 @@ def _whole_lease(device: Device) -> str:
 
 
 def _leaseholders(device: Device) -> str:
-    parts = []
-    for lease in device.leases:
-        shares = [f"{lease.thousandths / WHOLE_GPU:g} of it"] if lease.thousandths else []
-        shares += [f"{lease.memory_bytes / GIB:.2f} GiB"] if lease.memory_bytes else []
-        parts.append(f"another gpuexec run (pid {lease.pid}) that holds {' and '.join(shares) or 'it'}")
-    return ", ".join(parts)
+    return ", ".join(f"another gpuexec run ({lease.holder}) that holds {lease}" for lease in device.leases)
 
 
 def _notes_on(device: Device, noted_fraction: float) -> list[str]:
     """Say with whom the stages share a device, where that matters to them."""
     notes = [f"GPU {device.index} is shared with {_leaseholders(device)}"] if device.leases else []
-    if device.compute_mode is ComputeMode.EXCLUSIVE_PROCESS and has_mps_server(device):
-        notes.append(
-            f"GPU {device.index} is in exclusive-process mode and an MPS server is on it: several workers share it "
-            "through MPS"
-        )
+    if device.compute_mode is ComputeMode.EXCLUSIVE_PROCESS and is_shared_by_mps(device):
+        notes.append(f"GPU {device.index} is in exclusive-process mode: several workers share it through MPS")
     uses = [use for use in uses_of(device) if use.tenant in (Tenant.GRAPHICS, Tenant.SELF, Tenant.MPS)]
     held = sum(use.used_bytes or 0 for use in uses)
     if device.memory_total_bytes and held > noted_fraction * device.memory_total_bytes:

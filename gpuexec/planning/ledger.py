@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from gpuexec.errors import InternalError
 from gpuexec.hardware.model import ComputeMode, Device
-from gpuexec.hardware.tenants import Tenant, has_mps_server, uses_of
+from gpuexec.hardware.tenants import Tenant, is_shared_by_mps, uses_of
 from gpuexec.planning.request import WHOLE_GPU, Request
 from gpuexec.records import Record
 
@@ -33,7 +33,7 @@ class Slot(Record):
     @property
     def single(self) -> bool:
         """Whether only one worker may be here: in exclusive-process mode, unless an MPS server shares it out."""
-        return self.device.compute_mode is ComputeMode.EXCLUSIVE_PROCESS and not has_mps_server(self.device)
+        return self.device.compute_mode is ComputeMode.EXCLUSIVE_PROCESS and not is_shared_by_mps(self.device)
 
     @property
     def untouched(self) -> bool:

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 
 from gpuexec.contract.allocation import Allocation
 from gpuexec.errors import TemplateLost
+from gpuexec.hardware.mps import MPS_LOGS, MPS_PIPES
 from gpuexec.processes.template import Key, Template
 from gpuexec.processes.variables import PORT_VARIABLE
 
@@ -28,10 +29,11 @@ _kept: list[Template] = []  # the one that was used last at the end
 def own_variables(allocation: Allocation) -> tuple[str, ...]:
     """Return the variables of which each worker forked from one template has its own value.
 
-    Workers that see no GPU have a template of their own, without this one: what a library finds out when it is imported
+    Workers that see no GPU have a template of their own, without these: what a library finds out when it is imported
     must hold for them.
     """
-    return (PORT_VARIABLE, DEVICES) if allocation.cuda_visible_devices else (PORT_VARIABLE,)
+    # A run that starts MPS has folders of its own for it, which CUDA reads when it is initialised.
+    return (PORT_VARIABLE, DEVICES, MPS_PIPES, MPS_LOGS) if allocation.cuda_visible_devices else (PORT_VARIABLE,)
 
 
 def key_of(env: Mapping[str, str], own: Sequence[str], log: Sequence[object], folder: str | None) -> Key:

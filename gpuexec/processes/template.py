@@ -84,8 +84,13 @@ class Template:
         except (ConnectionLost, TimeoutError) as error:
             raise self._lose() from error
 
-    def fork(self, socket_fd: int, recorder_fd: int, output_fd: int, *, variables: Mapping[str, str]) -> ForkedChild:
-        """Fork a worker. Raises ``TemplateLost``, or another ``OSError`` if the system refuses a process."""
+    def fork(
+        self, socket_fd: int, recorder_fd: int, output_fd: int, *, variables: Mapping[str, str | None]
+    ) -> ForkedChild:
+        """Fork a worker. ``variables``: those of which it has its own value, or none (``None``).
+
+        Raises ``TemplateLost``, or another ``OSError`` if the system refuses a process.
+        """
         fds = (socket_fd, recorder_fd, output_fd)
         answer, received = self._ask({"do": "fork", "variables": dict(variables)}, fds)
         if "errno" in answer or not received:

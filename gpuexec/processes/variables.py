@@ -11,10 +11,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from gpuexec.contract.allocation import Allocation
+from gpuexec.policies import ShareEnforcement
+from gpuexec.processes.gpu_limits import library_limits, mps_limits, reads_fraction
 
 PORT_VARIABLE = "VLLM_PORT"
 _FIRST_PORT, _PORTS_END = 10_000, 32_000  # below the ports that the kernel gives to connections
 _PORTS_PER_WORKER = 32
+
+# vLLM forks its own processes unless it notices that CUDA is initialised, and what initialises it beside torch it does
+# not notice. CUDA does not survive a fork.
+_FOR_VLLM = {"VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
 
 HASH_SEED = "PYTHONHASHSEED"
 _INTERACTIVE = "PYTHONINSPECT"  # a worker has nobody to talk to
@@ -43,12 +49,6 @@ THREAD_CAPS = (
     "GOMAXPROCS",
     "JULIA_NUM_THREADS",
 )
-
-_JAX_FRACTION = "XLA_PYTHON_CLIENT_MEM_FRACTION"
-_JAX_NEWER_FRACTION = "XLA_CLIENT_MEM_FRACTION"  # JAX refuses to start if both are set
-_JAX_PREALLOCATE = "XLA_PYTHON_CLIENT_PREALLOCATE"
-_TF_GROWTH = "TF_FORCE_GPU_ALLOW_GROWTH"
-GPU_MEMORY_LIMITS = (_JAX_FRACTION, _JAX_PREALLOCATE, _TF_GROWTH)
 
 _LAUNCHER_VARIABLES = frozenset(
     (
@@ -99,31 +99,27 @@ def thread_caps(cpus: float) -> dict[str, str]:
     return dict.fromkeys(THREAD_CAPS, str(max(1, int(cpus))))
 
 
-def gpu_memory_limits(allocation: Allocation, given: Mapping[str, str]) -> dict[str, str]:
-    """Return what keeps JAX and TensorFlow to a worker's share of a GPU; nothing if its GPUs are its own.
-
-    By default JAX takes three quarters of a GPU at its first use, TensorFlow nearly all. JAX takes a fraction of the
-    device, and here takes it as it needs it; TensorFlow can only be told to do the latter. ``given``: the variables
-    that the user has set.
-    """
-    fraction = min((share.fraction for share in allocation.gpus), default=1.0)
-    if fraction >= 1.0:
-        return {}
-    limits = {_JAX_PREALLOCATE: "false", _TF_GROWTH: "true"}
-    if _JAX_NEWER_FRACTION not in given:
-        limits[_JAX_FRACTION] = f"{fraction:g}"
-    return limits
-
-
-def worker_environment(base: Mapping[str, str], allocation: Allocation, env_vars: Mapping[str, str]) -> dict[str, str]:
+def worker_environment(
+    base: Mapping[str, str],
+    allocation: Allocation,
+    env_vars: Mapping[str, str],
+    *,
+    enforcement: ShareEnforcement = ShareEnforcement.AUTO,
+    mps: bool = False,
+) -> dict[str, str]:
     """Return a worker's environment: the driver's, plus thread counts, the stage's own variables and GPU pinning.
 
     Thread counts follow the CPU share and the GPU memory that a library takes follows the GPU share, unless the user
     has set them. Without them, libraries would start a thread per core in every worker. ``env_vars`` override
-    everything except the GPU pinning.
+    everything except the GPU pinning. ``mps``: the worker will be a client of MPS, and gets limits for that.
     """
     given = {**base, **env_vars}
-    env = {**thread_caps(allocation.cpus), **gpu_memory_limits(allocation, given), **given}
+    env = {**thread_caps(allocation.cpus), **_FOR_VLLM, **given}
+    if any(share.is_partial for share in allocation.gpus):
+        if enforcement is not ShareEnforcement.OFF:
+            env |= library_limits(allocation, given, torch_reads_fraction=reads_fraction())
+        if mps:
+            env |= mps_limits(allocation, given)
     env["CUDA_VISIBLE_DEVICES"] = allocation.cuda_visible_devices
     env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     if not _is_installed():

@@ -11,8 +11,11 @@ from typing import Any
 from gpuexec import events
 from gpuexec._version import __version__
 from gpuexec.contract.metrics import gpu_peaks
+from gpuexec.core.worker_time import Work
 from gpuexec.histogram import bounds, quantile
 from gpuexec.planning.model import WorkerGrant
+from gpuexec.report.energy import EnergyKind
+from gpuexec.report.energy_shares import MOST_WORKERS, RunEnergy
 from gpuexec.report.model import FailedAttempt, RunReport, SlowBatch, StageReport, WorkerReport
 from gpuexec.report.sizes import suggested_gpu_memory_gb
 from gpuexec.report.verdict import verdict
@@ -29,7 +32,7 @@ def report_as_dict(report: RunReport) -> dict[str, Any]:
     seconds = report.wall_s if report.wall_s is not None else report.elapsed_s
     bin_s = max((timeline.bin_s for timeline in report.timelines), default=1.0)
     bins = math.ceil(seconds / bin_s)
-    energy = report.samples.stage_energy() if report.samples is not None else {}
+    energy = report.samples.energy() if report.samples is not None else RunEnergy({}, {}, {})
     content = {
         "schema": SCHEMA,
         "gpuexec": __version__,
@@ -55,12 +58,18 @@ def report_as_dict(report: RunReport) -> dict[str, Any]:
         "stages": [
             {
                 **_stage(report, stage, bin_s, bins, seconds),
-                "energy": energy.get(stage.index, _no_energy(report, stage)),
+                "energy": energy.stages.get(stage.index) or _no_share(_why_stage_has_none(report, stage)),
             }
             for stage in report.stages
         ],
-        "workers": [_worker(worker) for worker in report.workers],
-        "gpus": _gpus(report),
+        "workers": [
+            {
+                **_worker(worker),
+                "energy": energy.workers.get(worker.worker_id) or _no_share(_why_worker_has_none(worker)),
+            }
+            for worker in report.workers
+        ],
+        "gpus": _gpus(report, energy),
         "processes": report.samples.processes_as_dicts() if report.samples is not None else [],
         "plan_changes": [_plan_change(report, at, event) for at, event in report.plan_changes],
         "slowest": [_slow_batch(batch) for batch in report.slowest],
@@ -205,26 +214,37 @@ def _worker(worker: WorkerReport) -> dict[str, Any]:
     }
 
 
-def _no_energy(report: RunReport, stage: StageReport) -> dict[str, Any]:
-    """Return the energy of a stage that was busy on no GPU."""
+def _no_share(reason: str) -> dict[str, Any]:
+    """Return the energy of a stage or worker that has no share of a GPU's."""
+    return {"joules": None, "kind": str(EnergyKind.ATTRIBUTED), "reason": reason}
+
+
+def _why_stage_has_none(report: RunReport, stage: StageReport) -> str:
     lead = stage.lead_index
     if lead != stage.index:
-        reason = f"it is counted with stage {report.stages[lead].name!r}, whose workers run this one too"
-    elif lead in {grant.stage_index for grant in _grants(report) if grant.allocation.gpus}:
-        reason = "no worker was busy on a GPU"
-    else:
-        reason = "the stage asks for no GPU"
-    return {"joules": None, "kind": "attributed", "reason": reason}
+        return f"it is counted with stage {report.stages[lead].name!r}, whose workers run this one too"
+    if lead in {grant.stage_index for grant in _grants(report) if grant.allocation.gpus}:
+        return "no worker was busy on a GPU"
+    return "the stage asks for no GPU"
+
+
+def _why_worker_has_none(worker: WorkerReport) -> str:
+    if not worker.gpus:
+        return "the worker has no GPU"
+    if not worker.time.get(Work.BUSY):
+        return "the worker was not busy"
+    return f"only the first {MOST_WORKERS} workers on GPUs have shares of their own"
 
 
 def _grants(report: RunReport) -> list[WorkerGrant]:
     return [g for p in (report.plan.phases if report.plan else ()) for s in p.stages for g in s.workers]
 
 
-def _gpus(report: RunReport) -> list[dict[str, Any]]:
+def _gpus(report: RunReport, energy: RunEnergy) -> list[dict[str, Any]]:
     """Return the GPUs and MIG slices that the plan uses, and the GPUs that the slices are of."""
     shares = {share.uuid: share for grant in _grants(report) for share in grant.allocation.gpus}
-    sampled = report.samples.gpus_as_dicts() if report.samples is not None else {}
+    series = report.samples.gpus if report.samples is not None else {}
+    sampled = {uuid: {**gpu.to_dict(), "energy": energy.gpus[uuid]} for uuid, gpu in series.items()}
     gpus = [
         {
             "index": share.index,
@@ -248,8 +268,8 @@ def _sampled(report: RunReport, uuid: str, found: Mapping[str, Any] | None) -> d
     reason = stopped.get(uuid) or stopped.get("nvml") or stopped.get("sampler") or "no sample was taken"
     if uuid.startswith("MIG-"):
         reason = "a MIG slice: its GPU is sampled as a whole"
-    energy = {"joules": None, "seconds": 0.0, "kind": None, "reason": reason, "idle_watts": None, "idle_reason": reason}
-    return {"series": [], "energy": energy}
+    unknown = {"joules": None, "idle_watts": None, "idle_joules": None, "kind": None}
+    return {"series": [], "energy": {**unknown, "seconds": 0.0, "reason": reason, "idle_reason": reason}}
 
 
 def _plan_change(report: RunReport, at: float, event: events.PlanDecided) -> dict[str, Any]:

@@ -139,7 +139,8 @@ class ReportBuilder:
         report.timelines[event.stage_index].account(event.began, event.at, event.parts)
         if worker is not None and worker.gpus:
             busy_s = sum(seconds for part, seconds in event.parts if part == Work.BUSY)
-            self._samples().account(event.stage_index, worker.gpus, event.began, event.at, busy_s)
+            busy = self._samples().busy
+            busy.account(event.stage_index, event.worker_id, worker.gpus, event.began, event.at, busy_s)
 
     def _samples(self) -> NodeSeries:
         if self.report.samples is None:

@@ -5,20 +5,15 @@ Every text of a report is escaped, and the content security policy of the page a
 
 from __future__ import annotations
 
-import html
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from gpuexec.report.compare_verdict import NONE, REFUSED, SEEN, SHOWN, UNKNOWN
 from gpuexec.report.compare_view import REPEATS, legend, side_text, stage_title
 from gpuexec.report.figure_text import around_text, change_text, interval_text, value_text
-from gpuexec.report.page import source_hash
+from gpuexec.report.html_page import as_text, asset, filled
 from gpuexec.report.wording import on_one_line
 
-_ASSETS = Path(__file__).parent / "assets"
-_MARKER = re.compile(r"\{\{([\w-]+)\}\}")
 _KINDS = {
     SHOWN: ("difference shown", "good"),
     SEEN: ("difference seen, not shown", "odd"),
@@ -34,32 +29,22 @@ Data = Mapping[str, Any]
 
 def render(comparison: Data) -> str:
     """Return the page for a comparison, as `compare.compare` makes it."""
-    style = "\n".join((_ASSETS / f"{name}.css").read_text(encoding="utf-8") for name in ("page", "compare"))
+    style = "\n".join(asset(f"{name}.css") for name in ("page", "compare"))
     first = comparison["sides"][0]["runs"][0]
     names = ", ".join(side["name"] for side in comparison["sides"])
     pipeline = on_one_line(first["pipeline"], 80)
     pairs = comparison["comparisons"]
     parts = {
-        "style-hash": source_hash(style),
-        "style": style,
-        "title": _text(f"{pipeline}: {names} · gpuexec comparison"),
-        "heading": _text(f"{pipeline}: " + (" and ".join(names.split(", ")) if pairs else "repeats")),
+        "heading": as_text(f"{pipeline}: " + (" and ".join(names.split(", ")) if pairs else "repeats")),
         "sides": "".join(_side(side) for side in comparison["sides"]),
         "body": "\n".join(_pair(pair) for pair in pairs) if pairs else _repeats(comparison["sides"][0]),
-        "legend": _text(legend()),
+        "legend": as_text(legend()),
     }
-    # One pass: what is put in is not searched for markers.
-    template = (_ASSETS / "compare.html").read_text(encoding="utf-8")
-    return _MARKER.sub(lambda found: parts[found.group(1)], template)
-
-
-def _text(value: object) -> str:
-    """Return text for use as markup. Halves of surrogate pairs, as in undecodable file names, have no UTF-8 form."""
-    return html.escape(str(value).encode("utf-8", "replace").decode("utf-8"))
+    return filled("compare.html", f"{pipeline}: {names} · gpuexec comparison", style, (), parts)
 
 
 def _side(side: Data) -> str:
-    return f"<div><dt>{_text(side['name'])}</dt><dd>{_text(side_text(side).partition(': ')[2])}</dd></div>"
+    return f"<div><dt>{as_text(side['name'])}</dt><dd>{as_text(side_text(side).partition(': ')[2])}</dd></div>"
 
 
 def _pair(pair: Data) -> str:
@@ -69,13 +54,13 @@ def _pair(pair: Data) -> str:
     between = f"{pair['before']} and {pair['after']}"
     named = {stage["after_index"] for stage in verdict["stages"]}
     parts = [
-        f'<section class="verdict" aria-label="Verdict on {_text(between)}">',
-        f'<p><span class="badge {tone}">{word}</span></p><p class="lead">{_text(lead)}</p>',
-        *(f"<p>{_text(sentence)}</p>" for sentence in others),
+        f'<section class="verdict" aria-label="Verdict on {as_text(between)}">',
+        f'<p><span class="badge {tone}">{word}</span></p><p class="lead">{as_text(lead)}</p>',
+        *(f"<p>{as_text(sentence)}</p>" for sentence in others),
         "</section>",
         *_listed("Why there is no verdict", pair["refusals"]),
         *_listed("What changed", [change["text"] for change in pair["changes"]] or ["nothing that a report records"]),
-        f"<section><h2>What it did: {_text(between)}</h2>",
+        f"<section><h2>What it did: {as_text(between)}</h2>",
         _table("the run", pair["figures"], pair),
         *(
             _part(stage_title(stage), _table(stage_title(stage), stage["figures"], pair),
@@ -93,13 +78,13 @@ def _note(stage: Data) -> str:
 
 
 def _part(title: str, content: str, *, opened: bool, note: str = "") -> str:
-    summary = f'{_text(title)}<span class="sub">{_text(note)}</span>'
+    summary = f'{as_text(title)}<span class="sub">{as_text(note)}</span>'
     return f'<details class="part"{" open" if opened else ""}><summary>{summary}</summary>{content}</details>'
 
 
 def _listed(heading: str, texts: Sequence[str]) -> Iterator[str]:
     if texts:
-        yield f"<section><h2>{heading}</h2><ul>{''.join(f'<li>{_text(text)}</li>' for text in texts)}</ul></section>"
+        yield f"<section><h2>{heading}</h2><ul>{''.join(f'<li>{as_text(text)}</li>' for text in texts)}</ul></section>"
 
 
 def _table(caption: str, figures: Sequence[Data], pair: Data) -> str:
@@ -113,8 +98,8 @@ def _table(caption: str, figures: Sequence[Data], pair: Data) -> str:
         for figure in figures
     ]
     lines = [
-        f'<tr><th scope="row">{_text(figure["name"])}</th>'
-        + "".join(f'<td class="figure">{_text(cell)}</td>' for cell in cells)
+        f'<tr><th scope="row">{as_text(figure["name"])}</th>'
+        + "".join(f'<td class="figure">{as_text(cell)}</td>' for cell in cells)
         + f"<td>{_drawn(figure)}</td><td>{_finding(figure)}</td></tr>"
         for figure, cells in zip(figures, rows, strict=True)
     ]
@@ -125,7 +110,7 @@ def _finding(figure: Data) -> str:
     finding = figure["finding"]
     reason = f": {figure['reason']}" if finding == UNKNOWN and figure["reason"] else ""
     cls = ' class="finding"' if finding in (SHOWN, SEEN) else ""
-    return f"<span{cls}>{_text(_FINDINGS[finding] + reason)}</span>"
+    return f"<span{cls}>{as_text(_FINDINGS[finding] + reason)}</span>"
 
 
 def _drawn(figure: Data) -> str:
@@ -150,7 +135,7 @@ def _place(share: float) -> float:
 
 def _repeats(side: Data) -> str:
     parts = [
-        f'<section class="verdict" aria-label="Verdict"><p class="lead">{_text(REPEATS)}</p></section>',
+        f'<section class="verdict" aria-label="Verdict"><p class="lead">{as_text(REPEATS)}</p></section>',
         _described("the run", side["figures"]),
         *(
             _part(on_one_line(stage["name"]), _described(on_one_line(stage["name"]), stage["figures"]), opened=False)
@@ -165,16 +150,16 @@ def _described(caption: str, figures: Sequence[Data]) -> str:
     for figure in figures:
         cells = [value_text(figure["mean"], figure["unit"]), around_text(figure)]
         cells += [value_text(end(figure["values"], default=None), figure["unit"]) for end in (min, max)]
-        figures_of_row = "".join(f'<td class="figure">{_text(cell)}</td>' for cell in cells)
-        lines.append(f'<tr><th scope="row">{_text(figure["name"])}</th>{figures_of_row}</tr>')
+        figures_of_row = "".join(f'<td class="figure">{as_text(cell)}</td>' for cell in cells)
+        lines.append(f'<tr><th scope="row">{as_text(figure["name"])}</th>{figures_of_row}</tr>')
     return _whole_table(caption, ("figure", "mean", "95 % interval", "lowest", "highest"), lines)
 
 
 def _whole_table(caption: str, headings: Sequence[str], lines: Sequence[str]) -> str:
     classes = ["", *[' class="figure"'] * 4, *[""] * len(headings)]
-    head = "".join(f'<th scope="col"{cls}>{_text(name)}</th>' for name, cls in zip(headings, classes, strict=False))
+    head = "".join(f'<th scope="col"{cls}>{as_text(name)}</th>' for name, cls in zip(headings, classes, strict=False))
     return (
         '<div class="table"><div class="scroll" tabindex="0" role="region" '
-        f'aria-label="{_text(caption)}"><table><caption>{_text(caption)}</caption>'
+        f'aria-label="{as_text(caption)}"><table><caption>{as_text(caption)}</caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div></div>"
     )

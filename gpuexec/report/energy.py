@@ -8,8 +8,8 @@ were busy, by their busy time.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 
 MEASURED_FROM_S = 10.0
@@ -126,44 +126,42 @@ def idle_power(joules: Sequence[float], seconds: Sequence[float], busy_s: Sequen
 
 @dataclass(frozen=True, slots=True)
 class Attribution:
-    """A device's joules, divided. ``shares`` and ``idle_joules`` add up to ``joules``.
+    """A device's joules, divided: ``idle_joules`` and the shares of all that were busy add up to ``joules``.
 
-    ``idle_joules``: what it would have used at idle power, and all that was used while nobody was busy. ``shares``: of
-    what is above that, by whoever was busy. ``reason``: what makes the division less exact, or why there is none.
+    ``idle_joules``: what it would have used at idle power, and all that was used while nobody was busy.
+    ``joules_per_busy_s``: in each bin, what is above that, for each second that somebody was busy. ``reason``: what
+    makes the division less exact.
     """
 
     joules: float
     idle_joules: float
-    shares: Mapping[str, float] = field(default_factory=dict)
+    joules_per_busy_s: tuple[float, ...]
     reason: str | None = None
-    kind: EnergyKind = EnergyKind.ATTRIBUTED
+
+    def share(self, busy_s: Sequence[float]) -> float:
+        """Return the joules of somebody who was busy for so many seconds in each bin."""
+        return sum(joules * seconds for joules, seconds in zip(self.joules_per_busy_s, busy_s, strict=False))
 
 
 def attribute(
-    joules: Sequence[float],
-    seconds: Sequence[float],
-    busy_s: Mapping[str, Sequence[float]],
-    idle: IdlePower,
+    joules: Sequence[float], seconds: Sequence[float], busy_s: Sequence[float], idle: IdlePower
 ) -> Attribution:
-    """Divide a device's joules among those that were busy on it, bin by bin.
+    """Divide a device's joules by busy time, bin by bin.
 
-    ``joules`` and ``seconds``: as for `idle_power`. ``busy_s``: busy seconds in each bin, by stage or worker. If the
-    idle power is unknown it cannot be set apart; then the shares include it, and ``reason`` says so.
+    ``joules``, ``seconds`` and ``busy_s``, of all together: as for `idle_power`. If the idle power is unknown it cannot
+    be set apart; then the shares include it, and ``reason`` says so.
     """
-    shares = dict.fromkeys(busy_s, 0.0)
     idle_joules = 0.0
+    per_busy_s = []
     for number, used in enumerate(joules):
-        busy = {name: _at(bins, number) for name, bins in busy_s.items()}
-        all_busy_s = sum(busy.values())
-        at_rest = used if not all_busy_s else min(used, (idle.watts or 0.0) * _at(seconds, number))
+        busy = _at(busy_s, number)
+        at_rest = used if not busy else min(used, (idle.watts or 0.0) * _at(seconds, number))
         idle_joules += at_rest
-        for name, its_busy_s in busy.items():
-            if its_busy_s:
-                shares[name] += (used - at_rest) * (its_busy_s / all_busy_s)
+        per_busy_s.append((used - at_rest) / busy if busy else 0.0)
     reason = None
     if idle.watts is None:
         reason = f"the shares include idle power, which is unknown: {idle.reason}"
-    return Attribution(sum(joules), idle_joules, shares, reason)
+    return Attribution(sum(joules), idle_joules, tuple(per_busy_s), reason)
 
 
 def _at(values: Sequence[float], index: int) -> float:

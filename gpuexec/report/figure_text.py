@@ -10,7 +10,7 @@ from gpuexec.units import format_bytes
 
 NO_READING = "–"
 _MINUS = "\N{MINUS SIGN}"
-_ZEROS = {"tasks/s": "0 tasks/s", "s": "0 s", "J": "0 J"}
+_ZEROS = {"tasks/s": "0 tasks/s", "J": "0 J"}
 _FORMATS: Mapping[str, Callable[[float], str]] = {
     "tasks/s": rate,
     "s": seconds,

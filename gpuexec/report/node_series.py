@@ -12,9 +12,8 @@ from gpuexec import events
 from gpuexec.hardware.clock_reasons import SLOWDOWNS
 from gpuexec.hardware.process_readings import ENDED, SOURCE, ProcessSample
 from gpuexec.hardware.telemetry import FIRST_READING, GpuSample
-from gpuexec.report.energy import Attribution, EnergyKind, EnergyMeter, IdlePower, attribute, idle_power
-from gpuexec.report.timeline import BIN_S
-from gpuexec.series import AmountSeries, SampleSeries, common_width
+from gpuexec.report.energy_shares import BusyTime, GpuMeter, RunEnergy, divided
+from gpuexec.series import SampleSeries
 
 MAX_PROCESSES = 256  # the newest ones, so that a run whose workers are replaced again and again stays bounded
 _PROCESS_BINS = 128
@@ -94,11 +93,7 @@ class GpuSeries:
     def __init__(self, index: int, uuid: str, devices: Sequence[str], start: float, bin_s: float) -> None:
         self.index = index
         self.uuid = uuid
-        self.devices = devices  # of the run: the GPU itself, or MIG slices
-        self.energy = EnergyMeter()
-        self._bin_s = bin_s
-        self.joules = AmountSeries(start, BIN_S)
-        self.metered_s = AmountSeries(start, BIN_S)  # how much of each bin the joules cover
+        self.meter = GpuMeter(index, uuid, devices, start, bin_s)
         self.memory_bytes: int | None = None
         names = [(name, unit) for name, unit, _ in _GPU_FIELDS]
         self._series = {
@@ -114,11 +109,7 @@ class GpuSeries:
             self._series[name].add(sample.at, getattr(sample, field), sample.sources.get(field, ""), reason)
         self._add_throttling(sample)
         self.memory_bytes = sample.memory_total_bytes or self.memory_bytes
-        used = self.energy.add(sample.at, sample.energy_mj, sample.unknown.get("energy_mj"))
-        if used is not None:
-            since, joules = used
-            self.joules.spread(since, sample.at, joules)
-            self.metered_s.spread(since, sample.at, sample.at - since)
+        self.meter.add(sample.at, sample.energy_mj, sample.unknown.get("energy_mj"))
 
     def stop(self, reason: str) -> None:
         """Note why there are no more samples."""
@@ -146,48 +137,13 @@ class GpuSeries:
         else:
             series.add(sample.at, None, "", sample.unknown.get("clock_reasons", ""))
 
-    def _width(self, busy: Sequence[AmountSeries]) -> float:
-        """Return a common width of no less than two samples: between those nobody knows when joules were used."""
-        width = common_width([self.joules, self.metered_s, *busy])
-        while width < self._bin_s:
-            width *= 2
-        return width
-
-    def idle_power(self, busy: Sequence[AmountSeries]) -> IdlePower:
-        """Estimate the idle power. ``busy``: seconds that workers on this GPU were busy; widths as the timeline's."""
-        width = self._width(busy)
-        bins = [series.at_width(width).amounts() for series in busy]
-        busy_s = [sum(one[i] for one in bins if i < len(one)) for i in range(max(map(len, bins), default=0))]
-        return idle_power(self.joules.at_width(width).amounts(), self.metered_s.at_width(width).amounts(), busy_s)
-
-    def attribute(self, busy: Mapping[str, AmountSeries]) -> Attribution | None:
-        """Divide the GPU's joules among stages or workers by their busy time; ``None`` if none were measured."""
-        if not self.energy.seconds:
-            return None
-        width = self._width(list(busy.values()))
-        return attribute(
-            self.joules.at_width(width).amounts(),
-            self.metered_s.at_width(width).amounts(),
-            {name: series.at_width(width).amounts() for name, series in busy.items()},
-            self.idle_power(list(busy.values())),
-        )
-
-    def to_dict(self, busy: Sequence[AmountSeries] = ()) -> dict[str, Any]:
-        """Return series and energy for a report. ``busy``: as for `idle_power`."""
-        energy, idle = self.energy.result(), self.idle_power(busy)
+    def to_dict(self) -> dict[str, Any]:
+        """Return the series for a report."""
         return {
             "index": self.index,
             "uuid": self.uuid,
             "memory_bytes": self.memory_bytes,
             "series": [series.to_dict() for series in self._series.values()],
-            "energy": {
-                "joules": energy.joules,
-                "seconds": energy.seconds,
-                "kind": None if energy.kind is None else str(energy.kind),
-                "reason": energy.reason,
-                "idle_watts": idle.watts,
-                "idle_reason": idle.reason,
-            },
         }
 
 
@@ -229,7 +185,7 @@ class NodeSeries:
 
     def __init__(self, start: float) -> None:
         self._start = start
-        self._busy: dict[tuple[str, int], AmountSeries] = {}  # seconds, by device and stage
+        self.busy = BusyTime(start)
         self.gpus: dict[str, GpuSeries] = {}  # by UUID
         self.processes: dict[tuple[str, int], ProcessSeries] = {}  # by worker id and pid, the oldest first
         self.stopped: dict[str, str] = {}  # by source, with the second of the run
@@ -249,52 +205,15 @@ class NodeSeries:
                     del self.processes[self._oldest()]
             self.processes[key].add(event.at, process)
 
-    def account(self, stage_index: int, devices: Sequence[str], began: float, ended: float, busy_s: float) -> None:
-        """Add for how long a worker of a stage was busy on its devices."""
-        for device in devices:
-            series = self._busy.get((device, stage_index))
-            if series is None:
-                series = self._busy[device, stage_index] = AmountSeries(self._start, BIN_S)
-            series.spread(began, ended, busy_s)
-
-    def gpus_as_dicts(self) -> dict[str, dict[str, Any]]:
-        """Return series and energy of the GPUs for a report, by UUID."""
-        return {uuid: gpu.to_dict(list(self._busy_on(gpu).values())) for uuid, gpu in self.gpus.items()}
-
     def processes_as_dicts(self) -> list[dict[str, Any]]:
         """Return the series of the processes for a report."""
         uses_gpus = bool(self.gpus or self.stopped)
         return [process.to_dict(uses_gpus=uses_gpus) for process in self.processes.values()]
 
-    def stage_energy(self) -> dict[int, dict[str, Any]]:
-        """Return each stage's share of the energy of the GPUs it was busy on, for a report."""
-        joules: dict[int, float] = {}
-        reasons: dict[int, dict[str, None]] = {stage: {} for _, stage in self._busy}
-        for gpu in self.gpus.values():
-            busy = self._busy_on(gpu)
-            found = gpu.attribute({str(stage): series for stage, series in busy.items()})
-            for stage in busy:
-                if found is not None:
-                    joules[stage] = joules.get(stage, 0.0) + found.shares[str(stage)]
-                for reason in _doubts(gpu, found):
-                    reasons[stage][f"GPU {gpu.index}: {reason}"] = None
-        if not self.gpus:
-            why = "; ".join(self.stopped.values()) or "no sample was taken"
-            reasons = {stage: {why: None} for stage in reasons}
-        return {
-            stage: {"joules": joules.get(stage), "kind": "attributed", "reason": "; ".join(found) or None}
-            for stage, found in reasons.items()
-        }
-
-    def _busy_on(self, gpu: GpuSeries) -> dict[int, AmountSeries]:
-        """Return the busy seconds on a GPU by stage, those of all its devices together."""
-        busy: dict[int, AmountSeries] = {}
-        for (device, stage), series in self._busy.items():
-            if device in gpu.devices:
-                if stage not in busy:
-                    busy[stage] = AmountSeries(self._start, BIN_S)
-                busy[stage].merge(series)
-        return busy
+    def energy(self) -> RunEnergy:
+        """Return what the GPUs used, and whose share of it was what."""
+        why = "; ".join(self.stopped.values()) or "no sample was taken"
+        return divided([gpu.meter for gpu in self.gpus.values()], self.busy, why)
 
     def stop(self, event: events.SeriesStopped) -> None:
         """Note that a source has stopped."""
@@ -309,15 +228,6 @@ class NodeSeries:
         keys = iter(self.processes)
         next(keys)
         return next(keys)
-
-
-def _doubts(gpu: GpuSeries, found: Attribution | None) -> list[str]:
-    """Return why a share of a GPU's energy is unknown or less exact."""
-    measured = gpu.energy.result()
-    reasons = [measured.reason, None if found is None else found.reason]
-    if measured.kind is EnergyKind.SHORT:
-        reasons.append(f"its counter was read for {measured.seconds:.1f} s only")
-    return [reason for reason in reasons if reason is not None]
 
 
 def _short(value: float) -> float:

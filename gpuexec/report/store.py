@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
@@ -31,8 +32,8 @@ class Outcome(StrEnum):
 class RunSummary(NamedTuple):
     """A run in a few words.
 
-    ``started_at``: POSIX time in seconds. ``seconds``: how long it took, or has taken so far; ``None`` if that is not
-    known. ``problem``: why the report cannot be read.
+    ``started_at``: POSIX time in seconds. ``seconds``: how long it took, or has taken so far. ``size_bytes``: of its
+    files. What is not known is ``None``. ``problem``: why the report cannot be read.
     """
 
     folder: str
@@ -43,7 +44,7 @@ class RunSummary(NamedTuple):
     seconds: float | None
     tasks_in: int | None
     tasks_out: int | None
-    size_bytes: int
+    size_bytes: int | None
     error: str | None = None
     problem: str | None = None
 
@@ -74,8 +75,21 @@ class RunFolderReader:
         """Return whether the run goes on."""
         return run_folder.is_live(self.path)
 
+    @property
+    def problem(self) -> str | None:
+        """Return why no file in the folder can be opened, such as that it is another user's; ``None`` if they can."""
+        try:
+            self.report_file.stat()
+        except FileNotFoundError:
+            return None if self.path.is_dir() else f"there is no run folder {self.path}"
+        except OSError as error:
+            return f"{self.path} cannot be read: {error.strerror}{_owner_of(self.path)}"
+        return None
+
     def report(self) -> dict[str, Any]:
         """Return the report, in the schema of ``report.json``. Raises ``RunNotFound`` if it cannot be read."""
+        if self.problem is not None:
+            raise RunNotFound(self.problem)
         if not self.report_file.exists() and (live := self.is_live) | run_folder.was_killed(self.path):
             what = "has just begun" if live else "was killed before its first report was written"
             raise RunNotFound(f"{self.path}: this run {what}. Its log and its trace may tell more")
@@ -96,7 +110,8 @@ class RunFolderReader:
         try:
             report = self.report()
         except RunNotFound as error:
-            outcome = Outcome.UNREADABLE if self.report_file.exists() else self.outcome({})
+            unreadable = self.problem is not None or self.report_file.exists()
+            outcome = Outcome.UNREADABLE if unreadable else self.outcome({})
             return RunSummary(
                 str(self.path), run_id, pipeline, outcome.value, None, None, None, None, size, problem=str(error)
             )
@@ -153,7 +168,7 @@ def find_run(run: str | os.PathLike[str] | None = None, run_dir: str | None = No
     if run is not None and _is_path(run):
         return RunFolderReader(Path(run).absolute())
     parent = parent_of_runs(run_dir)
-    folders = run_folder.run_folders(parent)
+    folders = _folders_in(parent)
     if not folders:
         raise RunNotFound(f"there is no run in {parent}. Runs are kept there unless run_dir=… names another folder")
     if run is None:
@@ -162,8 +177,11 @@ def find_run(run: str | os.PathLike[str] | None = None, run_dir: str | None = No
 
 
 def list_runs(run_dir: str | None = None) -> list[RunFolderReader]:
-    """Return all runs in a folder, the oldest first; an empty list if there are none."""
-    return [RunFolderReader(path) for path in run_folder.run_folders(parent_of_runs(run_dir))]
+    """Return all runs in a folder, the oldest first; an empty list if there are none.
+
+    Raises ``RunNotFound`` if the folder cannot be read.
+    """
+    return [RunFolderReader(path) for path in _folders_in(parent_of_runs(run_dir))]
 
 
 def parent_of_runs(run_dir: str | None) -> Path:
@@ -174,6 +192,27 @@ def parent_of_runs(run_dir: str | None) -> Path:
         return state_path("runs")
     except RuntimeError as error:
         raise RunNotFound(f"no runs are kept, since there is no home directory ({error}). Name their folder") from error
+
+
+def _folders_in(parent: Path) -> list[Path]:
+    try:
+        return run_folder.run_folders(parent)
+    except OSError as error:
+        raise RunNotFound(f"{parent} cannot be read: {error.strerror}{_owner_of(parent)}") from error
+
+
+def _owner_of(path: Path) -> str:
+    """Return whose a file is, as an addition to a message; nothing if it is this user's, or that is not known."""
+    try:
+        owner = path.stat().st_uid
+    except OSError:
+        return ""
+    if owner == os.geteuid():
+        return ""
+    try:
+        return f". It belongs to user {pwd.getpwuid(owner).pw_name}"
+    except KeyError:
+        return f". It belongs to the user with id {owner}"
 
 
 def _only_one(run: str, folders: list[Path], parent: Path) -> Path:
@@ -204,11 +243,11 @@ def _is_path(run: str | os.PathLike[str]) -> bool:
     return isinstance(run, os.PathLike) or os.sep in run or run in (".", "..") or (Path(run) / run_folder.LOG).exists()
 
 
-def _size(path: Path) -> int:
+def _size(path: Path) -> int | None:
     try:
         return run_folder.size_of(path)
     except OSError:
-        return 0
+        return None
 
 
 def _number(value: Any) -> float | None:

@@ -12,6 +12,7 @@ from gpuexec.contract.metrics import OOM_SPLITS, gpu_peaks
 from gpuexec.core.worker_time import Work
 from gpuexec.report.columns import Column, lay_out
 from gpuexec.report.model import RunReport, StageReport
+from gpuexec.report.wording import counted, seconds
 from gpuexec.units import format_bytes
 
 # "in" and "out" count tasks; "busy" and "idle for" are parts of the workers' time, the latter the largest one that was
@@ -41,7 +42,7 @@ class StageTable:
         """Yield lines of at most ``width`` columns; what is special about a stage follows its row."""
         report = self._report
         outcome = "interrupted after" if report.interrupted else "failed in" if report.error else "done in"
-        yield "still running" if report.wall_s is None else f"{outcome} {report.wall_s:.2f} s"
+        yield "still running" if report.wall_s is None else f"{outcome} {seconds(report.wall_s)}"
         names = [stage.name for stage in report.stages]
         heading, *rows = lay_out("stage", names, _COLUMNS, [_cells(report, stage) for stage in report.stages], width)
         yield heading
@@ -96,12 +97,9 @@ def _words(part: str) -> str:
 
 
 def _trouble_lines(stage: StageReport) -> list[str]:
-    counts = (
-        (stage.failed_attempts, "failed attempt" if stage.failed_attempts == 1 else "failed attempts"),
-        (stage.quarantined, "quarantined"),
-        (int(stage.metrics.get(OOM_SPLITS, 0)), "halved for GPU memory"),
-    )
-    return [f"{count} {label}" for count, label in counts if count]
+    counts = ((stage.quarantined, "quarantined"), (int(stage.metrics.get(OOM_SPLITS, 0)), "halved for GPU memory"))
+    failed = [counted(stage.failed_attempts, "failed attempt")] if stage.failed_attempts else []
+    return failed + [f"{count} {label}" for count, label in counts if count]
 
 
 def _spill_lines(stage: StageReport) -> list[str]:

@@ -7,7 +7,9 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from gpuexec.report.columns import Column, lay_out
+from gpuexec.report.columns import Column, lay_out, printable
+from gpuexec.report.wording import counted
+from gpuexec.report.wording import seconds as in_words
 
 _COLUMNS = (
     Column("workers", 4),
@@ -48,8 +50,7 @@ def report_lines(report: Data, outcome: str, width: int) -> Iterator[str]:
     failures = _rows(report, "failures")
     if failures:
         yield ""
-        count = "1 failed attempt" if len(failures) == 1 else f"{len(failures):,} failed attempts"
-        yield count + (", the last ones:" if len(failures) > _MOST_FAILURES else ":")
+        yield counted(len(failures), "failed attempt") + (", the last ones:" if len(failures) > _MOST_FAILURES else ":")
         for failure in failures[-_MOST_FAILURES:]:
             yield from _wrapped(_failure(failure), width, _INDENT)
 
@@ -58,7 +59,7 @@ def _heading(report: Data, outcome: str) -> str:
     started = report.get("started_at")
     when = "" if started is None else f", {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(started))}"
     seconds = report.get("wall_s") or report.get("elapsed_s")
-    took = "" if seconds is None else f" after {duration(seconds)}"
+    took = "" if seconds is None else f" after {in_words(seconds)}"
     text = f"{_line(report.get('pipeline'))} ({report.get('run_id')}){when}: {outcome}{took}"
     tasks = f", {report.get('tasks_in') or 0:,} tasks in, {report.get('tasks_out') or 0:,} out"
     rate = report.get("throughput_per_s")
@@ -92,8 +93,10 @@ def _details(stage: Data) -> Iterator[str]:
     ]
     if shown:
         yield "otherwise: " + ", ".join(shown)
-    counts = {"failed attempts": stage.get("failed_attempts"), "quarantined": stage.get("quarantined")}
-    yield from (f"{count:,} {label}" for label, count in counts.items() if count)
+    if failed := stage.get("failed_attempts"):
+        yield counted(failed, "failed attempt")
+    if quarantined := stage.get("quarantined"):
+        yield f"{quarantined:,} quarantined"
 
 
 def _failure(failure: Data) -> str:
@@ -102,23 +105,13 @@ def _failure(failure: Data) -> str:
     return f"{_line(failure.get('worker'))}: {_line(error)} ({failure.get('action')}){replay}"
 
 
-def duration(seconds: float) -> str:
-    """Return a duration as people write it: ``"0.8 s"``, ``"2:05 min"``, ``"3:10:00 h"``."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes}:{rest:02} min"
-    return f"{minutes // 60}:{minutes % 60:02}:{rest:02} h"
-
-
 def _figure(value: Any, form: str) -> str:
     return "–" if value is None else format(value, form)
 
 
 def _line(text: Any) -> str:
     """Return a text as one line that moves no cursor."""
-    return "".join(char if char.isprintable() else " " for char in str(text))
+    return printable(str(text))
 
 
 def _rows(report: Data, name: str) -> list[Data]:

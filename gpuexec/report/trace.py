@@ -8,16 +8,17 @@ the times in which it was busy or, for a reason, idle.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from gpuexec import events
 from gpuexec.channel.messages import BatchStats
 from gpuexec.naming import shortened
 from gpuexec.report import trace_names as names
+from gpuexec.report.trace_amounts import Amounts
 from gpuexec.report.trace_clock import TraceClock
 from gpuexec.report.trace_flows import Flows
-from gpuexec.report.trace_levels import PIECE_EVENTS, PieceText, TraceLevels, Track, part_line, stamp
+from gpuexec.report.trace_levels import PIECE_EVENTS, PieceText, TraceLevels, Track, add_amounts, part_line, stamp
 from gpuexec.units import GIB
 
 _RUN, _NOTES = 1, 2  # threads of the driver
@@ -32,24 +33,20 @@ _FLUSH_EVENTS = 512
 class _TinyBatches:
     """Batches of one thread that are too short to be drawn each by itself, since ``began``, in microseconds."""
 
-    __slots__ = ("batches", "began", "ended", "name", "process_s", "tasks", "tasks_out")
+    __slots__ = ("amounts", "began", "ended", "name")
 
     def __init__(self, name: str, began: float) -> None:
         self.name = name
         self.began = self.ended = began
-        self.batches = self.tasks = self.tasks_out = 0
-        self.process_s = 0.0
+        self.amounts: dict[str, float] = {}
 
     def takes(self, began: float, ended: float) -> bool:
         """Whether batches that took place then are to be drawn with these."""
         return began - self.ended < _LONGEST_PAUSE_US and ended - self.began < _TINY_US
 
-    def add(self, ended: float, stats: BatchStats, tasks_out: int) -> None:
+    def add(self, ended: float, amounts: Mapping[str, float]) -> None:
         self.ended = ended
-        self.batches += stats.batches
-        self.tasks += stats.tasks_in
-        self.tasks_out += tasks_out
-        self.process_s += stats.process_s
+        add_amounts(self.amounts, amounts)
 
 
 class _WorkerTracks:
@@ -116,6 +113,7 @@ class Trace:
         self._readings: dict[tuple[int, str], float] = {}
         self._gauges: dict[int, tuple[int, int]] = {}
         self._flows = Flows()
+        self._amounts = Amounts()
         self._intervals = 0
         self._began = self._now = self._clock.at(started.at)
         self._levels = TraceLevels(write, end_piece, self._standing, piece_events)
@@ -212,15 +210,13 @@ class Trace:
             self._draw_tiny(worker, thread)
             tiny = None
         worker.ended[thread] = ended
-        track = (worker.pid, thread)
+        track, amounts = (worker.pid, thread), self._amounts.of(stats, event.tasks_out)
         if stats.batches > 1:
             if tiny is None:
                 tiny = worker.tiny[thread] = _TinyBatches(self._stage_names[stage], began)
-            tiny.add(ended, stats, event.tasks_out)
+            tiny.add(ended, amounts)
         else:
-            tasks_out, name = event.tasks_out, self._stage_names[stage]
-            amounts = {"batches": 1, "tasks": stats.tasks_in, "tasks_out": tasks_out, "process_s": stats.process_s}
-            self._levels.slice(track, name, began, ended, amounts)
+            self._levels.slice(track, self._stage_names[stage], began, ended, amounts)
             self._draw_parts(track, began, ended, stats)
         if event.first_task_ids:
             for line in self._flows.processed(event.first_task_ids, stage, track, began, ended):
@@ -229,13 +225,7 @@ class Trace:
     def _draw_tiny(self, worker: _WorkerTracks, thread: int) -> None:
         """Draw the tiny batches that have come together on a thread, as one slice."""
         tiny = worker.tiny.pop(thread)
-        amounts = {
-            "batches": tiny.batches,
-            "tasks": tiny.tasks,
-            "tasks_out": tiny.tasks_out,
-            "process_s": tiny.process_s,
-        }
-        self._levels.slice((worker.pid, thread), tiny.name, tiny.began, tiny.ended, amounts)
+        self._levels.slice((worker.pid, thread), tiny.name, tiny.began, tiny.ended, tiny.amounts)
 
     def _draw_all_tiny(self) -> None:
         for worker in self._workers.values():

@@ -9,6 +9,7 @@ Times are microseconds of the trace's clock. Names are JSON texts already.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
@@ -51,9 +52,7 @@ class _Merged:
     def add(self, ended: float, amounts: Mapping[str, float]) -> None:
         self.ended = ended
         self.count += 1
-        own = self.amounts
-        for key, amount in amounts.items():
-            own[key] = own.get(key, 0.0) + amount
+        add_amounts(self.amounts, amounts)
 
 
 class _Coarse:
@@ -205,6 +204,12 @@ class TraceLevels:
         self._end_piece(ended)
 
 
+def add_amounts(total: dict[str, float], more: Mapping[str, float]) -> None:
+    """Add figures to those of the same names."""
+    for key, amount in more.items():
+        total[key] = total.get(key, 0) + amount
+
+
 def slice_line(track: Track, name: str, began: float, ended: float, amounts: Mapping[str, float]) -> str:
     """Return a slice with its figures, as JSON."""
     values = ",".join([f'"{key}":{_number(value)}' for key, value in amounts.items()])
@@ -238,7 +243,9 @@ def _interval(began: float, ended: float, gap: float) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:.6g}" if type(value) is float else str(value)
+    if type(value) is not float:
+        return str(value)
+    return f"{value:.6g}" if math.isfinite(value) else "null"  # a sum may be too large
 
 
 def _text(lines: Iterable[str]) -> bytes:

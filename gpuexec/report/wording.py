@@ -30,7 +30,12 @@ def gained(gain: float) -> str:
 
 
 def seconds(duration: float) -> str:
-    """Return a duration with the unit that suits it: ``"340 ms"``, ``"12.5 s"``, ``"3 min 20 s"``, ``"5 h 59 min"``."""
+    """Return a duration with the unit that suits it: ``"340 ms"``, ``"12.5 s"``, ``"3 min 20 s"``, ``"5 h 59 min"``.
+
+    One that is negative, since a clock was set back, is 0.
+    """
+    if duration <= 0:
+        return "0 s"
     if duration < 0.001:
         return f"{duration * 1e6:.0f} µs"
     if duration < 1:

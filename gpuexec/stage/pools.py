@@ -8,12 +8,11 @@ back, for every start method. multiprocessing is only extended when something im
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from importlib.machinery import ModuleSpec, PathFinder
-from types import FunctionType, ModuleType
+from types import FunctionType
 from typing import Any
 
 from gpuexec.channel import codec
+from gpuexec.stage.after_import import after_import
 
 _MAIN_MODULES = ("__main__", "__mp_main__")  # the latter is that of a driver which multiprocessing has spawned
 _PICKLER_MODULE = "multiprocessing.reduction"
@@ -26,11 +25,7 @@ def support_pools() -> None:
     if _installed or "cloudpickle" not in sys.modules:
         return
     _installed = True
-    module = sys.modules.get(_PICKLER_MODULE)
-    if module is not None:
-        _extend(module)
-    else:
-        sys.meta_path.insert(0, _ExtendsOnImport())
+    after_import(_PICKLER_MODULE, _extend)
 
 
 def load(definition: bytes) -> Any:
@@ -39,28 +34,6 @@ def load(definition: bytes) -> Any:
 
     support_pools()
     return codec.decode(definition, in_place=False)
-
-
-class _ExtendsOnImport:
-    """A finder that is asked for every module, and acts once, on the one that holds multiprocessing's pickler."""
-
-    def find_spec(
-        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        """Return the spec of multiprocessing's own module, whose execution then ends with `_extend`."""
-        if name != _PICKLER_MODULE:
-            return None
-        sys.meta_path.remove(self)
-        spec = PathFinder.find_spec(name, path, target)
-        if spec is not None and spec.loader is not None:
-            execute = spec.loader.exec_module
-
-            def execute_and_extend(module: ModuleType) -> None:
-                execute(module)
-                _extend(module)
-
-            spec.loader.exec_module = execute_and_extend  # type: ignore[method-assign]
-        return spec
 
 
 def _extend(module: Any) -> None:

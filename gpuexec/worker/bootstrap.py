@@ -26,6 +26,7 @@ from gpuexec.contract.executor import NodeInfo, WorkerMetadata
 from gpuexec.contract.phases import StagePhase
 from gpuexec.curator import adapters, own_gpu, registration
 from gpuexec.errors import ConnectionLost
+from gpuexec.policies import ShareEnforcement
 from gpuexec.stage.loading import loading_stage
 from gpuexec.stage.pools import support_pools
 from gpuexec.stage.session import StageSession
@@ -65,7 +66,11 @@ def serve_as_template(control_fd: int, driver_pid: int) -> NoReturn:
     die_with_parent(birth.parent)
     log.move_to(birth.output_fd)
     memory.be_killed_first()
-    os.environ.update(birth.variables)
+    for name, value in birth.variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
     renew_random_state()
     run_and_leave(lambda: _work(birth.socket_fd, birth.recorder_fd, log, forked=True))
 
@@ -103,6 +108,11 @@ def _serve(connection: BlockingConnection, recorder: FlightRecorder, log: LogSin
     registration.install()
     allocation = Allocation.from_dict(start.allocation)
     own_gpu.show_own_gpu(allocation)
+    enforcement = ShareEnforcement(start.share_enforcement)
+    if enforcement is not ShareEnforcement.OFF and any(share.is_partial for share in allocation.gpus):
+        from gpuexec.worker.gpu_limits import limit_libraries  # few workers need it
+
+        limit_libraries(allocation)
     stages, announcement = start.payloads[: len(start.stages)], start.payloads[len(start.stages) :]
     loaded: list[StageAdapter] = []
     ranges = _nvtx_ranges()
@@ -132,7 +142,7 @@ def _serve(connection: BlockingConnection, recorder: FlightRecorder, log: LogSin
     loop = _loop_class(len(loaded))(
         [StageSession(adapter, node, worker, checks_pinning=True) for adapter in loaded],
         connection,
-        memory.probe_for(allocation),
+        memory.probe_for(allocation, checks_share=enforcement is ShareEnforcement.STRICT),
         recorder,
         ErrorHandling.from_list(start.error_handling),
         log,

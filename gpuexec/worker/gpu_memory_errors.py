@@ -5,20 +5,15 @@ from __future__ import annotations
 import gc
 import sys
 
+from gpuexec.contract.gpu_limits import OUT_OF_MEMORY_TEXTS, OUT_OF_MEMORY_TYPES
 from gpuexec.errors import error_names_match, names_of
-
-_TYPES = (
-    "torch.OutOfMemoryError",
-    "torch.cuda.OutOfMemoryError",
-    "cupy.cuda.memory.OutOfMemoryError",
-    "rmm.librmm.OutOfMemoryError",
-)
-_TEXTS = ("CUDA out of memory", "CUDA_ERROR_OUT_OF_MEMORY", "cudaErrorMemoryAllocation", "RESOURCE_EXHAUSTED")
 
 
 def is_out_of_gpu_memory(error: BaseException) -> bool:
     """Whether the exception means that, by its type or by its text (RuntimeErrors of libraries and XLA's errors)."""
-    return error_names_match(names_of(error), _TYPES) or any(text in str(error) for text in _TEXTS)
+    return error_names_match(names_of(error), OUT_OF_MEMORY_TYPES) or any(
+        text in str(error) for text in OUT_OF_MEMORY_TEXTS
+    )
 
 
 def free_gpu_cache() -> None:

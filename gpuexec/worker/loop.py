@@ -21,7 +21,7 @@ from gpuexec.channel.wire import BlockingConnection
 from gpuexec.contract.lineage import parents_of
 from gpuexec.contract.metrics import INPUT_BYTES, OOM_SPLITS, merge_metrics
 from gpuexec.contract.phases import StagePhase
-from gpuexec.errors import ConnectionLost, error_names_match, names_of
+from gpuexec.errors import ConnectionLost, GpuShareExceeded, error_names_match, names_of
 from gpuexec.stage.session import StageSession
 from gpuexec.worker.call_records import CallRecords
 from gpuexec.worker.failures import describe_failure
@@ -153,6 +153,7 @@ class WorkerLoop:
                 for session in self._in_turn():
                     with self._reporting_failures():
                         session.set_up()
+                        self._probe.check_share()
                 self._connection.send(Ready(time.monotonic() - began))
                 self._idle_since = time.monotonic()
             case unexpected:
@@ -269,7 +270,7 @@ class WorkerLoop:
         adapter = self._session.adapter
         began = 0.0 if self._calls is None else time.monotonic()
         try:
-            outputs = self._session.process(tasks)
+            outputs = self._process_within_share(tasks)
         except Exception as error:
             if not (self._error_handling.split_on_oom and len(tasks) > 1 and is_out_of_gpu_memory(error)):
                 raise
@@ -288,6 +289,12 @@ class WorkerLoop:
         outputs = []
         for half in halve(positions):
             outputs += self._process(self._inbox.take_again()[half[0] : half[-1] + 1], half)
+        return outputs
+
+    def _process_within_share(self, tasks: list[Any]) -> list[Any]:
+        """Run the stage. Its outputs are dropped if the worker has held more of a GPU than it may."""
+        outputs = self._session.process(tasks)
+        self._probe.check_share()
         return outputs
 
     def _batch_metrics(self, input_bytes: int) -> tuple[dict[str, float], int]:
@@ -317,6 +324,8 @@ class WorkerLoop:
         handling = self._error_handling
         in_receive = self._session.phase is StagePhase.RECEIVE
         if not handling.continue_on_error or in_receive or not isinstance(error, Exception):
+            return True
+        if isinstance(error, GpuShareExceeded):  # its process may keep what it holds
             return True
         return error_names_match(names_of(error), handling.retire_on)
 

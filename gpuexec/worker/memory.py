@@ -11,6 +11,7 @@ A GPU reading comes from the first of these sources that is available:
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import resource
 import threading
@@ -20,9 +21,9 @@ from typing import Any, Protocol
 from gpuexec.contract import metrics
 from gpuexec.contract.allocation import Allocation, GpuShare
 from gpuexec.contract.metrics import MemoryAbsence
-from gpuexec.errors import NvmlHangs, NvmlUnavailable
+from gpuexec.errors import GpuShareExceeded, NvmlHangs, NvmlUnavailable
 from gpuexec.stage.pinning import torch_with_cuda
-from gpuexec.units import KIB
+from gpuexec.units import GIB, KIB
 
 _OOM_SCORE = "/proc/self/oom_score_adj"
 _HIGHEST_OOM_SCORE = "1000"
@@ -56,9 +57,10 @@ def be_killed_first() -> None:
 
 
 class MemoryProbe(Protocol):
-    """Reads this process's GPU memory around a batch."""
+    """Reads this process's GPU memory around a batch, and may hold it against the worker's share."""
 
     def before_batch(self) -> None: ...
+    def check_share(self) -> None: ...
     def after_batch(self) -> dict[str, float]: ...
     def close(self) -> None: ...
 
@@ -69,6 +71,9 @@ class NoProbe:
     def before_batch(self) -> None:
         """Do nothing."""
 
+    def check_share(self) -> None:
+        """Do nothing."""
+
     def after_batch(self) -> dict[str, float]:
         """Return no readings."""
         return {}
@@ -77,16 +82,20 @@ class NoProbe:
         """Do nothing."""
 
 
-def probe_for(allocation: Allocation) -> MemoryProbe:
-    """Return the probe for a worker's GPUs. It is cheap until the first batch."""
-    return GpuProbe(allocation.gpus) if allocation.gpus else NoProbe()
+def probe_for(allocation: Allocation, *, checks_share: bool = False) -> MemoryProbe:
+    """Return the probe for a worker's GPUs. It is cheap until the first batch.
+
+    ``checks_share``: its `check_share` raises where the worker has held more of a GPU than its part of it.
+    """
+    return GpuProbe(allocation.gpus, checks_share=checks_share) if allocation.gpus else NoProbe()
 
 
 class GpuProbe:
     """Reads every GPU of a worker before and after a batch, and samples NVML in between."""
 
-    def __init__(self, shares: Sequence[GpuShare]) -> None:
+    def __init__(self, shares: Sequence[GpuShare], *, checks_share: bool = False) -> None:
         self._shares = shares
+        self._limits = {s.uuid: s for s in shares if checks_share and s.is_partial and s.memory_bytes is not None}
         self._session: Any = None
         self._sampler: _Sampler | None = None
         self._nvml_absence: MemoryAbsence | None = None
@@ -98,10 +107,25 @@ class GpuProbe:
         if self._torch is not None:
             for ordinal in range(self._device_count(self._torch)):
                 self._torch.cuda.reset_peak_memory_stats(ordinal)
-        if self._session is None and self._nvml_absence in (None, MemoryAbsence.NVML_HANGS):
-            self._open_nvml()  # a call that did not return in time may have returned by now
+        self._open_nvml_if_possible()
         if self._sampler is not None:
             self._sampler.start_batch()
+
+    def check_share(self) -> None:
+        """Raise ``GpuShareExceeded`` if the worker holds more than its share, or has since the last check.
+
+        What NVML does not tell cannot be checked: a log line says so once.
+        """
+        if not self._limits:
+            return
+        self._open_nvml_if_possible()
+        held = self._sampler.peaks_since_last_asked() if self._sampler is not None else {}
+        for uuid, share in list(self._limits.items()):
+            peak = held.get(uuid, self._nvml_absence or MemoryAbsence.NOT_SAMPLED)
+            if isinstance(peak, MemoryAbsence):
+                self._say_unchecked(share, peak)
+            elif peak > (share.memory_bytes or 0):
+                raise GpuShareExceeded(_excess(share, peak))
 
     def after_batch(self) -> dict[str, float]:
         """Return the readings for the batch, by key (see `gpuexec.contract.metrics`)."""
@@ -141,6 +165,23 @@ class GpuProbe:
     def _device_count(torch: Any) -> int:
         return int(torch.cuda.device_count())
 
+    def _say_unchecked(self, share: GpuShare, absence: MemoryAbsence) -> None:
+        if absence is MemoryAbsence.NOT_LISTED:  # it has no CUDA context, and so holds nothing
+            return
+        del self._limits[share.uuid]
+        from loguru import logger
+
+        logger.warning(
+            "share_enforcement='strict': what this worker holds of GPU {} is not checked, since NVML does not tell it "
+            "({}); only the limits of the libraries hold",
+            share.index,
+            absence.value,
+        )
+
+    def _open_nvml_if_possible(self) -> None:
+        if self._session is None and self._nvml_absence in (None, MemoryAbsence.NVML_HANGS):
+            self._open_nvml()  # a call that did not return in time may have returned by now
+
     def _open_nvml(self) -> None:
         from gpuexec.hardware.host import in_initial_pid_namespace
 
@@ -171,6 +212,7 @@ class _Sampler:
     def __init__(self, readers: dict[str, Any]) -> None:
         self._readers = readers
         self._peaks: dict[str, int] = {}
+        self._unchecked: dict[str, Any] = {}  # peaks that `peaks_since_last_asked` has not returned yet
         self._running = threading.Event()
         self._stopping = threading.Event()
         self._lock = threading.Lock()
@@ -181,6 +223,18 @@ class _Sampler:
         with self._lock:
             self._peaks = {}
         self._running.set()
+
+    def peaks_since_last_asked(self) -> dict[str, int | MemoryAbsence]:
+        """Return the peak bytes of the batches since then, and of now, or why they are unknown, by UUID."""
+        with self._lock:
+            peaks, self._unchecked = self._unchecked, {}
+            for uuid, reader in self._readers.items():
+                used = reader.read()
+                if not isinstance(used, MemoryAbsence):
+                    peaks[uuid] = max(used, peaks.get(uuid, 0))
+                else:
+                    peaks.setdefault(uuid, used)
+            return peaks
 
     def end_batch(self) -> dict[str, tuple[int | MemoryAbsence, int | None]]:
         """Return (bytes now or why they are unknown, peak bytes) by UUID."""
@@ -200,4 +254,15 @@ class _Sampler:
                     used = reader.read()
                     if not isinstance(used, MemoryAbsence):
                         self._peaks[uuid] = max(used, self._peaks.get(uuid, 0))
+                        self._unchecked[uuid] = max(used, self._unchecked.get(uuid, 0))
             self._stopping.wait(_SAMPLE_S)
+
+
+def _excess(share: GpuShare, held: int) -> str:
+    granted = share.memory_bytes or 0
+    wanted = math.ceil(held / GIB * 2) / 2  # half GiB
+    return (
+        f"the worker held {held / GIB:.2f} GiB of GPU {share.index}, more than its share of {granted / GIB:.2f} GiB "
+        f"(share_enforcement='strict'). Ask for what it needs, Resources(gpu_memory_gb={wanted:g}), or have it need "
+        "less, as with a smaller batch_size"
+    )

@@ -45,7 +45,7 @@ class Birth(NamedTuple):
     socket_fd: int
     recorder_fd: int
     output_fd: int
-    variables: dict[str, str]
+    variables: dict[str, str | None]
     parent: int  # the template
 
 
@@ -148,7 +148,7 @@ class Template:
 
     # ---- workers ------------------------------------------------------------------------------------------
 
-    def _fork(self, fds: list[int], variables: dict[str, str]) -> Birth | None:
+    def _fork(self, fds: list[int], variables: dict[str, str | None]) -> Birth | None:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # Python 3.12 counts threads; ours have been looked at

@@ -8,7 +8,7 @@ from typing import Any
 from gpu_checks import compare
 from gpu_checks.machine import Machine, executor
 from gpu_checks.results import CannotCheck, Check, Seen
-from gpu_checks.stages import Fills, Holds, pieces
+from gpu_checks.stages import Fills, Holds, Piece, pieces
 from gpuexec import Pipeline
 from gpuexec.contract import metrics
 from gpuexec.units import GIB, MIB
@@ -58,12 +58,17 @@ def strict_share(machine: Machine) -> Seen:
     size = 2 * _STRICT_GB * GIB - GIB
     stage = Holds(machine.cuda, size, size, gpu_memory_gb=_STRICT_GB)
     try:
-        Pipeline("gpu-check", stages=[stage]).run(executor(share_enforcement="strict"), initial_tasks=pieces(0))
+        (task,) = Pipeline("gpu-check", stages=[stage]).run(
+            executor(share_enforcement="strict"), initial_tasks=pieces(0)
+        )
     except Exception as error:  # noqa: BLE001 - which one it is, is what is checked
         kind, text = type(error).__name__, str(error)
         right = kind == "GpuShareExceeded" or "out of memory" in text.lower() or "OutOfMemory" in kind
         problems = () if right else (f"the run ended with another error, {kind}: {text[:300]}",)
         return Seen(f"the run ended with {kind}", problems, {"error": kind, "message": text[:1000]})
+    figures = _figures(task)
+    if metrics.PROCESS_USED not in figures:
+        raise CannotCheck(f"NVML does not tell what the worker holds: {_absences(figures)}")
     return Seen("", (f"a worker with {_STRICT_GB} GiB held {size / GIB:g} GiB, and nothing stopped it",))
 
 
@@ -90,9 +95,14 @@ def _hold(machine: Machine) -> tuple[dict[str, Any], dict[str, float]]:
     machine.free_devices(_PLANNED_GB * GIB)
     stage = Holds(machine.cuda, _SIZE, _PEAK, gpu_memory_gb=_PLANNED_GB)
     (task,) = Pipeline("gpu-check", stages=[stage]).run(executor(), initial_tasks=pieces(0))
+    return task.data, _figures(task)
+
+
+def _figures(task: Piece) -> dict[str, float]:
+    """Return gpuexec's metrics of the GPU that a task of `Holds` was on, by their short names."""
     prefix = metrics.gpu_key(task.data["index"], "")
     measured = task._stage_perf[-1].custom_metrics
-    return task.data, {key.removeprefix(prefix): value for key, value in measured.items() if key.startswith(prefix)}
+    return {key.removeprefix(prefix): value for key, value in measured.items() if key.startswith(prefix)}
 
 
 def _in_words(figures: Mapping[str, float]) -> str:

@@ -273,6 +273,8 @@ def test_energy_says_what_is_measured_and_what_attributed(show):
     shown.open_all()
     assert "attributed" in shown.inner_text("#stage-2")
     assert re.search(r"kJ \(measured\)", shown.inner_text("#gpu-0"))
+    assert re.search(r"of it at idle power, or while no worker was busy\s+[\d.,]+ kJ", shown.inner_text("#gpu-0"))
+    assert re.search(r"energy, attributed", shown.inner_text("#workers"), re.IGNORECASE)
     assert "suggested gpu_memory_gb=25" in shown.inner_text("#stage-2")
 
 

@@ -124,12 +124,15 @@ def draw_power(gpu: int, watts: float) -> None:
     SimulatedNode(path, description)
 
 
-def hold_memory(gpu: int, used_bytes: int | None) -> None:
-    """List the calling process as holding memory on a GPU. Works in a worker too, since it inherits the variable."""
-    path = Path(os.environ[VARIABLE])
+def hold_memory(gpu: int, used_bytes: int | None, pid: int | None = None) -> None:
+    """List a process, by default the calling one, as holding memory on a GPU.
+
+    Works in a worker too, since it inherits the variable.
+    """
+    path, pid = Path(os.environ[VARIABLE]), pid or os.getpid()
     description = json.loads(path.read_text())
-    others = [p for p in description["gpus"][gpu].get("processes", []) if p["pid"] != os.getpid()]
-    description["gpus"][gpu]["processes"] = [*others, {"pid": os.getpid(), "used_bytes": used_bytes}]
+    others = [p for p in description["gpus"][gpu].get("processes", []) if p["pid"] != pid]
+    description["gpus"][gpu]["processes"] = [*others, {"pid": pid, "used_bytes": used_bytes}]
     SimulatedNode(path, description)
 
 

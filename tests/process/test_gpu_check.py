@@ -124,12 +124,8 @@ def test_all_that_a_stand_in_for_cuda_can_do_passes(nvml_node, tmp_path: Path):
     nvml_node(description)
     only = ("pinning.uuid", "pinning.index", "pinning.two_on_one", "memory", "faults.device_assert")
     status, checks = gpu_check(tmp_path, *STAND_IN, only=only, **with_smi(tmp_path, description))
-    unable = {"memory.strict_share": "share_enforcement"}
-    for name, check in checks.items():
-        if check["outcome"] == "SKIPPED":
-            assert unable[name] in check["reasons"][0]
-        else:
-            assert check["outcome"] == "PASS", check
+    assert outcomes(checks) == dict.fromkeys(checks, "PASS"), [check["reasons"] for check in checks.values()]
+    assert checks["memory.strict_share"]["seen"]["error"] == "GpuShareExceeded"
     assert status == 0
 
 

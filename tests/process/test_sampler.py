@@ -117,6 +117,8 @@ def test_the_report_has_series_and_energy(node, seen):
     energy = report["stages"][0]["energy"]
     assert energy["kind"] == "attributed"
     assert 0 <= energy["joules"] <= gpu["energy"]["joules"]
+    assert energy["joules"] + gpu["energy"]["idle_joules"] == pytest.approx(gpu["energy"]["joules"])
+    assert report["workers"][0]["energy"] == {**energy, "joules": pytest.approx(energy["joules"])}
 
 
 def test_readings_that_a_gpu_does_not_support_have_reasons(node, seen):

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gpuexec import InlineExecutor, Pipeline, ProcessingStage
+from gpuexec.report import run_folder
 from gpuexec.report.model import RunReport
 from tests.process.running import local_executor
 from tests.process.stages import Item, items
+from tests.unit.report.trace_processor import read_by_perfetto
 
 
 class Logs(ProcessingStage[Item, Item]):
@@ -64,3 +67,17 @@ def test_an_attempt_that_fails_leaves_nothing_for_the_next_batch(options: dict[s
     for stage in report.stages:
         assert own(stage.metrics).keys() == {"number", "time"}
         assert stage.metrics["number"] == 2.0
+
+
+@pytest.mark.parametrize("fuse", [False, True], ids=["apart", "fused"])
+def test_figures_are_in_the_trace_under_their_names(fuse: bool, tmp_path: Path):
+    stages = [Logs("a"), Logs("b").with_(fuse=fuse)]
+    report = report_of(local_executor(run_dir=str(tmp_path)), stages, 1, 2, 5)
+    sums = ", ".join(f"sum(extract_arg(arg_set_id, 'args.{name}')) as {name}" for name in ("number", "odd", "time"))
+    with read_by_perfetto(Path(report.folder, run_folder.TRACE).read_bytes()) as session:
+        assert session.errors() == []
+        for row in session.rows(f"select name, {sums} from slice where name in ('a', 'b') group by name"):
+            assert (row["number"], row["odd"]) == (8.0, 2.0)
+            assert row["time"] == pytest.approx(report.stage(row["name"]).metrics["time"], rel=1e-4)
+        keys = {row["key"] for row in session.rows("select distinct key from args where key like 'args.%'")}
+        assert not any(key.startswith("args.gpuexec.") for key in keys)

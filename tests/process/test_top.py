@@ -2,88 +2,34 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import os
-import pty
 import re
 import signal
 import stat
-import struct
 import subprocess
 import sys
-import termios
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from gpuexec.live import address
+from gpuexec import events
+from gpuexec.hardware import telemetry
 from gpuexec.live.client import LiveClient
 from gpuexec.report import run_folder
+from tests.nvml_sim import nodes
+from tests.process.live_runs import Runs, live_runs
 from tests.process.running import ROOT, local_executor, run_command, run_local
-from tests.process.stages import Apply, items, same
-from tests.process.waiting import wait_until
+from tests.process.stages import Apply, Item, items, same
+from tests.process.stages.gpus import HoldsPlainly, OnGpu
 
-# A run that goes on until the file ``go`` is there.
-PROGRAM = """
-import sys
-from pathlib import Path
-from gpuexec import LocalExecutor, Pipeline
-from tests.process.stages import items
-from tests.process.stages.displays import UntilThere
-
-stages = [UntilThere(sys.argv[2], name=sys.argv[3]), UntilThere(sys.argv[2], name="second")]
-executor = LocalExecutor(run_dir=sys.argv[1], show_progress=False, warm_idle_s=0, fusion="off", **eval(sys.argv[5]))
-print(len(Pipeline(sys.argv[4], stages=stages).run(executor, initial_tasks=items(*range(20)))))
-"""
 NASTY = "[bold]a\nb[/bold] 🦊" + "x" * 300
-
-
-class Runs:
-    """Starts runs whose folders are in ``folder``."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.go = folder / "go"
-        self.started: list[subprocess.Popen[str]] = []
-
-    def start(self, *, stage: str = "first", pipeline: str = "curate", options: str = "{}") -> subprocess.Popen[str]:
-        """Start a run, and return once one can attach to it."""
-        others = len(self.sockets())
-        run = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, self.folder, self.go, stage, pipeline, options],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self.started.append(run)
-        if "run_dir" not in options:
-            wait_until(lambda: len(self.sockets()) > others, running=run)
-        return run
-
-    def sockets(self) -> list[Path]:
-        return sorted(self.folder.glob(f"*/{address.SOCKET}"))
-
-    def end(self, run: subprocess.Popen[str]) -> None:
-        """Let the runs end, and see that this one has gone through."""
-        self.go.touch()
-        assert run.stdout is not None
-        assert run.stdout.read() == "20\n"
-        assert run.wait() == 0
-
-    def top(self, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-        return run_command("top", "--once", *arguments, "--dir", self.folder, **environment)
 
 
 @pytest.fixture
 def runs(tmp_path: Path) -> Iterator[Runs]:
-    started = Runs(tmp_path)
-    yield started
-    started.go.touch()
-    for run in started.started:
-        with run:
-            run.wait()
+    with live_runs(tmp_path) as runs:
+        yield runs
 
 
 def test_a_snapshot_of_a_run_as_text(runs: Runs):
@@ -202,33 +148,40 @@ def test_without_textual_the_extra_is_named(runs: Runs):
     runs.end(run)
 
 
-def test_the_display_on_a_terminal_and_q(runs: Runs):
-    pyte = pytest.importorskip("pyte", reason="it emulates a terminal")
+def test_without_a_terminal_the_command_that_needs_none_is_named(runs: Runs):
     pytest.importorskip("textual", reason="gpuexec top draws with it")
-    run = runs.start(stage="[bold]first")
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-    top = subprocess.Popen(
-        [sys.executable, "-m", "gpuexec", "top", "--dir", str(runs.folder)],
-        cwd=ROOT,
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        env={**os.environ, "TERM": "xterm-256color", "NO_COLOR": "1"},
-    )
-    os.close(theirs)
-    screen = pyte.Screen(80, 24)
-    stream = pyte.ByteStream(screen)
-    with os.fdopen(ours, "r+b", buffering=0) as terminal:
-        shown = ""
-        while not ("/20" in shown and "Detach" in screen.display[-1]):
-            stream.feed(terminal.read(65536))
-            shown = "\n".join(line for line in screen.display if line.startswith("[bold]first"))
-        assert "curate · run" in screen.display[0]
-        terminal.write(b"q")
-        with contextlib.suppress(OSError):  # Linux's end of file of a pseudo-terminal
-            while terminal.read(65536):
-                pass
-    assert top.wait() == 0
-    assert run.poll() is None, "the run goes on"
+    run = runs.start()
+    shown = run_command("top", "--dir", runs.folder)
+    assert shown.returncode == 1
+    assert "standard input and standard output and standard error are not a terminal" in shown.stderr
+    assert "`gpuexec top --once`" in shown.stderr
     runs.end(run)
+
+
+def test_gpus_with_memory_utilisation_power_and_the_workers_on_each(nvml_node, monkeypatch, tmp_path: Path):
+    monkeypatch.setattr(telemetry, "in_initial_pid_namespace", lambda: True)
+    nvml_node(nodes.node(nodes.metered(0), nodes.metered(1, power_average_mw=300_000)))
+    sampled = threading.Event()
+    shown = []
+
+    class Seen:
+        def on_event(self, event: events.RunEvent) -> None:
+            if isinstance(event, events.NodeSampled) and any(one.gpu_memory_bytes for one in event.processes):
+                sampled.set()
+
+    def tasks() -> Iterator[Item]:
+        yield Item("t", 1)
+        sampled.wait()
+        shown.append(run_command("top", "--once", "--dir", tmp_path))
+
+    stages = [HoldsPlainly(), OnGpu(workers=1, gpus=1, name="second")]
+    executor = local_executor(sample_interval_s=0.05, observers=[Seen()], run_dir=str(tmp_path))
+    assert len(list(executor.execute_iter(stages, tasks()))) == 1
+    (top,) = shown
+    assert top.returncode == 0, top.stderr
+    words = [line.split() for line in top.stdout.splitlines()]
+    assert ["GPU", "memory", "SM", "power", "temperature", "workers"] in words
+    assert ["0", "2.0/80", "GiB", "60", "%", "70", "W", "34", "°C", "on_gpu-0"] in words
+    assert ["1", "0.0/80", "GiB", "60", "%", "300", "W", "34", "°C", "second-0"] in words
+    (worker,) = [line for line in words if line[:3] == ["on_gpu-0", "ready", "0"]]
+    assert worker[-3:-1] == ["2.0", "GiB"], "the GPU memory of the worker's process"

@@ -104,6 +104,7 @@ function workersPart(report) {
   const workers = listed(report.workers);
   const busy = (worker) => record(worker.time).busy ?? null;
   const lived = (worker) => (isNumber(worker.started_s) && isNumber(worker.ended_s) ? worker.ended_s - worker.started_s : null);
+  const energy = { name: "energy, attributed", key: (w) => record(w.energy).joules, text: (w) => joules(record(w.energy).joules), hint: "its share by busy time of the GPUs' energy, without what they use at idle power" };
   const columns = [
     { name: "worker", text: (w) => oneLine(w.id, 60) },
     { name: "GPUs", text: (w) => listed(w.gpus).map((uuid) => gpuNumber(report, uuid)).join(", ") || UNKNOWN },
@@ -112,6 +113,7 @@ function workersPart(report) {
     { name: "lived", key: lived, text: (w) => seconds(lived(w)) },
     { name: "busy", key: busy, text: (w) => seconds(busy(w)) },
     { name: "batches", key: (w) => w.batches, text: (w) => whole(w.batches) },
+    ...(listed(report.gpus).length ? [energy] : []),
     { name: "host memory, peak", key: (w) => w.max_rss_bytes, text: (w) => bytes(w.max_rss_bytes) },
     { name: "CPU time", key: (w) => w.cpu_s, text: (w) => seconds(w.cpu_s) },
     { name: "exit", key: (w) => w.exit_code, text: (w) => (isNumber(w.exit_code) ? String(w.exit_code) : UNKNOWN) },

@@ -89,7 +89,7 @@ function gpuContent(report, gpu) {
       ["UUID", gpu.uuid],
       ["memory", bytes(gpu.memory_bytes)],
       ["energy", isNumber(used.joules) ? energyText(gpu) : `not known: ${used.reason ?? "no reason was recorded"}`],
-      ["of it at idle power", isNumber(used.idle_watts) && isNumber(report.wall_s) && isNumber(used.joules) ? `${joules(used.idle_watts * report.wall_s)} (${watts(used.idle_watts)})` : null],
+      ["of it at idle power, or while no worker was busy", isNumber(used.idle_joules) ? `${joules(used.idle_joules)} (${isNumber(used.idle_watts) ? `${watts(used.idle_watts)}, estimated` : `idle power not known: ${used.idle_reason ?? "no reason was recorded"}`})` : null],
       ["source of the readings", [...new Set(listed(gpu.series).map((series) => series.source).filter(Boolean))].join(", ")],
       ["throttled", mean === null ? `not known: ${seriesOf(gpu, "throttle").reason ?? "it was not sampled"}` : percent(mean)],
     ]),

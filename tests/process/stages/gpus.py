@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,60 @@ class HoldsPlainly(OnGpu):
         from tests.nvml_sim import simulator
 
         simulator.hold_memory(worker_metadata.allocation.device_ids[0], 2 * GIB)
+
+
+class Exceeds(OnGpu):
+    """Holds as many GiB of its GPU as the numbers of a batch come to, until the next batch; one worker.
+
+    ``in_child``: a process that the stage starts holds it. ``seconds``: stand for the work of a batch.
+    """
+
+    batch_size = 2
+
+    def __init__(self, *, in_child: bool = False, seconds: float = 0.0, **resources: float) -> None:
+        super().__init__(workers=1, name="exceeds", **resources)
+        self.in_child = in_child
+        self.seconds = seconds
+
+    def process_batch(self, tasks: list[Item]) -> list[Item]:
+        from tests.nvml_sim import simulator
+
+        gpu = self.metadata.allocation.device_ids[0]
+        holder = os.getpid()
+        if self.in_child:
+            import subprocess
+
+            holder = subprocess.Popen(["sleep", "100"]).pid
+        simulator.hold_memory(gpu, int(sum(task.data for task in tasks) * GIB), holder)
+        time.sleep(self.seconds)
+        for task in tasks:
+            task.data = (task.data, os.getpid())
+        return tasks
+
+    def process(self, task: Item) -> Item:
+        return self.process_batch([task])[0]
+
+
+class AsksTorch(OnGpu):
+    """Imports torch in its set-up, and returns the limits that it was told."""
+
+    def setup(self, worker_metadata: Any = None) -> None:
+        super().setup(worker_metadata)
+        import torch
+
+        self.limits = torch.cuda.limits
+
+    def process(self, task: Item) -> Item:
+        task.data = self.limits
+        return task
+
+
+class ReportsEnvironment(OnGpu):
+    """Returns the environment of its worker."""
+
+    def process(self, task: Item) -> Item:
+        task.data = dict(os.environ)
+        return task
 
 
 class GrowsOnNode(OnGpu):

@@ -66,3 +66,13 @@ def test_other_failures_get_no_hint():
     assert hint_for("torch.OutOfMemoryError: CUDA out of memory", ON_A_GPU) is None
     assert hint_for("ValueError: invalid literal for int() with base 10: 'seven'", ON_A_GPU) is None
     assert hint_for("KeyError: 'text'", ON_CPUS) is None
+
+
+def test_a_worker_that_runs_out_of_its_share_is_told_its_size():
+    share = GpuShare(1, UUID, "NVIDIA A10", 0.5, 12 * 2**30, 24 * 2**30)
+    on_a_part = Allocation(gpus=(share,), cuda_visible_devices=UUID)
+    text = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB."
+    assert "share of GPU 1 is 12.00 GiB" in str(hint_for(text, on_a_part))
+    assert hint_for(text, on_a_part, limits_share=False) is None
+    assert hint_for(text, ON_A_GPU) is None
+    assert hint_for("ValueError: no", on_a_part) is None

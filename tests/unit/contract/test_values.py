@@ -108,6 +108,30 @@ def test_an_allocation_tells_its_devices():
     assert (NodeInfo().node_id, WorkerMetadata().allocation) == ("", None)
 
 
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ([(0.25, 20, 80)], 0.225),
+        ([(1.0, 80, 80), (1.0, 72, 80)], 0.81),  # the second is also a desktop's
+        ([(1.0, 24, 24)], 0.9),
+        ([(0.5, None, None)], 0.45),
+        ([(0.333, 7.992, 24)], 0.299),
+        ([], None),
+    ],
+)
+def test_what_a_vllm_stage_passes_on(sizes, expected):
+    def gib(size: float | None) -> int | None:
+        return None if size is None else int(size * 2**30)
+
+    shares = (GpuShare(0, "GPU-0", "H100", part, gib(held), gib(total)) for part, held, total in sizes)
+    assert Allocation(tuple(shares)).gpu_memory_utilization == expected
+
+
+def test_an_allocation_that_an_earlier_version_has_written():
+    share = {"index": 0, "uuid": "GPU-0", "name": "H100", "fraction": 0.5, "memory_bytes": 7}
+    assert Allocation.from_dict({"gpus": [share]}).gpus[0].memory_total_bytes is None
+
+
 def test_the_executor_base_reads_the_variable_curator_reads():
     code = (
         "from gpuexec import InlineExecutor\n"

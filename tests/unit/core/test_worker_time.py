@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpuexec import events
-from gpuexec.core.worker_time import IdleReason, Work, WorkerTimes, meaning_of
+from gpuexec.core.worker_time import IdleReason, Work, WorkerTimes
 from tests.unit.core.world import World, ids
 
 
@@ -183,8 +183,3 @@ def test_a_gpu_is_busy_while_one_of_its_workers_is():
     ledger.times.report_gpus(6.0)
     spans = [(e.began, e.at, e.part) for e in ledger.events if isinstance(e, events.GpuTimeAccounted)]
     assert spans == [(0.0, 1.0, "setting_up"), (1.0, 5.0, "busy"), (5.0, 6.0, "no_input")]
-
-
-@pytest.mark.parametrize("part", [*Work, *IdleReason])
-def test_every_part_is_explained(part):
-    assert meaning_of(part.value)

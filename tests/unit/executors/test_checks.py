@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gpuexec import InlineExecutor, LocalExecutor, Pipeline, Resources
+from gpuexec import InlineExecutor, LocalExecutor, Pipeline, Resources, plan
 from gpuexec.errors import GpuexecError
 from tests.process.stages import Apply, Item, Range, double, items
 
@@ -51,6 +51,10 @@ def with_options(**of_stages):
         (lambda: run(Apply(double), initial_tasks=[Item]), "write Item(…), an instance of the class"),
         (lambda: InlineExecutor().execute(Range(1)), "put a single stage into a list"),
         (lambda: InlineExecutor().execute(Pipeline("p", stages=[Range(1)])), "call its run(executor) instead"),
+        (lambda: LocalExecutor().execute([]), "there are no stages to run"),
+        (lambda: LocalExecutor().execute_iter([]), "there are no stages to run"),
+        (lambda: InlineExecutor().execute([]), "there are no stages to run"),
+        (lambda: plan([]), "there are no stages to run"),
         (lambda: LocalExecutor("fast"), "must be a mapping of options"),
         (lambda: InlineExecutor(["fast"]), "must be a mapping of options"),
     ],

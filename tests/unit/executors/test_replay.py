@@ -277,7 +277,7 @@ def test_a_chosen_gpu(nvml_node, tmp_path: Path, warnings: list[str]):
     (task,) = replay(capsule(tmp_path, ReturnsItsGpus(), items(1), allocation=allocation(0, 5)), gpu=1)
     given, visible, _ = task.data
     assert visible == nodes.uuid(1) == given.cuda_visible_devices
-    assert given.gpus == (GpuShare(1, nodes.uuid(1), "NVIDIA RTX 4090", 1.0, 24 * nodes.GIB),)
+    assert given.gpus == (GpuShare(1, nodes.uuid(1), "NVIDIA RTX 4090", 1.0, 24 * nodes.GIB, 24 * nodes.GIB),)
     assert given.cpus == 2.0
     assert any("the worker had 2 GPUs, the replay has one" in line for line in warnings)
 

@@ -11,9 +11,13 @@ from gpuexec.channel.messages import LogLine
 from gpuexec.live.observer import LiveObserver
 from gpuexec.planning.model import Plan
 from gpuexec.report.builder import ReportBuilder
+from gpuexec.report.run_folder import RunFolder, folder_name
+from gpuexec.report.store import RunFolderReader
 from gpuexec.run_facts import RunFacts
 
 NASTY_NAMES = ("two\nlines", "[bold]not bold[/bold] [/", "🦊" * 20, "x" * 300, "\x1b[2Jescape", "</script><b>")
+
+_MOMENT = 1_795_959_538.0
 
 
 def wait_for(happened: Callable[[], object], within_s: float = 20.0) -> None:
@@ -64,3 +68,19 @@ class ServedRun:
 
     def end(self, error: str | None = None) -> None:
         self.emit(events.RunEnded(self.at, error))
+
+
+class LiveRun:
+    """A run that goes on in a folder of ``parent``."""
+
+    def __init__(self, parent: Path, pipeline: str, run_id: str, at: float = 0.0) -> None:
+        self.folder = RunFolder(parent, folder_name(pipeline, run_id, _MOMENT + at))
+        self.served = ServedRun(self.folder.path, pipeline=pipeline)
+
+    @property
+    def reader(self) -> RunFolderReader:
+        return RunFolderReader(self.folder.path)
+
+    def end(self) -> None:
+        self.served.end()
+        self.folder.close()

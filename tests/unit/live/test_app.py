@@ -15,7 +15,7 @@ from tests.unit.live.runs import NASTY_NAMES, ServedRun, wait_for
 
 pytest.importorskip("textual", reason="gpuexec top draws with it: pip install 'gpuexec[top]'")
 
-from gpuexec.live.app import TopApp
+from gpuexec.live.app import Received, TopApp
 
 
 def screen_of(app: TopApp) -> str:
@@ -154,3 +154,24 @@ def test_before_the_first_snapshot_it_says_what_it_waits_for(run: ServedRun, tmp
         await until(app, lambda: "attached; the run says how far it is" in screen_of(app))
 
     drive(app, steps)
+
+
+def test_what_arrives_while_the_app_ends_is_not_drawn(run: ServedRun, tmp_path: Path):
+    app = app_on(tmp_path)
+
+    async def steps(pilot):
+        await until(app, lambda: run.server.attached)
+        run.gauge(10)
+        await until(app, lambda: app._snapshot is not None)
+        await pilot.press("q")
+
+    drive(app, steps)
+    entry = {"time": 0.0, "level": "INFO", "stage": None, "worker": None, "text": "late"}
+    for content in (
+        {"snapshot": app._snapshot},
+        {"log": [entry]},
+        {"end": {"outcome": "ok", "error": None, "wall_s": 1.0}},
+    ):
+        app.on_received(Received(content))
+    app.on_resize(None)
+    assert app.last_words.startswith("the run is done")

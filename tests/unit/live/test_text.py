@@ -43,7 +43,7 @@ def test_a_snapshot_says_what_the_view_says():
     log = [{"time": 0.0, "level": "WARNING", "stage": "read", "worker": "read-0", "text": "two\nlines"}]
     lines = text.snapshot_lines(HELLO, sent(view), log, 100)
     assert lines[0] == "curate · run abc123 · pid 77"
-    assert lines[1] == "running for 3 s · about 1 min 30 s left · limited by caption · 2 failed attempts"
+    assert lines[1] == "running for 3 s · about 90 s left · limited by caption · 2 failed attempts"
     assert any(line.startswith("caption ◄") for line in lines)
     assert any(line.startswith("caption-1") and " 1 " in line for line in lines), "the GPU's index"
     assert lines[-1].endswith("WARNING read-0: two ⏎ lines")
@@ -57,7 +57,7 @@ def test_a_driver_that_is_silent_is_said_to_be():
 def test_the_end_says_where_the_report_is():
     end = {"outcome": "failed", "error": "ValueError: [x]\n", "wall_s": 3.21, "tasks_out": 4}
     assert text.end_line(HELLO, end) == (
-        "the run has failed after 3.2 s (ValueError: [x]?). What it did: gpuexec report abc123"
+        "the run has failed after 3.21 s (ValueError: [x]?). What it did: gpuexec report abc123"
     )
     assert text.end_line(HELLO, {**end, "outcome": "new", "error": None, "wall_s": None}).startswith(
         "the run has ended."

@@ -8,7 +8,7 @@ import itertools
 import pytest
 
 from gpuexec.errors import ConfigurationError, GpusBusy, ResourcesError
-from gpuexec.hardware.model import ComputeMode, GpuProcess, Lease, Link, LinkKind
+from gpuexec.hardware.model import ComputeMode, GpuProcess, Holder, Lease, Link, LinkKind
 from gpuexec.policies import BusyGpuPolicy
 from tests.unit.planning.nodes import GIB, demand, device, node, nvlink, plan, workers
 
@@ -258,7 +258,7 @@ def test_mps_shares_a_gpu_in_exclusive_mode():
 
 
 def test_a_share_that_another_run_leased_is_not_given_out():
-    half = device(0, 80, leases=(Lease(4711, 500, 0),))
+    half = device(0, 80, leases=(Lease(Holder(4711), 500, 0),))
     assert gpus_of(plan([demand(gpus=1)], [half, device(1)])) == [(1,)]
     made = plan([demand(gpus=0.25, cpus=0.1)], [half])
     assert len(workers(made, 0)) == 2
@@ -269,7 +269,7 @@ def test_a_share_that_another_run_leased_is_not_given_out():
 
 def test_memory_that_another_run_leased_and_uses_is_counted_once():
     using = GpuProcess(4712, 20 * GIB, "compute", "python", holds_lease=True)
-    leased = device(0, 80, memory_free_bytes=60 * GIB, processes=(using,), leases=(Lease(4711, 0, 30 * GIB),))
+    leased = device(0, 80, memory_free_bytes=60 * GIB, processes=(using,), leases=(Lease(Holder(4711), 0, 30 * GIB),))
     assert len(workers(plan([demand(gpu_memory_gb=25, cpus=0.1)], [leased]), 0)) == 2
     with pytest.raises(ResourcesError, match="shared with another gpuexec run"):
         plan([demand(gpu_memory_gb=51)], [leased])
@@ -278,7 +278,7 @@ def test_memory_that_another_run_leased_and_uses_is_counted_once():
 
 
 def test_a_gpu_that_another_run_leased_is_busy():
-    leased = device(0, leases=(Lease(4711, 1000, 0),))
+    leased = device(0, leases=(Lease(Holder(4711), 1000, 0),))
     made = plan([demand(gpus=1)], [leased, device(1)])
     assert gpus_of(made) == [(1,)]
     assert "pid 4711" in made.notes[0]
@@ -289,7 +289,7 @@ def test_a_gpu_that_another_run_leased_is_busy():
     with pytest.raises(GpusBusy):
         plan([demand(gpus=1)], [leased, device(1)], busy_gpus=BusyGpuPolicy.WAIT)
     with pytest.raises(GpusBusy, match="pid 4711"):
-        plan([demand(gpus=1)], [device(0, leases=(Lease(4711, 500, 0),))], busy_gpus=BusyGpuPolicy.WAIT)
+        plan([demand(gpus=1)], [device(0, leases=(Lease(Holder(4711), 500, 0),))], busy_gpus=BusyGpuPolicy.WAIT)
 
 
 def test_an_exclusive_gpu_with_a_process_is_held_whatever_its_memory():

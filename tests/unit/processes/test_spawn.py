@@ -1,4 +1,4 @@
-"""A worker's environment, and the lines it prints."""
+"""The lines that a worker prints."""
 
 from __future__ import annotations
 
@@ -7,33 +7,7 @@ import os
 
 import pytest
 
-from gpuexec.contract.allocation import Allocation
-from gpuexec.planning.model import WorkerGrant
 from gpuexec.processes.spawn import WorkerProcess, spawn
-from gpuexec.processes.variables import THREAD_CAPS, worker_environment
-
-
-def environment(base=None, env_vars=None, cpus=2.9, visible="GPU-1"):
-    grant = WorkerGrant("s-0", 0, Allocation((), cpus, visible))
-    return worker_environment(base or {}, grant.allocation, env_vars or {})
-
-
-def test_threads_follow_the_cpu_share():
-    assert {environment()[name] for name in THREAD_CAPS} == {"2"}
-    assert environment(cpus=0.25)["OMP_NUM_THREADS"] == "1"
-
-
-def test_the_users_thread_counts_win():
-    assert environment({"OMP_NUM_THREADS": "7"})["OMP_NUM_THREADS"] == "7"
-    assert environment({"OMP_NUM_THREADS": "7"}, {"OMP_NUM_THREADS": "9"})["OMP_NUM_THREADS"] == "9"
-    assert environment({"OMP_NUM_THREADS": "7"})["MKL_NUM_THREADS"] == "2"
-
-
-def test_the_plan_alone_decides_about_gpus():
-    env = environment(
-        {"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "3", "CUDA_DEVICE_ORDER": "FASTEST_FIRST"}
-    )
-    assert (env["CUDA_VISIBLE_DEVICES"], env["CUDA_DEVICE_ORDER"]) == ("GPU-1", "PCI_BUS_ID")
 
 
 @pytest.fixture

@@ -7,19 +7,20 @@ import socket
 import pytest
 
 from gpuexec.contract.allocation import Allocation, GpuShare
+from gpuexec.policies import ShareEnforcement
 from gpuexec.processes import variables
+from gpuexec.processes.gpu_limits import GPU_MEMORY_LIMITS
 from gpuexec.processes.variables import (
-    GPU_MEMORY_LIMITS,
     HASH_SEED,
+    THREAD_CAPS,
     PortRanges,
-    gpu_memory_limits,
     thread_caps,
     variables_of_run,
+    worker_environment,
 )
+from gpuexec.units import GIB
 
-
-def on_gpus(*fractions: float) -> Allocation:
-    return Allocation(tuple(GpuShare(i, f"GPU-{i}", "GPU", fraction, None) for i, fraction in enumerate(fractions)))
+VLLM_METHOD = "VLLM_WORKER_MULTIPROC_METHOD"
 
 
 @pytest.mark.parametrize(
@@ -66,19 +67,25 @@ def test_pools_of_every_kind_follow_the_cpu_share():
     assert {"OMP_NUM_THREADS", "POLARS_MAX_THREADS", "RAYON_NUM_THREADS", "NUMBA_NUM_THREADS"} <= set(caps)
 
 
-def test_jax_and_tensorflow_keep_to_the_smallest_share():
-    limits = gpu_memory_limits(on_gpus(1.0, 0.25), {})
-    assert set(limits) == set(GPU_MEMORY_LIMITS)
-    assert limits["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.25"
+QUARTER = Allocation((GpuShare(0, "GPU-a", "GPU", 0.25, 20 * GIB, 80 * GIB),), cuda_visible_devices="GPU-a")
 
 
-def test_a_gpu_of_ones_own_may_be_taken_whole():
-    assert gpu_memory_limits(on_gpus(1.0, 1.0), {}) == gpu_memory_limits(on_gpus(), {}) == {}
+def test_a_workers_limits_follow_the_options():
+    told = worker_environment({}, QUARTER, {})
+    assert told["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.2437"
+    assert "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE" not in told
+    off = worker_environment({}, QUARTER, {}, enforcement=ShareEnforcement.OFF, mps=True)
+    assert set(off) & set(GPU_MEMORY_LIMITS) == set()
+    assert off["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"] == "25"
+    assert worker_environment({}, QUARTER, {}, enforcement=ShareEnforcement.STRICT) == told
 
 
-def test_jax_gets_no_fraction_beside_the_users_newer_one():
-    limits = gpu_memory_limits(on_gpus(0.5), {"XLA_CLIENT_MEM_FRACTION": "0.4"})
-    assert "XLA_PYTHON_CLIENT_MEM_FRACTION" not in limits
+def test_what_the_user_has_set_stays():
+    base, own = {"CUPY_GPU_MEMORY_LIMIT": "50%"}, {"TF_FORCE_GPU_ALLOW_GROWTH": "false"}
+    env = worker_environment(base, QUARTER, own, mps=True)
+    assert (env["CUPY_GPU_MEMORY_LIMIT"], env["TF_FORCE_GPU_ALLOW_GROWTH"]) == ("50%", "false")
+    assert worker_environment({}, QUARTER, {"VLLM_WORKER_MULTIPROC_METHOD": "fork"})[VLLM_METHOD] == "fork"
+    assert worker_environment({}, Allocation(), {})[VLLM_METHOD] == "spawn"
 
 
 def test_port_ranges_are_apart_and_free():
@@ -91,3 +98,25 @@ def test_port_ranges_are_apart_and_free():
         in_use = taken.getsockname()[1]
         ranges._next -= 1
         assert ranges.take() != in_use
+
+
+def environment(base=None, env_vars=None, cpus=2.9, visible="GPU-1"):
+    return worker_environment(base or {}, Allocation((), cpus, visible), env_vars or {})
+
+
+def test_threads_follow_the_cpu_share():
+    assert {environment()[name] for name in THREAD_CAPS} == {"2"}
+    assert environment(cpus=0.25)["OMP_NUM_THREADS"] == "1"
+
+
+def test_the_users_thread_counts_win():
+    assert environment({"OMP_NUM_THREADS": "7"})["OMP_NUM_THREADS"] == "7"
+    assert environment({"OMP_NUM_THREADS": "7"}, {"OMP_NUM_THREADS": "9"})["OMP_NUM_THREADS"] == "9"
+    assert environment({"OMP_NUM_THREADS": "7"})["MKL_NUM_THREADS"] == "2"
+
+
+def test_the_plan_alone_decides_about_gpus():
+    env = environment(
+        {"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "3", "CUDA_DEVICE_ORDER": "FASTEST_FIRST"}
+    )
+    assert (env["CUDA_VISIBLE_DEVICES"], env["CUDA_DEVICE_ORDER"]) == ("GPU-1", "PCI_BUS_ID")

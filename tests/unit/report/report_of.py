@@ -191,6 +191,11 @@ def _workers(run: SimRun, outcome: Outcome) -> list[dict[str, Any]]:
                     "setup_s": ready,
                     "teardown_s": 0.01,
                     "batches": round(sum(line.tasks) / stage.batch_size / stage.workers),
+                    "energy": {
+                        "joules": sum(line.states["busy"]) / stage.workers * stage.gpus * 480.0 if stage.gpus else None,
+                        "kind": "attributed",
+                        "reason": None if stage.gpus else "the worker has no GPU",
+                    },
                     "exit_code": 0,
                     "end_reason": "the stage is done",
                     "start_reason": "planned",
@@ -272,6 +277,7 @@ def _gpu(
             "kind": "measured" if long_enough else "short",
             "reason": None if long_enough else "the run was shorter than 10 s",
             "idle_watts": IDLE_WATTS,
+            "idle_joules": min(joules, IDLE_WATTS * outcome.wall_s) if long_enough else None,
         },
     }
 

@@ -105,6 +105,7 @@ def gpus(index: int, bins: int) -> st.SearchStrategy[dict[str, Any]]:
             kind=st.sampled_from(["measured", "short", None]),
             reason=maybe_texts,
             idle_watts=maybe_figures,
+            idle_joules=maybe_figures,
         ),
     )
 
@@ -143,6 +144,7 @@ def reports(draw: st.DrawFn) -> dict[str, Any]:
         warm=st.booleans(),
         cpu_s=maybe_figures,
         max_rss_bytes=st.none() | counts,
+        energy=entries(joules=maybe_figures, kind=st.just("attributed"), reason=maybe_texts),
         time=times,
     )
     failure = entries(

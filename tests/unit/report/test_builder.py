@@ -124,7 +124,7 @@ def rendered(value, width: int = 120) -> str:
 
 def test_the_table_of_a_run():
     text = rendered(stage_table(report_of_a_run()))
-    assert "failed in 7.00 s" in text
+    assert "failed in 7 s" in text
     assert "1 failed attempt\n" in text
     assert "2 quarantined" in text
     assert "0: 9.0 GiB (torch_peak_bytes)" in text

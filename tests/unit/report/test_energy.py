@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpuexec.report.energy import Attribution, EnergyKind, EnergyMeter, IdlePower, attribute, idle_power
+from gpuexec.report.energy import EnergyKind, EnergyMeter, IdlePower, attribute, idle_power
 
 
 def metered(readings) -> EnergyMeter:
@@ -90,7 +91,7 @@ def test_idle_power_is_unknown_where_there_was_hardly_any_time_without_work(busy
 
 
 BINS = st.lists(st.tuples(st.floats(0, 1e6), st.floats(0, 100)), max_size=20)
-BUSY = st.dictionaries(st.sampled_from("abcd"), st.lists(st.floats(0, 100), max_size=20))
+BUSY = st.lists(st.lists(st.floats(0.001, 100) | st.just(0.0), max_size=20), max_size=4)
 IDLE = st.one_of(
     st.builds(IdlePower, st.floats(0, 1000), st.just(5.0)),
     st.builds(IdlePower, st.none(), st.just(0.0), st.just("always at work")),
@@ -98,24 +99,25 @@ IDLE = st.one_of(
 
 
 @given(BINS, BUSY, IDLE)
-def test_attributed_and_idle_add_up_to_what_was_measured(bins, busy_s, idle):
+def test_shares_and_idle_joules_add_up_to_what_was_measured(bins, busy_s, idle):
     joules, seconds = [j for j, _ in bins], [s for _, s in bins]
-    found = attribute(joules, seconds, busy_s, idle)
+    all_busy_s = [math.fsum(column) for column in itertools.zip_longest(*busy_s, fillvalue=0.0)]
+    found = attribute(joules, seconds, all_busy_s, idle)
+    shares = [found.share(each) for each in busy_s]
     assert found.joules == pytest.approx(math.fsum(joules))
-    assert found.idle_joules + sum(found.shares.values()) == pytest.approx(found.joules, rel=1e-9, abs=1e-6)
-    assert min([found.idle_joules, *found.shares.values()]) >= 0
-    assert found.shares.keys() == busy_s.keys()
-    assert found.kind == EnergyKind.ATTRIBUTED
+    assert found.idle_joules + sum(shares) == pytest.approx(found.joules, rel=1e-9, abs=1e-6)
+    assert min([found.idle_joules, *shares]) >= 0
     assert (found.reason is None) == (idle.watts is not None)
 
 
 def test_shares_follow_busy_time_and_idle_power_is_set_apart():
-    busy_s = {"embed": [1.0, 0.0, 0.5], "caption": [0.0, 0.0, 1.5]}
-    found = attribute([570.0, 70.0, 470.0], [1.0, 1.0, 1.0], busy_s, IdlePower(70.0, 1.0))
-    assert found == Attribution(1110.0, 210.0, {"embed": 500.0 + 100.0, "caption": 300.0})
+    embed, caption = [1.0, 0.0, 0.5], [0.0, 0.0, 1.5]
+    found = attribute([570.0, 70.0, 470.0], [1.0, 1.0, 1.0], [1.0, 0.0, 2.0], IdlePower(70.0, 1.0))
+    assert (found.joules, found.idle_joules, found.reason) == (1110.0, 210.0, None)
+    assert (found.share(embed), found.share(caption)) == (500.0 + 100.0, 300.0)
 
 
 def test_without_idle_power_the_shares_include_it_and_say_so():
-    found = attribute([700.0, 80.0], [1.0, 1.0], {"embed": [1.0]}, IdlePower(None, 0.5, "only 0.5 s was without work"))
-    assert (found.shares, found.idle_joules) == ({"embed": 700.0}, 80.0)
+    found = attribute([700.0, 80.0], [1.0, 1.0], [1.0], IdlePower(None, 0.5, "only 0.5 s was without work"))
+    assert (found.share([1.0]), found.idle_joules) == (700.0, 80.0)
     assert found.reason == "the shares include idle power, which is unknown: only 0.5 s was without work"

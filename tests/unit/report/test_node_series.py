@@ -11,10 +11,7 @@ from gpuexec.events import NodeSampled, SeriesStopped
 from gpuexec.hardware.process_readings import ENDED, ProcessSample
 from gpuexec.hardware.telemetry import FIRST_READING, GpuSample
 from gpuexec.report import node_series
-from gpuexec.report.energy import EnergyKind
 from gpuexec.report.node_series import NodeSeries
-from gpuexec.report.timeline import BIN_S
-from gpuexec.series import AmountSeries
 
 UUID = "GPU-0"
 
@@ -102,60 +99,6 @@ def test_throttling_is_what_the_mask_says_where_there_is_no_counter():
     samples = [gpu(100.0 + i, clock_reasons=r, unknown={"clock_reasons": "lost"}) for i, r in enumerate(reasons)]
     throttled = series_of(collected(samples).gpus[UUID].to_dict(), "throttle")
     assert (throttled["mean"], throttled["reason"]) == ([0, 1], "1 of 3 samples are missing: lost")
-
-
-def test_energy_is_measured_idle_power_estimated_and_shares_attributed():
-    # 70 W for 10 s, then 700 W for 10 s, of which "embed" was busy 10 s.
-    counter = [70_000 * min(i, 10) + 700_000 * max(0, i - 10) for i in range(21)]
-    series = collected([gpu(100.0 + i, energy_mj=mj) for i, mj in enumerate(counter)], interval_s=1.0)
-    busy = AmountSeries(100.0, BIN_S)
-    busy.spread(110.0, 120.0, 10.0)
-    series.account(3, [UUID, "GPU-9"], 110.0, 120.0, 10.0)
-    energy = series.gpus[UUID].to_dict([busy])["energy"]
-    assert (energy["joules"], energy["seconds"], energy["kind"]) == (7700.0, 20.0, EnergyKind.MEASURED)
-    assert energy["idle_watts"] == pytest.approx(70.0)
-    found = series.gpus[UUID].attribute({"embed": busy})
-    assert found.shares["embed"] == pytest.approx(6300.0)
-    assert found.idle_joules == pytest.approx(1400.0)
-    assert series.gpus_as_dicts()[UUID]["energy"]["idle_watts"] == pytest.approx(70.0)
-    (share,) = series.stage_energy().values()
-    assert (share["joules"], share["kind"], share["reason"]) == (pytest.approx(6300.0), "attributed", None)
-
-
-def test_work_in_bursts_shorter_than_a_sample_gets_all_that_is_above_idle_power():
-    # Every half second, a quarter at 700 W and a quarter at 100 W; at the end, rest.
-    counter = [200_000 * min(i, 40) + 50_000 * max(0, i - 40) for i in range(61)]
-    series = collected([gpu(100.0 + i / 2, energy_mj=mj) for i, mj in enumerate(counter)])
-    for i in range(40):
-        series.account(0, [UUID], 100.0 + i / 2, 100.25 + i / 2, 0.25)
-    share = series.stage_energy()[0]
-    assert (share["joules"], share["reason"]) == (pytest.approx(20 * 300.0, rel=0.01), None)
-
-
-def test_the_share_of_a_short_measurement_says_so():
-    series = collected([gpu(100.0, energy_mj=0), gpu(104.0, energy_mj=400_000)])
-    series.account(0, [UUID], 100.0, 104.0, 4.0)
-    share = series.stage_energy()[0]
-    assert share["joules"] == pytest.approx(400.0)
-    assert "GPU 0: its counter was read for 4.0 s only" in share["reason"]
-    assert "the shares include idle power, which is unknown" in share["reason"]
-
-
-def test_a_stage_of_a_gpu_that_was_not_sampled_has_no_energy_and_the_reason():
-    series = NodeSeries(0.0)
-    series.account(0, [UUID], 0.0, 1.0, 1.0)
-    assert series.stage_energy() == {0: {"joules": None, "kind": "attributed", "reason": "no sample was taken"}}
-    series.stop(SeriesStopped(2.0, "nvml", "a call hangs"))
-    assert series.stage_energy()[0]["reason"] == "stopped 2.0 s after the start: a call hangs"
-
-
-def test_energy_that_cannot_be_read_has_its_reason():
-    found = collected([gpu(100.0 + i, {"energy_mj": "not supported"}) for i in range(3)]).gpus[UUID]
-    energy = found.to_dict()["energy"]
-    assert (energy["joules"], energy["kind"], energy["reason"]) == (None, None, "not supported")
-    assert energy["idle_watts"] is None
-    assert energy["idle_reason"].startswith("there was less than a second")
-    assert found.attribute({}) is None
 
 
 def test_a_processs_cpu_is_the_growth_of_its_time():

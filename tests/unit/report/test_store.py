@@ -11,6 +11,7 @@ from gpuexec.errors import RunNotFound
 from gpuexec.report import run_folder
 from gpuexec.report.run_folder import RunFolder
 from gpuexec.report.store import Outcome, find_run, list_runs, load_report
+from tests.unit.report.foreign import barred
 
 MOMENT = 1_795_959_538.4376
 REPORT = {
@@ -154,3 +155,31 @@ def test_a_run_without_its_first_report_is_live_or_was_killed(runs):
     assert find_run().summary().outcome == "killed"
     with pytest.raises(RunNotFound, match="was killed before its first report"):
         find_run().report()
+
+
+def test_a_folder_of_another_user_is_listed_and_says_whose_it_is(runs):
+    path = a_run(runs, "abc123")
+    with barred(path) as whose:
+        (reader,) = list_runs()
+        summary = reader.summary()
+        assert (summary.run_id, summary.pipeline, summary.outcome) == ("abc123", "curate", Outcome.UNREADABLE)
+        assert (summary.size_bytes, summary.seconds) == (None, None)
+        with pytest.raises(RunNotFound, match=f"{path.name} cannot be read: Permission denied") as raised:
+            reader.report()
+        assert ("It belongs to" in str(raised.value)) == (whose == "another user")
+        assert not reader.is_live
+    assert reader.problem is None
+    assert reader.summary().outcome == Outcome.OK
+
+
+def test_runs_in_a_folder_of_another_user_or_in_none_at_all(runs, tmp_path):
+    a_run(runs, "abc123")
+    with barred(runs), pytest.raises(RunNotFound, match="Permission denied"):
+        list_runs()
+    with barred(runs), pytest.raises(RunNotFound, match="Permission denied"):
+        find_run(runs / "any").report()
+    (tmp_path / "file").touch()
+    with pytest.raises(RunNotFound, match="Not a directory"):
+        list_runs(str(tmp_path / "file"))
+    with pytest.raises(RunNotFound, match="there is no run folder"):
+        find_run(tmp_path / "none").report()

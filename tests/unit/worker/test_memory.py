@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from gpuexec.contract.allocation import Allocation, GpuShare
+from gpuexec.errors import GpuShareExceeded
 from gpuexec.worker.memory import GpuProbe, NoProbe, probe_for
 from tests.nvml_sim import nodes, simulator
 from tests.nvml_sim.nodes import GIB
@@ -55,6 +56,27 @@ def test_hidden_pids_and_missing_readings(nvml_node):
     node.change(lambda d: d.update(hide_pids=True))
     assert one_batch(nodes.uuid(0)) == absent("not_listed_by_nvml")
     assert one_batch(nodes.uuid(7)) == absent("device_not_found")
+
+
+def test_a_share_is_checked_by_the_peak_since_the_last_check(nvml_node):
+    nvml_node(nodes.node(nodes.gpu(0, 80)))
+    part = GpuShare(0, nodes.uuid(0), "GPU", 0.25, 20 * GIB, 80 * GIB)
+    probe = GpuProbe([part], checks_share=True)
+    try:
+        probe.check_share()  # it holds nothing
+        simulator.hold_memory(0, 21 * GIB)
+        with pytest.raises(GpuShareExceeded, match=r"held 21.00 GiB of GPU 0, more than its share of 20.00 GiB"):
+            probe.check_share()
+        simulator.hold_memory(0, 20 * GIB)
+        probe.check_share()
+        probe.before_batch()
+        assert probe.after_batch()["gpuexec.gpu0.process_used_bytes"] == 20 * GIB
+    finally:
+        probe.close()
+    unchecked = probe_for(Allocation((part,)))
+    simulator.hold_memory(0, 21 * GIB)
+    unchecked.check_share()
+    unchecked.close()
 
 
 def test_a_driver_that_went_away(nvml_node):
