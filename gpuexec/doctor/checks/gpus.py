@@ -11,7 +11,7 @@ from gpuexec.hardware.clock_reasons import SLOWDOWNS
 from gpuexec.hardware.health import RecoveryAction
 from gpuexec.hardware.leases import with_leases
 from gpuexec.hardware.model import ComputeMode
-from gpuexec.hardware.tenants import Tenant, Use, has_mps_server, uses_of
+from gpuexec.hardware.tenants import Tenant, Use, is_shared_by_mps, uses_of
 from gpuexec.hardware.visible_devices import devices_of
 from gpuexec.units import GIB, format_bytes
 
@@ -49,7 +49,7 @@ def compute_mode(one: OneGpu, facts: Facts) -> Iterator[Finding]:
         yield fail("no process may compute on it (compute mode PROHIBITED)", _DEFAULT_MODE)
     elif mode is ComputeMode.DEFAULT:
         yield passed("default")
-    elif facts.mps.daemons or any(has_mps_server(device) for device in devices_of(one.gpu)):
+    elif facts.mps.daemons or any(is_shared_by_mps(device) for device in devices_of(one.gpu)):
         yield passed("exclusive process, and MPS shares it")
     else:
         yield warn(

@@ -13,7 +13,9 @@ from gpuexec.doctor.facts import DriverFacts, MpsDaemon, MpsFacts
 from gpuexec.doctor.readers.files import fields_of, number_of, text_of, whole
 from gpuexec.hardware import health, inventory, visible_devices
 from gpuexec.hardware.host import in_initial_pid_namespace
-from gpuexec.hardware.leases import LeaseFolder
+from gpuexec.hardware.lease_folder import VARIABLE as LEASE_FOLDER
+from gpuexec.hardware.lease_folder import LeaseFolder
+from gpuexec.hardware.leases import read_leases
 from gpuexec.hardware.model import Gpu, GpuProcess, Lease, Node
 from gpuexec.private_folder import state_path
 
@@ -74,9 +76,9 @@ def _leases(node: Node) -> dict[str, tuple[Lease, ...]]:
     """Return what other runs hold. The folder is not made if there is none."""
     uuids = [device.uuid for gpu in node.gpus for device in visible_devices.devices_of(gpu)]
     with contextlib.suppress(OSError, RuntimeError):
-        folder = state_path("leases")
+        folder = Path(os.environ.get(LEASE_FOLDER) or state_path("leases"))
         if uuids and folder.is_dir():
-            return LeaseFolder(folder).read(uuids)
+            return read_leases(LeaseFolder(folder), uuids)
     return {}
 
 

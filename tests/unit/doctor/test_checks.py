@@ -25,7 +25,7 @@ from gpuexec.doctor.facts import (
 from gpuexec.doctor.model import Outcome, examine
 from gpuexec.hardware.health import GpuHealth, HealthListing, RecoveryAction
 from gpuexec.hardware.host_memory import HostMemory
-from gpuexec.hardware.model import ComputeMode, Gpu, GpuProcess, Lease, Link, LinkKind, MigSlice, Node
+from gpuexec.hardware.model import ComputeMode, Gpu, GpuProcess, Holder, Lease, Link, LinkKind, MigSlice, Node
 from gpuexec.hardware.nvml_errors import GPU_IS_LOST, NOT_SUPPORTED
 from tests.unit.doctor.sample_facts import (
     CPU_FACTS,
@@ -452,13 +452,13 @@ CASES = [
     ),
     Case("tenants", of_gpu(held_by(GpuProcess(7, GIB, "graphics", "Xorg"))), PASS, "no other processes"),
     Case("tenants", of_gpu(held_by(GpuProcess(7, GIB, "compute", "me", is_this_process=True))), PASS, "no other"),
-    Case("tenants", driver(leases={uuid(1): (Lease(77, 500, 0),)}), PASS, "no other processes"),
+    Case("tenants", driver(leases={uuid(1): (Lease(Holder(77), 500, 0),)}), PASS, "no other processes"),
     Case(
         "tenants",
         {
             "driver": dataclasses.replace(
                 of_gpu(held_by(GpuProcess(77, 30 * GIB, "compute", "python")))["driver"],
-                leases={uuid(1): (Lease(77, 500, 0),)},
+                leases={uuid(1): (Lease(Holder(77), 500, 0),)},
             )
         },
         WARN,

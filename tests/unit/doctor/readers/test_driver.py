@@ -11,7 +11,8 @@ from gpuexec.doctor.catalogue import CHECKS
 from gpuexec.doctor.facts import MpsDaemon
 from gpuexec.doctor.model import Outcome, examine
 from gpuexec.doctor.readers.driver import read_driver, read_mps, user_name
-from gpuexec.hardware.leases import LeaseFolder
+from gpuexec.hardware.lease_folder import LeaseFolder
+from gpuexec.hardware.leases import HeldLeases
 from gpuexec.hardware.model import LeaseAmount
 from tests.nvml_sim import nodes
 from tests.unit.doctor.readers.roots import files
@@ -75,9 +76,9 @@ def test_leases_are_read_where_there_are_some(nvml_node, tmp_path, monkeypatch):
     nvml_node(nodes.node(nodes.well(0)))
     assert read_driver(tmp_path).leases == {}
     assert list(tmp_path.iterdir()) == [tmp_path / "node.json"], "no folder is made"
-    with LeaseFolder.open().hold({nodes.uuid(0): LeaseAmount(500)}):
+    with HeldLeases.take(LeaseFolder.open(), {nodes.uuid(0): LeaseAmount(500)}):
         (lease,) = read_driver(tmp_path).leases[nodes.uuid(0)]
-    assert (lease.pid, lease.thousandths) == (os.getpid(), 500)
+    assert (lease.holder.pid, lease.thousandths) == (os.getpid(), 500)
 
 
 @pytest.mark.parametrize(
