@@ -78,7 +78,23 @@ nvmlReturn_t nvmlDeviceGetPciInfo_v3(nvmlDevice_t device, nvmlPciInfo_t *pci) { 
 
 /* ---- memory and processes ---- */
 
+/* Whether a process is there, and more than an entry of its parent's: a dead one holds no memory. */
+static int is_alive(int pid) {
+  char path[64], line[512] = "";
+  snprintf(path, sizeof path, "/proc/%d/stat", pid);
+  FILE *file = fopen(path, "re");
+  if (!file) return 0;
+  size_t length = fread(line, 1, sizeof line - 1, file);
+  fclose(file);
+  line[length] = 0;
+  const char *end = strrchr(line, ')');
+  return end && end[1] && end[2] != 'Z' && end[2] != 'X';
+}
+
+/* An entry that is "while_alive" ends with its process, as a real driver frees what a process holds. */
 static int is_listed(const Sim *sim, const char *process) {
+  if (json_true(json_member(process, "while_alive")) && !is_alive((int)json_number(json_member(process, "pid"), 0)))
+    return 0;
   int slice = (int)json_number(json_member(process, "slice"), (unsigned long long)-1);
   return sim->slice < 0 || slice == sim->slice;
 }
