@@ -30,7 +30,7 @@ from gpuexec.driver.cancellation import Cancellation
 from gpuexec.driver.initial_tasks import InitialTasks, StreamedTasks
 from gpuexec.driver.limits import MemoryLimits
 from gpuexec.driver.observers import Observers
-from gpuexec.driver.shutdown import Shutdown, is_interruption
+from gpuexec.driver.shutdown import Shutdown
 from gpuexec.driver.spill_folder import SpillFolder
 from gpuexec.driver.stored_payloads import StoredPayloads
 from gpuexec.driver.telemetry import Telemetry
@@ -208,7 +208,7 @@ class Run:
                 if note is not None:
                     error.add_note(note)
                     self._emit(events.Noticed(note))
-                self._end(outcome, interrupted=stopped or is_interruption(error))
+                self._end(outcome, interrupted=stopped or exceptions.is_interruption(error))
                 raise
             else:
                 if self._checkpoint.skipped:
