@@ -10,6 +10,7 @@ from rich.text import Text
 
 from gpuexec.contract.metrics import OOM_SPLITS, gpu_peaks
 from gpuexec.core.worker_time import Work
+from gpuexec.report.bounds import number
 from gpuexec.report.columns import Column, lay_out
 from gpuexec.report.model import RunReport, StageReport
 from gpuexec.units import format_bytes
@@ -53,8 +54,8 @@ class StageTable:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
         """Render for rich."""
-        for number, line in enumerate(self.lines(options.max_width)):
-            yield Text(line, style="italic" if number == 0 else "bold" if number == 1 else "")
+        for at, line in enumerate(self.lines(options.max_width)):
+            yield Text(line, style="italic" if at == 0 else "bold" if at == 1 else "")
 
 
 def stage_table(report: RunReport) -> StageTable:
@@ -99,7 +100,7 @@ def _trouble_lines(stage: StageReport) -> list[str]:
     counts = (
         (stage.failed_attempts, "failed attempt" if stage.failed_attempts == 1 else "failed attempts"),
         (stage.quarantined, "quarantined"),
-        (int(stage.metrics.get(OOM_SPLITS, 0)), "halved for GPU memory"),
+        (int(number(stage.metrics.get(OOM_SPLITS))), "halved for GPU memory"),
     )
     return [f"{count} {label}" for count, label in counts if count]
 

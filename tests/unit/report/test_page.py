@@ -124,6 +124,16 @@ def test_long_lists_are_cut_and_the_page_knows():
     assert data["failures"][-1]["task_ids"] == ["0_9999"]  # the newest stay
 
 
+def test_many_metrics_with_long_names_are_cut_too():
+    report = one_task()
+    metrics = {f"{number} {'x' * 3000}": 1.0 for number in range(1000)}
+    report["stages"] = [{**stage, "metrics": metrics} for stage in report["stages"]]
+    text = page_json(report, 1_000_000)
+    assert len(text) <= 1_000_000
+    assert all(found["metrics"].items() <= metrics.items() for found in json.loads(text)["stages"])
+    assert json.loads(text)["stages"][0]["metrics"]
+
+
 @pytest.mark.parametrize("limit", [100_000, 1_000_000])
 def test_a_smaller_limit_gives_wider_bins_with_the_same_sums(limit: int):
     report = eight_gpus_six_hours() | {"processes": [{"worker": "caption-0", "series": []}] * 1000}
