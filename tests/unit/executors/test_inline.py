@@ -76,6 +76,16 @@ def test_an_initial_task_that_is_not_a_task(executor, wrong):
         Pipeline("p", stages=[Upper()]).run(executor(), initial_tasks=[Words("d", []), wrong])
 
 
+@pytest.mark.parametrize("task_id", [5, ("a", 1), ["a"], b"b", float("nan")], ids=str)
+def test_an_id_that_is_no_text_becomes_one(task_id):
+    (task,) = items(1)
+    task.task_id = task_id
+    executor = InlineExecutor(show_progress=False)
+    (made,) = executor.execute([Apply(stages.same), Apply(stages.same, "second")], [task])
+    assert made.task_id == f"{task_id}_0_0"
+    assert find_run(executor.last_report.folder).report()["slowest"][-1]["task_ids"][0].startswith(str(task_id))
+
+
 def test_tasks_given_to_execute_get_ids_too():
     out = InlineExecutor().execute([Upper()], [Words("d", ["a"]), Words("d", ["b"])])
     assert [task.task_id for task in out] == ["0_0_0", "0_1_0"]
