@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -44,6 +43,7 @@ def runs_table(summaries: list[RunSummary]) -> Table:
 
     from gpuexec.report.columns import shortened
     from gpuexec.report.text import duration
+    from gpuexec.report.wording import moment
     from gpuexec.units import format_bytes
 
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
@@ -55,10 +55,9 @@ def runs_table(summaries: list[RunSummary]) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     for run in summaries:
         name = "".join(char if char.isprintable() else " " for char in run.pipeline)
-        started = run.started_at
         table.add_row(
             run.run_id,
-            "?" if started is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(started)),
+            moment(run.started_at) or "?",
             escape(shortened(name, _MOST_NAME_CHARS)),
             run.outcome,
             "?" if run.seconds is None else duration(run.seconds),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
 from collections.abc import Sequence
 
 from gpuexec.records import Record
@@ -9,6 +11,9 @@ from gpuexec.records import Record
 _GAP = "  "
 _NAME_SHARE = 0.75  # of the width; a longer name is shortened in the middle
 _ELLIPSIS = "…"
+_LEAST_WIDTH = 20  # of lines of words
+INDENT = "  "
+_SPACE = re.compile(r"\s")  # line breaks among it
 
 
 class Column(Record):
@@ -64,6 +69,14 @@ def cell_width(text: str) -> int:
     from rich.cells import cell_len
 
     return cell_len(text)
+
+
+def wrapped(text: str, width: int, indent: str = "") -> list[str]:
+    """Return lines of at most ``width`` columns, and no less than 20; further lines are indented."""
+    text, width = printable(_SPACE.sub(" ", text)), max(_LEAST_WIDTH, width)
+    if cell_width(text) > len(text):  # some characters take two columns
+        width //= 2
+    return textwrap.wrap(text, width, initial_indent=indent, subsequent_indent=indent + INDENT)
 
 
 def printable(text: str) -> str:

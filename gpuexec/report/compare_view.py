@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import textwrap
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from gpuexec.report.columns import Column, cell_width, lay_out, printable, shortened
+from gpuexec.report.columns import INDENT, Column, cell_width, lay_out, printable, shortened, wrapped
 from gpuexec.report.compare_verdict import SEEN, SHOWN
 from gpuexec.report.figure_text import around_text, change_text, interval_text, value_text
-from gpuexec.report.wording import counted, named, on_one_line
+from gpuexec.report.wording import counted, moment, named, on_one_line
 
 REPEATS = (
     "These runs are of one configuration: they are repeats of each other, and there is nothing to compare them with. "
@@ -22,7 +20,6 @@ _MARKS = {SHOWN: " *", SEEN: " ?"}
 _SHARE_SHOWN = 0.01
 _LEAST_NAME = 12
 _LEAST_WIDTH = 40
-_INDENT = "  "
 
 Data = Mapping[str, Any]
 
@@ -65,7 +62,7 @@ def legend() -> str:
 
 def _lines(comparison: Data, width: int, *, everything: bool) -> Iterator[str]:
     for side in comparison["sides"]:
-        yield from _wrapped(side_text(side), width)
+        yield from wrapped(side_text(side), width)
     if not comparison["comparisons"]:
         yield from _one_side(comparison["sides"][0], width)
     for pair in comparison["comparisons"]:
@@ -74,13 +71,13 @@ def _lines(comparison: Data, width: int, *, everything: bool) -> Iterator[str]:
 
 def _pair(pair: Data, width: int, *, everything: bool) -> Iterator[str]:
     for sentence in pair["verdict"]["sentences"]:
-        yield from _wrapped(sentence, width)
+        yield from wrapped(sentence, width)
     for heading, texts in (("why there is no verdict", pair["refusals"]),
                            ("what changed", [change["text"] for change in pair["changes"]])):  # fmt: skip
         if texts:
             yield from ("", heading)
             for text in texts:
-                yield from _wrapped(text, width, _INDENT)
+                yield from wrapped(text, width, INDENT)
     names = pair["before"], pair["after"]
     yield ""
     yield from _table("the run", pair["figures"], names, width, everything=everything)
@@ -88,7 +85,7 @@ def _pair(pair: Data, width: int, *, everything: bool) -> Iterator[str]:
         yield ""
         yield from _table(stage_title(stage), stage["figures"], names, width, everything=everything)
     yield ""
-    yield from _wrapped(legend(), width)
+    yield from wrapped(legend(), width)
 
 
 def _table(
@@ -119,7 +116,7 @@ def _is_shown(figure: Data) -> bool:
 def _one_side(side: Data, width: int) -> Iterator[str]:
     """Yield the repeats of one configuration."""
     yield ""
-    yield from _wrapped(REPEATS, width)
+    yield from wrapped(REPEATS, width)
     parts = [("the run", side["figures"]), *((_name(stage["name"]), stage["figures"]) for stage in side["stages"])]
     for title, figures in parts:
         columns = [Column("mean", 0), Column("95 %", 1), Column("lowest", 2), Column("highest", 3)]
@@ -149,19 +146,10 @@ def _laid_out(
 
 
 def _when(started: Any) -> str:
-    try:
-        return f", {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(started))}" if started else ""
-    except (TypeError, ValueError, OverflowError, OSError):  # no time that a calendar has
-        return ""
+    when = moment(started) if started else None
+    return f", {when}" if when else ""
 
 
 def _name(name: Any) -> str:
     """Return a name for a table: what takes its place on the terminal must be known before the columns are laid out."""
     return printable(on_one_line(name))
-
-
-def _wrapped(text: str, width: int, indent: str = "") -> list[str]:
-    text = printable(text)
-    if cell_width(text) > len(text):  # some characters take two columns
-        width //= 2
-    return textwrap.wrap(text, width, initial_indent=indent, subsequent_indent=indent + _INDENT)

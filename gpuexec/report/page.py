@@ -14,7 +14,7 @@ import re
 from functools import cache
 from pathlib import Path
 
-from gpuexec.report.bounds import Data
+from gpuexec.report.bounds import Data, rows
 from gpuexec.report.page_data import page_json
 from gpuexec.report.verdict import verdict
 from gpuexec.report.wording import on_one_line
@@ -31,8 +31,7 @@ def render(report: Data) -> str:
     A long run is shown with wider bins, and the newest entries of long lists; the page says what it leaves out. A
     report without a verdict gets one.
     """
-    if not report.get("verdict"):
-        report = {**report, "verdict": verdict(report)}
+    report = {**report, "verdict": rows(report.get("verdict")) or verdict(report)}
     style, uplot, script, template = _assets()
     parts = {
         "script-hashes": f"{source_hash(uplot)} {source_hash(script)}",

@@ -53,18 +53,8 @@ class RunFolder:
             raise
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a file, in place of an older one of this name: readers see one of the two, and whole."""
-        temporary = self.path / f".{name}.new"
-        try:
-            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            try:
-                write_all(fd, content)
-            finally:
-                os.close(fd)
-            temporary.replace(self.path / name)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
+        """Write a file, in place of an older one of this name."""
+        write_whole(self.path / name, content)
 
     def close(self) -> None:
         """Give the lock up, and say by that that the run has ended and was not killed."""
@@ -72,6 +62,22 @@ class RunFolder:
             (self.path / LOCK).unlink(missing_ok=True)
         finally:
             os.close(self._lock_fd)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a private file, in place of an older one: readers see one of the two, and whole. Raises ``OSError``."""
+    temporary = path.with_name(f".{path.name}.new")
+    try:
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            write_all(fd, content)
+        finally:
+            os.close(fd)
+        temporary.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
 
 
 def write_all(fd: int, content: bytes) -> int:

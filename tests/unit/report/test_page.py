@@ -22,7 +22,7 @@ from gpuexec.report import page
 from gpuexec.report.compact_json import compact_json
 from gpuexec.report.page import render
 from gpuexec.report.page_data import page_json
-from tests.unit.report.report_strategies import reports
+from tests.unit.report.report_strategies import damaged, reports
 from tests.unit.report.sample_reports import HOSTILE, SAMPLES, eight_gpus_six_hours, hostile_names, one_task
 
 ASSETS = Path(page.__file__).parent / "assets"
@@ -102,6 +102,12 @@ def test_any_text_comes_back_from_the_page(text: str):
 @given(reports())
 def test_any_report_has_a_page(report: dict[str, Any]):
     assert data_of(render(report))["schema"] == "gpuexec-report/1"
+
+
+@settings(max_examples=50)
+@given(damaged(one_task()).filter(lambda report: isinstance(report, dict)))
+def test_a_damaged_report_has_a_page(report: dict[str, Any]):
+    assert data_of(render(report))["verdict"]
 
 
 def test_the_policy_allows_the_pages_own_scripts_and_style_only():

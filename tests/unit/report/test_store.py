@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from rich.console import Console
 
+from gpuexec.cli.runs import runs_table
 from gpuexec.errors import RunNotFound
 from gpuexec.report import run_folder
 from gpuexec.report.run_folder import RunFolder
 from gpuexec.report.store import Outcome, find_run, list_runs, load_report
+from tests.unit.report.report_strategies import damaged
 
 MOMENT = 1_795_959_538.4376
 REPORT = {
@@ -94,6 +100,9 @@ def test_another_folder_of_runs_can_be_named(tmp_path):
         (b"{}", "no report of gpuexec"),
         (b'{"schema": "other/1"}', "no report of gpuexec"),
         (b'{"schema": "gpuexec-report/x"}', "no report of gpuexec"),
+        (b"[" * 100_000, "is damaged"),
+        ('{"schema": "gpuexec-report/²"}'.encode(), "no report of gpuexec"),
+        (b'{"schema": "gpuexec-report/' + b"9" * 5000 + b'"}', "no report of gpuexec"),
         (b'{"schema": "gpuexec-report/2", "gpuexec": "0.9.0"}', "gpuexec 0.9.0 or newer is needed"),
     ],
 )
@@ -126,12 +135,35 @@ def test_a_summary_tells_the_run_in_a_few_words(runs):
         ({}, Outcome.OK),
         ({"ok": False, "error": "LookupError"}, Outcome.FAILED),
         ({"ok": False, "interrupted": True}, Outcome.INTERRUPTED),
-        ({"ended": False, "wall_s": None, "elapsed_s": 3.0}, Outcome.KILLED),
+        ({"ended": False, "wall_s": None, "elapsed_s": 3.0}, Outcome.UNKNOWN),  # its last report could not be written
     ],
 )
 def test_a_summary_has_the_outcome(runs, fields, outcome):
     a_run(runs, "abc123", **fields)
     assert find_run().summary().outcome == outcome
+
+
+def test_a_run_that_left_its_lock_was_killed(runs):
+    path = a_run(runs, "abc123", ended=False)
+    (path / run_folder.LOCK).touch()
+    assert find_run().summary().outcome == Outcome.KILLED
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "\udc80", "a\0b"], ids=["long", "no text", "zero"])
+def test_a_name_that_no_file_can_have_is_no_run(runs, name):
+    a_run(runs, "abc123")
+    with pytest.raises(RunNotFound, match="there is no run"):
+        find_run(name)
+
+
+@given(damaged({**REPORT, "run_id": "abc123"}))
+def test_no_report_spoils_the_list_of_runs(report):
+    with tempfile.TemporaryDirectory() as parent:
+        path = a_run(Path(parent), "abc123")
+        (path / run_folder.REPORT).write_text(json.dumps(report))
+        (reader,) = list_runs(parent)
+        table = runs_table([reader.summary()])
+        Console(file=io.StringIO(), width=80).print(table)
 
 
 def test_a_damaged_report_does_not_hide_the_run(runs):
