@@ -11,7 +11,7 @@ from rich.text import Text
 from gpuexec.contract.metrics import OOM_SPLITS, gpu_peaks
 from gpuexec.core.worker_time import Work
 from gpuexec.report.bounds import number
-from gpuexec.report.columns import Column, lay_out
+from gpuexec.report.columns import Column, cell_width, lay_out
 from gpuexec.report.model import RunReport, StageReport
 from gpuexec.units import format_bytes
 
@@ -46,7 +46,7 @@ class StageTable:
         names = [stage.name for stage in report.stages]
         heading, *rows = lay_out("stage", names, _COLUMNS, [_cells(report, stage) for stage in report.stages], width)
         yield heading
-        yield "─" * max(map(len, (heading, *rows)))
+        yield "─" * max(map(cell_width, (heading, *rows)))
         for stage, row in zip(report.stages, rows, strict=True):
             yield row
             for detail in (*_trouble_lines(stage), *_spill_lines(stage), *_peak_lines(stage)):
