@@ -158,7 +158,7 @@ def find_run(run: str | os.PathLike[str] | None = None, run_dir: str | None = No
     if run is not None and _is_path(run):
         return RunFolderReader(Path(run).absolute())
     parent = parent_of_runs(run_dir)
-    folders = run_folder.run_folders(parent)
+    folders = _folders(parent)
     if not folders:
         raise RunNotFound(f"there is no run in {parent}. Runs are kept there unless run_dir=… names another folder")
     if run is None:
@@ -167,8 +167,11 @@ def find_run(run: str | os.PathLike[str] | None = None, run_dir: str | None = No
 
 
 def list_runs(run_dir: str | None = None) -> list[RunFolderReader]:
-    """Return all runs in a folder, the oldest first; an empty list if there are none."""
-    return [RunFolderReader(path) for path in run_folder.run_folders(parent_of_runs(run_dir))]
+    """Return all runs in a folder, the oldest first; an empty list if there are none.
+
+    Raises ``RunNotFound`` if the folder cannot be read.
+    """
+    return [RunFolderReader(path) for path in _folders(parent_of_runs(run_dir))]
 
 
 def parent_of_runs(run_dir: str | None) -> Path:
@@ -179,6 +182,13 @@ def parent_of_runs(run_dir: str | None) -> Path:
         return state_path("runs")
     except RuntimeError as error:
         raise RunNotFound(f"no runs are kept, since there is no home directory ({error}). Name their folder") from error
+
+
+def _folders(parent: Path) -> list[Path]:
+    try:
+        return run_folder.run_folders(parent)
+    except OSError as error:
+        raise RunNotFound(f"{parent} cannot be read: {error.strerror or error}") from error
 
 
 def _only_one(run: str, folders: list[Path], parent: Path) -> Path:

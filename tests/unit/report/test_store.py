@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import json
 import tempfile
 from pathlib import Path
 
 import pytest
 from hypothesis import given
-from rich.console import Console
 
-from gpuexec.cli.runs import runs_table
+from gpuexec.cli.runs import runs_lines
 from gpuexec.errors import RunNotFound
 from gpuexec.report import run_folder
+from gpuexec.report.columns import cell_width
 from gpuexec.report.run_folder import RunFolder
 from gpuexec.report.store import Outcome, find_run, list_runs, load_report
 from tests.unit.report.report_strategies import damaged
@@ -162,8 +161,23 @@ def test_no_report_spoils_the_list_of_runs(report):
         path = a_run(Path(parent), "abc123")
         (path / run_folder.REPORT).write_text(json.dumps(report))
         (reader,) = list_runs(parent)
-        table = runs_table([reader.summary()])
-        Console(file=io.StringIO(), width=80).print(table)
+        assert all(cell_width(line) <= 80 for line in runs_lines([reader.summary()], 80))
+
+
+@pytest.mark.parametrize("width", [12, 20, 40, 80])
+def test_a_list_of_runs_fits_and_names_each_whatever_it_is_called(runs, width):
+    a_run(runs, "abc123", pipeline="\x1b[31m🦜\n" + "x" * 300)
+    a_run(runs, "abd456", 1)
+    lines = runs_lines([reader.summary() for reader in list_runs()], width)
+    assert [line.split()[0] for line in lines] == ["run", "abc123", "abd456"]
+    assert all(line.isprintable() and cell_width(line) <= width for line in lines)
+
+
+def test_a_file_in_the_place_of_the_folder_of_runs_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    for look in (list_runs, lambda where: find_run(None, where)):
+        with pytest.raises(RunNotFound, match="cannot be read: Not a directory"):
+            look(str(tmp_path / "file"))
 
 
 def test_a_damaged_report_does_not_hide_the_run(runs):
