@@ -90,9 +90,13 @@ def write_all(fd: int, content: bytes) -> int:
 
 def folder_name(pipeline: str, run_id: str, posix_time: float) -> str:
     """Return the name of a run's folder: only letters, digits, and ``._-``, and not too long."""
-    readable = _UNSAFE.sub("_", pipeline)[:_MOST_NAME_CHARS].strip("._-") or "pipeline"
     moment = datetime.fromtimestamp(posix_time, UTC)
-    return f"{moment:%Y%m%dT%H%M%S}.{moment.microsecond // 1000:03}Z-{readable}-{run_id}"
+    return f"{moment:%Y%m%dT%H%M%S}.{moment.microsecond // 1000:03}Z-{pipeline_part(pipeline)}-{run_id}"
+
+
+def pipeline_part(pipeline: str) -> str:
+    """Return a pipeline's name as it is in the name of a folder."""
+    return _UNSAFE.sub("_", pipeline)[:_MOST_NAME_CHARS].strip("._-") or "pipeline"
 
 
 def parent_folder(run_dir: str) -> Path:
