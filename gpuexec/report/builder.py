@@ -12,6 +12,7 @@ from gpuexec.contract.metrics import MAX_NAMES, is_own, merge_metrics
 from gpuexec.core.worker_time import Work
 from gpuexec.histogram import add_to
 from gpuexec.report.model import (
+    LOCK,
     FailedAttempt,
     Note,
     Quarantined,
@@ -44,7 +45,8 @@ class ReportBuilder:
         """Add an event to the report."""
         handle = _HANDLERS.get(type(event))
         if handle is not None:
-            handle(self, event)
+            with LOCK:
+                handle(self, event)
 
     def _begin(self, event: events.RunStarted) -> None:
         from gpuexec.report.timeline import StageTimeline
