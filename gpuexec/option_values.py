@@ -30,6 +30,8 @@ def checked_value(option: dataclasses.Field[Any], value: Any) -> Any:
     if not _has_type(value, kind):
         expected = _TYPE_NAMES.get(kind, "a mapping")
         raise ConfigurationError(f"option {option.name!r} must be {expected}, got {type(value).__name__} {value!r}")
+    if isinstance(value, int) and not _fits_float(value):
+        raise ConfigurationError(f"option {option.name!r} is too large a number, of {value.bit_length():,} bits")
     check = option.metadata["check"]
     problem = check(value) if check else None
     if problem:
@@ -70,6 +72,14 @@ def _exception_name(option: str, name: str) -> str:
     if problem is None:
         return name
     raise ConfigurationError(f"option {option!r}: {problem}")
+
+
+def _fits_float(value: int) -> bool:
+    try:
+        float(value)
+    except OverflowError:
+        return False
+    return True
 
 
 def _has_type(value: Any, expected: str) -> bool:

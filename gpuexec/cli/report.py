@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gpuexec.cli.runs import RunDir
+from gpuexec.errors import ConfigurationError, RunNotFound
 
 if TYPE_CHECKING:
     from gpuexec.report.store import RunFolderReader
@@ -36,7 +37,9 @@ def show_report(
         bool,
         typer.Option("--serve", help="Serve the page on 127.0.0.1 until Ctrl-C, where a browser cannot open the file."),
     ] = False,
-    port: Annotated[int, typer.Option("--port", help="With --serve: the port (default: any free one).")] = 0,
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, help="With --serve: the port (default: any free one).")
+    ] = 0,
     run_dir: RunDir = None,
 ) -> None:
     """Show the report of a run, and say where its page is."""
@@ -65,19 +68,27 @@ def _print(reader: RunFolderReader, report: dict[str, Any]) -> None:
     for line in report_lines(report, reader.outcome(report).value, width):
         typer.echo(line)
     typer.echo("")
-    typer.echo(f"page: {page_of(reader, report)}")
+    try:
+        typer.echo(f"page: {page_of(reader, report)}")
+    except RunNotFound as error:
+        typer.echo(f"page: none, {error}")
     if reader.trace.exists():
         typer.echo(f"trace: {reader.trace}")
 
 
 def page_of(reader: RunFolderReader, report: dict[str, Any]) -> Path:
-    """Return the page of a run; make it if the run was killed before it had one."""
+    """Return the page of a run; make it if the run has none, as one that was killed early.
+
+    Raises ``RunNotFound`` if there is none and it cannot be made.
+    """
     if not reader.page.exists():
         from gpuexec.report.page import render
+        from gpuexec.report.run_folder import write_whole
 
-        with contextlib.suppress(OSError):  # a folder that cannot be written; then there is no page
-            reader.page.touch(mode=0o600)
-            reader.page.write_text(render(report), encoding="utf-8", errors="replace")
+        try:
+            write_whole(reader.page, render(report).encode("utf-8", "replace"))
+        except OSError as error:
+            raise RunNotFound(f"{reader.page} is missing and cannot be made ({error.strerror or error})") from error
     return reader.page
 
 
@@ -86,7 +97,13 @@ def serve(reader: RunFolderReader, port: int) -> None:
     from gpuexec.report.serve import ReportServer
 
     page_of(reader, reader.report())
-    with ReportServer(reader.path, port) as server:
+    try:
+        server = ReportServer(reader.path, port)
+    except OSError as error:
+        raise ConfigurationError(
+            f"--port {port} of 127.0.0.1 cannot be used ({error.strerror or error}): leave it out for any that is free"
+        ) from error
+    with server:
         typer.echo(server.url)
         sys.stdout.flush()
         with contextlib.suppress(KeyboardInterrupt):

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import time
+import shutil
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 if TYPE_CHECKING:
     from gpuexec.report.store import RunSummary
@@ -18,7 +15,7 @@ RunDir = Annotated[
     str | None,
     typer.Option("--dir", metavar="DIR", help="The folder of run folders, as in run_dir=DIR.", show_default=False),
 ]
-_MOST_NAME_CHARS = 40
+_MOST_COLUMNS = 120
 
 
 def show_runs(
@@ -35,33 +32,34 @@ def show_runs(
     if not summaries:
         typer.echo(f"no runs in {parent_of_runs(run_dir)}")
         return
-    Console().print(runs_table(summaries))
+    width = min(_MOST_COLUMNS, shutil.get_terminal_size((_MOST_COLUMNS, 24)).columns)
+    for line in runs_lines(summaries, width):
+        typer.echo(line)
 
 
-def runs_table(summaries: list[RunSummary]) -> Table:
-    """Return a table with one row per run."""
-    from rich.markup import escape
-
-    from gpuexec.report.columns import printable, shortened
-    from gpuexec.report.wording import seconds
+def runs_lines(summaries: list[RunSummary], width: int) -> list[str]:
+    """Return a heading and a line per run; where there is little room, the least important columns are left out."""
+    from gpuexec.report.columns import Column, lay_out, printable, shortened
+    from gpuexec.report.wording import moment, seconds
     from gpuexec.units import format_bytes
 
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("run", no_wrap=True)
-    table.add_column("started", no_wrap=True)
-    table.add_column("pipeline", overflow="fold")
-    table.add_column("outcome", no_wrap=True)
-    for heading in ("took", "tasks out", "size"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for run in summaries:
-        started = run.started_at
-        table.add_row(
-            run.run_id,
-            "?" if started is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(started)),
-            escape(shortened(printable(run.pipeline), _MOST_NAME_CHARS)),
+    columns = (
+        Column("started", 2),
+        Column("pipeline", 1),
+        Column("outcome", 0),
+        Column("took", 3),
+        Column("tasks out", 4),
+        Column("size", 5),
+    )
+    cells = [
+        [
+            moment(run.started_at) or "?",
+            shortened(printable(run.pipeline), width // 4),
             run.outcome,
             "?" if run.seconds is None else seconds(run.seconds),
             "?" if run.tasks_out is None else f"{run.tasks_out:,}",
             "?" if run.size_bytes is None else format_bytes(run.size_bytes),
-        )
-    return table
+        ]
+        for run in summaries
+    ]
+    return lay_out("run", [run.run_id for run in summaries], columns, cells, width)

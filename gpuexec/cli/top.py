@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -65,7 +66,7 @@ def find_live_run(run: str | None, run_dir: str | None) -> tuple[RunFolderReader
             )
         others = ", ".join(_label(reader) for reader in reversed(live[:-1]))
         return live[-1], f"this is {_label(live[-1])}; there go on too: {others}" if others else None
-    name = run_folder.name_in_folder(run)
+    name = run if os.sep in run else run_folder.name_in_folder(run)  # a folder, or a name as folders have it
     named = [reader for reader in runs if (run_folder.name_parts(reader.path) or ("", "", ""))[1] == name]
     going_on = [reader for reader in named if reader.is_live]
     if len(going_on) > 1:

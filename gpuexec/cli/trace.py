@@ -9,7 +9,7 @@ import typer
 
 from gpuexec.cli.report import Run
 from gpuexec.cli.runs import RunDir
-from gpuexec.errors import RunNotFound
+from gpuexec.errors import ConfigurationError, RunNotFound
 
 
 def show_trace(
@@ -42,9 +42,12 @@ def show_trace(
     if output is not None:
         from gpuexec.report.trace_merge import merged_traces
 
-        with trace.open("rb"):  # before the output is touched, which may be the same
-            content = merged_traces([trace, *others]) if others else trace.read_bytes()
-        output.write_bytes(content)
+        try:
+            content = merged_traces([trace, *others]) if others else trace.read_bytes()  # the output may be the same
+            output.write_bytes(content)
+        except OSError as error:
+            what = error.filename or output
+            raise ConfigurationError(f"--output {output}: {what}: {error.strerror or error}") from error
         trace = output
     typer.echo(str(trace))
     typer.echo("Open it at https://ui.perfetto.dev (drop the file on the page; it stays in your browser)")

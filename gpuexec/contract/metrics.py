@@ -21,6 +21,7 @@ every custom metric; to get peaks, apply ``max`` to its per-batch arrays (``Task
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from enum import StrEnum
@@ -33,6 +34,9 @@ TORCH_PEAK = "torch_peak_bytes"
 PROCESS_USED = "process_used_bytes"
 PROCESS_PEAK = "process_peak_bytes"
 
+MAX_NAMES = 1000  # of a stage's own metrics in a report: a name made of a task's id would make it grow without end
+
+_OWN_PREFIX = "gpuexec."
 _PEAK_SUFFIX = "_peak_bytes"
 _PEAK_KEY = re.compile(r"gpuexec\.gpu(\d+)\.(\w+_peak_bytes)")
 _LEVELS = (TORCH_ALLOCATED, TORCH_RESERVED, PROCESS_USED)
@@ -57,6 +61,11 @@ def gpu_key(index: int, name: str) -> str:
     return f"gpuexec.gpu{index}.{name}"
 
 
+def is_own(key: str) -> bool:
+    """Return whether a metric is the executor's, and not the stage's."""
+    return key.startswith(_OWN_PREFIX)
+
+
 def merge_metrics(a: Mapping[str, float], b: Mapping[str, float]) -> dict[str, float]:
     """Combine the metrics of two batches: return sums, and the larger value of memory levels."""
     merged = dict(a)
@@ -77,7 +86,7 @@ def add_metrics(total: dict[str, float], more: Mapping[str, float]) -> None:
 
 def gpu_peaks(metrics: Mapping[str, float]) -> list[tuple[int, str, float]]:
     """Return (NVML index, metric's name, bytes) of every peak, sorted by GPU and name."""
-    matches = ((_PEAK_KEY.fullmatch(key), value) for key, value in metrics.items())
+    matches = ((_PEAK_KEY.fullmatch(key), value) for key, value in metrics.items() if math.isfinite(value))
     return sorted((int(match[1]), match[2], value) for match, value in matches if match)
 
 

@@ -254,16 +254,17 @@ class ProcessingStage(ABC, Generic[X, Y], metaclass=StageMeta):
     # ---- the stage's own metrics ------------------------------------------------------------------
 
     def _log_metrics(self, metrics: Mapping[str, float]) -> None:
-        """Add numbers to the stats of the current batch."""
+        """Add numbers to the stats of the current batch. Of those of a run, a report has the first 1,000 names."""
         recorded: dict[str, float] = self.__dict__.setdefault("_custom_metrics", {})
         for name, value in metrics.items():
-            number: object = value  # stages without type annotations may log anything
-            if isinstance(number, int | float):
-                recorded[name] = float(number)
+            number = _as_float(value)
+            if number is not None:
+                recorded[str(name)] = number
             else:
                 from loguru import logger
 
-                logger.warning("stage {}: metric {} is not a number ({!r}) and is dropped", self.name, name, value)
+                problem = "an integer that is too large" if isinstance(value, int) else repr(value)
+                logger.warning("stage {}: metric {} is not a number ({:.100}) and is dropped", self.name, name, problem)
 
     def _log_metric(self, name: str, value: float) -> None:
         """Add one number to the stats of the current batch."""
@@ -324,3 +325,10 @@ def _refuse_unusable_members(cls: type) -> None:
                 f"{cls.__name__} must not define {name!r} as a @property: with_() could not change it. "
                 "Use a class attribute or a dataclass field"
             )
+
+
+def _as_float(value: object) -> float | None:
+    """Return a number as a float. Stages without type annotations may log anything: ``None`` for what is no number."""
+    with contextlib.suppress(OverflowError):
+        return float(value) if isinstance(value, int | float) else None
+    return None

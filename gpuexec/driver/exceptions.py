@@ -7,7 +7,7 @@ import traceback
 from gpuexec.channel import codec
 from gpuexec.channel.messages import Failed
 from gpuexec.channel.payload import SegmentRef
-from gpuexec.errors import RemoteStageError, RemoteTraceback, ResultNotPicklable
+from gpuexec.errors import RemoteStageError, RemoteTraceback, ResultNotPicklable, RunCancelled
 from gpuexec.naming import abbreviated, shortened
 
 _MAX_LINE = 2_000  # characters
@@ -67,3 +67,8 @@ def _own_exception(failed: Failed, stage: str, producer: str) -> BaseException:
 def in_a_line(error: BaseException) -> str:
     """Name an exception and what it says, also where its own ``__str__`` fails."""
     return " ".join(shortened("".join(traceback.format_exception_only(error)), _MAX_LINE).split())
+
+
+def is_interruption(error: BaseException) -> bool:
+    """Return whether the run was ended from outside, rather than failed."""
+    return isinstance(error, KeyboardInterrupt | SystemExit | RunCancelled)

@@ -31,12 +31,14 @@ class Observers:
         if position in self._failed:
             return
         self._failed.add(position)
+        from gpuexec.driver.exceptions import in_a_line  # most runs need nothing of it
+
         note = (
             str(error)
             if isinstance(error, RunFolderNotWritten)
             else (
                 f"{type(observer).__name__} could not show or log an event, and the run goes on; "
-                f"further failures of this kind are not reported: {type(error).__name__}: {error}"
+                f"further failures of this kind are not reported: {in_a_line(error)}"
             )
         )
         report_failure(error)

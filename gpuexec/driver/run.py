@@ -30,7 +30,7 @@ from gpuexec.driver.initial_tasks import InitialTasks, StreamedTasks
 from gpuexec.driver.limits import MemoryLimits
 from gpuexec.driver.observers import Observers
 from gpuexec.driver.rare_collections import rare_collections
-from gpuexec.driver.shutdown import Shutdown, is_interruption
+from gpuexec.driver.shutdown import Shutdown
 from gpuexec.driver.spill_folder import SpillFolder
 from gpuexec.driver.stored_payloads import StoredPayloads
 from gpuexec.driver.telemetry import Telemetry
@@ -214,7 +214,7 @@ class Run:
                 if note is not None:
                     error.add_note(note)
                     self._emit(events.Noticed(note))
-                self._end(outcome, interrupted=stopped or is_interruption(error))
+                self._end(outcome, interrupted=stopped or exceptions.is_interruption(error))
                 raise
             else:
                 if self._checkpoint.skipped:

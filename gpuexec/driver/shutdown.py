@@ -14,17 +14,12 @@ from collections.abc import Callable
 from gpuexec import events
 from gpuexec.core.run_state import RunState
 from gpuexec.core.worker import Worker
+from gpuexec.driver.exceptions import is_interruption
 from gpuexec.driver.worker_processes import WorkerProcesses
-from gpuexec.errors import RunCancelled
 from gpuexec.processes.watch import Readiness
 
 _DRAIN_S = 2.0  # after Ctrl-C: to finish the batches in flight …
 _TEARDOWN_S = 1.5  # … and to tear down
-
-
-def is_interruption(error: BaseException) -> bool:
-    """Return whether the run was ended from outside, rather than failed."""
-    return isinstance(error, KeyboardInterrupt | SystemExit | RunCancelled)
 
 
 class Shutdown:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gpuexec.errors import ConfigurationError
@@ -64,6 +64,10 @@ def _check_declarations(stage: Any, position: int) -> None:
 
 def checked_observers(observers: Sequence[Observer]) -> tuple[Observer, ...]:
     """Return the caller's observers. Raises ``ConfigurationError`` for what cannot be one."""
+    given: object = observers
+    if not isinstance(given, Iterable):
+        hint = ": put a single one into a list" if callable(getattr(given, "on_event", None)) else ""
+        raise ConfigurationError(f"observers must be a list of observers, got {given!r}{hint}")
     for observer in observers:
         if isinstance(observer, type) or not callable(getattr(observer, "on_event", None)):
             raise ConfigurationError(

@@ -53,7 +53,7 @@ def exporters_for(options: ExecutorConfig) -> Iterator[list[Observer]]:
 def perf_records_for(executor: BaseExecutor, stages: Sequence[Any]) -> Iterator[list[Observer]]:
     """Record the calls of the stages in the block, if they were asked for, and yield the observers that do so.
 
-    After the block the executor has the records; after an exception it has none.
+    After the block the executor has the records; after an exception it has none, nor where they cannot be written.
     """
     executor._external_perf_records = None
     if not executor._stage_perf_collection_requested:
@@ -61,7 +61,14 @@ def perf_records_for(executor: BaseExecutor, stages: Sequence[Any]) -> Iterator[
         return
     from gpuexec.curator.perf_records import PerfRecordFile
 
-    records = PerfRecordFile(stages)
+    try:
+        records = PerfRecordFile(stages)
+    except OSError as error:
+        from loguru import logger
+
+        logger.warning("there are no performance records: there is no place for temporary files ({})", error)
+        yield []
+        return
     try:
         yield [records]
     except BaseException:

@@ -48,6 +48,9 @@ def _checked_task(task: Any, position: int) -> Any:
     if not is_task(task):
         hint = f": write {task.__name__}(…), an instance of the class" if isinstance(task, type) else ""
         raise ConfigurationError(f"initial task {position} is {task!r}, not a Task{hint}")
-    if not task.task_id:  # Pipeline.run() gives ids; a direct call of execute() does not
+    task_id: object = task.task_id
+    if not task_id:  # Pipeline.run() gives ids; a direct call of execute() does not
         task._set_task_id("0", position)
+    elif not isinstance(task_id, str):
+        task.task_id = str(task_id)  # the ids of the tasks that it becomes begin with it
     return task

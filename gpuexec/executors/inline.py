@@ -102,8 +102,8 @@ class InlineExecutor(BaseExecutor):
         progress, gauge_every_s = progress_for(self.options, builder.report)
         names = [demand.name for demand in prepared.demands]
         facts = run_facts("inline", prepared, self.options)
-        observers = [builder, *exporters, *progress, *self.observers]
-        observers += folder_for(self.options.run_dir, builder.report)
+        folder = folder_for(self.options.run_dir, builder.report)
+        observers = [builder, *exporters, *folder, *progress, *self.observers]
         run = InlineEvents(prepared.plan, names, facts, observers, gauge_every_s)
         try:
             with random_states_kept(self.options.task_seed):

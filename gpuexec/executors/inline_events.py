@@ -132,8 +132,12 @@ class InlineEvents:
 
     def run_ended(self, error: BaseException | None) -> None:
         """Note the end of the run."""
-        text = None if error is None else " ".join(f"{type(error).__name__}: {error}".split())
-        self._emit(events.RunEnded(time.monotonic(), text, isinstance(error, KeyboardInterrupt)))
+        if error is None:
+            self._emit(events.RunEnded(time.monotonic(), None))
+            return
+        from gpuexec.driver.exceptions import in_a_line, is_interruption  # a run that goes through does not need them
+
+        self._emit(events.RunEnded(time.monotonic(), in_a_line(error), is_interruption(error)))
 
     def _account(self, part: Work | IdleReason, now: float) -> None:
         if now > self._since:

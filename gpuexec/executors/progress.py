@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from gpuexec import events
@@ -11,6 +12,7 @@ from gpuexec.observe.relay import LogRelay
 from gpuexec.report.model import RunReport
 
 _GAUGE_S = 1.0  # for the report's time lines
+_NO_CURSOR = ("dumb", "unknown")  # terminals, by $TERM, on which nothing can be drawn again in place
 
 
 def progress_for(options: ExecutorConfig, report: RunReport) -> tuple[list[events.Observer], float]:
@@ -27,7 +29,7 @@ def progress_for(options: ExecutorConfig, report: RunReport) -> tuple[list[event
         from gpuexec.observe.notebook import NOTEBOOK_PERIOD_S, NotebookProgress
 
         return [relay, NotebookProgress(report)], NOTEBOOK_PERIOD_S
-    if is_terminal:
+    if is_terminal and os.environ.get("TERM") not in _NO_CURSOR:
         return [LiveProgress(relay, report)], LIVE_PERIOD_S
     return [relay, LineProgress(report, options.progress_interval_s)], min(_GAUGE_S, options.progress_interval_s)
 

@@ -38,7 +38,7 @@ def run_facts(executor: str, prepared: Prepared, options: ExecutorConfig) -> Run
     system = os.uname()
     return RunFacts(
         run_id=os.urandom(3).hex(),
-        pipeline=current_pipeline_name() or "pipeline",
+        pipeline=str(current_pipeline_name() or "pipeline"),
         executor=executor,
         options=_shown(changed_options(options)),
         versions=versions(),

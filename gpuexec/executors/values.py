@@ -10,6 +10,8 @@ from typing import Any
 
 from gpuexec.errors import ConfigurationError
 
+# Infinity as a whole number, and what is nested too deeply, are among it.
+_UNREADABLE = (ValueError, SyntaxError, OverflowError, RecursionError, MemoryError)
 _WORDS = {"true": True, "false": False, "yes": True, "no": False, "on": True, "off": False, "1": True, "0": False}
 _NOTHING = {"none", "null", ""}
 _SIZE = re.compile(r"([0-9._]+)\s*([kmgt])(i?b)?|([0-9._]+)\s*b", re.IGNORECASE)
@@ -35,7 +37,7 @@ def read_value(text: str, kind: str, *, where: str) -> Any:
             continue
         try:
             return reader(text)
-        except (ValueError, SyntaxError):
+        except _UNREADABLE:
             problems.append(expected)
     if not problems:
         return guessed_value(text)
@@ -60,7 +62,7 @@ def guessed_value(text: str) -> Any:
         return None
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except _UNREADABLE:
         return text
 
 

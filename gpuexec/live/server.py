@@ -8,6 +8,7 @@ for half a minute is dropped, and may attach again. While nobody is attached, th
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import selectors
 import socket
@@ -26,6 +27,8 @@ MOST_CLIENTS = 16
 _PATIENCE_S = 30.0  # for a client that takes nothing
 _MOST_QUEUED = 1000  # messages that the thread has not taken from the driver
 _MOST_LOG_LINES = 200  # that wait for a client
+_NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_PAUSE_S = 0.1
 _CLOSE_S = 1.0  # for the thread to end; it does not wait for clients
 
 
@@ -142,8 +145,10 @@ class LiveServer:
     def _accept(self) -> None:
         try:
             connection, _ = self._listener.accept()
-        except OSError:  # it has gone again, or there are no descriptors left
-            return
+        except OSError as error:
+            if error.errno in _NO_DESCRIPTORS:
+                time.sleep(_PAUSE_S)  # it waits in the queue, so the next turn comes at once
+            return  # else it has gone again
         connection.setblocking(False)
         if len(self._clients) >= MOST_CLIENTS:
             with connection, contextlib.suppress(OSError):

@@ -59,7 +59,7 @@ METRICS = (
         "gpuexec_stage_metric",
         "gauge",
         (*STAGE, "metric"),
-        "what the stage has logged with _log_metric under this name, added up",
+        "what the stage has logged with _log_metric under this name, added up; of the first 1,000 names",
     ),
     Metric(
         "gpuexec_gpu_seconds_total",

@@ -18,6 +18,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from gpuexec import events
 from gpuexec._version import __version__
 from gpuexec.channel.messages import BatchStats
+from gpuexec.contract.metrics import MAX_NAMES, is_own
 from gpuexec.histogram import Histogram, add_to, bounds
 from gpuexec.observe.metric_table import BUCKETS, METRICS, Metric
 
@@ -25,7 +26,6 @@ HOST = "127.0.0.1"
 
 _MAX_LABEL = 200  # characters
 _POLL_S = 0.05  # how long the end of a run may wait for the server
-_OWN_METRICS = "gpuexec."  # names of the executor's among a stage's metrics
 
 Labels = tuple[str, ...]
 
@@ -76,6 +76,7 @@ class Exporter:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._values: dict[str, dict[Labels, float]] = {metric.name: {} for metric in METRICS}
+        self._metric_names: dict[Labels, set[str]] = {}  # of the stages' own metrics
         self._histograms: dict[Labels, tuple[Histogram, float]] = {}
         self._stages: list[Labels] = []
         self._gpus: dict[str, str] = {}  # index by UUID
@@ -129,8 +130,15 @@ class Exporter:
         self._add("gpuexec_output_bytes_total", stage, stats.output_bytes)
         self._add_service_times(stage, stats)
         for name, value in stats.metrics.items():
-            if not name.startswith(_OWN_METRICS):
-                self._add("gpuexec_stage_metric", (*stage, _label(name)), value)
+            if not is_own(name):
+                self._add_metric(stage, _label(name), value)
+
+    def _add_metric(self, stage: Labels, name: str, value: float) -> None:
+        """Add to a stage's own metric. Every name is a time series of Prometheus, so their number is bounded."""
+        names = self._metric_names.setdefault(stage, set())
+        if name in names or len(names) < MAX_NAMES:
+            names.add(name)
+            self._add("gpuexec_stage_metric", (*stage, name), value)
 
     def _add_service_times(self, stage: Labels, stats: BatchStats) -> None:
         counts, total = self._histograms.get(stage, ({}, 0.0))

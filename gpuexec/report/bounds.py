@@ -24,15 +24,20 @@ _SLOW_TASK_BATCHES = 4  # with fewer batches there is nothing to compare one wit
 _ALONE = 1.25  # workers: at most so many were busy while a batch ran alone
 
 
+def finite(value: Any) -> float | None:
+    """Return a figure of a report as a finite number, ``None`` for anything else."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        value = float(value)
+    except OverflowError:
+        return None
+    return value if math.isfinite(value) else None
+
+
 def number(value: Any) -> float:
     """Return a figure of a report as a finite number; 0 stands for what is not there."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        try:
-            value = float(value)
-        except OverflowError:
-            return 0.0
-        return value if math.isfinite(value) else 0.0
-    return 0.0
+    return finite(value) or 0.0
 
 
 def rows(value: Any) -> list[Data]:

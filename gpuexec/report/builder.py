@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import heapq
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from gpuexec import events
-from gpuexec.contract.metrics import merge_metrics
+from gpuexec.contract.metrics import MAX_NAMES, is_own, merge_metrics
 from gpuexec.core.worker_time import Work
 from gpuexec.histogram import add_to
 from gpuexec.report.model import (
+    LOCK,
     FailedAttempt,
     Note,
     Quarantined,
@@ -38,12 +39,14 @@ class ReportBuilder:
         self._live_workers: dict[str, WorkerReport] = {}
         self._slowest: list[tuple[float, int, SlowBatch]] = []  # a heap
         self._numbers = 0
+        self._crowded: set[int] = set()  # stages with too many names of metrics
 
     def on_event(self, event: events.RunEvent) -> None:
         """Add an event to the report."""
         handle = _HANDLERS.get(type(event))
         if handle is not None:
-            handle(self, event)
+            with LOCK:
+                handle(self, event)
 
     def _begin(self, event: events.RunStarted) -> None:
         from gpuexec.report.timeline import StageTimeline
@@ -197,7 +200,8 @@ class ReportBuilder:
         stage.input_bytes += stats.input_bytes
         stage.output_bytes += stats.output_bytes
         stage.rss_peak_bytes = max(stage.rss_peak_bytes, stats.rss_peak_bytes)
-        stage.metrics = merge_metrics(stage.metrics, stats.metrics)
+        if stats.metrics:
+            self._add_metrics(stage, stats.metrics)
         worker = self._live_workers[event.worker_id]
         worker.batches += stats.batches
         worker.idle_s += stats.idle_s
@@ -207,6 +211,27 @@ class ReportBuilder:
             worker.later_batches_process_s += stats.process_s
         if stats.histogram:
             self._add_service_times(event, stage)
+
+    def _add_metrics(self, stage: StageReport, metrics: Mapping[str, float]) -> None:
+        """Add up metrics, those of new names only while there is room. A new dict: other threads may read the old."""
+        known = stage.metrics
+        new = [name for name in metrics if name not in known and not is_own(name)]
+        room = MAX_NAMES - sum(not is_own(name) for name in known) if new else 0
+        if len(new) > room:
+            self._note_too_many_metrics(stage)
+            left_out = set(new[room:])
+            metrics = {name: value for name, value in metrics.items() if name not in left_out}
+        stage.metrics = merge_metrics(known, metrics)
+
+    def _note_too_many_metrics(self, stage: StageReport) -> None:
+        if stage.index in self._crowded:
+            return
+        self._crowded.add(stage.index)
+        text = (
+            f"stage {stage.name!r} logs metrics under more than {MAX_NAMES:,} names, and the report has the first "
+            "ones: a name should stand for a kind of figure, not for a single task"
+        )
+        add_record(self.report.notes, Note(text, self.report.elapsed_s))
 
     def _add_service_times(self, event: events.BatchesFinished, stage: StageReport) -> None:
         stats, start = event.stats, self._started_at

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Sequence
 
@@ -10,6 +11,8 @@ from gpuexec.records import Record
 _GAP = "  "
 _NAME_SHARE = 0.75  # of the width; a longer name is shortened in the middle
 _ELLIPSIS = "…"
+INDENT = "  "
+_SPACE = re.compile(r"\s")  # line breaks among it
 
 
 class Column(Record):
@@ -74,10 +77,10 @@ def printable(text: str) -> str:
 
 def wrapped(text: str, width: int, indent: str = "") -> list[str]:
     """Return the text in lines of at most ``width`` columns; all but the first are indented further."""
-    text = printable(text)
+    text = printable(_SPACE.sub(" ", text))
     if cell_width(text) > len(text):  # some characters take two columns
         width //= 2
-    return textwrap.wrap(text, max(width, len(indent) + 5), initial_indent=indent, subsequent_indent=f"{indent}{_GAP}")
+    return textwrap.wrap(text, max(width, len(indent) + 5), initial_indent=indent, subsequent_indent=indent + INDENT)
 
 
 def _start(text: str, width: int) -> str:

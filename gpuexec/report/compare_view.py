@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from gpuexec.report.columns import Column, cell_width, lay_out, printable, shortened, wrapped
+from gpuexec.report.columns import INDENT, Column, cell_width, lay_out, printable, shortened, wrapped
 from gpuexec.report.compare_verdict import SEEN, SHOWN
 from gpuexec.report.figure_text import around_text, change_text, interval_text, value_text
-from gpuexec.report.wording import counted, named, on_one_line
+from gpuexec.report.wording import counted, moment, named, on_one_line
 
 REPEATS = (
     "These runs are of one configuration: they are repeats of each other, and there is nothing to compare them with. "
@@ -21,7 +20,6 @@ _MARKS = {SHOWN: " *", SEEN: " ?"}
 _SHARE_SHOWN = 0.01
 _LEAST_NAME = 12
 _LEAST_WIDTH = 40
-_INDENT = "  "
 
 Data = Mapping[str, Any]
 
@@ -79,7 +77,7 @@ def _pair(pair: Data, width: int, *, everything: bool) -> Iterator[str]:
         if texts:
             yield from ("", heading)
             for text in texts:
-                yield from wrapped(text, width, _INDENT)
+                yield from wrapped(text, width, INDENT)
     names = pair["before"], pair["after"]
     yield ""
     yield from _table("the run", pair["figures"], names, width, everything=everything)
@@ -148,10 +146,8 @@ def _laid_out(
 
 
 def _when(started: Any) -> str:
-    try:
-        return f", {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(started))}" if started else ""
-    except (TypeError, ValueError, OverflowError, OSError):  # no time that a calendar has
-        return ""
+    when = moment(started) if started else None
+    return f", {when}" if when else ""
 
 
 def _name(name: Any) -> str:

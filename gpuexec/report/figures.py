@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from gpuexec.records import Record
-from gpuexec.report.bounds import Data, number, ratio, row, rows
+from gpuexec.report.bounds import Data, finite, number, ratio, row, rows
 
 HIGHER, LOWER = "higher", "lower"
 THROUGHPUT, TASK_TIME = "throughput", "task_s"
@@ -40,13 +40,13 @@ class Figure(Record):
 def figures_of_run(report: Data) -> list[Figure]:
     """Return the figures of a whole run."""
     stages, gpus = rows(report.get("stages")), rows(report.get("gpus"))
-    peaks = [peak for stage in stages if (peak := _known(row(stage.get("gpu_memory")).get("peak_bytes"))) is not None]
+    peaks = [peak for stage in stages if (peak := finite(row(stage.get("gpu_memory")).get("peak_bytes"))) is not None]
     joules = _joules([row(gpu.get("energy")) for gpu in gpus])
-    done = _known(report.get("tasks_out"))
-    attempts = [_known(stage.get("failed_attempts")) for stage in stages]
+    done = finite(report.get("tasks_out"))
+    attempts = [finite(stage.get("failed_attempts")) for stage in stages]
     return [
-        Figure(THROUGHPUT, "throughput", "tasks/s", HIGHER, _known(report.get("throughput_per_s"))),
-        Figure("wall_s", "duration", "s", LOWER, _known(report.get("wall_s"))),
+        Figure(THROUGHPUT, "throughput", "tasks/s", HIGHER, finite(report.get("throughput_per_s"))),
+        Figure("wall_s", "duration", "s", LOWER, finite(report.get("wall_s"))),
         *_shares("time", "time", (stage.get("time") for stage in stages)),
         *(_shares("gpu", "GPU", (gpu.get("time") for gpu in gpus)) if gpus else ()),
         *([Figure("gpu_memory", "GPU memory, largest", "bytes", LOWER, max(peaks))] if peaks else ()),
@@ -59,30 +59,30 @@ def figures_of_run(report: Data) -> list[Figure]:
 def figures_of_stage(report: Data, stage: Data) -> list[Figure]:
     """Return the figures of a stage. Of fused stages, only the first has times and workers of its own."""
     service, memory, energy = (row(stage.get(name)) for name in ("service_time", "gpu_memory", "energy"))
-    tasks = _known(stage.get("tasks_in"))
+    tasks = finite(stage.get("tasks_in"))
     own_workers = stage.get("lead_index", stage.get("index")) == stage.get("index")
     found = [
-        Figure("tasks_per_s", "tasks per second", "tasks/s", HIGHER, _known(stage.get("tasks_per_s"))),
+        Figure("tasks_per_s", "tasks per second", "tasks/s", HIGHER, finite(stage.get("tasks_per_s"))),
         _per_task(
-            TASK_TIME, "process time per task", Figure("", "", "s", LOWER, _known(stage.get("process_s"))), tasks
+            TASK_TIME, "process time per task", Figure("", "", "s", LOWER, finite(stage.get("process_s"))), tasks
         ),
-        _per_task("mean_s", "batch, mean", Figure("", "", "s", LOWER, _known(service.get("sum_s"))), _count(service)),
+        _per_task("mean_s", "batch, mean", Figure("", "", "s", LOWER, finite(service.get("sum_s"))), _count(service)),
         *(
-            Figure(f"{share}_s", f"batch, {share}", "s", LOWER, _known(service.get(f"{share}_s")) if service else None)
+            Figure(f"{share}_s", f"batch, {share}", "s", LOWER, finite(service.get(f"{share}_s")) if service else None)
             for share in ("p50", "p90", "p99")
         ),
-        _per_task("queue_s", "wait in the queue", Figure("", "", "s", LOWER, _known(stage.get("queued_s"))), tasks),
+        _per_task("queue_s", "wait in the queue", Figure("", "", "s", LOWER, finite(stage.get("queued_s"))), tasks),
     ]
     if own_workers:
         found.append(Figure("workers", "workers with batches", "", None, _workers(report, stage)))
         found += _shares("time", "time", [stage.get("time")])
-    if _known(memory.get("asked_bytes")) or _known(memory.get("peak_bytes")):
+    if finite(memory.get("asked_bytes")) or finite(memory.get("peak_bytes")):
         reason = memory.get("reason")
-        found.append(Figure("gpu_memory", "GPU memory, peak", "bytes", LOWER, _known(memory.get("peak_bytes")), reason))
-        joules = Figure("", "", "J", LOWER, _known(energy.get("joules")), energy.get("reason"))
+        found.append(Figure("gpu_memory", "GPU memory, peak", "bytes", LOWER, finite(memory.get("peak_bytes")), reason))
+        joules = Figure("", "", "J", LOWER, finite(energy.get("joules")), energy.get("reason"))
         found.append(_per_task("joules_per_task", "energy/task, attributed", joules, tasks))
-    found.append(Figure("rss_peak", "host memory, peak", "bytes", LOWER, _known(stage.get("rss_peak_bytes"))))
-    found.append(Figure("failed_attempts", "failed attempts", "", LOWER, _known(stage.get("failed_attempts"))))
+    found.append(Figure("rss_peak", "host memory, peak", "bytes", LOWER, finite(stage.get("rss_peak_bytes"))))
+    found.append(Figure("failed_attempts", "failed attempts", "", LOWER, finite(stage.get("failed_attempts"))))
     return found
 
 
@@ -108,8 +108,8 @@ def _shares(key: str, of: str, times: Iterable[Any]) -> Iterator[Figure]:
 
 def _joules(energies: list[Data]) -> Figure:
     """Return the energy of all GPUs; only measured energy counts, and only if it is known of every GPU."""
-    values = [_known(energy.get("joules")) for energy in energies]
-    reasons = [str(energy.get("reason") or "no reading") for energy in energies if _known(energy.get("joules")) is None]
+    values = [finite(energy.get("joules")) for energy in energies]
+    reasons = [str(energy.get("reason") or "no reading") for energy in energies if finite(energy.get("joules")) is None]
     return Figure("joules", "", "J", LOWER, _total(values), reasons[0] if reasons else None)
 
 
@@ -132,15 +132,4 @@ def _workers(report: Data, stage: Data) -> float:
 
 
 def _count(service: Data) -> float | None:
-    return _known(service.get("count"))
-
-
-def _known(value: Any) -> float | None:
-    """Return a finite number, ``None`` for anything else."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    try:
-        value = float(value)
-    except OverflowError:
-        return None
-    return value if math.isfinite(value) else None
+    return finite(service.get("count"))

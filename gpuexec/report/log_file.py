@@ -104,20 +104,31 @@ class LogFile:
         self._folder = folder
         self._most_bytes = most_bytes
         self._size = 0
-        self._fd = self._open()
+        self._fd = _opened(folder / LOG)
 
     def add(self, text: bytes) -> None:
         """Append lines, each with its end."""
         if self._size and self._size + len(text) > self._most_bytes:
-            os.close(self._fd)
-            (self._folder / LOG).replace(self._folder / OLDER_LOG)
-            self._fd = self._open()
-            self._size = 0
+            self._begin_anew()
         self._size += write_all(self._fd, text)
 
     def close(self) -> None:
         """Close the file."""
         os.close(self._fd)
 
-    def _open(self) -> int:
-        return os.open(self._folder / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    def _begin_anew(self) -> None:
+        """Begin a new file; if that fails, the present one stays as it is."""
+        temporary = self._folder / f".{LOG}.new"
+        fd = _opened(temporary)
+        try:
+            (self._folder / LOG).replace(self._folder / OLDER_LOG)
+            temporary.replace(self._folder / LOG)
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(self._fd)
+        self._fd, self._size = fd, 0
+
+
+def _opened(path: Path) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)

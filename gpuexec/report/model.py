@@ -8,6 +8,8 @@ Times are in seconds. Those that end in ``_at`` are seconds since the run's star
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Mapping
 from dataclasses import field
 from typing import TYPE_CHECKING, Any, Self
@@ -24,6 +26,10 @@ if TYPE_CHECKING:
     from gpuexec.report.timeline import StageTimeline
 
 _MAX_RECORDS = 10_000
+
+# Held while an event changes a report and while a report is read: any thread may read one of a run that goes on.
+LOCK = threading.RLock()
+os.register_at_fork(before=LOCK.acquire, after_in_parent=LOCK.release, after_in_child=LOCK.release)
 
 
 class WorkerReport(MutableRecord):
@@ -239,10 +245,14 @@ class RunReport(MutableRecord):
         raise KeyError(f"no stage {name!r}; there are {', '.join(repr(stage.name) for stage in self.stages) or 'none'}")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as plain values, as ``report.json`` has it: see docs/report-json.md."""
+        """Return the report as plain values, as ``report.json`` has it: see docs/report-json.md.
+
+        Any thread may ask, also while the run goes on.
+        """
         from gpuexec.report.as_dict import report_as_dict
 
-        return report_as_dict(self)
+        with LOCK:
+            return report_as_dict(self)
 
     def to_json(self, *, indent: int | None = None) -> str:
         """Return `to_dict` as JSON."""
@@ -253,7 +263,8 @@ class RunReport(MutableRecord):
     def __str__(self) -> str:
         from gpuexec.report.table import StageTable
 
-        return "\n".join(StageTable(self).lines(100))
+        with LOCK:
+            return "\n".join(StageTable(self).lines(100))
 
     def _repr_html_(self) -> str:
         """Return the table for a notebook."""

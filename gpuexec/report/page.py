@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from gpuexec.report.bounds import Data
+from gpuexec.report.bounds import Data, rows
 from gpuexec.report.html_page import as_text, asset, filled
 from gpuexec.report.page_data import page_json
 from gpuexec.report.verdict import verdict
@@ -25,8 +25,7 @@ def render(report: Data) -> str:
     A long run is shown with wider bins, and the newest entries of long lists; the page says what it leaves out. A
     report without a verdict gets one.
     """
-    if not report.get("verdict"):
-        report = {**report, "verdict": verdict(report)}
+    report = {**report, "verdict": rows(report.get("verdict")) or verdict(report)}
     style, uplot, script = _assets()
     parts = {
         "sentences": "".join(f"<li>{as_text(found.get('text'))}</li>" for found in report["verdict"]),

@@ -5,8 +5,10 @@ Long lists keep their newest entries. If that is still too much, time lines get 
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
+from gpuexec.contract.metrics import MAX_NAMES
 from gpuexec.report.bounds import Data, number, row, rows
 from gpuexec.report.compact_json import compact_json
 
@@ -26,7 +28,7 @@ def page_json(report: Data, limit: int) -> str:
     bins = int(number(row(report.get("timeline")).get("bins")))
     part = 1.0  # of the entries of the long lists
     while True:
-        data = compact_json({**kept, **_newest(report, part)})
+        data = compact_json({**kept, **_newest(report, part), "stages": _with_metrics(kept, part)})
         if len(data) <= limit or (bins <= _FEWEST_BINS and part < _SMALLEST_PART):
             return data
         if bins > _FEWEST_BINS:
@@ -48,6 +50,15 @@ def _newest(report: Data, part: float) -> dict[str, Any]:
         if len(entries) > count:
             omitted[name] = len(entries) - count
     return {**found, "omitted": omitted}
+
+
+def _with_metrics(report: Data, part: float) -> list[dict[str, Any]]:
+    """Return the stages with this part of the most metrics that they may have."""
+    most = max(1, int(MAX_NAMES * part))
+    return [
+        {**stage, "metrics": dict(itertools.islice(row(stage.get("metrics")).items(), most))}
+        for stage in rows(report.get("stages"))
+    ]
 
 
 def _with_wider_bins(report: Data) -> dict[str, Any]:

@@ -40,7 +40,7 @@ class RunRecorder:
     """Writes the folder of one run, from its ``RunStarted`` on. ``report`` is complete when an event arrives.
 
     ``run_dir``: the option. ``on_folder``: called with the folder's path once it is there, in another thread.
-    Raises `RunFolderNotWritten` from `on_event`, once, if something could not be written.
+    Raises `RunFolderNotWritten`, also from `on_event`, there once, if something could not be written.
     """
 
     def __init__(
@@ -52,14 +52,17 @@ class RunRecorder:
     ) -> None:
         self._report = report
         self._pid = os.getpid()
-        self._writer = FolderWriter()
+        self._warned = False
         self._files = _Files(run_dir, on_folder)
+        try:
+            self._writer = FolderWriter()
+        except RuntimeError as error:
+            raise self._problem(f"the system refuses a thread ({error})") from error
         self._log = LogLines(started.stage_names)
         self._log_lines: list[str] = []
         self._trace = Trace(started, started.posix_time, self._write_trace, self._end_trace_piece)
         self._next_report = started.at + _FIRST_REPORT_S
         self._next_flush = started.at + _FLUSH_S
-        self._warned = False
         facts = started.facts
         name = run_folder.folder_name(facts.pipeline, facts.run_id, started.posix_time)
         about = {
@@ -122,11 +125,13 @@ class RunRecorder:
     # ---- at its end ----------------------------------------------------------------------------------------
 
     def _end(self) -> None:
-        self._flush()
-        self._write_report(needed=True)
-        self._writer.submit(self._files.close, needed=True)
-        written = self._writer.close(_CLOSE_S)
-        self._report.folder = None if self._files.path is None else str(self._files.path)
+        try:
+            self._flush()
+            self._write_report(needed=True)
+        finally:  # whatever is wrong with the report, the folder is that of a run that has ended
+            self._writer.submit(self._files.close, needed=True)
+            written = self._writer.close(_CLOSE_S)
+            self._report.folder = None if self._files.path is None else str(self._files.path)
         if not written:
             self._complain(f"the disk has not answered for {_CLOSE_S:.0f} s")
         elif self._writer.dropped:
@@ -144,11 +149,13 @@ class RunRecorder:
         raise error
 
     def _complain(self, problem: str) -> None:
-        if self._warned:
-            return
-        self._warned = True
+        if not self._warned:
+            self._warned = True
+            raise self._problem(problem)
+
+    def _problem(self, problem: str) -> RunFolderNotWritten:
         where = self._files.path
-        raise RunFolderNotWritten(
+        return RunFolderNotWritten(
             (f"there is no folder for this run: {problem}" if where is None else f"{where} is not complete: {problem}")
             + ". The run goes on. Name another place with run_dir=…, or write none with run_dir=None"
         )
@@ -204,8 +211,9 @@ class _Files:
                 if file is not None:
                     files.callback(file.close)
         if self._run_dir == run_folder.AUTO and self._parent is not None:
+            keep_bytes = run_folder.KEEP_BYTES if self._bytes > _LARGE else None
             with contextlib.suppress(OSError):  # this run's folder is complete; the next run tries again
-                run_folder.prune(self._parent, keep_bytes=run_folder.KEEP_BYTES if self._bytes > _LARGE else None)
+                run_folder.prune(self._parent, keep_bytes=keep_bytes, own=self.path)
 
     def _change_trace(self, change: Callable[[TraceFile], None]) -> None:
         """Change the trace. One that could not be written stays as it was before, and complete."""

@@ -45,30 +45,39 @@ class RunFolder:
 
     def __init__(self, parent: Path, name: str) -> None:
         self.path = _new_folder(parent, name)
-        self._lock_fd = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with contextlib.suppress(OSError):  # a file system without locks: the process id must do
-            fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        owner = {"pid": os.getpid(), "host": os.uname().nodename}
-        os.write(self._lock_fd, json.dumps(owner).encode())
+        try:
+            self._lock_fd = _locked(self.path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                self.path.rmdir()
+            raise
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a file, in place of an older one of this name: readers see one of the two, and whole."""
-        temporary = self.path / f".{name}.new"
-        try:
-            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            try:
-                write_all(fd, content)
-            finally:
-                os.close(fd)
-            temporary.replace(self.path / name)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
+        """Write a file, in place of an older one of this name."""
+        write_whole(self.path / name, content)
 
     def close(self) -> None:
         """Give the lock up, and say by that that the run has ended and was not killed."""
-        (self.path / LOCK).unlink(missing_ok=True)
-        os.close(self._lock_fd)
+        try:
+            (self.path / LOCK).unlink(missing_ok=True)
+        finally:
+            os.close(self._lock_fd)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a private file, in place of an older one: readers see one of the two, and whole. Raises ``OSError``."""
+    temporary = path.with_name(f".{path.name}.new")
+    try:
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            write_all(fd, content)
+        finally:
+            os.close(fd)
+        temporary.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
 
 
 def write_all(fd: int, content: bytes) -> int:
@@ -125,7 +134,7 @@ def is_live(folder: Path) -> bool:
     except OSError:
         return False
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)  # which several processes may ask at the same time
     except BlockingIOError:
         return True
     except OSError:
@@ -146,11 +155,14 @@ def size_of(folder: Path) -> int:
         return sum(entry.stat(follow_symlinks=False).st_size for entry in entries)
 
 
-def prune(parent: Path, *, keep: int = KEEP, keep_bytes: int | None = KEEP_BYTES) -> list[Path]:
+def prune(
+    parent: Path, *, keep: int = KEEP, keep_bytes: int | None = KEEP_BYTES, own: Path | None = None
+) -> list[Path]:
     """Remove the oldest run folders until ``keep`` of them with ``keep_bytes`` are left; return those removed.
 
-    Never the folder of a run that goes on, nor what is no run folder. ``keep_bytes`` of ``None``: any number, which
-    saves asking for the sizes. Raises ``OSError`` if one cannot be removed.
+    Never the folder of a run that goes on, nor ``own``, which is not the newest if the clock was set back, nor what is
+    no run folder. What cannot be removed stays. ``keep_bytes`` of ``None``: any number, which saves asking for the
+    sizes. Several programs may do this at once.
     """
     folders = run_folders(parent)
     surplus = set(folders[: max(0, len(folders) - keep)])
@@ -158,11 +170,12 @@ def prune(parent: Path, *, keep: int = KEEP, keep_bytes: int | None = KEEP_BYTES
         surplus |= _beyond(folders, keep_bytes)
     removed = []
     for folder in folders:
-        if folder in surplus and not is_live(folder) and not _is_young(folder):
-            hidden = parent / f"{_REMOVED}{folder.name}"
-            folder.rename(hidden)  # so it is never seen half removed
-            shutil.rmtree(hidden)
-            removed.append(folder)
+        with contextlib.suppress(OSError):  # another program has removed it, or nobody can
+            if folder in surplus and folder != own and not is_live(folder) and not _is_young(folder):
+                folder.rename(parent / f"{_REMOVED}{folder.name}")  # so it is never seen half removed
+                removed.append(folder)
+    for hidden in parent.glob(f"{_REMOVED}*"):  # also of a program that was killed here
+        shutil.rmtree(hidden, ignore_errors=True)
     return removed
 
 
@@ -190,6 +203,22 @@ def _new_folder(parent: Path, name: str) -> Path:
             continue
         return path
     raise FileExistsError(f"{parent / name} and {_TRIES} further folders exist already")
+
+
+def _locked(folder: Path) -> int:
+    """Make the lock, and return its descriptor. The file appears when it is locked: nobody may find it unlocked."""
+    temporary = folder / f".{LOCK}.new"
+    fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks: the process id must do
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        write_all(fd, json.dumps({"pid": os.getpid(), "host": os.uname().nodename}).encode())
+        temporary.rename(folder / LOCK)
+    except BaseException:
+        os.close(fd)
+        temporary.unlink(missing_ok=True)
+        raise
+    return fd
 
 
 def _candidates(name: str) -> Iterator[str]:

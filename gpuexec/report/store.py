@@ -14,8 +14,10 @@ from gpuexec.errors import RunNotFound
 from gpuexec.naming import abbreviated
 from gpuexec.private_folder import state_path
 from gpuexec.report import run_folder
+from gpuexec.report.bounds import finite
 
 SCHEMA_NAME, SCHEMA_VERSION = "gpuexec-report", 1
+_MOST_DIGITS = 9  # of a version
 
 
 class Outcome(StrEnum):
@@ -26,6 +28,7 @@ class Outcome(StrEnum):
     FAILED = "failed"
     INTERRUPTED = "interrupted"
     KILLED = "killed"
+    UNKNOWN = "unknown"  # it has ended, but how could not be written, as on a full disk
     UNREADABLE = "unreadable"
 
 
@@ -98,7 +101,9 @@ class RunFolderReader:
     def outcome(self, report: dict[str, Any]) -> Outcome:
         """Return what became of the run whose report this is."""
         if not report.get("ended"):
-            return Outcome.RUNNING if self.is_live else Outcome.KILLED
+            if self.is_live:
+                return Outcome.RUNNING
+            return Outcome.KILLED if run_folder.was_killed(self.path) else Outcome.UNKNOWN
         if report.get("interrupted"):
             return Outcome.INTERRUPTED
         return Outcome.OK if report.get("ok") else Outcome.FAILED
@@ -120,12 +125,12 @@ class RunFolderReader:
             run_id=str(report.get("run_id") or run_id),
             pipeline=str(report.get("pipeline") or pipeline),
             outcome=self.outcome(report).value,
-            started_at=_number(report.get("started_at")),
-            seconds=_number(report.get("wall_s")) or _number(report.get("elapsed_s")),
+            started_at=finite(report.get("started_at")),
+            seconds=finite(report.get("wall_s")) or finite(report.get("elapsed_s")),
             tasks_in=_count(report.get("tasks_in")),
             tasks_out=_count(report.get("tasks_out")),
             size_bytes=size,
-            error=report.get("error"),
+            error=None if report.get("error") is None else str(report["error"]),
         )
 
 
@@ -141,11 +146,11 @@ def load_report(path: str | os.PathLike[str]) -> dict[str, Any]:
         document = json.loads(file.read_bytes())
     except OSError as error:
         raise RunNotFound(f"{file} cannot be read: {error.strerror or error}") from error
-    except ValueError as error:  # no JSON, or no UTF-8
+    except (ValueError, RecursionError) as error:  # no JSON, or no UTF-8
         raise RunNotFound(f"{file} is damaged: it is not JSON ({error}). The run has to be made again") from error
     schema = document.get("schema") if isinstance(document, dict) else None
     name, _, version = str(schema).partition("/")
-    if name != SCHEMA_NAME or not version.isdigit():
+    if name != SCHEMA_NAME or not (version.isascii() and version.isdecimal() and len(version) <= _MOST_DIGITS):
         raise RunNotFound(
             f"{file} is no report of gpuexec: its schema is {schema!r}, not {SCHEMA_NAME}/{SCHEMA_VERSION}"
         )
@@ -198,7 +203,7 @@ def _folders_in(parent: Path) -> list[Path]:
     try:
         return run_folder.run_folders(parent)
     except OSError as error:
-        raise RunNotFound(f"{parent} cannot be read: {error.strerror}{_owner_of(parent)}") from error
+        raise RunNotFound(f"{parent} cannot be read: {error.strerror or error}{_owner_of(parent)}") from error
 
 
 def _owner_of(path: Path) -> str:
@@ -240,7 +245,9 @@ def _id_of(folder: Path) -> str:
 
 
 def _is_path(run: str | os.PathLike[str]) -> bool:
-    return isinstance(run, os.PathLike) or os.sep in run or run in (".", "..") or (Path(run) / run_folder.LOG).exists()
+    if isinstance(run, os.PathLike) or os.sep in run or run in (".", ".."):
+        return True
+    return os.path.exists(os.path.join(run, run_folder.LOG))  # noqa: PTH110, PTH118 - also for names no file can have
 
 
 def _size(path: Path) -> int | None:
@@ -248,10 +255,6 @@ def _size(path: Path) -> int | None:
         return run_folder.size_of(path)
     except OSError:
         return None
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) else None
 
 
 def _count(value: Any) -> int | None:

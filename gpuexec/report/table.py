@@ -10,7 +10,8 @@ from rich.text import Text
 
 from gpuexec.contract.metrics import OOM_SPLITS, gpu_peaks
 from gpuexec.core.worker_time import Work
-from gpuexec.report.columns import Column, lay_out
+from gpuexec.report.bounds import number
+from gpuexec.report.columns import Column, cell_width, lay_out
 from gpuexec.report.model import RunReport, StageReport
 from gpuexec.report.wording import counted, seconds
 from gpuexec.units import format_bytes
@@ -46,7 +47,7 @@ class StageTable:
         names = [stage.name for stage in report.stages]
         heading, *rows = lay_out("stage", names, _COLUMNS, [_cells(report, stage) for stage in report.stages], width)
         yield heading
-        yield "─" * max(map(len, (heading, *rows)))
+        yield "─" * max(map(cell_width, (heading, *rows)))
         for stage, row in zip(report.stages, rows, strict=True):
             yield row
             for detail in (*_trouble_lines(stage), *_spill_lines(stage), *_peak_lines(stage)):
@@ -54,8 +55,8 @@ class StageTable:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
         """Render for rich."""
-        for number, line in enumerate(self.lines(options.max_width)):
-            yield Text(line, style="italic" if number == 0 else "bold" if number == 1 else "")
+        for at, line in enumerate(self.lines(options.max_width)):
+            yield Text(line, style="italic" if at == 0 else "bold" if at == 1 else "")
 
 
 def stage_table(report: RunReport) -> StageTable:
@@ -97,7 +98,8 @@ def _words(part: str) -> str:
 
 
 def _trouble_lines(stage: StageReport) -> list[str]:
-    counts = ((stage.quarantined, "quarantined"), (int(stage.metrics.get(OOM_SPLITS, 0)), "halved for GPU memory"))
+    halved = int(number(stage.metrics.get(OOM_SPLITS)))
+    counts = ((stage.quarantined, "quarantined"), (halved, "halved for GPU memory"))
     failed = [counted(stage.failed_attempts, "failed attempt")] if stage.failed_attempts else []
     return failed + [f"{count} {label}" for count, label in counts if count]
 

@@ -57,7 +57,11 @@ class TraceFile:
         self._dropped = 0
         self._left_out = 0
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        self._begin_file(self._fd)
+        try:
+            self._begin_file(self._fd)
+        except BaseException:
+            os.close(self._fd)
+            raise
         self._begin_piece()
 
     def add(self, text: bytes, events: int) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from typing import Any
+
 _LONGEST_NAME = 60  # a sentence stays readable
 
 
@@ -64,6 +67,14 @@ def rate(per_second: float, noun: str = "tasks") -> str:
             value = per_second * length
             return f"{value:,.0f} {noun}/{unit}" if value >= 100 else f"{value:.3g} {noun}/{unit}"
     raise AssertionError("the loop returns")
+
+
+def moment(posix_time: Any) -> str | None:
+    """Return a POSIX time as local date and time; ``None`` for what is no time that a calendar has."""
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(posix_time)) if posix_time is not None else None
+    except (TypeError, ValueError, OverflowError, OSError):
+        return None
 
 
 def energy(joules: float) -> str:

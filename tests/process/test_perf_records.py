@@ -132,6 +132,13 @@ def test_records_that_cannot_be_written_do_not_end_the_run(tmp_path: Path, monke
     assert any("there are no performance records: they could not be written" in line for line in lines)
 
 
+def test_without_a_place_for_temporary_files_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
+    with logged() as lines:
+        assert len(recorded(InlineExecutor(), [Apply(same)], items(1))) == 0
+    assert any("there are no performance records" in line for line in lines)
+
+
 def test_other_executors_refuse_before_the_run():
     class Other(BaseExecutor):
         def execute(self, stages, initial_tasks=None):

@@ -165,17 +165,28 @@ def test_a_folder_can_be_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["</script><script>alert(1)</script>", "../../etc/passwd", "two\nlines", "🙂", "x" * 300, "", ".", "\udc80"]
+    "name",
+    [
+        "</script><script>alert(1)</script>",
+        "../../etc/passwd",
+        "two\nlines",
+        "🙂",
+        "x" * 300,
+        "",
+        ".",
+        "\udc80",
+        Path("a"),
+    ],
 )
 def test_any_name_of_a_pipeline_makes_a_folder(name, state):
     executor = LocalExecutor(show_progress=False)
-    Pipeline(name, stages=[Apply(double, name or "apply")]).run(executor, initial_tasks=items(1))
+    Pipeline(name, stages=[Apply(double, str(name) or "apply")]).run(executor, initial_tasks=items(1))
     folder = Path(executor.last_report.folder)
     assert folder.parent == state / "gpuexec" / "runs"
     assert len(folder.name) < 100
     assert folder.name.isascii()
     report = find_run().report()
-    assert report["pipeline"] == name or not name
+    assert report["pipeline"] == str(name) or not name
     with read_by_perfetto((folder / run_folder.TRACE).read_bytes()) as session:
         assert session.errors() == []
 

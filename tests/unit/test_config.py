@@ -108,6 +108,8 @@ def test_keywords_win_over_the_mapping():
             "stage 'a': option 'max_attempts' must be a finite number >= 1",
         ),
         ({"stage_options": {"a": {"queue_tasks": 3}}}, "stage 'a': option 'queue_tasks' is of the whole run"),
+        ({"queue_tasks": 10**5000}, "option 'queue_tasks' is too large a number, of 16,610 bits"),
+        ({"cpus": 10**400}, "option 'cpus' is too large a number"),
         ({"task_seed": "1"}, "option 'task_seed' must be a whole number, got str '1'"),
     ],
 )

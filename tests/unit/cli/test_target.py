@@ -170,6 +170,9 @@ def test_an_option_is_read_as_its_type(option, value):
         ("queue_tasks=1.5", "it must be a whole number"),
         ("reserved_cpus=1.2.3", "it must be a number"),
         ("runtime_env=x", "it must be a mapping"),
+        ("runtime_env=" + "[" * 10_000, "it must be a mapping"),
+        ("queue_tasks=inf", "it must be a whole number"),
+        ("queue_tasks=1e400", "it must be a whole number"),
     ],
 )
 def test_an_option_of_another_type_is_refused(option, message):

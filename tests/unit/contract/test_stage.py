@@ -78,12 +78,19 @@ def test_metrics_must_be_numbers():
     stage, lines = Upper(), []
     handler = logger.add(lines.append, level="WARNING")
     try:
-        stage._log_metrics({"good": 1, "bad": "x"})
+        stage._log_metrics({"good": 1, "bad": "x", "large": 10**5000, "nothing": None})
     finally:
         logger.remove(handler)
     assert stage._consume_custom_metrics() == {"good": 1.0}
     assert stage._consume_custom_metrics() == {}
-    assert "metric bad is not a number" in lines[0]
+    for name, line in zip(["bad", "large", "nothing"], lines, strict=True):
+        assert f"metric {name} is not a number" in line
+
+
+def test_names_of_metrics_become_text_so_that_they_can_travel():
+    stage = Upper()
+    stage._log_metrics({("a", 1): 1, None: 2, 3: 4})
+    assert stage._consume_custom_metrics() == {"('a', 1)": 1.0, "None": 2.0, "3": 4.0}
 
 
 class Table(SimpleNamespace):

@@ -6,6 +6,7 @@ import pytest
 
 from gpuexec import InlineExecutor, LocalExecutor, Pipeline, Resources, plan
 from gpuexec.errors import GpuexecError
+from gpuexec.report.builder import ReportBuilder
 from tests.process.stages import Apply, Item, Range, double, items
 
 
@@ -57,6 +58,10 @@ def with_options(**of_stages):
         (lambda: plan([]), "there are no stages to run"),
         (lambda: LocalExecutor("fast"), "must be a mapping of options"),
         (lambda: InlineExecutor(["fast"]), "must be a mapping of options"),
+        (lambda: LocalExecutor(observers=None), "observers must be a list of observers, got None"),
+        (lambda: InlineExecutor(observers=ReportBuilder()), "put a single one into a list"),
+        (lambda: LocalExecutor(observers=[ReportBuilder]), "observers must have a method on_event"),
+        (lambda: LocalExecutor(observers="text"), "observers must have a method on_event"),
     ],
 )
 def test_a_wrong_type_is_answered_by_a_sentence(call, message):

@@ -8,7 +8,8 @@ import threading
 import pytest
 from loguru import logger
 
-from gpuexec import ConfigurationError, InlineExecutor, LocalExecutor, Pipeline
+from gpuexec import ConfigurationError, InlineExecutor, LocalExecutor, Pipeline, events
+from gpuexec.report.store import find_run
 from tests.process import stages
 from tests.process.stages import Apply, Journal, items
 from tests.unit.contract.stages import Split, Upper, Words
@@ -73,6 +74,16 @@ def test_an_empty_list_of_tasks_is_curators_empty_task_and_warned_about():
 def test_an_initial_task_that_is_not_a_task(executor, wrong):
     with pytest.raises(ConfigurationError, match=r"initial task 1 is .*, not a Task"):
         Pipeline("p", stages=[Upper()]).run(executor(), initial_tasks=[Words("d", []), wrong])
+
+
+@pytest.mark.parametrize("task_id", [5, ("a", 1), ["a"], b"b", float("nan")], ids=str)
+def test_an_id_that_is_no_text_becomes_one(task_id):
+    (task,) = items(1)
+    task.task_id = task_id
+    executor = InlineExecutor(show_progress=False)
+    (made,) = executor.execute([Apply(stages.same), Apply(stages.same, "second")], [task])
+    assert made.task_id == f"{task_id}_0_0"
+    assert find_run(executor.last_report.folder).report()["slowest"][-1]["task_ids"][0].startswith(str(task_id))
 
 
 def test_tasks_given_to_execute_get_ids_too():
@@ -163,7 +174,41 @@ def test_the_report_of_an_inline_run_that_fails():
     executor = InlineExecutor(show_progress=False)
     with pytest.raises(ConnectionError):
         Pipeline("p", stages=[Apply(stages.fail)]).run(executor, initial_tasks=items(1))
-    assert executor.last_report.error == "ConnectionError: refused"
+    assert executor.last_report.error == "ConnectionError: refused raised in process() of stage 'apply', tasks 0_0"
+
+
+def test_an_inline_run_whose_error_has_no_text_raises_that_error():
+    executor = InlineExecutor(show_progress=False)
+    with pytest.raises(stages.Mute):
+        Pipeline("p", stages=[Apply(stages.raise_mute)]).run(executor, initial_tasks=items(1))
+    assert "Mute" in executor.last_report.error
+
+
+@pytest.mark.parametrize(("error", "interrupted"), [(KeyboardInterrupt, True), (SystemExit, True), (ValueError, False)])
+def test_an_inline_run_that_is_ended_from_outside_has_not_failed(error, interrupted):
+    class Ends:
+        def on_event(self, event):
+            if isinstance(event, events.BatchesFinished) and error is not ValueError:
+                raise error
+
+    executor = InlineExecutor(show_progress=False, observers=[Ends()])
+    function = stages.raise_hash if error is ValueError else stages.same
+    with pytest.raises(error):
+        Pipeline("p", stages=[Apply(function)]).run(executor, initial_tasks=items(1))
+    assert executor.last_report.interrupted is interrupted
+    assert find_run(executor.last_report.folder).summary().outcome == ("interrupted" if interrupted else "failed")
+
+
+def test_an_observer_that_ends_an_inline_run_at_its_end_leaves_its_folder_complete():
+    class Ends:
+        def on_event(self, event):
+            if isinstance(event, events.RunEnded):
+                raise SystemExit
+
+    executor = InlineExecutor(show_progress=False, observers=[Ends()])
+    with pytest.raises(SystemExit):
+        Pipeline("p", stages=[Apply(stages.same)]).run(executor, initial_tasks=items(1))
+    assert find_run(executor.last_report.folder).summary().outcome == "ok"
 
 
 def test_an_inline_run_shows_progress(capsys):

@@ -45,14 +45,17 @@ def test_the_inline_executor_names_the_options_without_effect():
 
 
 @pytest.mark.parametrize(
-    ("options", "is_terminal", "classes", "period"),
+    ("options", "terminal", "classes", "period"),
     [
-        ({"show_progress": False}, True, [LogRelay], 1.0),
-        ({}, True, [LiveProgress], LIVE_PERIOD_S),
-        ({"progress_interval_s": 3}, False, [LogRelay, LineProgress], 1.0),
+        ({"show_progress": False}, "xterm", [LogRelay], 1.0),
+        ({}, "xterm", [LiveProgress], LIVE_PERIOD_S),
+        ({}, "dumb", [LogRelay, LineProgress], 1.0),
+        ({"progress_interval_s": 3}, None, [LogRelay, LineProgress], 1.0),
     ],
 )
-def test_the_display_and_its_gauges_agree(monkeypatch, options, is_terminal, classes, period):
+def test_the_display_and_its_gauges_agree(monkeypatch, options, terminal, classes, period):
+    is_terminal = terminal is not None
+    monkeypatch.setenv("TERM", terminal or "xterm")
     monkeypatch.setattr(sys, "stderr", SimpleNamespace(isatty=lambda: is_terminal, write=lambda _: 0, flush=lambda: 0))
     observers, gauge_period_s = progress_for(ExecutorConfig.create(options), RunReport())
     assert [type(observer) for observer in observers] == classes

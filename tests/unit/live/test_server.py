@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import socket
 import threading
 import time
 from pathlib import Path
@@ -57,6 +59,21 @@ def test_one_who_attaches_learns_what_the_run_is_and_how_far(run: ServedRun, tmp
         assert list(client.messages(20.0)) == []
         assert not client.is_open
     assert not (tmp_path / address.SOCKET).exists()
+
+
+def test_without_descriptors_it_waits_until_there_are_some(run: ServedRun, tmp_path: Path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.socket(socket.AF_UNIX) as early, address._short_path(tmp_path) as path:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))  # no more than there are
+        try:
+            early.connect(path)
+            before = time.process_time()
+            time.sleep(0.5)
+            assert time.process_time() - before < 0.25  # of one core: it does not go round and round
+            assert not run.server.attached
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        wait_for(lambda: run.server.attached)
 
 
 def test_nothing_is_made_of_the_events_while_nobody_is_attached(run: ServedRun, tmp_path: Path, monkeypatch):

@@ -70,6 +70,16 @@ def batches(stage: int = 1, *seconds: float, **metrics: float) -> events.Batches
     return events.BatchesFinished(11.0, stage, "embed-0", (), 3, 0.0, 1.0, stats)
 
 
+def test_a_stage_has_a_bounded_number_of_metrics_of_its_own(exporter: Exporter):
+    for number in range(3000):
+        exporter.on_event(batches(1, 0.1, **{f"of task {number}": 1.0, "common": 1.0}))
+    exporter.on_event(batches(0, 0.1, other=1.0))
+    found = {labels: value for (name, labels), value in scraped(exporter).items() if name == "gpuexec_stage_metric"}
+    assert len(found) == 1000 + 1
+    assert value(exporter, "gpuexec_stage_metric", **EMBED, metric="common") == 3000.0
+    assert value(exporter, "gpuexec_stage_metric", **READ, metric="other") == 1.0
+
+
 def test_the_run_and_zeros_before_anything_happens(exporter: Exporter):
     found = scraped(exporter)
     (info,) = (dict(labels) for name, labels in found if name == "gpuexec_run_info")

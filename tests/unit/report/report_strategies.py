@@ -205,3 +205,23 @@ def reports(draw: st.DrawFn) -> dict[str, Any]:
         )
     )
     return {**fixed, **others}
+
+
+ODD = [None, True, "text", "\x1b[31m</script>", [], {}, [None], {"a": None}, [[1, "x"]], -1, 10**400, 1e308]
+ODD += [float("nan"), float("inf"), float("-inf")]
+
+
+@st.composite
+def damaged(draw: st.DrawFn, report: Any) -> Any:
+    """A report with something odd, or nothing, in the place of one of its values, at any depth."""
+    inside = isinstance(report, (dict, list)) and len(report) > 0
+    if not inside or draw(st.integers(0, 3)) == 0:
+        return draw(st.sampled_from(ODD))
+    keys = sorted(report) if isinstance(report, dict) else range(len(report))
+    key = draw(st.sampled_from(list(keys)))
+    changed = report.copy()
+    if draw(st.integers(0, 9)) == 0:
+        del changed[key]
+    else:
+        changed[key] = draw(damaged(report[key]))
+    return changed

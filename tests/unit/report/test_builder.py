@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import sys
+import threading
 
 import pytest
 from rich.console import Console
@@ -11,6 +13,7 @@ from gpuexec import events
 from gpuexec.channel.messages import BatchStats
 from gpuexec.contract.metrics import TORCH_PEAK, gpu_key
 from gpuexec.core.retries import Action, DecisionReason
+from gpuexec.hardware.process_readings import ProcessSample
 from gpuexec.hardware.provenance import Provenance
 from gpuexec.planning.model import Phase, Plan, StagePlan
 from gpuexec.report.builder import ReportBuilder
@@ -89,6 +92,69 @@ def test_batches_add_up_per_stage_and_worker():
     assert (embedder.spawn_s, embedder.exit_code, embedder.teardown_s) == (None, -9, None)
     assert (report.wall_s, report.error) == (7.0, "LookupError: x")
     assert (report.gpus_before, report.gpus_after) == (None, None)
+
+
+def test_another_thread_may_read_a_report_while_it_grows():
+    builder, problems, done = ReportBuilder(), [], threading.Event()
+
+    def read() -> None:
+        while not done.is_set():
+            try:
+                builder.report.to_json()
+                str(builder.report)
+            except Exception as error:
+                problems.append(error)
+                return
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        builder.on_event(events.RunStarted(1.0, PLAN, ("read", "embed")))
+        for number in range(80):
+            processes = tuple(ProcessSample(f"read-{n}", n, 5, 1.0, (), {}) for n in range(number))
+            builder.on_event(events.WorkerStarted(1.0 + number, 0, f"read-{number}", number, ""))
+            builder.on_event(batch(0, f"read-{number}", metrics={f"metric {number}": 1.0}))
+            builder.on_event(events.NodeSampled(1.0 + number, (), processes))
+    finally:
+        done.set()
+        reader.join()
+        sys.setswitchinterval(interval)
+    assert problems == []
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 5000])
+def test_a_report_keeps_the_first_names_of_metrics_and_says_so_once(at_once):
+    builder = ReportBuilder()
+    for event in (events.RunStarted(1.0, PLAN, ("read", "embed")), events.WorkerStarted(1.0, 0, "read-0", 11, "")):
+        builder.on_event(event)
+    names = [f"of task {number}" for number in range(5000)]
+    for start in range(0, len(names), at_once):
+        own = {"gpuexec.input_bytes": 8.0}
+        builder.on_event(batch(0, "read-0", metrics=dict.fromkeys(names[start : start + at_once], 1.0) | own))
+    builder.on_event(batch(0, "read-0", metrics={names[0]: 2.0, names[-1]: 2.0}))
+    (read, _), (_, note) = builder.report.stages, builder.report.notes
+    assert read.metrics.keys() == {*names[:1000], "gpuexec.input_bytes"}
+    assert read.metrics[names[0]] == 3.0
+    assert "'read' logs metrics under more than 1,000 names" in note
+
+
+@pytest.mark.parametrize("odd", [float("nan"), float("inf")])
+def test_what_is_no_number_under_names_of_the_executor_harms_no_report(odd):
+    builder = ReportBuilder()
+    metrics = {gpu_key(0, TORCH_PEAK): odd, "gpuexec.oom_splits": odd, "own": odd}
+    for event in (
+        events.RunStarted(1.0, PLAN, ("read", "embed")),
+        events.WorkerStarted(1.0, 0, "read-0", 11, ""),
+        batch(0, "read-0", metrics=metrics),
+    ):
+        builder.on_event(event)
+    (read, _) = builder.report.to_dict()["stages"]
+    assert read["gpu_memory"]["peak_bytes"] is None
+    assert read["metrics"]["own"] is None
+    assert "own" in builder.report.to_json()
+    assert "read" in str(builder.report)
 
 
 def test_failed_attempts_say_what_was_done_and_why():

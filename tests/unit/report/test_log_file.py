@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
+
+import pytest
 
 from gpuexec import events
 from gpuexec.channel.messages import LogLine
@@ -67,3 +71,33 @@ def test_a_file_that_is_full_becomes_the_older_one(tmp_path):
     assert sizes == {"log.jsonl": 80, "log.1.jsonl": 80}
     assert (tmp_path / "log.jsonl").read_text()[0] == "8"
     assert (tmp_path / "log.1.jsonl").read_text()[0] == "6"
+
+
+def test_a_new_file_that_cannot_be_begun_leaves_the_present_one(tmp_path):
+    log = LogFile(tmp_path, most_bytes=10)
+    log.add(b"12345678\n")
+    (tmp_path / ".log.jsonl.new").mkdir()
+    descriptors = set(Path("/proc/self/fd").iterdir())
+    for _ in range(3):
+        with pytest.raises(IsADirectoryError):
+            log.add(b"more\n")
+    assert set(Path("/proc/self/fd").iterdir()) == descriptors  # none is closed, which another file would get
+    (tmp_path / ".log.jsonl.new").rmdir()
+    log.add(b"again\n")
+    log.close()
+    assert (tmp_path / "log.1.jsonl").read_text() == "12345678\n"
+    assert (tmp_path / "log.jsonl").read_text() == "again\n"
+
+
+def test_a_folder_that_is_gone_is_an_error_each_time(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    log = LogFile(folder, most_bytes=10)
+    log.add(b"12345678\n")
+    shutil.rmtree(folder)
+    descriptors = set(Path("/proc/self/fd").iterdir())
+    for _ in range(3):
+        with pytest.raises(FileNotFoundError):
+            log.add(b"more\n")
+    assert set(Path("/proc/self/fd").iterdir()) == descriptors
+    log.close()

@@ -22,7 +22,7 @@ from gpuexec.report import page
 from gpuexec.report.compact_json import compact_json
 from gpuexec.report.page import render
 from gpuexec.report.page_data import page_json
-from tests.unit.report.report_strategies import reports
+from tests.unit.report.report_strategies import damaged, reports
 from tests.unit.report.sample_reports import HOSTILE, SAMPLES, eight_gpus_six_hours, hostile_names, one_task
 
 ASSETS = Path(page.__file__).parent / "assets"
@@ -104,6 +104,12 @@ def test_any_report_has_a_page(report: dict[str, Any]):
     assert data_of(render(report))["schema"] == "gpuexec-report/1"
 
 
+@settings(max_examples=50)
+@given(damaged(one_task()).filter(lambda report: isinstance(report, dict)))
+def test_a_damaged_report_has_a_page(report: dict[str, Any]):
+    assert data_of(render(report))["verdict"]
+
+
 def test_the_policy_allows_the_pages_own_scripts_and_style_only():
     text = render(one_task())
     elements = Elements(text)
@@ -122,6 +128,16 @@ def test_long_lists_are_cut_and_the_page_knows():
     assert len(data["workers"]) + data["omitted"]["workers"] == 10_000
     assert len(data["failures"]) + data["omitted"]["failures"] == 10_000
     assert data["failures"][-1]["task_ids"] == ["0_9999"]  # the newest stay
+
+
+def test_many_metrics_with_long_names_are_cut_too():
+    report = one_task()
+    metrics = {f"{number} {'x' * 3000}": 1.0 for number in range(1000)}
+    report["stages"] = [{**stage, "metrics": metrics} for stage in report["stages"]]
+    text = page_json(report, 1_000_000)
+    assert len(text) <= 1_000_000
+    assert all(found["metrics"].items() <= metrics.items() for found in json.loads(text)["stages"])
+    assert json.loads(text)["stages"][0]["metrics"]
 
 
 @pytest.mark.parametrize("limit", [100_000, 1_000_000])

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import resource
 import shutil
+import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -128,6 +132,85 @@ def test_a_folder_that_is_just_being_made_stays(tmp_path):
     old = time.time() - 3600
     os.utime(young, (old, old))
     assert run_folder.prune(tmp_path, keep=0) == [young]
+
+
+def test_the_runs_own_folder_stays_although_the_clock_was_set_back(tmp_path):
+    own = ended(tmp_path, 0)
+    later = [ended(tmp_path, number) for number in range(1, 4)]
+    assert run_folder.prune(tmp_path, keep=2, own=own) == later[:1]
+    assert own.exists()
+
+
+def test_what_an_interrupted_removal_left_is_removed_too(tmp_path):
+    left = tmp_path / ".removed-20261129T133858.437Z-p-abcdef"
+    left.mkdir()
+    (left / "log.jsonl").write_text("x")
+    assert run_folder.prune(tmp_path) == []
+    assert not left.exists()
+
+
+def test_a_folder_that_another_program_removes_meanwhile_is_no_obstacle(tmp_path, monkeypatch):
+    first, second, *_ = [ended(tmp_path, number) for number in range(4)]
+
+    def is_live(folder: Path) -> bool:
+        shutil.rmtree(first, ignore_errors=True)
+        return False
+
+    monkeypatch.setattr(run_folder, "is_live", is_live)
+    assert run_folder.prune(tmp_path, keep=2) == [second]
+    assert len(run_folder.run_folders(tmp_path)) == 2
+
+
+def test_several_programs_may_remove_at_once(tmp_path):
+    folders = [ended(tmp_path, number) for number in range(60)]
+    removed: list[list[Path]] = []
+    threads = [threading.Thread(target=lambda: removed.append(run_folder.prune(tmp_path, keep=10))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(folder for part in removed for folder in part) == folders[:50]
+    assert sorted(tmp_path.iterdir()) == folders[50:]
+
+
+def test_nobody_finds_the_lock_of_a_run_unlocked(tmp_path, monkeypatch):
+    seen: list[bool] = []
+
+    def flock(fd: int, operation: int) -> None:
+        seen.append((tmp_path / "name" / run_folder.LOCK).exists())
+        real_flock(fd, operation)
+
+    real_flock = fcntl.flock
+    monkeypatch.setattr(fcntl, "flock", flock)
+    folder = RunFolder(tmp_path, "name")
+    assert seen == [False]
+    assert run_folder.is_live(folder.path)
+    folder.close()
+
+
+def test_two_that_look_at_a_killed_run_at_once_both_see_that(tmp_path):
+    folder = tmp_path / "name"
+    folder.mkdir()
+    (folder / run_folder.LOCK).touch()
+    with (folder / run_folder.LOCK).open() as other:
+        fcntl.flock(other, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        assert not run_folder.is_live(folder)
+        assert run_folder.was_killed(folder)
+
+
+def test_a_full_disk_leaves_no_empty_folder_and_no_descriptor(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            RunFolder(tmp_path, "name")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    assert list(tmp_path.iterdir()) == []
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_no_folder_no_runs(tmp_path):

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given
 
+from gpuexec.cli.runs import runs_lines
 from gpuexec.errors import RunNotFound
 from gpuexec.report import run_folder
+from gpuexec.report.columns import cell_width
 from gpuexec.report.run_folder import RunFolder
 from gpuexec.report.store import Outcome, find_run, list_runs, load_report
 from tests.unit.report.foreign import barred
+from tests.unit.report.report_strategies import damaged
 
 MOMENT = 1_795_959_538.4376
 REPORT = {
@@ -95,6 +100,9 @@ def test_another_folder_of_runs_can_be_named(tmp_path):
         (b"{}", "no report of gpuexec"),
         (b'{"schema": "other/1"}', "no report of gpuexec"),
         (b'{"schema": "gpuexec-report/x"}', "no report of gpuexec"),
+        (b"[" * 100_000, "is damaged"),
+        ('{"schema": "gpuexec-report/²"}'.encode(), "no report of gpuexec"),
+        (b'{"schema": "gpuexec-report/' + b"9" * 5000 + b'"}', "no report of gpuexec"),
         (b'{"schema": "gpuexec-report/2", "gpuexec": "0.9.0"}', "gpuexec 0.9.0 or newer is needed"),
     ],
 )
@@ -127,12 +135,50 @@ def test_a_summary_tells_the_run_in_a_few_words(runs):
         ({}, Outcome.OK),
         ({"ok": False, "error": "LookupError"}, Outcome.FAILED),
         ({"ok": False, "interrupted": True}, Outcome.INTERRUPTED),
-        ({"ended": False, "wall_s": None, "elapsed_s": 3.0}, Outcome.KILLED),
+        ({"ended": False, "wall_s": None, "elapsed_s": 3.0}, Outcome.UNKNOWN),  # its last report could not be written
     ],
 )
 def test_a_summary_has_the_outcome(runs, fields, outcome):
     a_run(runs, "abc123", **fields)
     assert find_run().summary().outcome == outcome
+
+
+def test_a_run_that_left_its_lock_was_killed(runs):
+    path = a_run(runs, "abc123", ended=False)
+    (path / run_folder.LOCK).touch()
+    assert find_run().summary().outcome == Outcome.KILLED
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "\udc80", "a\0b"], ids=["long", "no text", "zero"])
+def test_a_name_that_no_file_can_have_is_no_run(runs, name):
+    a_run(runs, "abc123")
+    with pytest.raises(RunNotFound, match="there is no run"):
+        find_run(name)
+
+
+@given(damaged({**REPORT, "run_id": "abc123"}))
+def test_no_report_spoils_the_list_of_runs(report):
+    with tempfile.TemporaryDirectory() as parent:
+        path = a_run(Path(parent), "abc123")
+        (path / run_folder.REPORT).write_text(json.dumps(report))
+        (reader,) = list_runs(parent)
+        assert all(cell_width(line) <= 80 for line in runs_lines([reader.summary()], 80))
+
+
+@pytest.mark.parametrize("width", [12, 20, 40, 80])
+def test_a_list_of_runs_fits_and_names_each_whatever_it_is_called(runs, width):
+    a_run(runs, "abc123", pipeline="\x1b[31m🦜\n" + "x" * 300)
+    a_run(runs, "abd456", 1)
+    lines = runs_lines([reader.summary() for reader in list_runs()], width)
+    assert [line.split()[0] for line in lines] == ["run", "abc123", "abd456"]
+    assert all(line.isprintable() and cell_width(line) <= width for line in lines)
+
+
+def test_a_file_in_the_place_of_the_folder_of_runs_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    for look in (list_runs, lambda where: find_run(None, where)):
+        with pytest.raises(RunNotFound, match="cannot be read: Not a directory"):
+            look(str(tmp_path / "file"))
 
 
 def test_a_damaged_report_does_not_hide_the_run(runs):

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from gpuexec.report.columns import cell_width
 from gpuexec.report.text import report_lines
+from tests.unit.report import sample_reports
+from tests.unit.report.report_strategies import damaged
 
 REPORT = {
     "run_id": "abc123",
@@ -70,4 +75,20 @@ def test_what_a_report_lacks_is_left_out():
 def test_nothing_in_a_name_moves_the_cursor():
     text = "\n".join(report_lines({**REPORT, "pipeline": "a\x1b[2Jb\nc"}, "ok", 200))
     assert "\x1b" not in text
-    assert text.startswith("a?[2Jb?c (abc123)")
+    assert text.startswith("a?[2Jb c (abc123)")
+
+
+@given(
+    damaged(sample_reports.a_task_that_failed()).filter(lambda report: isinstance(report, dict)), st.integers(20, 90)
+)
+def test_a_damaged_report_has_a_text_that_fits_all_the_same(report, width):
+    for line in report_lines(report, "failed", width):
+        assert line.isprintable()
+        assert cell_width(line) <= width
+
+
+def test_a_verdict_does_not_move_the_cursor_and_wide_characters_fit():
+    verdict = [{"text": "`\x1b[31mred` limits this run " + "🦜" * 60}]
+    lines = list(report_lines({**REPORT, "verdict": verdict}, "ok", 40))
+    assert max(map(cell_width, lines)) <= 40
+    assert all(line.isprintable() for line in lines)
