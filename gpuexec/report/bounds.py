@@ -224,7 +224,10 @@ def _alone_s(report: Data, began: float, process: float) -> float:
         return 0.0
     busy = total_busy(report)
     alone = 0.0
-    for position in range(max(0, int(began / bin_s)), min(len(busy), math.ceil((began + process) / bin_s))):
+    first, end = (
+        min(max(0.0, at / bin_s), len(busy)) for at in (began, began + process)
+    )  # the quotient may be infinite
+    for position in range(int(first), math.ceil(end)):
         overlap = min(began + process, (position + 1) * bin_s) - max(began, position * bin_s)
         if overlap > 0 and busy[position] <= _ALONE * bin_s:
             alone += overlap

@@ -52,7 +52,7 @@ def test_the_lines_of_a_sweep():
     first, second, *lines = told(stream)
     assert "4 trials (1 warm-up and 2 repeats of each)" in first
     assert "--seed 77" in second
-    assert lines[0].startswith("[1/4] p00 today's settings, warm-up: 120 items/s, took 10.0 s, about 30.0 s left")
+    assert lines[0].startswith("[1/4] p00 today's settings, warm-up: 120 items/s, took 10 s, about 30 s left")
     assert "out of GPU memory (stage 'embed': torch.OutOf" in lines[1]
     assert "repeat 1 again: 100 items/s, doubtful: throttled, took 1:40 min" in lines[2]
     assert "\x1b" not in stream.getvalue()
