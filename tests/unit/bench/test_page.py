@@ -123,7 +123,7 @@ def test_stages_have_the_means_of_their_runs():
     runs = [run for run in best["runs"] if run["repeat"]]
     assert decode["items_per_s"] == pytest.approx(sum(run["throughput"] for run in runs) / len(runs))
     assert embed["peak_gpu_bytes"] == best["peak_gpu_bytes"] == int(5.2 * 2**30)
-    assert set(embed["time"]) == {"busy", "no_input", "setting_up"}
+    assert set(embed["idle"]) == {"no_input", "setting_up"}
 
 
 def test_a_failed_point_has_its_reason():
