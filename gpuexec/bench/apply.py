@@ -97,6 +97,11 @@ class Today:
         read = read_value(value, kind, where=f"{text}={value!r}: it")
         return read if _plain(read) == read else value
 
+    def is_field(self, text: str) -> bool:
+        """Return whether a name is a field of a stage's dataclass, which ``with_()`` does not take."""
+        name = name_of(text)
+        return name.part is Part.STAGE and name.key in _fields(self._stage(name))
+
     def _option(self, name: Name) -> Any:
         if name.key not in _OPTIONS:
             raise ConfigurationError(unknown_option(name.key, _OPTIONS))

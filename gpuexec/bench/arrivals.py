@@ -1,7 +1,7 @@
-"""Follows a run of a trial by its events: what came out of the stages and when, how long tasks took, what GPUs used.
+"""Follows a run of a trial by its events: what the stages did and when, how long tasks took, what GPUs used.
 
-Start-up is left out everywhere: a run's *work* begins with the first batch of any stage. Where a run is made short,
-what comes after the cut is left out too, since stages are then fed no more.
+Start-up is left out everywhere: a stage counts from its first batch on. Where a run is made short, what comes after the
+cut is left out too, since stages are fed no more then.
 """
 
 from __future__ import annotations
@@ -25,14 +25,16 @@ class StageTally:
     def __init__(self) -> None:
         self.began: float | None = None
         self.ended: float | None = None
+        self.tasks_in = 0
+        self.tasks_out = 0
         self._taken = 0
-        self._made = 0
 
     def add(self, event: events.BatchesFinished) -> None:
         """Count batches."""
         stats = event.stats
+        self.tasks_in += stats.tasks_in
+        self.tasks_out += event.tasks_out
         self._taken += stats.items
-        self._made += event.tasks_out
         self.began = stats.began if self.began is None else min(self.began, stats.began)
         self.ended = stats.ended if self.ended is None else max(self.ended, stats.ended)
 
@@ -42,14 +44,41 @@ class StageTally:
 
         What comes out of a last stage is no measure: many return nothing, since they have stored it.
         """
-        return self._taken or self._made
+        return self._taken or self.tasks_out
+
+    @property
+    def span_s(self) -> float | None:
+        """Seconds from the begin of its first batch to the end of its last one, ``None`` of no time."""
+        if self.began is None or self.ended is None or self.ended <= self.began:
+            return None
+        return self.ended - self.began
 
     @property
     def items_per_s(self) -> float | None:
-        """Items a second between the begin of its first batch and the end of its last one; ``None`` of no items."""
-        if self.began is None or self.ended is None or self.ended <= self.began or not self.items:
-            return None
-        return self.items / (self.ended - self.began)
+        """Items a second in that time; ``None`` of no items."""
+        return self.items / self.span_s if self.span_s and self.items else None
+
+
+def throughput_of(stages: Sequence[StageTally], phases: Sequence[Sequence[int]]) -> float | None:
+    """Return the items of the last stage that a run gets through in a second, once all stages are at work.
+
+    It is the pace of the stage that limits: of each stage, the items of the last one that become of what it does in a
+    second (so many tasks, times what has become of a task from stage to stage), and of these the lowest. Of a run that
+    has gone to its end, that is all items by the time of the stage that took longest. ``phases``: the stages that run
+    at the same time; what is done phase by phase takes the sum of their times. ``None`` if nothing has come through.
+    """
+    if not stages or not stages[-1].tasks_in:
+        return None
+    paces = []
+    items_of_a_task = stages[-1].items / stages[-1].tasks_in
+    for index, stage in reversed(list(enumerate(stages))):
+        if index < len(stages) - 1:
+            items_of_a_task *= stage.tasks_out / stage.tasks_in if stage.tasks_in else 0.0
+        if stage.span_s is not None:
+            paces.append((index, stage.tasks_in / stage.span_s * items_of_a_task))
+    slowest = [min((pace for index, pace in paces if index in phase), default=None) for phase in phases]
+    seconds_an_item = [1 / pace if pace else float("inf") for pace in slowest if pace is not None]
+    return 1 / sum(seconds_an_item) if seconds_an_item and sum(seconds_an_item) < float("inf") else None
 
 
 class Latencies:
@@ -106,8 +135,8 @@ class Latencies:
             self.seconds[at] = seconds
 
 
-class WorkEnergy:
-    """What all GPUs of a run used while it worked, from their counters."""
+class WorkPower:
+    """What all GPUs of a run draw while all of its stages work, from their energy counters."""
 
     def __init__(self) -> None:
         self._meters: dict[str, EnergyMeter] = {}
@@ -118,14 +147,14 @@ class WorkEnergy:
         self._waiting += samples
 
     def worked(self, began: float, until: float) -> None:
-        """Count the samples between the begin of the run's work and ``until``."""
+        """Count the samples from ``began`` to ``until``."""
         for sample in (each for each in self._waiting if began <= each.at <= until):
             meter = self._meters.setdefault(sample.uuid, EnergyMeter())
             meter.add(sample.at, sample.energy_mj, sample.unknown.get("energy_mj"))
         self._waiting = [each for each in self._waiting if each.at > until]
 
-    def joules(self, seconds: float) -> tuple[float | None, bool]:
-        """Return the joules in so many seconds of work, at the mean power measured, and whether that is a short time.
+    def watts(self) -> tuple[float | None, bool]:
+        """Return the watts, and whether they were measured for too short a time.
 
         ``None`` if a GPU's energy is not known.
         """
@@ -133,7 +162,7 @@ class WorkEnergy:
         watts = [each.joules / each.seconds for each in results if each.joules is not None and each.seconds]
         if not results or len(watts) < len(results):
             return None, False
-        return sum(watts) * seconds, min(each.seconds for each in results) < MEASURED_FROM_S
+        return sum(watts), min(each.seconds for each in results) < MEASURED_FROM_S
 
 
 class Arrivals:
@@ -149,9 +178,9 @@ class Arrivals:
         self._timer: threading.Timer | None = None
         self._cut_at: float | None = None
         self._started_at = 0.0
-        self._phases = 1
+        self._phases: list[list[int]] = []
         self._latencies = Latencies(0)
-        self._energy = WorkEnergy()
+        self._power = WorkPower()
         self.stages: list[StageTally] = []
         self.first_result_s: float | None = None
 
@@ -161,7 +190,7 @@ class Arrivals:
             if not self.was_cut:
                 self._add_batches(event)
         elif isinstance(event, events.NodeSampled):
-            self._energy.add(event.gpus)
+            self._power.add(event.gpus)
         elif isinstance(event, events.RunStarted):
             self._begin(event)
         elif isinstance(event, events.RunEnded):
@@ -183,27 +212,25 @@ class Arrivals:
         return self.stages[-1].items if self.stages else 0
 
     @property
-    def work_s(self) -> float | None:
-        """Seconds from the begin of the first batch of any stage to the end of the last stage's last one."""
-        begins = [stage.began for stage in self.stages if stage.began is not None]
-        ended = self.stages[-1].ended if self.stages else None
-        return ended - min(begins) if begins and ended is not None else None
-
-    @property
     def throughput(self) -> float | None:
-        """Items that the last stage is done with, by `work_s`; ``None`` of no items."""
-        return self.items / self.work_s if self.work_s and self.items else None
+        """Items of the last stage per second: see `throughput_of`."""
+        return throughput_of(self.stages, self._phases)
 
     def latency(self, share: float) -> float | None:
         """Return a quantile of the tasks' seconds from entry to exit."""
         return self._latencies.quantile(share)
 
-    def joules(self) -> tuple[float | None, bool]:
-        """Return the joules of the GPUs during the work, and whether they were measured for too short a time."""
-        return self._energy.joules(self.work_s) if self.work_s else (None, False)
+    def joules_per_item(self) -> tuple[float | None, bool]:
+        """Return the joules that the GPUs use for an item at this pace, and whether the time was too short to tell."""
+        watts, is_short = self._power.watts()
+        return (watts / self.throughput, is_short) if watts is not None and self.throughput else (None, False)
 
     def _begin(self, event: events.RunStarted) -> None:
-        self._started_at, self._phases = event.at, len(event.plan.phases)
+        self._started_at = event.at
+        self._phases = [
+            [index for stage in phase.stages for index in (stage.stage_index, *stage.fused)]
+            for phase in event.plan.phases
+        ]
         self.stages = [StageTally() for _ in event.stage_names]
         last = len(event.stage_names) - 1
         leads = {i: stage.stage_index for phase in event.plan.phases for stage in phase.stages for i in stage.fused}
@@ -214,14 +241,18 @@ class Arrivals:
         self._latencies.add(event)
         if event.stage_index != len(self.stages) - 1:
             return
-        began = min(stage.began for stage in self.stages if stage.began is not None)
-        self._energy.worked(began, event.stats.ended)
+        begins = [stage.began for stage in self.stages if stage.began is not None]
+        self._power.worked(max(begins) if self._is_one_phase else min(begins), event.stats.ended)
         if self.first_result_s is None:
             self.first_result_s = event.at - self._started_at
-            if self._budget_s is not None and self._phases == 1:
+            if self._budget_s is not None and self._is_one_phase:
                 self._timer = threading.Timer(self._budget_s, self._use_up)
                 self._timer.daemon = True
                 self._timer.start()
+
+    @property
+    def _is_one_phase(self) -> bool:
+        return len(self._phases) == 1
 
     def _use_up(self) -> None:
         self._cut_at = time.monotonic()

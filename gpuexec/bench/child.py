@@ -21,6 +21,7 @@ from typing import Any, cast
 
 import gpuexec
 from gpuexec.bench.trial import Spec
+from gpuexec.processes.exit_watch import ExitWatch
 from gpuexec.processes.interpreter import interpreter, interpreter_flags
 from gpuexec.processes.reap import describe_exit
 
@@ -61,18 +62,24 @@ class ChildProcess:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        self._exit_fd = os.pidfd_open(self._process.pid)
+        self._is_reaped = False
+        try:
+            self._exit = ExitWatch(self._process.pid)
+        except BaseException:
+            self._process.kill()
+            self._process.wait()
+            raise
 
     def wait(self, seconds: float) -> bool:
         """Wait until the process has ended, for so many seconds at most. Return whether it has."""
-        return bool(select.select([self._exit_fd], [], [], max(0.0, seconds))[0])
+        return self._is_reaped or bool(select.select([self._exit.fd], [], [], max(0.0, seconds))[0])
 
     def end(self, grace_s: float = 0.0) -> None:
         """End the process, if it has not ended, and all that descends from it. Safe to repeat.
 
         ``grace_s``: seconds after SIGTERM in which it may end by itself.
         """
-        if self._exit_fd < 0:
+        if self._is_reaped:
             return
         try:
             if grace_s > 0 and not self.wait(0):
@@ -83,8 +90,8 @@ class ChildProcess:
             with contextlib.suppress(ProcessLookupError, PermissionError):  # until it is reaped, its number is its own
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
-            os.close(self._exit_fd)
-            self._exit_fd = -1
+            self._is_reaped = True
+            self._exit.close()
             kill_descendants(self._sweep_id)
 
     @property

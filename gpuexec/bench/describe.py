@@ -59,6 +59,7 @@ def _description(spec: Spec) -> dict[str, Any]:
         "points": [{"id": point.id, "settings": dict(point.settings)} for point in points],
         "varied": varied,
         "today": todays,
+        "fields": [name for name in names if today.is_field(name)],
         "node": _node(),
         "versions": versions(),
         "plans": {point.id: _plan(spec, target, point) for point in points} if spec.get("plans") else {},

@@ -50,11 +50,11 @@ def result_of(
     """Return the result of a trial. ``report``: as far as there is one; ``arrivals``: what its observer has seen."""
     report = report or {}
     seen = arrivals or Arrivals()
-    joules, is_short = seen.joules()
+    joules_per_item, is_short = seen.joules_per_item()
     return TrialResult(
         trial=trial,
         status=status,
-        reason=None if reason is None else _on_one_line(reason),
+        reason=None if reason is None else _in_brief(reason),
         marks=marks_of(report),
         seconds=_known(report.get("wall_s")),
         items=seen.items if arrivals else None,
@@ -62,8 +62,8 @@ def result_of(
         first_result_s=seen.first_result_s,
         latency_p50_s=seen.latency(0.5),
         latency_p99_s=seen.latency(0.99),
-        joules=joules,
-        joules_per_item=joules / seen.items if joules is not None and seen.items else None,
+        joules=None if joules_per_item is None else joules_per_item * seen.items,
+        joules_per_item=joules_per_item,
         energy_is_short=is_short,
         stages=tuple(_stage(report, stage, seen.stages) for stage in rows(report.get("stages"))),
         run_folder=run_folder,
@@ -81,7 +81,7 @@ def ending_of(error: BaseException | None, report: Data | None) -> tuple[TrialSt
         lost = next((q for q in rows((report or {}).get("quarantined")) if _tells_of_memory(str(q.get("error")))), None)
         return (TrialStatus.OK, None) if lost is None else (TrialStatus.OUT_OF_MEMORY, str(lost.get("error")))
     causes = list(_causes(error))
-    if any(is_out_of_gpu_memory(each) or _tells_of_memory(str(each)) for each in causes):
+    if any(is_out_of_gpu_memory(each) or _tells_of_memory(f"{type(each).__name__}: {each}") for each in causes):
         return TrialStatus.OUT_OF_MEMORY, _what_was_raised(error)
     if report is None:
         return (TrialStatus.REFUSED if isinstance(error, _REFUSALS) else TrialStatus.FAILED), _what_was_raised(error)
@@ -191,8 +191,10 @@ def _tells_of_memory(text: str) -> bool:
     return "OutOfMemoryError" in text or is_out_of_gpu_memory(RuntimeError(text))
 
 
-def _on_one_line(text: str) -> str:
-    line = " ".join(text.split())
+def _in_brief(text: str) -> str:
+    """Return the first line that says something: what follows it, such as arithmetic, is in the trial's output."""
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    line = next(filter(None, lines), "")
     return line if len(line) <= _MOST_CHARS else f"{line[: _MOST_CHARS - 1]}…"
 
 

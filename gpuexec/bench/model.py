@@ -99,8 +99,9 @@ class TrialResult(Record):
     """What came of a trial.
 
     ``marks``: what makes its figures doubtful, as ``kind: what was seen``; the kinds are ``another tenant``,
-    ``throttled`` and ``clock changed``. ``throughput``: items per second of the last stage, without start-up (its exact
-    definition is `gpuexec.bench.throughput`'s). ``latency_*``: of a task from its entry to its exit.
+    ``throttled`` and ``clock changed``. ``throughput``: items of the last stage per second, without start-up
+    (`gpuexec.bench.arrivals.throughput_of` has the exact definition). ``joules``: of the GPUs, for these items at this
+    pace. ``latency_*``: of a task from its entry to its exit.
     ``energy_is_short``: the energy was measured over less than 10 s, so that idle power and the counter's steps show.
     ``run_folder``: where its report and page are, seen from the sweep's folder. ``sm_clock_mhz``: mean clock of its
     GPUs under load.
@@ -130,6 +131,7 @@ class Sweep(Record):
 
     ``varied``: the values of each name that is varied. ``today``: what each of them is without a setting; ``None`` for
     a name means that it is not known, or not set. ``fixed``: arguments of the target (``--set``) that all points share.
+    ``fields``: the varied names that are fields of a stage's dataclass, which its ``with_()`` does not take.
     """
 
     target: str
@@ -147,6 +149,7 @@ class Sweep(Record):
     started_at: float
     today: Mapping[str, Any] = field(hash=False)
     complete: bool
+    fields: tuple[str, ...] = ()
 
     @property
     def counted(self) -> tuple[TrialResult, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sys
 from collections.abc import Sequence
 from typing import TextIO
@@ -67,7 +68,8 @@ class SweepProgress:
         self._left = left
         with contextlib.suppress(OSError, ValueError, AttributeError):
             if self._stream.isatty():
-                self._stream.write(f"{self._name(trial)} …\r")
+                columns = shutil.get_terminal_size().columns
+                self._stream.write(shortened(f"{self._name(trial)} …", columns - 1) + "\r")
                 self._stream.flush()
 
     def trial_ended(self, result: TrialResult, seconds: float) -> None:

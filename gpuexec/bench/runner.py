@@ -193,6 +193,7 @@ def sweep_of(header: Mapping[str, Any], request: Request, results: Sequence[Tria
         started_at=header["started_at"],
         today=header["today"],
         complete=False,
+        fields=tuple(header["fields"]),
     )
     return replace(sweep, complete=next_trial(planned_search(sweep, request.budget_s), results) is None)
 

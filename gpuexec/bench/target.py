@@ -97,10 +97,10 @@ def _name_of(function: Any) -> str:
     """Return ``MODULE:NAME`` or ``FILE:NAME`` of a function. Raises ``ConfigurationError`` if it has neither."""
     module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", "")
     loaded = sys.modules.get(module or "")
-    if loaded is None or getattr(loaded, name, None) is not function:
+    if isinstance(function, type) or loaded is None or getattr(loaded, name, None) is not function:
         raise ConfigurationError(
             f"{function!r} cannot be imported by the processes of the trials: give a function that a module defines by "
-            "name, not a lambda, nor a method, nor one inside another function"
+            "name, not a class, a lambda, a method or one inside another function"
         )
     if module != "__main__":
         return f"{module}:{name}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -38,10 +39,30 @@ def executed(text: str, **names: Any) -> dict[str, Any]:
 def test_a_stage_gets_its_settings_and_keeps_the_others():
     text = text_of({"embed.batch_size": 32, "embed.gpus": 0.5, "embed.num_workers": 4, "embed.max_attempts": 5})
     stage = Embed()
-    after = executed(text, embed=stage)["embed"]
-    assert (after.batch_size, after.num_workers(), after.executor_options) == (32, 4, {"max_attempts": 5})
+    found = executed(text, embed=stage)
+    after = found["embed"]
+    assert (after.batch_size, after.num_workers()) == (32, 4)
+    assert found["executor"].config["stage_options"] == {"embed": {"max_attempts": 5}}, (
+        "Curator's stages take no options"
+    )
     assert after.resources == Resources(cpus=2, gpus=0.5)  # the memory asked for gives way
     assert stage.batch_size == 1
+
+
+@dataclass
+class Model(Embed):
+    """A stage whose field decides what else it has."""
+
+    precision: str = "fp32"
+
+    def __post_init__(self) -> None:
+        self.derived = f"made for {self.precision}"
+
+
+def test_a_field_of_a_dataclass_is_given_to_its_constructor():
+    settings = {"embed.precision": "fp16", "embed.batch_size": 2}
+    after = executed(text_of(settings, fields=("embed.precision",)), embed=Model())["embed"]
+    assert (after.derived, after.batch_size) == ("made for fp16", 2)
 
 
 def test_several_stages_and_the_executor():

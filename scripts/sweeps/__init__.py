@@ -1,0 +1,1 @@
+"""Proofs of ``gpuexec bench`` that take minutes: see scripts/prove-bench."""
