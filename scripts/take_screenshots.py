@@ -1,4 +1,4 @@
-"""Takes pictures of reports, light and dark, on a laptop and a phone: see scripts/screenshots."""
+"""Takes pictures of reports and sweeps, light and dark, on a laptop and a phone: see scripts/screenshots."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from gpuexec.bench import page as sweep_page
+from gpuexec.bench.analysis import analyse
+from gpuexec.bench.as_dict import SCHEMA, read_sweep
 from gpuexec.report.page import render
 from tests.browser.chromium import OpenPage, chromium_path, opened, running_browser
 from tests.unit.report.sample_reports import SAMPLES
@@ -21,7 +24,7 @@ TALLEST = 16_000  # pixels, as much as Chromium can take a picture of
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="where the pictures go, as NAME-SCHEME-WIDTH.png")
-    parser.add_argument("reports", nargs="*", default=list(SAMPLES), help="names of samples, or report.json files")
+    parser.add_argument("reports", nargs="*", default=list(SAMPLES), help="samples, report.json or bench.json files")
     parser.add_argument("--top", action="store_true", help="only the first screen, as the documentation shows it")
     parser.add_argument("--schemes", nargs="+", default=["light", "dark"])
     parser.add_argument("--widths", nargs="+", default=list(WIDTHS), choices=list(WIDTHS))
@@ -33,7 +36,7 @@ def main() -> None:
     with running_browser(executable) as browser, tempfile.TemporaryDirectory() as folder:
         for name in options.reports:
             file = Path(folder) / "report.html"
-            file.write_text(render(report_named(name)), encoding="utf-8")
+            file.write_text(page_of(name), encoding="utf-8")
             for scheme in options.schemes:
                 for width in options.widths:
                     with opened(browser, file, width=WIDTHS[width], scheme=scheme) as shown:
@@ -42,11 +45,14 @@ def main() -> None:
                         print(picture, *shown.problems, sep="\n  ")
 
 
-def report_named(name: str) -> dict[str, Any]:
+def page_of(name: str) -> str:
     if name in SAMPLES:
-        return SAMPLES[name]()
+        return render(SAMPLES[name]())
     loaded: dict[str, Any] = json.loads(Path(name).read_text(encoding="utf-8"))
-    return loaded
+    if loaded.get("schema") != SCHEMA:
+        return render(loaded)
+    sweep = read_sweep(loaded, name)
+    return sweep_page.render(sweep, analyse(sweep), str(Path(name).absolute().parent))
 
 
 def take(shown: OpenPage, picture: Path, *, whole: bool) -> None:

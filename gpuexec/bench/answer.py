@@ -89,7 +89,7 @@ def answer(sweep: Sweep, points: Sequence[PointSummary]) -> Answer:
         gain=None if finding is Finding.TODAY else gain,
         sentences=(
             _lead(sweep, points, today, comparison, finding),
-            *_about_equals(best, points),
+            *_about_equals(best, points, sweep.goal),
             *_about_energy(sweep.goal, best, points),
             *_about_doubts(best, sweep.goal),
             *_about_failures(points),
@@ -173,13 +173,16 @@ def _why_not_compared(today: PointSummary | None, goal: Goal) -> str:
     return f"{start}, whose {figure_name(goal)} is not known{f': {reason}' if reason else ''}."
 
 
-def _about_equals(best: PointSummary, points: Sequence[PointSummary]) -> Iterator[str]:
-    equals = [point.point.id for point in points if point.equally_good]
-    if equals:
-        verb = "is" if len(equals) == 1 else "are"
-        yield f"{_listed(equals)} {verb} equally good: the 95 % intervals overlap that of {best.point.id}."
-        if best.n == 2:
-            yield "Two repeats give wide intervals: more of them would tell points apart."
+def _about_equals(best: PointSummary, points: Sequence[PointSummary], goal: Goal) -> Iterator[str]:
+    equals = [point for point in points if point.equally_good]
+    if not equals:
+        return
+    yield f"{_are(equals)} equally good: the 95 % intervals overlap that of {best.point.id}."
+    unstable = [point for point in equals if _is_unstable(point, goal)]
+    if best.n == 2:
+        yield "Two repeats give wide intervals: more of them would tell points apart."
+    elif unstable:
+        yield f"{_are(unstable)} unstable between repeats, which makes the intervals wide: more of them would tell."
 
 
 def _about_energy(goal: Goal, best: PointSummary, points: Sequence[PointSummary]) -> Iterator[str]:
@@ -207,7 +210,7 @@ def _about_energy(goal: Goal, best: PointSummary, points: Sequence[PointSummary]
 
 def _about_doubts(best: PointSummary, goal: Goal) -> Iterator[str]:
     spread = best.spread(AIMS[goal].figure)
-    if spread is not None and spread.word is Steadiness.UNSTABLE and spread.cv is not None:
+    if _is_unstable(best, goal) and spread is not None and spread.cv is not None:
         yield (
             f"{best.point.id} is unstable: its {figure_name(goal)} varies by {percent(spread.cv)} between repeats "
             "(coefficient of variation)."
@@ -232,6 +235,15 @@ def _about_the_search(sweep: Sweep, comparison: _Comparison | None) -> Iterator[
         )
     if not sweep.complete:
         yield "The sweep is not complete: --resume goes on with it."
+
+
+def _is_unstable(point: PointSummary, goal: Goal) -> bool:
+    spread = point.spread(AIMS[goal].figure)
+    return spread is not None and spread.word is Steadiness.UNSTABLE
+
+
+def _are(points: Sequence[PointSummary]) -> str:
+    return f"{_listed([point.point.id for point in points])} {'is' if len(points) == 1 else 'are'}"
 
 
 def _listed(names: Sequence[str]) -> str:

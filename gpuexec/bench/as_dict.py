@@ -45,7 +45,7 @@ def sweep_as_dict(sweep: Sweep, analysis: Analysis) -> dict[str, Any]:
         },
         "answer": None if analysis.answer is None else _answer(analysis.answer),
         "points": [_point(by_id[point.id], rank[point.id]) for point in sweep.points],
-        "results": [{**_fields(each.trial), **_fields(each), "trial": each.trial.number} for each in sweep.results],
+        "results": [_result(each) for each in sweep.results],
     }
 
 
@@ -111,6 +111,13 @@ def _fields(record: Record) -> dict[str, Any]:
     return {name: plain(getattr(record, name)) for name in record.__dataclass_fields__}
 
 
+def _result(result: TrialResult) -> dict[str, Any]:
+    """Return a result with the fields of its trial beside its own."""
+    own = _fields(result)
+    trial: dict[str, Any] = own.pop("trial")
+    return {**trial, **own}
+
+
 def _point(summary: PointSummary, rank: int) -> dict[str, Any]:
     hidden = ("point", "results", *_SPREADS)
     found = {name: entry for name, entry in _fields(summary).items() if name not in hidden}
@@ -173,7 +180,7 @@ class _Reader:
         """Return a result; the fields of its trial stand beside its own."""
         data = self.entry(row, "results", n)
         own = {
-            "trial": self.record(Trial, {**data, "number": data.get("trial")}, {}, f"results[{n}]"),
+            "trial": self.record(Trial, data, {}, f"results[{n}]"),
             "status": self.enum(TrialStatus, data, "status"),
             "stages": self.each(StageFigures, data, "stages", {}),
         }

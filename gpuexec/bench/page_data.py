@@ -178,7 +178,7 @@ def _stages(results: Sequence[TrialResult]) -> list[dict[str, Any]]:
             **{key: _mean([getattr(stage, key) for stage in stages]) for key in means},
             "peak_gpu_bytes": _largest([stage.peak_gpu_bytes for stage in stages]),
             "gpu_memory_gb": stages[-1].gpu_memory_gb,
-            "time": _mean_times([stage.idle for stage in stages]),
+            "idle": _mean_times([stage.idle for stage in stages]),
         }
         for name, stages in by_name.items()
     ]

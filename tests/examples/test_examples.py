@@ -77,3 +77,12 @@ def test_curate_docs_says_where_it_cannot_write(docs: Path, tmp_path: Path):
 def test_debug_stage_runs_through_without_a_debugger():
     done = run_example("debug_stage.py", PYTHONBREAKPOINT="0")
     assert done.stdout.splitlines() == ["0_0_0 [1000, 500, 250]", "0_2_0 [125, 100]"]
+
+
+def test_bench_embedding_finds_the_paragraph_itself():
+    wanted = 'Assignments to "__debug__" are illegal.'
+    done = run_example("bench_embedding.py", "--count", "12", "--like", wanted)
+    assert done.returncode == 0, done.stderr
+    *found, last = done.stdout.splitlines()
+    assert last == "12 paragraphs embedded"
+    assert wanted in found[0]

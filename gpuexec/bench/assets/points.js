@@ -147,15 +147,18 @@ function stagesOf(point) {
     { name: "energy per item", key: (s) => s.joules_per_item, text: (s) => joules(s.joules_per_item) },
   ];
   const total = {};
-  stages.forEach((stage) => Object.entries(record(stage.time)).forEach(([state, value]) => (total[state] = (total[state] ?? 0) + value)));
-  const bars = stages.map((stage) => el("li", {}, el("span", { class: "name", title: String(stage.name) }, oneLine(stage.name, 60)), timeBar(stage.time), el("span", { class: "share" }, busyShare(stage))));
-  return [table(`Stages of ${point.id}, means of its runs`, columns, stages), el("h4", {}, "What the workers did; the figure is the share of work"), el("ul", { class: "bars" }, bars), stateLegend(statesOf(total))];
+  stages.forEach((stage) => Object.entries(record(stage.idle)).forEach(([state, value]) => (total[state] = (total[state] ?? 0) + value)));
+  const bars = stages.map((stage) => el("li", {}, el("span", { class: "name", title: String(stage.name) }, oneLine(stage.name, 60)), timeBar(stage.idle), el("span", { class: "share" }, seconds(idleSeconds(stage)))));
+  return [
+    table(`Stages of ${point.id}, means of its runs`, columns, stages),
+    el("h4", {}, "Why its workers were idle, and for how many worker-seconds in all"),
+    el("ul", { class: "bars" }, bars),
+    stateLegend(statesOf(total)),
+  ];
 }
 
-function busyShare(stage) {
-  const time = record(stage.time);
-  const total = Object.values(time).reduce((sum, value) => sum + value, 0);
-  return total > 0 ? percent((time.busy ?? 0) / total) : UNKNOWN;
+function idleSeconds(stage) {
+  return Object.values(record(stage.idle)).reduce((sum, value) => sum + value, 0);
 }
 
 function runsTable(title, sweep, runs, pointOf = null) {

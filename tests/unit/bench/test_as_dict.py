@@ -93,7 +93,7 @@ def _set(data: Any, path: str, value: Any) -> None:
         ("results/1/throughput", "fast", r"results\[1\] has throughput='fast', which is no float or None"),
         ("results/1/items", True, r"results\[1\] has items=True, which is no int or None"),
         ("results/1/status", "lost", "'status' is 'lost', which is none of ok, out_of_memory"),
-        ("results/1/trial", KeyError, "has number=None, which is no int"),
+        ("results/1/number", KeyError, r"results\[1\] has no 'number'"),
         ("results/0/point_id", "p77", "it has results of 'p77', which is none of its points"),
         ("goal", "fame", "'goal' is 'fame', which is none of throughput"),
         ("varied", [1], "'varied' is no object"),
