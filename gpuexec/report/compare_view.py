@@ -9,7 +9,7 @@ from typing import Any
 
 from gpuexec.report.columns import Column, cell_width, lay_out, printable, shortened
 from gpuexec.report.compare_verdict import SEEN, SHOWN
-from gpuexec.report.figure_text import around_text, change_text, interval_text, value_text
+from gpuexec.report.figure_text import around_text, change_text, ends_text, interval_text, value_text
 from gpuexec.report.wording import counted, named, on_one_line
 
 REPEATS = (
@@ -100,7 +100,7 @@ def _table(
     columns += [Column("95 %", 3)] if has_intervals else []
     cells = [
         [
-            *(value_text(figure[side]["mean"], figure["unit"]) for side in ("before", "after")),
+            *ends_text(figure),
             change_text(figure) + _MARKS.get(figure["finding"], ""),
             *([interval_text(figure)] if has_intervals else []),
         ]
@@ -127,7 +127,10 @@ def _one_side(side: Data, width: int) -> Iterator[str]:
             [
                 value_text(figure["mean"], figure["unit"]),
                 around_text(figure),
-                *(value_text(end(figure["values"], default=None), figure["unit"]) for end in (min, max)),
+                *(
+                    value_text(end(figure["values"], default=None), figure["unit"], figure["mean"])
+                    for end in (min, max)
+                ),
             ]
             for figure in figures
         ]

@@ -76,7 +76,7 @@ function watts(value) {
 }
 
 function gpuDetails(report, gpu) {
-  const title = [el("span", { class: "name" }, `GPU ${gpu.index}`), el("span", { class: "sub" }, `worker busy ${percent(busyShare(gpu))} · ${watts(meanOf(seriesOf(gpu, "power").mean))}`)];
+  const title = [el("span", { class: "name" }, `GPU ${gpu.index}`), " ", el("span", { class: "sub" }, `worker busy ${percent(busyShare(gpu))} · ${watts(meanOf(seriesOf(gpu, "power").mean))}`)];
   return lazyDetails({ id: `gpu-${gpu.index}`, class: "part" }, title, () => gpuContent(report, gpu));
 }
 
@@ -89,8 +89,7 @@ function gpuContent(report, gpu) {
       ["UUID", gpu.uuid],
       ["memory", bytes(gpu.memory_bytes)],
       ["energy", isNumber(used.joules) ? energyText(gpu) : `not known: ${used.reason ?? "no reason was recorded"}`],
-      ["of it at idle power", isNumber(used.idle_watts) && isNumber(report.wall_s) && isNumber(used.joules) ? `${joules(used.idle_watts * report.wall_s)} (${watts(used.idle_watts)})` : null],
-      ["source of the readings", [...new Set(listed(gpu.series).map((series) => series.source).filter(Boolean))].join(", ")],
+      ["of it at idle power", idleEnergyText(report, used)],
       ["throttled", mean === null ? `not known: ${seriesOf(gpu, "throttle").reason ?? "it was not sampled"}` : percent(mean)],
     ]),
     el(
@@ -104,7 +103,33 @@ function gpuContent(report, gpu) {
       readings(report, gpu, "SM clock", [["sm_clock", "clock", "line-2"]], { format: (value) => `${whole(value)} MHz` }),
       readings(report, gpu, "PCIe", [["pcie_rx", "to the GPU", "line-1"], ["pcie_tx", "from the GPU", "line-2"]], { inBytes: "/s" }),
     ),
+    sources(gpu),
   ];
+}
+
+function idleEnergyText(report, used) {
+  if (!isNumber(used.joules)) return null;
+  const known = isNumber(used.idle_watts) && isNumber(report.wall_s);
+  return known ? `${joules(used.idle_watts * report.wall_s)} (${watts(used.idle_watts)})` : `not known: ${used.idle_reason ?? "no reason was recorded"}`;
+}
+
+function sources(gpu) {
+  const series = listed(gpu.series);
+  if (!series.length) return null;
+  const columns = [
+    { name: "reading", text: (s) => words(s.name) },
+    { name: "read with", text: (s) => s.source ?? UNKNOWN, wide: true },
+    { name: "every", text: (s) => (isNumber(s.bin_s) ? seconds(s.bin_s) : UNKNOWN), hint: "the width of a bin, of which the mean and the maximum are kept" },
+    { name: "gaps", text: gapsText, wide: true },
+  ];
+  return lazyDetails({ class: "figures" }, "Sources of the readings, and their gaps", () => table(`Readings of GPU ${gpu.index}`, columns, series));
+}
+
+function gapsText(series) {
+  const bins = listed(series.mean);
+  const missing = bins.filter((value) => !isNumber(value)).length;
+  const count = bins.length ? (missing ? `${whole(missing)} of ${counted(bins.length, "bin")}` : "none") : "never read";
+  return series.reason ? `${count}: ${series.reason}` : count;
 }
 
 // A chart of one or several series; those without readings are named with the reason.
