@@ -62,7 +62,7 @@ def _text(value: object) -> str:
 
 def _prose(text: object) -> str:
     """Return a sentence as markup, with the names that are in backticks as code. A figure stays with its unit."""
-    parts = re.sub(r"(\d) (%|pp\b)", "\\1\N{NO-BREAK SPACE}\\2", str(text)).split("`")
+    parts = re.sub(r"(\d) (%|(?:pp|[mµ]?s|min|h|[KMGT]iB|k?J|kWh)\b)", "\\1\N{NO-BREAK SPACE}\\2", str(text)).split("`")
     return "".join(f"<code>{_text(part)}</code>" if place % 2 else _text(part) for place, part in enumerate(parts))
 
 

@@ -211,15 +211,17 @@ def test_charts_have_their_figures_as_tables(show):
     assert max(busy) == pytest.approx(4, abs=0.1)
 
 
-def test_the_bars_of_a_distribution_have_the_width_of_their_bins(show):
+@pytest.mark.parametrize("stage", [1, 2])
+def test_the_bars_of_a_distribution_have_the_width_of_their_bins(show, stage: int):
     """The axis is logarithmic, and four bins divide an octave into equal parts."""
     shown = show("one_slow_task")
     shown.open_all()
     bars = shown.evaluate(
-        """[...document.querySelectorAll('#stage-1 .histogram rect')].map((bar) =>
-            ['x', 'width'].map((name) => Number(bar.getAttribute(name))))"""
+        """(selector) => [...document.querySelectorAll(selector)].map((bar) =>
+            ['x', 'width'].map((name) => Number(bar.getAttribute(name))))""",
+        f"#stage-{stage} .histogram rect",
     )
-    uppers = [upper for upper, _ in sample("one_slow_task")["stages"][1]["service_time"]["bins"]]
+    uppers = [upper for upper, _ in sample("one_slow_task")["stages"][stage]["service_time"]["bins"]]
     ends = [(low, high) for low, high in map(bounds, range(-200, 60)) if high in uppers]
     assert len(bars) == len(uppers) == len(ends) > 8
     first, last = math.log(ends[0][0]), math.log(ends[-1][1])

@@ -203,7 +203,7 @@ function histogram(title, service) {
 
 // Where the bin with this upper end begins. Bins divide an octave into four of equal width (gpuexec/histogram.py).
 function lowerEnd(upper) {
-  return upper - 2 ** (Math.ceil(Math.log2(upper) - 1e-9) - 3);
+  return upper - 2 ** (Math.ceil(Math.log2(upper) - 0.01) - 3); // 0.01: it has four digits
 }
 
 function histogramBars(bins, marks, label) {

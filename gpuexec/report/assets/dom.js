@@ -22,7 +22,7 @@ function svg(tag, attributes, ...children) {
 // Text with `names` in backticks.
 function prose(text) {
   return String(text)
-    .replace(/(\d) %/g, "$1\u00a0%") // a figure stays on one line with its unit
+    .replace(/(\d) (%|(?:pp|[mµ]?s|min|h|[KMGT]iB|k?J|kWh|MHz|GPUs?)\b)/g, "$1\u00a0$2") // a figure stays with its unit
     .split("`")
     .map((part, position) => (position % 2 ? el("code", {}, part) : part));
 }

@@ -98,7 +98,8 @@ function totalTime(stages) {
 function edge(report, before, stage) {
   const parts = [];
   const span = isNumber(report.wall_s) && report.wall_s > 0 ? report.wall_s : null;
-  if (before && span && isNumber(before.output_bytes)) parts.push(`${bytes(before.output_bytes / span)}/s`);
+  if (stage && isFused(stage)) parts.push("in one process");
+  else if (before && span && isNumber(before.output_bytes)) parts.push(`${bytes(before.output_bytes / span)}/s`);
   const queued = stage ? listed(record(stage.timeline).queued).filter(isNumber) : [];
   if (queued.length && !isFused(stage)) {
     const mean = queued.reduce((sum, value) => sum + value, 0) / queued.length;
