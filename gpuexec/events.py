@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from gpuexec.channel.messages import BatchStats, LogLine
 from gpuexec.planning.model import Plan
 from gpuexec.records import Record
-from gpuexec.run_facts import RunFacts
+from gpuexec.run_facts import HostState, RunFacts
 
 if TYPE_CHECKING:
     from gpuexec.hardware.process_readings import ProcessSample
@@ -200,6 +200,7 @@ class WorkerStopped(Record):
     """A worker process was reaped. ``teardown_s`` is ``None`` if it did not report the end of its teardown.
 
     ``cpu_s``, ``max_rss_bytes``: CPU time and peak resident memory, ``None`` if the kernel could not be asked.
+    ``reason``: why it ended, in words.
     """
 
     at: float
@@ -209,6 +210,7 @@ class WorkerStopped(Record):
     teardown_s: float | None
     cpu_s: float | None = None
     max_rss_bytes: int | None = None
+    reason: str = ""
 
 
 class StageGauges(Record):
@@ -339,11 +341,15 @@ class GpusRead(Record):
 
 
 class RunEnded(Record):
-    """The run is over; ``error`` is ``None`` after success. ``interrupted``: it has not failed, but was ended."""
+    """The run is over; ``error`` is ``None`` after success. ``interrupted``: it has not failed, but was ended.
+
+    ``host``: the machine at that moment.
+    """
 
     at: float
     error: str | None
     interrupted: bool = False
+    host: HostState = HostState()
 
 
 RunEvent = (

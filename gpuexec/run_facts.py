@@ -20,6 +20,17 @@ class StageFacts(Record):
     num_workers: int | None
 
 
+class HostState(Record):
+    """The machine at one moment, with whatever else runs on it. ``None``: not readable.
+
+    ``load_1m``: the kernel's load average over the last minute, in tasks that run or wait for a CPU or a disk.
+    ``memory_available_bytes``: what programs can still get, page cache included (``MemAvailable`` of the kernel).
+    """
+
+    load_1m: float | None = None
+    memory_available_bytes: int | None = None
+
+
 class RunFacts(Record):
     """What a run is.
 
@@ -27,7 +38,7 @@ class RunFacts(Record):
     without one. ``executor``: "local" or "inline".
     ``options``: those that differ from the defaults. ``versions``: of this program's libraries, as far as they are
     imported. ``node``: hostname, cpus, memory_bytes, platform, kernel; ``usable_cpus`` and ``devices``: what the
-    planner could give to workers.
+    planner could give to workers. ``host``: the machine before the run.
     """
 
     run_id: str = ""
@@ -37,3 +48,4 @@ class RunFacts(Record):
     versions: Mapping[str, str] = {}
     node: Mapping[str, Any] = {}
     stages: tuple[StageFacts, ...] = ()
+    host: HostState = HostState()

@@ -21,8 +21,9 @@ class NoCheckpoint:
         """Return the lineage of a run in which nobody asks for sources."""
         return NoLineage()
 
-    def commit(self) -> None:
-        """Do nothing."""
+    def commit(self) -> bool:
+        """Do nothing. Return that nothing was written."""
+        return False
 
     def end_early(self) -> str | None:
         """Do nothing."""

@@ -146,8 +146,8 @@ class Checkpoint:
             self._tracker.failed(source, reason)
         self._tracker.moved_batch(inputs, (), ends=True)
 
-    def commit(self) -> None:
-        """Write what was completed since the last commit, in one transaction. Without any news it costs nothing."""
+    def commit(self) -> bool:
+        """Write what was completed since the last commit, in one transaction; return whether there was anything."""
         settled = self._tracker.settle()
         if settled.returned and self._delivery in (Delivery.AT_END, Delivery.STORED):
             self._finished |= dict.fromkeys(settled.returned)
@@ -156,6 +156,7 @@ class Checkpoint:
                 settled = Settled(settled.opened, done, settled.failed)
         if settled:
             self._journal.record(settled)
+        return bool(settled)
 
     @property
     def is_stored(self) -> bool:

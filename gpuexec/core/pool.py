@@ -209,6 +209,7 @@ class WorkerPool:
                 worker.teardown_s,
                 cpu_s=exit_.cpu_s,
                 max_rss_bytes=exit_.max_rss_bytes,
+                reason=str(worker.end_reason or exit_.cause),
             )
         )
 

@@ -26,6 +26,7 @@ from gpuexec.driver import exceptions
 from gpuexec.driver.autoscaler import Autoscaler
 from gpuexec.driver.blocks import InitialBlocks
 from gpuexec.driver.cancellation import Cancellation
+from gpuexec.driver.host_state import read_host_state
 from gpuexec.driver.initial_tasks import InitialTasks, StreamedTasks
 from gpuexec.driver.limits import MemoryLimits
 from gpuexec.driver.observers import Observers
@@ -255,7 +256,7 @@ class Run:
             self._gpus.report(interrupted=interrupted)
         self._checkpoint.close(error)
         self._state.times.report_gpus(time.monotonic())
-        self._emit(events.RunEnded(time.monotonic(), error, interrupted))
+        self._emit(events.RunEnded(time.monotonic(), error, interrupted, read_host_state()))
 
     # ---- the loop ----------------------------------------------------------------------------------------
 
@@ -282,9 +283,10 @@ class Run:
                     )
                 self._note_return_of_caller(handed_over_at, time.monotonic())
             began = time.monotonic()
-            self._checkpoint.commit()  # the caller has the finished tasks
+            wrote = self._checkpoint.commit()  # the caller has the finished tasks
             now = time.monotonic()
-            self._note_pause(IdleReason.CHECKPOINT_WRITE, began, now)
+            if wrote:
+                self._note_pause(IdleReason.CHECKPOINT_WRITE, began, now)
             self._state.terminator.check(self._processes.workers, now)
             self._memory.check(now)
             self._telemetry.pass_on(now)

@@ -10,6 +10,7 @@ from typing import Any
 from gpuexec import events
 from gpuexec.channel.messages import BatchStats
 from gpuexec.core.worker_time import IdleReason, Work
+from gpuexec.driver.host_state import read_host_state
 from gpuexec.driver.observers import Observers
 from gpuexec.planning.model import Plan
 from gpuexec.run_facts import RunFacts
@@ -128,16 +129,17 @@ class InlineEvents:
         now = time.monotonic()
         self._account(Work.LOST if teardown_s is None else IdleReason.DRAINING, now)
         self._report(index, worker_id)
-        self._emit(events.WorkerStopped(now, index, worker_id, 0, teardown_s))
+        reason = "its stage raised" if teardown_s is None else "its stage has no work left"
+        self._emit(events.WorkerStopped(now, index, worker_id, 0, teardown_s, reason=reason))
 
     def run_ended(self, error: BaseException | None) -> None:
         """Note the end of the run."""
         if error is None:
-            self._emit(events.RunEnded(time.monotonic(), None))
+            self._emit(events.RunEnded(time.monotonic(), None, host=read_host_state()))
             return
         from gpuexec.driver.exceptions import in_a_line, is_interruption  # a run that goes through does not need them
 
-        self._emit(events.RunEnded(time.monotonic(), in_a_line(error), is_interruption(error)))
+        self._emit(events.RunEnded(time.monotonic(), in_a_line(error), is_interruption(error), read_host_state()))
 
     def _account(self, part: Work | IdleReason, now: float) -> None:
         if now > self._since:

@@ -10,6 +10,7 @@ from gpuexec._version import __version__
 from gpuexec.config import ExecutorConfig
 from gpuexec.contract.pipeline_name import current_pipeline_name
 from gpuexec.curator import stage_facts
+from gpuexec.driver.host_state import read_host_state
 from gpuexec.executors.option_repr import changed_options
 from gpuexec.executors.prepare import Prepared
 from gpuexec.report.room import room_as_facts
@@ -51,6 +52,7 @@ def run_facts(executor: str, prepared: Prepared, options: ExecutorConfig) -> Run
             **room_as_facts(prepared.allocator.ledger, prepared.allocator.usable_cpus),
         },
         stages=_stages(prepared),
+        host=read_host_state(),
     )
 
 

@@ -19,6 +19,7 @@ from gpuexec.report.energy_shares import MOST_WORKERS, RunEnergy
 from gpuexec.report.model import FailedAttempt, RunReport, SlowBatch, StageReport, WorkerReport
 from gpuexec.report.sizes import suggested_gpu_memory_gb
 from gpuexec.report.verdict import verdict
+from gpuexec.report.wording import counted, seconds
 from gpuexec.run_facts import RunFacts
 from gpuexec.units import GIB
 
@@ -29,9 +30,9 @@ _QUANTILES = (("p50_s", 0.5), ("p90_s", 0.9), ("p99_s", 0.99))
 def report_as_dict(report: RunReport) -> dict[str, Any]:
     """Return a report as plain values, which JSON can carry; what is not known is ``None``."""
     facts = report.facts or RunFacts()
-    seconds = report.wall_s if report.wall_s is not None else report.elapsed_s
+    elapsed_s = report.wall_s if report.wall_s is not None else report.elapsed_s
     bin_s = max((timeline.bin_s for timeline in report.timelines), default=1.0)
-    bins = math.ceil(seconds / bin_s)
+    bins = math.ceil(elapsed_s / bin_s)
     energy = report.samples.energy() if report.samples is not None else RunEnergy({}, {}, {})
     content = {
         "schema": SCHEMA,
@@ -42,7 +43,7 @@ def report_as_dict(report: RunReport) -> dict[str, Any]:
         "started_at": report.started_at,
         "written_at": time.time(),
         "wall_s": report.wall_s,
-        "elapsed_s": seconds,
+        "elapsed_s": elapsed_s,
         "ended": report.wall_s is not None,
         "ok": report.ok,
         "interrupted": report.interrupted,
@@ -57,7 +58,7 @@ def report_as_dict(report: RunReport) -> dict[str, Any]:
         "timeline": {"bin_s": bin_s, "bins": bins},
         "stages": [
             {
-                **_stage(report, stage, bin_s, bins, seconds),
+                **_stage(report, stage, bin_s, bins, elapsed_s),
                 "energy": energy.stages.get(stage.index) or _no_share(_why_stage_has_none(report, stage)),
             }
             for stage in report.stages
@@ -83,6 +84,8 @@ def report_as_dict(report: RunReport) -> dict[str, Any]:
             {"pid": t.pid, "stages": list(t.stage_names), "import_s": t.import_s, "kept": t.kept}
             for t in report.templates
         ],
+        "host_before": plain(facts.host),
+        "host_after": plain(report.host_after),
         "gpus_before": plain(report.gpus_before),
         "gpus_after": plain(report.gpus_after),
         "doubts": list(report.doubts),
@@ -201,7 +204,10 @@ def _cpu_s(report: RunReport, stage: StageReport) -> float | None:
 
 
 def _worker(worker: WorkerReport) -> dict[str, Any]:
-    names = "stage_index pid spawn_s load_s setup_s teardown_s batches exit_code start_reason warm cpu_s max_rss_bytes"
+    names = (
+        "stage_index pid spawn_s load_s setup_s teardown_s batches exit_code start_reason end_reason warm cpu_s "
+        "max_rss_bytes"
+    )
     return {
         "id": worker.worker_id,
         "stage": worker.stage_name,
@@ -292,11 +298,13 @@ def _plan_change(report: RunReport, at: float, event: events.PlanDecided) -> dic
 
 def _arithmetic(names: list[str], target: events.StageTarget) -> str:
     name = names[target.stage_index]
-    counts = f"{target.workers} → {target.target}" if target.workers != target.target else f"{target.target}"
+    workers = counted(target.target, "worker")
+    if target.workers != target.target:
+        workers += f" (now {target.workers:,})"
     if target.task_s is None or target.tasks is None:
-        return f"{name}: not measured, {counts} workers"
-    seconds = target.task_s * target.tasks / max(1, target.target)
-    return f"{name}: {target.task_s:.3g} s × {target.tasks:.4g} tasks / {counts} workers = {seconds:.3g} s"
+        return f"{name}: not measured, {workers}"
+    needed = seconds(target.task_s * target.tasks / max(1, target.target))
+    return f"{name}: {seconds(target.task_s)} × {counted(target.tasks, 'task')} / {workers} = {needed}"
 
 
 def _slow_batch(batch: SlowBatch) -> dict[str, Any]:

@@ -66,7 +66,8 @@ class StageLoad:
 
     ``index``: of the stage whose workers they are. ``heaviest`` and ``name``: the one of the group that took most of
     the time. ``workers``: their mean number while the stage had any, for ``span_s`` seconds. ``time``: worker-seconds
-    by what they did or waited for. ``tasks`` and ``batches``: that went in. ``gpus``: of one worker.
+    by what they did or waited for. ``tasks`` and ``batches``: that went in. ``gpus`` and ``gpu_memory_gb``: what one
+    worker asks for; a stage asks for one of the two.
     """
 
     index: int
@@ -78,6 +79,11 @@ class StageLoad:
     tasks: float
     batches: float
     gpus: float
+    gpu_memory_gb: float
+
+    @property
+    def on_gpus(self) -> bool:
+        return self.gpus > 0 or self.gpu_memory_gb > 0
 
     @property
     def lived_s(self) -> float:
@@ -149,6 +155,7 @@ def _load(group: Sequence[Data], lead: int, bin_s: float, wall: float) -> StageL
         tasks=number(first.get("tasks_in")),
         batches=batches,
         gpus=number(first.get("gpus")),
+        gpu_memory_gb=number(first.get("gpu_memory_gb")),
     )
 
 
@@ -224,10 +231,9 @@ def _alone_s(report: Data, began: float, process: float) -> float:
         return 0.0
     busy = total_busy(report)
     alone = 0.0
-    first, end = (
-        min(max(0.0, at / bin_s), len(busy)) for at in (began, began + process)
-    )  # the quotient may be infinite
-    for position in range(int(first), math.ceil(end)):
+    # The quotients may be infinite.
+    first, last = (min(float(len(busy)), max(0.0, at / bin_s)) for at in (began, began + process))
+    for position in range(int(first), math.ceil(last)):
         overlap = min(began + process, (position + 1) * bin_s) - max(began, position * bin_s)
         if overlap > 0 and busy[position] <= _ALONE * bin_s:
             alone += overlap

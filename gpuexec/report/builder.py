@@ -91,6 +91,7 @@ class ReportBuilder:
                 worker.ended_at = event.at - self._started_at
                 worker.exit_code, worker.teardown_s = event.exit_code, event.teardown_s
                 worker.cpu_s, worker.max_rss_bytes = event.cpu_s, event.max_rss_bytes
+                worker.end_reason = event.reason or None
                 del self._live_workers[event.worker_id]
 
     def _add_preparation(self, event: events.NodeSetUp | events.PayloadsSpilled | events.TemplateLoaded) -> None:
@@ -179,6 +180,7 @@ class ReportBuilder:
         report = self.report
         report.wall_s = report.elapsed_s = event.at - self._started_at
         report.error, report.interrupted = event.error, event.interrupted
+        report.host_after = event.host
 
     def _add_gauges(self, event: events.Gauged) -> None:
         self.report.elapsed_s = event.at - self._started_at

@@ -43,7 +43,7 @@ def _working(case: Case) -> dict[str, Any]:
     if starved is not None:
         return _starved_gpus(case, starved)
     slowest = case.slowest
-    throttled = _throttled(case) if slowest.gpus else None
+    throttled = _throttled(case) if slowest.on_gpus else None
     if throttled is not None:
         return throttled
     on, figures = _busy_on(case)
@@ -53,7 +53,7 @@ def _working(case: Case) -> dict[str, Any]:
         kind = "slow_source"
         text = f"The source, {named(slowest.name)}, limits this run: {on}; {what_if}, faster later stages nothing."
     else:
-        kind = "slow_gpu_stage" if slowest.gpus else "slow_stage"
+        kind = "slow_gpu_stage" if slowest.on_gpus else "slow_stage"
         text = f"{named(slowest.name)} limits this run: {on}{_full_queue(case, figures)}; {what_if}."
     return sentence(kind, text, figures, stage_index=slowest.heaviest)
 
@@ -62,7 +62,7 @@ def _busy_on(case: Case) -> tuple[str, dict[str, float]]:
     """Return what the slowest stage ran on and how busy that was, in words and as figures."""
     load = case.slowest
     figures = {"workers": load.workers, "tasks_per_s": ratio(load.tasks, load.span_s)}
-    gpus = bounds.gpus_of(case.report, load) if load.gpus else []
+    gpus = bounds.gpus_of(case.report, load) if load.on_gpus else []
     times = [row(gpu.get("time")) for gpu in gpus]
     lived = sum(max(0.0, number(value)) for time in times for value in time.values())
     if lived > 0:
@@ -85,6 +85,8 @@ def _what_if(case: Case) -> tuple[str, dict[str, float]]:
         more = "one more GPU"
     elif slowest.gpus > 0:
         more = f"one more worker ({slowest.gpus:g} GPU{'s' if slowest.gpus > 1 else ''})"
+    elif slowest.on_gpus:
+        more = f"one more worker ({slowest.gpu_memory_gb:g} GiB of a GPU)"
     gain = bounds.gain_of_more(case.loads, slowest, case.wall_s)
     worth = gain >= 0.005
     effect = gained(gain) if worth else "nothing"
@@ -103,9 +105,9 @@ def _full_queue(case: Case, figures: dict[str, float]) -> str:
 
 def _starved(case: Case) -> StageLoad | None:
     """Return the stage with GPUs that waited longest for what the slowest stage makes, if it waited much."""
-    behind = [load for load in case.loads if load.index > case.slowest.index and load.gpus]
+    behind = [load for load in case.loads if load.index > case.slowest.index and load.on_gpus]
     starved = max(behind, key=lambda load: load.share("no_input"), default=None)
-    if case.slowest.gpus or starved is None or starved.share("no_input") < _STARVED_SHARE:
+    if case.slowest.on_gpus or starved is None or starved.share("no_input") < _STARVED_SHARE:
         return None
     return starved
 

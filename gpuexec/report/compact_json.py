@@ -19,27 +19,27 @@ _ESCAPED = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"})
 
 
 def compact_json(value: Any) -> str:
-    """Return a value as ASCII JSON: four significant digits, long texts without their middle.
+    """Return a value as ASCII JSON: six significant digits, four in lists of figures, long texts without their middle.
 
+    Lists are time lines, most of a report. Single figures have digits to spare, since the page rounds them once more.
     What is no finite number is ``null``; what JSON has no type for is text.
     """
     if isinstance(value, float):
-        return _figure(value)
+        return _figure(value, 6)
     if value is None or isinstance(value, int):
         return json.dumps(value)
     if isinstance(value, Mapping):
         return "{" + ",".join([f"{_text(name)}:{compact_json(entry)}" for name, entry in value.items()]) + "}"
     if isinstance(value, (list, tuple)):
-        # Time lines are most of a report.
-        return "[" + ",".join([_figure(v) if type(v) is float else compact_json(v) for v in value]) + "]"
+        return "[" + ",".join([_figure(v, 4) if type(v) is float else compact_json(v) for v in value]) + "]"
     return _text(value)
 
 
-def _figure(value: float) -> str:
-    """Return four significant digits, and whole numbers whole."""
+def _figure(value: float, digits: int) -> str:
+    """Return so many significant digits, and the digits before the point whole."""
     if not math.isfinite(value):
         return "null"
-    return f"{value:.4g}" if -10_000 < value < 10_000 else f"{value:.0f}"
+    return f"{value:.{digits}g}" if abs(value) < 10**digits else f"{value:.0f}"
 
 
 def _text(value: object) -> str:

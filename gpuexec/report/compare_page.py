@@ -5,12 +5,13 @@ Every text of a report is escaped, and the content security policy of the page a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from gpuexec.report.compare_verdict import NONE, REFUSED, SEEN, SHOWN, UNKNOWN
 from gpuexec.report.compare_view import REPEATS, legend, side_text, stage_title
-from gpuexec.report.figure_text import around_text, change_text, interval_text, value_text
+from gpuexec.report.figure_text import around_text, change_text, ends_text, interval_text, value_text
 from gpuexec.report.html_page import as_text, asset, filled
 from gpuexec.report.wording import on_one_line
 
@@ -23,6 +24,8 @@ _KINDS = {
 _FINDINGS = {SHOWN: "* shown", SEEN: "? seen", NONE: "not shown", UNKNOWN: "no reading", REFUSED: "not judged"}
 _FULL_SCALE = 1.0  # of what it was; what is beyond is drawn at the edge
 _HALF_PX, _MIDDLE_PX = 56, 60
+_SCALE = "\N{MINUS SIGN}100 … +100 %"
+_NO_CHANGE = "nothing that a report records"
 
 Data = Mapping[str, Any]
 
@@ -43,8 +46,14 @@ def render(comparison: Data) -> str:
     return filled("compare.html", f"{pipeline}: {names} · gpuexec comparison", style, (), parts)
 
 
+def _prose(text: object) -> str:
+    """Return a sentence as markup, with the names that are in backticks as code. A figure stays with its unit."""
+    parts = re.sub(r"(\d) (%|(?:pp|[mµ]?s|min|h|[KMGT]iB|k?J|kWh)\b)", "\\1\N{NO-BREAK SPACE}\\2", str(text)).split("`")
+    return "".join(f"<code>{as_text(part)}</code>" if place % 2 else as_text(part) for place, part in enumerate(parts))
+
+
 def _side(side: Data) -> str:
-    return f"<div><dt>{as_text(side['name'])}</dt><dd>{as_text(side_text(side).partition(': ')[2])}</dd></div>"
+    return f"<div><dt>{as_text(side['name'])}</dt><dd>{_prose(side_text(side).partition(': ')[2])}</dd></div>"
 
 
 def _pair(pair: Data) -> str:
@@ -55,12 +64,12 @@ def _pair(pair: Data) -> str:
     named = {stage["after_index"] for stage in verdict["stages"]}
     parts = [
         f'<section class="verdict" aria-label="Verdict on {as_text(between)}">',
-        f'<p><span class="badge {tone}">{word}</span></p><p class="lead">{as_text(lead)}</p>',
-        *(f"<p>{as_text(sentence)}</p>" for sentence in others),
+        f'<p><span class="badge {tone}">{word}</span></p><p class="lead">{_prose(lead)}</p>',
+        *(f"<p>{_prose(sentence)}</p>" for sentence in others),
         "</section>",
-        *_listed("Why there is no verdict", pair["refusals"]),
-        *_listed("What changed", [change["text"] for change in pair["changes"]] or ["nothing that a report records"]),
-        f"<section><h2>What it did: {as_text(between)}</h2>",
+        *_listed(f"Why there is no verdict: {between}", pair["refusals"]),
+        *_listed(f"What changed: {between}", [change["text"] for change in pair["changes"]] or [_NO_CHANGE]),
+        *_begin(f"What it did: {between}"),
         _table("the run", pair["figures"], pair),
         *(
             _part(stage_title(stage), _table(stage_title(stage), stage["figures"], pair),
@@ -78,20 +87,25 @@ def _note(stage: Data) -> str:
 
 
 def _part(title: str, content: str, *, opened: bool, note: str = "") -> str:
-    summary = f'{as_text(title)}<span class="sub">{as_text(note)}</span>'
+    summary = f'{as_text(title)} <span class="sub">{as_text(note)}</span>'
     return f'<details class="part"{" open" if opened else ""}><summary>{summary}</summary>{content}</details>'
+
+
+def _begin(heading: str) -> Iterator[str]:
+    yield f'<section aria-label="{as_text(heading)}"><h2>{as_text(heading)}</h2>'
 
 
 def _listed(heading: str, texts: Sequence[str]) -> Iterator[str]:
     if texts:
-        yield f"<section><h2>{heading}</h2><ul>{''.join(f'<li>{as_text(text)}</li>' for text in texts)}</ul></section>"
+        yield from _begin(heading)
+        yield f"<ul>{''.join(f'<li>{_prose(text)}</li>' for text in texts)}</ul></section>"
 
 
 def _table(caption: str, figures: Sequence[Data], pair: Data) -> str:
-    headings = ("figure", pair["before"], pair["after"], "change", "95 % interval", "", "finding")
+    headings = ("figure", pair["before"], pair["after"], "change", "95 % interval", _SCALE, "finding")
     rows = [
         [
-            *(value_text(figure[side]["mean"], figure["unit"]) for side in ("before", "after")),
+            *ends_text(figure),
             change_text(figure),
             interval_text(figure),
         ]
@@ -114,7 +128,7 @@ def _finding(figure: Data) -> str:
 
 
 def _drawn(figure: Data) -> str:
-    """Return a change with its interval as a picture; the columns beside it say the same in figures."""
+    """Return a change with its interval as a picture; for screen readers, the columns beside it say the same."""
     whole = 1.0 if figure["unit"] == "share" else figure["before"]["mean"]
     if figure["difference"] is None or not whole or whole < 0:
         return ""
@@ -135,7 +149,7 @@ def _place(share: float) -> float:
 
 def _repeats(side: Data) -> str:
     parts = [
-        f'<section class="verdict" aria-label="Verdict"><p class="lead">{as_text(REPEATS)}</p></section>',
+        f'<section class="verdict" aria-label="Verdict"><p class="lead">{_prose(REPEATS)}</p></section>',
         _described("the run", side["figures"]),
         *(
             _part(on_one_line(stage["name"]), _described(on_one_line(stage["name"]), stage["figures"]), opened=False)
@@ -149,7 +163,7 @@ def _described(caption: str, figures: Sequence[Data]) -> str:
     lines = []
     for figure in figures:
         cells = [value_text(figure["mean"], figure["unit"]), around_text(figure)]
-        cells += [value_text(end(figure["values"], default=None), figure["unit"]) for end in (min, max)]
+        cells += [value_text(end(figure["values"], default=None), figure["unit"], figure["mean"]) for end in (min, max)]
         figures_of_row = "".join(f'<td class="figure">{as_text(cell)}</td>' for cell in cells)
         lines.append(f'<tr><th scope="row">{as_text(figure["name"])}</th>{figures_of_row}</tr>')
     return _whole_table(caption, ("figure", "mean", "95 % interval", "lowest", "highest"), lines)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from gpuexec.report.configuration import Change
-from gpuexec.report.figure_text import change_text, interval_text, value_text
+from gpuexec.report.figure_text import change_text, ends_text, interval_text
 from gpuexec.report.figures import HIGHER, TASK_TIME, THROUGHPUT
 from gpuexec.report.statistics import CONFIDENCE
 from gpuexec.report.wording import counted, named, percent
@@ -122,7 +122,7 @@ def _change(figure: Found) -> str:
 
 
 def _ends(figure: Found) -> str:
-    return " → ".join(value_text(figure[side]["mean"], figure["unit"]) for side in ("before", "after"))
+    return " → ".join(ends_text(figure))
 
 
 def _about_idleness(found: Found, effects: Sequence[Any], kind: str) -> Iterator[str]:

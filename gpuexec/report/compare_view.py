@@ -7,7 +7,7 @@ from typing import Any
 
 from gpuexec.report.columns import INDENT, Column, cell_width, lay_out, printable, shortened, wrapped
 from gpuexec.report.compare_verdict import SEEN, SHOWN
-from gpuexec.report.figure_text import around_text, change_text, interval_text, value_text
+from gpuexec.report.figure_text import around_text, change_text, ends_text, interval_text, value_text
 from gpuexec.report.wording import counted, moment, named, on_one_line
 
 REPEATS = (
@@ -97,7 +97,7 @@ def _table(
     columns += [Column("95 %", 3)] if has_intervals else []
     cells = [
         [
-            *(value_text(figure[side]["mean"], figure["unit"]) for side in ("before", "after")),
+            *ends_text(figure),
             change_text(figure) + _MARKS.get(figure["finding"], ""),
             *([interval_text(figure)] if has_intervals else []),
         ]
@@ -124,7 +124,10 @@ def _one_side(side: Data, width: int) -> Iterator[str]:
             [
                 value_text(figure["mean"], figure["unit"]),
                 around_text(figure),
-                *(value_text(end(figure["values"], default=None), figure["unit"]) for end in (min, max)),
+                *(
+                    value_text(end(figure["values"], default=None), figure["unit"], figure["mean"])
+                    for end in (min, max)
+                ),
             ]
             for figure in figures
         ]

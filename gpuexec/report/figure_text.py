@@ -12,7 +12,6 @@ NO_READING = "–"
 _MINUS = "\N{MINUS SIGN}"
 _ZEROS = {"tasks/s": "0 tasks/s", "J": "0 J"}
 _FORMATS: Mapping[str, Callable[[float], str]] = {
-    "tasks/s": rate,
     "s": seconds,
     "share": percent,
     "bytes": format_bytes,
@@ -22,13 +21,21 @@ _FORMATS: Mapping[str, Callable[[float], str]] = {
 _MANY_TIMES = 3.0  # from here on, "3.2 times" says more than "+220 %"
 
 
-def value_text(value: float | None, unit: str) -> str:
-    """Return a figure with its unit; a dash for ``None``."""
+def value_text(value: float | None, unit: str, beside: float | None = None) -> str:
+    """Return a figure with its unit; a dash for ``None``. A rate gets the unit that suits the one ``beside`` it too."""
     if value is None:
         return NO_READING
     if value == 0 and unit in _ZEROS:
         return _ZEROS[unit]
+    if unit == "tasks/s":
+        return rate(value, beside=beside or 0.0)
     return _FORMATS[unit](value)
+
+
+def ends_text(figure: Mapping[str, Any]) -> tuple[str, str]:
+    """Return what a figure was and has become."""
+    before, after, unit = figure["before"]["mean"], figure["after"]["mean"], figure["unit"]
+    return value_text(before, unit, beside=after), value_text(after, unit, beside=before)
 
 
 def change_text(figure: Mapping[str, Any]) -> str:
@@ -64,7 +71,11 @@ def around_text(figure: Mapping[str, Any]) -> str:
     if figure["low"] is None or figure["high"] is None:
         return ""
     half = (figure["high"] - figure["low"]) / 2
-    return f"± {half * 100:.1f} pp" if figure["unit"] == "share" else f"± {value_text(half, figure['unit'])}"
+    return (
+        f"± {half * 100:.1f} pp"
+        if figure["unit"] == "share"
+        else f"± {value_text(half, figure['unit'], figure['mean'])}"
+    )
 
 
 def _signed(value: float, digits: int = 0) -> str:

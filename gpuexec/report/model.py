@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from gpuexec.histogram import Histogram
 from gpuexec.records import MutableRecord, Record
-from gpuexec.run_facts import RunFacts
+from gpuexec.run_facts import HostState, RunFacts
 
 if TYPE_CHECKING:
     from gpuexec.events import PlanDecided
@@ -35,10 +35,10 @@ os.register_at_fork(before=LOCK.acquire, after_in_parent=LOCK.release, after_in_
 class WorkerReport(MutableRecord):
     """One worker process. Times are in seconds, ``None`` where the worker did not get that far.
 
-    ``start_reason``: why it was started, in words. ``exit_code`` is -N after signal N. ``warm``: it was forked from a
-    template. ``cpu_s`` and ``max_rss_bytes``: CPU time and peak resident memory, of it and of the processes that it has
-    waited for. ``time``: seconds by what they went to, values of ``core.worker_time.Work`` and ``IdleReason``; they add
-    up to its life. ``gpus``: UUIDs.
+    ``start_reason``, ``end_reason``: why it was started and ended, in words. ``exit_code`` is -N after signal N.
+    ``warm``: it was forked from a template. ``cpu_s`` and ``max_rss_bytes``: CPU time and peak resident memory, of it
+    and of the processes that it has waited for. ``time``: seconds by what they went to, values of
+    ``core.worker_time.Work`` and ``IdleReason``; they add up to its life. ``gpus``: UUIDs.
     """
 
     worker_id: str
@@ -61,6 +61,7 @@ class WorkerReport(MutableRecord):
     warm: bool = False
     cpu_s: float | None = None
     max_rss_bytes: int | None = None
+    end_reason: str | None = None
     gpus: tuple[str, ...] = ()
     time: dict[str, float] = field(default_factory=dict)
 
@@ -206,6 +207,7 @@ class RunReport(MutableRecord):
     samples: NodeSeries | None = None
     gpus_before: Provenance | None = None
     gpus_after: Provenance | None = None
+    host_after: HostState | None = None  # the machine; facts.host is its state before the run
     doubts: list[str] = field(default_factory=list)  # what makes figures of GPUs doubtful: other processes, throttling
     facts: RunFacts | None = None
     started_at: float | None = None  # POSIX time

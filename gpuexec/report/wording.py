@@ -60,10 +60,13 @@ def counted(count: float, noun: str) -> str:
     return f"{shown:,} {noun}es" if noun.endswith(("ch", "s")) else f"{shown:,} {noun}s"
 
 
-def rate(per_second: float, noun: str = "tasks") -> str:
-    """Return a rate: ``"132 tasks/s"``, or by minute or hour where a second is too short: ``"1.4 tasks/h"``."""
+def rate(per_second: float, noun: str = "tasks", beside: float = 0.0) -> str:
+    """Return a rate: ``"132 tasks/s"``, or by minute or hour where a second is too short: ``"1.4 tasks/h"``.
+
+    ``beside``: a rate that the reader compares it with; both get the unit that suits the larger one.
+    """
     for unit, length in (("s", 1), ("min", 60), ("h", 3600)):
-        if per_second * length >= 1 or unit == "h":
+        if max(per_second, beside) * length >= 1 or unit == "h":
             value = per_second * length
             return f"{value:,.0f} {noun}/{unit}" if value >= 100 else f"{value:.3g} {noun}/{unit}"
     raise AssertionError("the loop returns")

@@ -62,9 +62,9 @@ class OpenPage:
 
 @contextmanager
 def opened(
-    browser: Browser, file: Path, *, width: int = 1280, scheme: str = "light", **options: Any
+    browser: Browser, file: Path, *, width: int = 1280, scheme: str = "light", has_scripts: bool = True, **options: Any
 ) -> Iterator[OpenPage]:
-    """Open a file, as a double click does, and wait until the page is ready."""
+    """Open a file, as a double click does, and wait until its scripts have made the page, if it has any."""
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, **options)
     try:
         shown = OpenPage(context.new_page())
@@ -76,7 +76,7 @@ def opened(
             "request", lambda request: shown.problems.append(request.url) if request.url != file.as_uri() else None
         )
         shown.page.goto(file.as_uri())
-        if options.get("java_script_enabled", True):
+        if has_scripts and options.get("java_script_enabled", True):
             shown.page.wait_for_selector(READY, state="attached")
         yield shown
     finally:

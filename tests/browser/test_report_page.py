@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from gpuexec.histogram import bounds
 from gpuexec.report.page import render
 from tests.browser.chromium import OpenPage, opened
 from tests.unit.report.report_strategies import reports
@@ -73,7 +75,7 @@ def show(browser: Browser, files: dict[str, Path]) -> Iterator[Callable[..., Ope
 
 @pytest.mark.parametrize("width", [LAPTOP, PHONE])
 @pytest.mark.parametrize("name", SAMPLES)
-def test_every_chart_is_drawn_and_nothing_is_complained_of(show, name: str, width: int):
+def test_every_chart_is_drawn_in_its_window_and_nothing_is_complained_of(show, name: str, width: int):
     shown = show(name, width=width)
     shown.open_all()
     report = sample(name)
@@ -92,6 +94,7 @@ def test_every_chart_is_drawn_and_nothing_is_complained_of(show, name: str, widt
     assert sum(title.startswith("Power") for title in titles) == len(report["gpus"])
     assert {drawn for _, drawn, _ in charts} == {"yes"}
     assert [title for title, _, marks in charts if marks == 0] == []
+    assert shown.evaluate("document.documentElement.scrollWidth") <= width
     assert shown.problems == []
 
 
@@ -125,14 +128,6 @@ def test_names_execute_nothing_and_are_shown_as_they_are(show):
     assert "</script><script>window.hacked=1</script>" in shown.inner_text("h1")
     assert "</script><script>" in shown.inner_text("#failures")
     assert shown.problems == []
-
-
-@pytest.mark.parametrize("width", [LAPTOP, PHONE])
-@pytest.mark.parametrize("name", SAMPLES)
-def test_a_page_is_no_wider_than_its_window(show, name: str, width: int):
-    shown = show(name, width=width)
-    shown.open_all()
-    assert shown.evaluate("document.documentElement.scrollWidth") <= width
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -214,6 +209,45 @@ def test_charts_have_their_figures_as_tables(show):
     assert chart.locator("tbody tr").count() > 10
     busy = [float(text) for text in chart.locator("tbody tr td:nth-child(2)").all_inner_texts()]
     assert max(busy) == pytest.approx(4, abs=0.1)
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_the_bars_of_a_distribution_have_the_width_of_their_bins(show, stage: int):
+    """The axis is logarithmic, and four bins divide an octave into equal parts."""
+    shown = show("one_slow_task")
+    shown.open_all()
+    bars = shown.evaluate(
+        """(selector) => [...document.querySelectorAll(selector)].map((bar) =>
+            ['x', 'width'].map((name) => Number(bar.getAttribute(name))))""",
+        f"#stage-{stage} .histogram rect",
+    )
+    uppers = [upper for upper, _ in sample("one_slow_task")["stages"][stage]["service_time"]["bins"]]
+    ends = [(low, high) for low, high in map(bounds, range(-200, 60)) if high in uppers]
+    assert len(bars) == len(uppers) == len(ends) > 8
+    first, last = math.log(ends[0][0]), math.log(ends[-1][1])
+    for (x, width), (low, high) in zip(bars, ends, strict=True):
+        left, right = (600 * (math.log(end) - first) / (last - first) for end in (low, high))
+        assert (x, x + width) == (pytest.approx(left, abs=1), pytest.approx(right, abs=1))
+
+
+@pytest.mark.parametrize("width", [LAPTOP, PHONE])
+def test_texts_of_a_distribution_do_not_cover_each_other(show, width: int):
+    shown = show("one_slow_task", width=width)
+    shown.open_all()
+    texts = shown.evaluate(
+        """[...document.querySelectorAll('.histogram svg')].map((svg) => {
+            const inside = svg.getBoundingClientRect();
+            return [...svg.querySelectorAll('text:not(.mark-name)')].map((text) => {
+                const {left, right} = text.getBoundingClientRect();
+                return [left - inside.left, right - inside.left, inside.width];
+            });
+        })"""
+    )
+    assert len(texts) == 3
+    for axis in texts:
+        assert len(axis) >= 2
+        assert all(left >= -1 and right <= whole + 1 for left, right, whole in axis)
+        assert all(right < left for (_, right, _), (left, _, _) in pairwise(sorted(axis)))
 
 
 def test_a_table_is_sorted_by_keyboard(show):

@@ -51,7 +51,7 @@ def test_a_stage_made_slower_is_the_change_and_the_effect(tmp_path):
     done = run_command("compare", ",".join(fast), ",".join(slow), "--html", page, COLUMNS="80")
     assert max(map(len, done.stdout.splitlines()[:-1])) <= 80  # the last line is where the page is
     assert "`naps` takes" in " ".join(done.stdout.split())
-    assert "`naps` takes" in page.read_text()
+    assert "<code>naps</code> takes" in page.read_text()
 
 
 def test_equal_runs_show_no_difference():

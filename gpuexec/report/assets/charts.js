@@ -201,42 +201,48 @@ function histogram(title, service) {
   return figure;
 }
 
-const OCTAVE_PART = 2 ** 0.25; // bins are four an octave
+// Where the bin with this upper end begins. Bins divide an octave into four of equal width (gpuexec/histogram.py).
+function lowerEnd(upper) {
+  return upper - 2 ** (Math.ceil(Math.log2(upper) - 0.01) - 3); // 0.01: it has four digits
+}
 
 function histogramBars(bins, marks, label) {
   const width = 600;
   const height = 130;
   const base = 104;
-  const low = Math.log(bins[0][0] / OCTAVE_PART);
-  const high = Math.max(Math.log(bins[bins.length - 1][0]), low + 4 * Math.log(OCTAVE_PART));
+  const low = Math.log(lowerEnd(bins[0][0]));
+  const high = Math.max(Math.log(bins[bins.length - 1][0]), low + Math.LN2);
   const x = (value) => (width * Math.min(1, Math.max(0, (Math.log(value) - low) / (high - low))));
   const most = maximum(bins.map(([, count]) => count));
   const bars = bins.map(([upper, count]) => {
     const tall = Math.max(1.5, (base - 14) * (count / most));
-    const from = x(upper / OCTAVE_PART);
+    const from = x(lowerEnd(upper));
     const attributes = { x: from + 0.5, y: base - tall, width: Math.max(1, x(upper) - from - 1), height: tall, class: "column" };
     return svg("rect", attributes, svg("title", {}, `up to ${seconds(upper)}: ${counted(count, "batch")}`));
   });
   const lines = marks.map(([, value]) => svg("path", { d: `M${x(value)} 6 V${base}`, class: "mark" }));
-  const ticks = decades(Math.exp(low), Math.exp(high)).map((value) => [
+  const apart = width / 7; // a label on a phone is nearly as wide
+  const ticks = decades(Math.exp(low), Math.exp(high), ([one, other]) => x(other) - x(one) >= apart).map((value) => [
     svg("path", { d: `M${x(value)} ${base} v5`, class: "axis" }),
-    svg("text", { x: x(value), y: height - 6, "text-anchor": x(value) < 24 ? "start" : x(value) > width - 24 ? "end" : "middle" }, seconds(value)),
+    svg("text", { x: x(value), y: height - 6, "text-anchor": x(value) < 40 ? "start" : x(value) > width - 40 ? "end" : "middle" }, seconds(value)),
   ]);
-  const names = marks.map(([name, value], position) =>
-    svg("text", { x: Math.min(width - 26, x(value) + 4), y: 14 + 14 * position, class: "mark-name" }, name),
-  );
+  const names = marks.map(([name, value], position) => {
+    const left = x(value) > width - 48; // of the line, so that it is not cut off
+    return svg("text", { x: x(value) + (left ? -4 : 4), y: 14 + 14 * position, class: "mark-name", "text-anchor": left ? "end" : "start" }, name);
+  });
   const drawing = [svg("path", { d: `M0 ${base} H${width}`, class: "axis" }), bars, lines, ticks, names];
   return svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label }, drawing);
 }
 
-// 1, 2 and 5 times the powers of ten between two values, at most seven of them.
-function decades(low, high) {
-  for (const steps of [[1, 2, 5], [1, 3], [1]]) {
+// Round values between two others: 1, 2 and 5 times the powers of ten, or fewer, until all neighbours are apart.
+function decades(low, high, areApart) {
+  for (const [steps, every] of [[[1, 2, 5], 1], [[1, 3], 1], [[1], 1], [[1], 2], [[1], 3], [[1], 6]]) {
     const found = [];
     for (let power = Math.floor(Math.log10(low)); power <= Math.ceil(Math.log10(high)); power += 1) {
+      if (power % every) continue;
       found.push(...steps.map((step) => Number((step * 10 ** power).toPrecision(3))).filter((value) => value >= low && value <= high));
     }
-    if (found.length <= 7) return found;
+    if (found.slice(1).every((value, position) => areApart([found[position], value]))) return found;
   }
   return [];
 }

@@ -22,7 +22,7 @@ function svg(tag, attributes, ...children) {
 // Text with `names` in backticks.
 function prose(text) {
   return String(text)
-    .replace(/(\d) %/g, "$1\u00a0%") // a figure stays on one line with its unit
+    .replace(/(\d) (%|(?:pp|[mµ]?s|min|h|[KMGT]iB|k?J|kWh|MHz|GPUs?)\b)/g, "$1\u00a0$2") // a figure stays with its unit
     .split("`")
     .map((part, position) => (position % 2 ? el("code", {}, part) : part));
 }
@@ -65,7 +65,8 @@ function facts(pairs) {
   return el("dl", { class: "facts" }, shown.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value))));
 }
 
-// columns: {name, text(row), key(row)?, node(row)?, hint?}. A column with a key sorts by it, unknown values last.
+// columns: {name, text(row), key(row)?, node(row)?, hint?, wide?}. A column with a key sorts by it, unknown values last;
+// a wide one has sentences.
 // Shows the first rows, the others on demand.
 function table(caption, columns, rows, { most = 25, sorted = null } = {}) {
   let order = rows;
@@ -114,6 +115,7 @@ function table(caption, columns, rows, { most = 25, sorted = null } = {}) {
 }
 
 function cellClass(column, position) {
+  if (column.wide) return "wide-cell";
   return column.key && position ? "figure" : "";
 }
 

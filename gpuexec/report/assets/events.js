@@ -12,13 +12,13 @@ function planPart(report) {
   const planColumns = [
     { name: "stage", text: (s) => [s.stage_index, ...listed(s.fused)].map((index) => stageNameAt(report, index)).join(" + ") },
     ...(phases.length > 1 ? [{ name: "phase", key: (s) => s.phase, text: (s) => whole(s.phase) }] : []),
-    { name: "workers", key: (s) => (Array.isArray(s.workers) ? s.workers.length : s.workers), text: (s) => whole(Array.isArray(s.workers) ? s.workers.length : s.workers) },
-    { name: "why", text: (s) => s.reason || UNKNOWN },
+    { name: "workers, at most", key: (s) => (Array.isArray(s.workers) ? s.workers.length : s.workers), text: (s) => whole(Array.isArray(s.workers) ? s.workers.length : s.workers) },
+    { name: "why", text: (s) => s.reason || UNKNOWN, wide: true },
   ];
   const columns = [
     { name: "at", key: (c) => c.at_s, text: (c) => seconds(c.at_s) },
     { name: "what", text: (c) => words(c.action ?? "") || UNKNOWN },
-    { name: "why", text: (c) => [c.reason, c.detail].filter(Boolean).map(String).join(". ") || UNKNOWN },
+    { name: "why", wide: true, text: (c) => [c.reason, c.detail].filter(Boolean).map(String).join(". ") || UNKNOWN },
     { name: "workers, now → wanted", text: (c) => listed(c.stages).filter((s) => s.workers !== s.target).map((s) => `${stageNameAt(report, s.stage_index)} ${s.workers} → ${s.target}`).join(", ") || "no change" },
     { name: "slowest stage", text: (c) => (isNumber(c.bottleneck) ? stageNameAt(report, c.bottleneck) : UNKNOWN) },
     { name: "limit", text: (c) => c.limit || UNKNOWN },
@@ -29,8 +29,8 @@ function planPart(report) {
     "Plan",
     listed(plan.notes).length ? el("ul", { class: "plain" }, listed(plan.notes).map((text) => el("li", {}, text))) : null,
     planned.length ? table("The plan at the start", planColumns, planned, { most: 60 }) : null,
-    el("h3", {}, "Changes while it ran"),
-    changes.length ? table("Changes of the plan", columns, changes, { most: 20 }) : note("None: the counts of workers stayed as planned."),
+    el("h3", {}, "What was decided while it ran"),
+    changes.length ? table("Decisions about the counts of workers", columns, changes, { most: 20 }) : note("Nothing: the counts of workers stayed as planned."),
     omitted(report, "plan_changes", changes.length),
   );
 }
@@ -56,7 +56,7 @@ function failuresPart(report) {
   const columns = [
     { name: "task", text: (q) => oneLine(q.task_id, 80) },
     { name: "stage", text: (q) => oneLine(q.stage, 48) },
-    { name: "error", text: (q) => oneLine(q.error, 300) },
+    { name: "error", text: (q) => oneLine(q.error, 300), wide: true },
   ];
   const newest = failures.slice().reverse();
   const shown = newest.slice(0, 20).map((failure) => failureCard(failure));
@@ -107,7 +107,7 @@ function workersPart(report) {
   const energy = { name: "energy, attributed", key: (w) => record(w.energy).joules, text: (w) => joules(record(w.energy).joules), hint: "its share by busy time of the GPUs' energy, without what they use at idle power" };
   const columns = [
     { name: "worker", text: (w) => oneLine(w.id, 60) },
-    { name: "GPUs", text: (w) => listed(w.gpus).map((uuid) => gpuNumber(report, uuid)).join(", ") || UNKNOWN },
+    ...(workers.some((w) => listed(w.gpus).length) ? [{ name: "GPUs", text: (w) => listed(w.gpus).map((uuid) => gpuNumber(report, uuid)).join(", ") || UNKNOWN }] : []),
     { name: "started", key: (w) => w.started_s, text: (w) => `${seconds(w.started_s)}${w.warm ? ", warm" : ""}` },
     { name: "setup", key: (w) => w.setup_s, text: (w) => seconds(w.setup_s) },
     { name: "lived", key: lived, text: (w) => seconds(lived(w)) },
@@ -117,8 +117,8 @@ function workersPart(report) {
     { name: "host memory, peak", key: (w) => w.max_rss_bytes, text: (w) => bytes(w.max_rss_bytes) },
     { name: "CPU time", key: (w) => w.cpu_s, text: (w) => seconds(w.cpu_s) },
     { name: "exit", key: (w) => w.exit_code, text: (w) => (isNumber(w.exit_code) ? String(w.exit_code) : UNKNOWN) },
-    { name: "started because", text: (w) => w.start_reason || UNKNOWN },
-    { name: "ended because", text: (w) => w.end_reason || UNKNOWN },
+    { name: "started because", text: (w) => w.start_reason || UNKNOWN, wide: true },
+    { name: "ended because", text: (w) => w.end_reason || UNKNOWN, wide: true },
   ];
   const content = workers.length ? table("Every worker process", columns, workers, { most: 15 }) : note("No worker process was started.");
   return section("workers", "Workers", content, omitted(report, "workers", workers.length));

@@ -76,7 +76,7 @@ function watts(value) {
 }
 
 function gpuDetails(report, gpu) {
-  const title = [el("span", { class: "name" }, `GPU ${gpu.index}`), el("span", { class: "sub" }, `worker busy ${percent(busyShare(gpu))} · ${watts(meanOf(seriesOf(gpu, "power").mean))}`)];
+  const title = [el("span", { class: "name" }, `GPU ${gpu.index}`), " ", el("span", { class: "sub" }, `worker busy ${percent(busyShare(gpu))} · ${watts(meanOf(seriesOf(gpu, "power").mean))}`)];
   return lazyDetails({ id: `gpu-${gpu.index}`, class: "part" }, title, () => gpuContent(report, gpu));
 }
 
@@ -90,7 +90,6 @@ function gpuContent(report, gpu) {
       ["memory", bytes(gpu.memory_bytes)],
       ["energy", isNumber(used.joules) ? energyText(gpu) : `not known: ${used.reason ?? "no reason was recorded"}`],
       ["of it at idle power, or while no worker was busy", isNumber(used.idle_joules) ? `${joules(used.idle_joules)} (${isNumber(used.idle_watts) ? `${watts(used.idle_watts)}, estimated` : `idle power not known: ${used.idle_reason ?? "no reason was recorded"}`})` : null],
-      ["source of the readings", [...new Set(listed(gpu.series).map((series) => series.source).filter(Boolean))].join(", ")],
       ["throttled", mean === null ? `not known: ${seriesOf(gpu, "throttle").reason ?? "it was not sampled"}` : percent(mean)],
     ]),
     el(
@@ -104,7 +103,27 @@ function gpuContent(report, gpu) {
       readings(report, gpu, "SM clock", [["sm_clock", "clock", "line-2"]], { format: (value) => `${whole(value)} MHz` }),
       readings(report, gpu, "PCIe", [["pcie_rx", "to the GPU", "line-1"], ["pcie_tx", "from the GPU", "line-2"]], { inBytes: "/s" }),
     ),
+    sources(gpu),
   ];
+}
+
+function sources(gpu) {
+  const series = listed(gpu.series);
+  if (!series.length) return null;
+  const columns = [
+    { name: "reading", text: (s) => words(s.name) },
+    { name: "read with", text: (s) => s.source ?? UNKNOWN, wide: true },
+    { name: "every", text: (s) => (isNumber(s.bin_s) ? seconds(s.bin_s) : UNKNOWN), hint: "the width of a bin, of which the mean and the maximum are kept" },
+    { name: "gaps", text: gapsText, wide: true },
+  ];
+  return lazyDetails({ class: "figures" }, "Sources of the readings, and their gaps", () => table(`Readings of GPU ${gpu.index}`, columns, series));
+}
+
+function gapsText(series) {
+  const bins = listed(series.mean);
+  const missing = bins.filter((value) => !isNumber(value)).length;
+  const count = bins.length ? (missing ? `${whole(missing)} of ${counted(bins.length, "bin")}` : "none") : "never read";
+  return series.reason ? `${count}: ${series.reason}` : count;
 }
 
 // A chart of one or several series; those without readings are named with the reason.

@@ -1,12 +1,14 @@
 // The machine before and after the run, versions, options, templates and notes.
 function nodePart(report) {
   const node = record(report.node);
+  const [before, after] = [record(report.host_before), record(report.host_after)];
+  const change = (field, format) => (isNumber(before[field]) || isNumber(after[field]) ? `${format(before[field])} → ${format(after[field])}` : null);
   const notes = listed(report.notes);
   const templates = listed(report.templates);
   const noteColumns = [
     { name: "at", key: (n) => n.at_s, text: (n) => seconds(n.at_s) },
     { name: "level", text: (n) => n.level ?? UNKNOWN },
-    { name: "note", text: (n) => String(n.text ?? "") },
+    { name: "note", text: (n) => String(n.text ?? ""), wide: true },
   ];
   const templateColumns = [
     { name: "pid", text: (t) => String(t.pid) },
@@ -20,7 +22,7 @@ function nodePart(report) {
     el(
       "div",
       { class: "columns" },
-      el("div", {}, el("h3", {}, "Machine"), facts([["host", node.hostname], ["CPUs", whole(node.cpus)], ["memory", bytes(node.memory_bytes)], ["platform", node.platform], ["kernel", node.kernel]])),
+      el("div", {}, el("h3", {}, "Machine"), facts([["host", node.hostname], ["CPUs", whole(node.cpus)], ["memory", bytes(node.memory_bytes)], ["platform", node.platform], ["kernel", node.kernel], ["load before → after", change("load_1m", short)], ["free memory before → after", change("memory_available_bytes", bytes)]])),
       el("div", {}, el("h3", {}, "Versions"), facts(Object.entries(record(report.versions)).map(([name, value]) => [words(name), String(value ?? UNKNOWN)]))),
       el("div", {}, el("h3", {}, "Options that differ from the defaults"), optionsPart(report)),
     ),

@@ -16,6 +16,7 @@ function pageHead(report) {
   const [words, tone] = OUTCOMES[outcomeOf(report)];
   const node = record(report.node);
   const gpus = listed(report.gpus);
+  const aside = listed(report.stages).reduce((sum, stage) => sum + (isNumber(stage.quarantined) ? stage.quarantined : 0), 0);
   const models = [...new Set(gpus.map((gpu) => gpu.name).filter(Boolean))];
   return [
     el("p", { class: "eyebrow" }, el("span", { class: `badge ${tone}` }, words), ` Run ${report.run_id ?? UNKNOWN} · ${when(report.started_at)}`),
@@ -24,6 +25,7 @@ function pageHead(report) {
       ["duration", isNumber(report.wall_s) ? seconds(report.wall_s) : "still running"],
       ["tasks in", whole(report.tasks_in)],
       ["tasks out", whole(report.tasks_out)],
+      ["in quarantine", aside ? whole(aside) : null],
       ["throughput", rate(report.throughput_per_s, "tasks")],
       ["GPUs", gpus.length ? `${gpus.length} × ${models.join(", ") || "unknown model"}` : "none used"],
       ["machine", [node.hostname ? oneLine(node.hostname, 60) : null, isNumber(node.cpus) ? `${whole(node.cpus)} CPUs` : null].filter(Boolean).join(", ") || UNKNOWN],
@@ -96,17 +98,23 @@ function totalTime(stages) {
 function edge(report, before, stage) {
   const parts = [];
   const span = isNumber(report.wall_s) && report.wall_s > 0 ? report.wall_s : null;
-  if (before && span && isNumber(before.output_bytes)) parts.push(`${bytes(before.output_bytes / span)}/s`);
+  if (stage && isFused(stage)) parts.push("in one process");
+  else if (before && span && isNumber(before.output_bytes)) parts.push(`${bytes(before.output_bytes / span)}/s`);
   const queued = stage ? listed(record(stage.timeline).queued).filter(isNumber) : [];
   if (queued.length && !isFused(stage)) {
     const mean = queued.reduce((sum, value) => sum + value, 0) / queued.length;
-    parts.push(`${short(mean)} waiting, at most ${short(maximum(queued))}`);
+    parts.push(`${grouped(mean, mean < 9.95 ? 1 : 0)} waiting,`, `at most ${grouped(maximum(queued), 0)}`);
   }
   return el("div", { class: "edge" }, el("span", { class: "arrow", "aria-hidden": "true" }), el("small", {}, parts.map((part) => el("span", {}, part))));
 }
 
 function isFused(stage) {
   return isNumber(stage.lead_index) && stage.lead_index !== stage.index;
+}
+
+// A stage asks for GPUs, or for memory of one.
+function onGpu(stage) {
+  return stage.gpus > 0 || stage.gpu_memory_gb > 0;
 }
 
 function workerCount(report, stage) {
@@ -126,7 +134,7 @@ function stageCard(report, stages, stage, limit) {
   const limits = stage.index === limit;
   const lead = isFused(stage) ? stages[stage.lead_index] : null;
   const workers = workerCount(report, stage);
-  const gpus = isNumber(stage.gpus) && stage.gpus > 0 ? ` · ${short(stage.gpus)} GPU each` : "";
+  const gpus = onGpu(stage) ? ` · ${stage.gpus > 0 ? `${short(stage.gpus)} GPU` : `${short(stage.gpu_memory_gb)} GiB of a GPU`} each` : "";
   const link = el("a", { href: `#stage-${stage.index}`, title: String(stage.name), onclick: () => openStage(stage.index) }, oneLine(stage.name, 48));
   return el(
     "div",

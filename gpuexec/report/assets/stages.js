@@ -23,6 +23,11 @@ function gpuMemoryText(stage) {
   return isNumber(memory.asked_bytes) ? `${bytes(memory.peak_bytes)} of ${bytes(memory.asked_bytes)}` : bytes(memory.peak_bytes);
 }
 
+const ON_GPUS = [
+  { name: "GPU memory, peak", key: (s) => record(s.gpu_memory).peak_bytes, text: gpuMemoryText },
+  { name: "J/item, attributed", key: perItem, text: (s) => short(perItem(s)), hint: "the GPUs' energy, divided among stages by busy time" },
+];
+
 function stagesPart(report) {
   const stages = listed(report.stages);
   if (!stages.length) return null;
@@ -39,8 +44,7 @@ function stagesPart(report) {
     { name: "out, bytes/s", key: (s) => perSecond(s, "output_bytes"), text: (s) => bytes(perSecond(s, "output_bytes")) },
     { name: "p50", key: (s) => service(s).p50_s, text: (s) => seconds(service(s).p50_s), hint: "service time of a batch" },
     { name: "p99", key: (s) => service(s).p99_s, text: (s) => seconds(service(s).p99_s), hint: "service time of a batch" },
-    { name: "GPU memory, peak", key: (s) => record(s.gpu_memory).peak_bytes, text: gpuMemoryText },
-    { name: "J/item, attributed", key: perItem, text: (s) => short(perItem(s)), hint: "the GPUs' energy, divided among stages by busy time" },
+    ...(stages.some(onGpu) ? ON_GPUS : []),
     { name: "failed attempts", key: (s) => s.failed_attempts, text: (s) => whole(s.failed_attempts) },
   ];
   const bars = el(
@@ -71,7 +75,7 @@ function stagesPart(report) {
 function stageDetails(report, stages, stage) {
   const busy = percent(share(stage, "busy"));
   const right = isFused(stage) ? "fused" : `busy ${busy}`;
-  const title = [el("span", { class: "name" }, oneLine(stage.name, 80)), el("span", { class: "sub" }, `${rate(stage.tasks_per_s, "tasks")} · ${right}`)];
+  const title = [el("span", { class: "name" }, oneLine(stage.name, 80)), " ", el("span", { class: "sub" }, `${rate(stage.tasks_per_s, "tasks")} · ${right}`)];
   return lazyDetails({ id: `stage-${stage.index}`, class: "part" }, title, () => stageContent(report, stages, stage));
 }
 
@@ -133,7 +137,7 @@ function gpuMemoryPart(stage) {
 
 function energyPart(stage) {
   const used = record(stage.energy);
-  if (!isNumber(used.joules)) return stage.gpus > 0 ? note(`Its energy is not known: ${used.reason ?? "no reason was recorded"}.`) : null;
+  if (!isNumber(used.joules)) return onGpu(stage) ? note(`Its energy is not known: ${used.reason ?? "no reason was recorded"}.`) : null;
   const each = perItem(stage);
   return el(
     "p",
@@ -142,6 +146,7 @@ function energyPart(stage) {
     `${joules(used.joules)}${each === null ? "" : `, ${joules(each)} an item`} `,
     el("span", { class: "badge plain" }, used.kind ?? "attributed"),
     used.kind === "measured" ? "" : " The GPUs' energy is divided among stages by busy time; a stage cannot be measured alone.",
+    used.reason ? el("span", { class: "sub" }, ` ${used.reason}.`) : null,
   );
 }
 

@@ -38,7 +38,7 @@ def test_done_sources_are_skipped_and_others_processed_again(tmp_path):
     first = Checkpoint.open(tmp_path, STAGES)
     a, b, _ = (first.admit(key) for key in ("0_a", "0_b", "0_c"))
     assert first.complete_batch([a, b], [0, 0]) == [a, a]  # b is filtered out
-    first.commit()
+    assert [first.commit(), first.commit()] == [True, False], "whether anything was written"
     first.fail_source(a, "gave up")
     first.complete_batch([a], [])
     first.close()
@@ -152,7 +152,7 @@ def test_no_checkpoint_takes_the_calls_of_a_run_and_needs_no_database():
     for name in ("commit", "end_early", "close"):
         assert inspect.signature(getattr(NoCheckpoint, name)) == inspect.signature(getattr(Checkpoint, name))
     none = NoCheckpoint()
-    none.commit()
+    assert none.commit() is False
     none.end_early()
     none.close("an error")
     assert none.skipped == 0

@@ -27,7 +27,8 @@ def test_a_run_of_three_stages_returns_its_tasks_in_order():
     world = started(2, 3, 1, tasks=20, workers=2)
     world.runs_to_its_end()
     assert world.results() == ids(20)
-    assert [e.exit_code for e in world.of_type(events.WorkerStopped)] == [0] * 6
+    stopped = world.of_type(events.WorkerStopped)
+    assert [(e.exit_code, e.reason) for e in stopped] == [(0, EndReason.STAGE_DONE)] * 6
     assert not world.of_type(events.Noticed)
 
 

@@ -6,6 +6,7 @@ import math
 import random
 from typing import Any
 
+from gpuexec.histogram import bin_of, bounds
 from gpuexec.report.verdict import verdict
 from tests.unit.report.simulated_run import Line, Outcome, SimRun, SimStage, Simulation
 
@@ -68,6 +69,8 @@ def report_of(run: SimRun, seed: int = 1, **changes: Any) -> dict[str, Any]:
         "quarantined": [],
         "notes": [],
         "templates": [{"pid": 4000, "stages": [s.name for s in run.stages], "import_s": 2.4, "kept": False}],
+        "host_before": {"load_1m": 0.4, "memory_available_bytes": 480 * GIB},
+        "host_after": {"load_1m": 22.6, "memory_available_bytes": 478 * GIB},
         "gpus_before": None,
         "gpus_after": None,
     }
@@ -137,14 +140,15 @@ def _stage(run: SimRun, index: int, line: Line, outcome: Outcome) -> dict[str, A
 
 
 def _service_time(stage: SimStage, batches: int, slow: tuple[int, float] | None) -> dict[str, Any]:
-    """A distribution around the mean with a long right side, in bins of four an octave."""
+    """A distribution around the mean with a long right side, in the bins of `gpuexec.histogram`."""
     usual = stage.service_s * stage.batch_size
     weights = [1, 3, 9, 22, 30, 24, 14, 8, 4, 2, 1, 0.5, 0.25]
     total = sum(weights)
-    bins = [[usual * 0.88 * 2 ** ((k - 4) / 4), round(batches * w / total)] for k, w in enumerate(weights)]
+    first = bin_of(usual) - 4
+    bins = [[bounds(first + k)[1], round(batches * w / total)] for k, w in enumerate(weights)]
     if slow is not None:
-        bins.append([slow[1] * 1.1, 1])
-    bins = [[upper, count] for upper, count in bins if count] or [[usual, batches]]
+        bins.append([bounds(bin_of(slow[1]))[1], 1])
+    bins = [[upper, count] for upper, count in bins if count] or [[bounds(bin_of(usual))[1], batches]]
     count = sum(count for _, count in bins)
 
     def quantile(part: float) -> float:
@@ -215,7 +219,7 @@ def _workers(run: SimRun, outcome: Outcome) -> list[dict[str, Any]]:
                         "reason": None if stage.gpus else "the worker has no GPU",
                     },
                     "exit_code": 0,
-                    "end_reason": "the stage is done",
+                    "end_reason": "its stage has no work left",
                     "start_reason": "planned",
                     "warm": number > 0,
                     "cpu_s": sum(line.states.get("busy", [])) / stage.workers,

@@ -59,7 +59,7 @@ def _plan_change(at_s: float, workers: int, target: int) -> dict[str, Any]:
     more = target > workers
     return {
         "at_s": at_s,
-        "action": "start" if more else "stop",
+        "action": "change",
         "reason": "the stage is the slowest, and resources for another worker are free",
         "bottleneck": 1,
         "limit": "no more workers fit on the GPUs",
@@ -158,6 +158,12 @@ def starved_gpu() -> dict[str, Any]:
     return report_of(SimRun(stages, 1000))
 
 
+def one_slow_task() -> dict[str, Any]:
+    """A task of `parse` takes a thousand times as long as the others."""
+    stages = (SimStage("read", 0.001), SimStage("parse", 0.02, 2), SimStage("write", 0.0005))
+    return report_of(SimRun(stages, 400, slow_task=(1, 20.0)))
+
+
 SAMPLES = {
     made.__name__: made
     for made in (
@@ -168,5 +174,6 @@ SAMPLES = {
         hostile_names,
         eight_gpus,
         starved_gpu,
+        one_slow_task,
     )
 }

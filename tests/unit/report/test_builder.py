@@ -19,6 +19,7 @@ from gpuexec.planning.model import Phase, Plan, StagePlan
 from gpuexec.report.builder import ReportBuilder
 from gpuexec.report.model import RunReport
 from gpuexec.report.table import stage_table
+from gpuexec.run_facts import HostState
 from gpuexec.units import format_bytes
 
 PLAN = Plan((Phase((StagePlan(0, "read", (), False, "because"), StagePlan(1, "embed", (), True, "two"))),), ("note",))
@@ -66,8 +67,8 @@ def report_of_a_run() -> RunReport:
         ),
         events.TasksQuarantined(6.0, 1, "embed-0", ("0_1", "0_2"), "LookupError: x"),
         events.WorkerStopped(7.0, 0, "read-0", 0, 0.1),
-        events.WorkerStopped(7.0, 1, "embed-0", -9, None),
-        events.RunEnded(8.0, "LookupError: x"),
+        events.WorkerStopped(7.0, 1, "embed-0", -9, None, reason="killed by SIGKILL (signal 9)"),
+        events.RunEnded(8.0, "LookupError: x", host=HostState(2.5, 2**30)),
     ):
         builder.on_event(event)
     return builder.report
@@ -90,7 +91,9 @@ def test_batches_add_up_per_stage_and_worker():
     assert (reader.first_batch_process_s, reader.later_batches_process_s) == (1.0, 1.0)
     assert (reader.batches, reader.exit_code) == (2, 0)
     assert (embedder.spawn_s, embedder.exit_code, embedder.teardown_s) == (None, -9, None)
+    assert (reader.end_reason, embedder.end_reason) == (None, "killed by SIGKILL (signal 9)")
     assert (report.wall_s, report.error) == (7.0, "LookupError: x")
+    assert report.to_dict()["host_after"] == {"load_1m": 2.5, "memory_available_bytes": 2**30}
     assert (report.gpus_before, report.gpus_after) == (None, None)
 
 

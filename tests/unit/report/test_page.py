@@ -183,12 +183,13 @@ def test_json_without_figures_comes_back_as_it_was(value: Any):
 
 
 @given(st.floats())
-def test_a_figure_keeps_four_digits_or_is_unknown(value: float):
-    found = json.loads(compact_json([value]))[0]
+def test_a_figure_keeps_six_digits_four_in_a_list_or_is_unknown(value: float):
+    alone, (listed,) = (json.loads(compact_json(entry)) for entry in (value, [value]))
     if value != value or abs(value) == float("inf"):
-        assert found is None
+        assert alone is listed is None
     else:
-        assert found == pytest.approx(value, rel=1e-3)
+        assert listed == pytest.approx(value, rel=1e-3)
+        assert alone == pytest.approx(value, rel=1e-5)
 
 
 def test_a_report_without_a_verdict_gets_one():

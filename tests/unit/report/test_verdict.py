@@ -97,6 +97,19 @@ def test_the_first_sentence_names_the_planted_bottleneck(name: str):
     assert first["kind"] == kind
 
 
+@pytest.mark.parametrize("name", ["a slow stage on GPUs", "a GPU without input", "throttled GPUs"])
+def test_a_stage_that_asks_for_gpu_memory_is_on_gpus_too(name: str):
+    run, kind, beginning = PLANTED[name]
+    report = report_of(run)
+    for stage in report["stages"]:
+        stage |= {"gpus": 0.0, "gpu_memory_gb": 60.0 if stage["gpus"] else 0.0}
+    first = verdict(report)[0]
+    assert first["kind"] == kind
+    assert first["text"].startswith(beginning)
+    if kind == "slow_gpu_stage":
+        assert "one more worker (60 GiB of a GPU) would give" in first["text"]
+
+
 def test_the_sentence_says_which_stage_is_at_fault():
     assert verdict(report_of(PLANTED["a GPU without input"][0]))[0]["stage_index"] == 1
     assert verdict(report_of(PLANTED["one slow task"][0]))[0]["stage_index"] == 2
