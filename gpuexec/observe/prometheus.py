@@ -7,6 +7,7 @@ figures there are. A reading that is unknown has no sample.
 from __future__ import annotations
 
 import socketserver
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -61,6 +62,11 @@ class _Server(socketserver.ThreadingMixIn, WSGIServer):
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = HOST, self.server_address[1]
         self.setup_environ()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Print nothing about a client that has gone, or said nothing: stderr has the progress."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(WSGIRequestHandler):

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hmac
 import secrets
+import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 from gpuexec.report import run_folder
 
@@ -36,6 +38,11 @@ class ReportServer(ThreadingHTTPServer):
     def url(self) -> str:
         """Return the address of the page."""
         return f"http://{_HOST}:{self.server_port}/{self.token}/{run_folder.PAGE}"
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Print nothing about a browser that has gone in the middle of an answer."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):

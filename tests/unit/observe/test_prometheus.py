@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+import socket
+import struct
+import threading
+import urllib.request
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
@@ -14,7 +18,7 @@ from gpuexec import events
 from gpuexec.channel.messages import BatchStats
 from gpuexec.contract.allocation import Allocation, GpuShare
 from gpuexec.observe.metric_table import METRICS
-from gpuexec.observe.prometheus import Exporter
+from gpuexec.observe.prometheus import HOST, Exporter, MetricsServer
 from gpuexec.planning.model import Phase, Plan, StagePlan, WorkerGrant
 from gpuexec.run_facts import RunFacts
 
@@ -204,3 +208,18 @@ def test_the_table_lists_every_metric_once():
     for metric in METRICS:
         assert metric.name.startswith("gpuexec_")
         assert metric.name.endswith("_total") == (metric.kind == "counter")
+
+
+def test_a_client_that_goes_is_no_news(exporter: Exporter, capfd):
+    server = MetricsServer(0, exporter)
+    try:
+        with socket.create_connection((HOST, server.port)) as client:
+            client.send(b"GET /met")
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closed by a reset
+        with urllib.request.urlopen(f"http://{HOST}:{server.port}/metrics") as answer:  # the one before is accepted
+            assert b"gpuexec_run_info" in answer.read()
+        for thread in [t for t in threading.enumerate() if "process_request_thread" in t.name]:
+            thread.join()
+    finally:
+        server.close()
+    assert capfd.readouterr().err == ""

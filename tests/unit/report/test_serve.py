@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import http.client
+import socket
+import struct
 import threading
 from collections.abc import Iterator
 
@@ -66,6 +68,20 @@ def test_a_page_of_another_site_cannot_read_it(server):
     assert get(server, path, Host=f"evil.example:{server.server_port}")[0] == 404
     assert get(server, path, "POST")[0] == 501
     assert "Access-Control-Allow-Origin" not in get(server, path)[2]
+
+
+def test_a_browser_that_goes_is_no_news(server, capfd):
+    (server.folder / "report.html").write_bytes(b"x" * 20_000_000)
+    path = server.url.removeprefix(f"http://127.0.0.1:{server.server_port}")
+    with socket.create_connection(server.server_address[:2]) as browser:
+        browser.send(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{server.server_port}\r\n\r\n".encode())
+        browser.recv(10)
+        browser.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closed by a reset
+    answering = [t for t in threading.enumerate() if "process_request_thread" in t.name]
+    for thread in answering:
+        thread.join()
+    assert get(server, path)[0] == 200
+    assert capfd.readouterr().err == ""
 
 
 def test_every_server_has_a_token_of_its_own(tmp_path):
