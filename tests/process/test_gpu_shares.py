@@ -7,8 +7,10 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -118,11 +120,17 @@ def test_what_nvml_does_not_tell_is_not_checked_and_said_so(nvml_node):
 
 
 @pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A short name, since the pipes of daemons are sockets."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
 def program(tmp_path: Path, monkeypatch) -> Path:
-    """The stand-in for NVIDIA's program; daemons get a folder whose name is short enough."""
+    """The stand-in for NVIDIA's program."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(mps_daemon.tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(mps_daemon, "_MAX_FOLDER", 90)
     return stand_in.install(tmp_path, monkeypatch)
 
 
@@ -155,7 +163,7 @@ def test_mps_of_a_killed_driver_ends(nvml_node, program: Path, tmp_path: Path):
     note = tmp_path / "note"
     code = (
         "from pathlib import Path; from tests.process.running import run_local; from tests.process.stages import items;"
-        "from tests.process.stages.gpus import Stays; import gpuexec.processes.mps_daemon as m; m._MAX_FOLDER = 90;"
+        "from tests.process.stages.gpus import Stays;"
         f"run_local([Stays(Path({str(note)!r}), gpus=0.25)], items(0), mps='start')"
     )
     with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT) as driver:

@@ -54,7 +54,7 @@ def test_the_lines_of_a_sweep():
     assert "--seed 77" in second
     assert lines[0].startswith("[1/4] p00 today's settings, warm-up: 120 items/s, took 10 s, about 30 s left")
     assert "out of GPU memory (stage 'embed': torch.OutOf" in lines[1]
-    assert "repeat 1 again: 100 items/s, doubtful: throttled, took 1:40 min" in lines[2]
+    assert "repeat 1 again: 100 items/s, doubtful: throttled, took 1 min 40 s" in lines[2]
     assert "\x1b" not in stream.getvalue()
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,11 +21,16 @@ from tests.process.waiting import wait_until
 UUIDS = ["GPU-a", "GPU-b"]
 
 
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A short name, since pipes in it are sockets."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        yield Path(folder)
+
+
 @pytest.fixture(autouse=True)
 def temporary_folder(tmp_path: Path, monkeypatch) -> Path:
-    """A short name, since pipes in it are sockets."""
     monkeypatch.setattr(mps_daemon.tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(mps_daemon, "_MAX_FOLDER", 90)
     return tmp_path
 
 
