@@ -11,8 +11,8 @@ from gpuexec.bench.labels import no_answer
 from gpuexec.bench.model import Sweep
 from gpuexec.bench.page_data import page_data
 from gpuexec.bench.table import SweepTable
-from gpuexec.report import markup
 from gpuexec.report.compact_json import compact_json
+from gpuexec.report.html_page import as_text, asset, chart_library, filled, one_script
 from gpuexec.report.wording import on_one_line
 
 _ASSETS = Path(__file__).parent / "assets"
@@ -30,25 +30,25 @@ def write_page(path: str | os.PathLike[str], sweep: Sweep, analysis: Analysis) -
 def render(sweep: Sweep, analysis: Analysis, folder: str) -> str:
     """Return the page. ``folder``: where it will be."""
     style, script = _style_and_script()
-    _, uplot = markup.chart_library()
+    uplot = chart_library()[1]
     answer = analysis.answer
     sentences = answer.sentences if answer else (no_answer(sweep.goal),)
     parts = {
-        "script-hashes": f"{markup.source_hash(uplot)} {markup.source_hash(script)}",
-        "style-hash": markup.source_hash(style),
-        "title": markup.escaped(f"{on_one_line(sweep.target, 80)} · gpuexec bench"),
-        "style": style,
-        "sentences": "".join(f"<p>{markup.escaped(sentence)}</p>" for sentence in sentences),
-        "table": markup.escaped("\n".join(SweepTable(analysis, sweep).lines(_COLUMNS))),
+        "sentences": "".join(f"<p>{as_text(sentence)}</p>" for sentence in sentences),
+        "table": as_text("\n".join(SweepTable(analysis, sweep).lines(_COLUMNS))),
         "data": compact_json(page_data(sweep, analysis, folder)),
         "uplot": uplot,
         "script": script,
     }
-    return markup.filled(_ASSETS / "sweep.html", parts)
+    return filled(_own("sweep.html"), f"{on_one_line(sweep.target, 80)} · gpuexec bench", style, (uplot, script), parts)
 
 
 @cache
 def _style_and_script() -> tuple[str, str]:
-    styles = (markup.chart_library()[0], markup.read(markup.ASSETS / "page.css"), markup.read(_ASSETS / "sweep.css"))
-    scripts = [markup.ASSETS / f"{name}.js" for name in _SHARED] + [_ASSETS / f"{name}.js" for name in _OWN]
-    return "\n".join(styles), markup.one_script(scripts)
+    style = "\n".join((chart_library()[0], asset("page.css"), _own("sweep.css")))
+    shared, own = (asset(f"{name}.js") for name in _SHARED), (_own(f"{name}.js") for name in _OWN)
+    return style, one_script([*shared, *own])
+
+
+def _own(name: str) -> str:
+    return (_ASSETS / name).read_text(encoding="utf-8")

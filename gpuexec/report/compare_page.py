@@ -43,7 +43,7 @@ def render(comparison: Data) -> str:
         "body": "\n".join(_pair(pair) for pair in pairs) if pairs else _repeats(comparison["sides"][0]),
         "legend": as_text(legend()),
     }
-    return filled("compare.html", f"{pipeline}: {names} · gpuexec comparison", style, (), parts)
+    return filled(asset("compare.html"), f"{pipeline}: {names} · gpuexec comparison", style, (), parts)
 
 
 def _prose(text: object) -> str:

@@ -9,7 +9,7 @@ import base64
 import hashlib
 import html
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -18,19 +18,19 @@ _MARKER = re.compile(r"\{\{([\w-]+)\}\}")
 
 
 def filled(template: str, title: str, style: str, scripts: Sequence[str], parts: Mapping[str, str]) -> str:
-    """Return a page: the head that all pages have, and the template.
+    """Return a page: the head that all pages have, and the text of the template.
 
     ``parts``: what stands in place of the template's markers, as markup. ``scripts``: those among them that may run.
     """
-    sources = [f"script-src {' '.join(map(_source_hash, scripts))}"] if scripts else []
+    sources = [f"script-src {' '.join(map(source_hash, scripts))}"] if scripts else []
     head = {
         "title": as_text(title),
         "style": style,
-        "policy": "; ".join([*sources, f"style-src {_source_hash(style)}"]),
+        "policy": "; ".join([*sources, f"style-src {source_hash(style)}"]),
     }
     values = {**head, **parts}
     # One pass: what is put in is not searched for markers.
-    return _MARKER.sub(lambda found: values[found.group(1)], asset("head.html") + asset(template))
+    return _MARKER.sub(lambda found: values[found.group(1)], asset("head.html") + template)
 
 
 def as_text(value: object) -> str:
@@ -45,7 +45,20 @@ def asset(name: str) -> str:
 
 
 @cache
-def _source_hash(text: str) -> str:
+def chart_library() -> tuple[str, str]:
+    """Return the style and the script of uPlot, with its licence."""
+    licence = "\n".join(f" * {line}".rstrip() for line in asset("uplot/LICENSE").splitlines())
+    return asset("uplot/uPlot.min.css"), f"/*\n{licence}\n */\n{asset('uplot/uPlot.iife.min.js')}"
+
+
+def one_script(sources: Iterable[str]) -> str:
+    """Return scripts as one function, so that the page has no global names but the chart library's."""
+    body = "\n".join(sources)
+    return f'(() => {{\n"use strict";\n{body}}})();\n'
+
+
+@cache
+def source_hash(text: str) -> str:
     """Return what stands for a script or style in a content security policy."""
     digest = hashlib.sha256(text.encode()).digest()
     return f"'sha256-{base64.b64encode(digest).decode()}'"

@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import cache
 
 from gpuexec.report.bounds import Data, rows
-from gpuexec.report.html_page import as_text, asset, filled
+from gpuexec.report.html_page import as_text, asset, chart_library, filled, one_script
 from gpuexec.report.page_data import page_json
 from gpuexec.report.verdict import verdict
 from gpuexec.report.wording import on_one_line
@@ -26,7 +26,8 @@ def render(report: Data) -> str:
     report without a verdict gets one.
     """
     report = {**report, "verdict": rows(report.get("verdict")) or verdict(report)}
-    style, uplot, script = _assets()
+    style, script = _style_and_script()
+    uplot = chart_library()[1]
     parts = {
         "sentences": "".join(f"<li>{as_text(found.get('text'))}</li>" for found in report["verdict"]),
         "data": page_json(report, _MOST_JSON),
@@ -34,16 +35,10 @@ def render(report: Data) -> str:
         "script": script,
     }
     title = f"{on_one_line(report.get('pipeline'), 80)} · gpuexec report"
-    return filled("page.html", title, style, (uplot, script), parts)
+    return filled(asset("page.html"), title, style, (uplot, script), parts)
 
 
 @cache
-def _assets() -> tuple[str, str, str]:
-    """Return style, chart library and script."""
-    style = f"{asset('uplot/uPlot.min.css')}\n{asset('page.css')}"
-    body = "\n".join(asset(f"{name}.js") for name in _SCRIPTS)
-    # One function around all, so that the page has no global names but the chart library's.
-    script = f'(() => {{\n"use strict";\n{body}}})();\n'
-    licence = "\n".join(f" * {line}".rstrip() for line in asset("uplot/LICENSE").splitlines())
-    library = f"/*\n{licence}\n */\n{asset('uplot/uPlot.iife.min.js')}"
-    return style, library, script
+def _style_and_script() -> tuple[str, str]:
+    style = f"{chart_library()[0]}\n{asset('page.css')}"
+    return style, one_script(asset(f"{name}.js") for name in _SCRIPTS)

@@ -140,7 +140,7 @@ def test_a_curve_has_its_figures_as_a_table_and_shows_todays_value(show):
     shown = show("one_parameter")
     shown.wait_until_drawn()
     chart = shown.locator("figure[data-chart='throughput by batch_size']")
-    assert "64: 334 items/s ± 3.9" in chart.locator("[role=img]").get_attribute("aria-label")
+    assert "64: 334 items/s ± 4" in chart.locator("[role=img]").get_attribute("aria-label")
     chart.locator("summary").click()
     assert chart.locator("tbody th").all_inner_texts() == ["1", "4", "16", "64", "256"]
     assert "dashed: today's configuration, 205 items/s" in chart.inner_text()

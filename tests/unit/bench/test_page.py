@@ -19,7 +19,7 @@ from gpuexec.bench.analysis import analyse
 from gpuexec.bench.model import Sweep
 from gpuexec.bench.page import render, write_page
 from gpuexec.bench.page_data import MOST_POINTS, page_data, report_link
-from gpuexec.report.markup import source_hash
+from gpuexec.report.html_page import source_hash
 from tests.unit.bench.sweeps import (
     SAMPLES,
     all_failed,

@@ -217,7 +217,7 @@ def test_every_script_is_in_the_page():
 @pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed: the browser tests run the scripts")
 def test_the_scripts_parse(tmp_path: Path):
     file = tmp_path / "script.js"
-    file.write_text(page._assets()[2], encoding="utf-8")
+    file.write_text(page._style_and_script()[1], encoding="utf-8")
     subprocess.run(["node", "--check", str(file)], check=True)
 
 
