@@ -46,7 +46,7 @@ def test_what_was_written_comes_back(tmp_path):
 
 def test_a_file_is_no_folder_and_has_no_sweep(tmp_path):
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(SweepImpossible, match="notes.txt is not a folder"):
+    with pytest.raises(SweepImpossible, match="is not a folder"):
         Journal.create(tmp_path / "notes.txt", {})
 
 
