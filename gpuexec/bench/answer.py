@@ -37,9 +37,9 @@ class Finding(StrEnum):
 class Answer(Record):
     """The settings to use.
 
-    ``snippet``: Python text that makes them so. ``gain``: the relative gain of the goal's figure over today's, 0.1 for
-    10 % more items per second or 10 % fewer joules per item; ``None`` without an interval. ``sentences``: what to
-    know, the most important first.
+    ``snippet``: Python text that makes them so; empty where today's are kept. ``gain``: the relative gain of the goal's
+    figure over today's, 0.1 for 10 % more items per second or 10 % fewer joules per item; ``None`` without an interval.
+    ``sentences``: what to know, the most important first.
     """
 
     point_id: str
@@ -85,7 +85,7 @@ def answer(sweep: Sweep, points: Sequence[PointSummary]) -> Answer:
     return Answer(
         point_id=best.point.id,
         finding=finding,
-        snippet=snippet(sweep, best.point),
+        snippet="" if finding is Finding.NOISE else snippet(sweep, best.point),
         gain=None if finding is Finding.TODAY else gain,
         sentences=(
             _lead(sweep, points, today, comparison, finding),

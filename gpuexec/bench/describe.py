@@ -32,7 +32,8 @@ def describe(spec: Spec) -> dict[str, Any]:
 
         from gpuexec.stage.brief_traceback import brief_traceback
 
-        return {"error": brief_traceback(error) or traceback.format_exc(), "is_caller": False}
+        what = brief_traceback(error) or traceback.format_exc()
+        return {"error": f"{spec['target']} could not be loaded:\n{what}", "is_caller": False}
 
 
 def _description(spec: Spec) -> dict[str, Any]:

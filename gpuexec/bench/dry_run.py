@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from gpuexec.bench.labels import settings_text
+from gpuexec.bench.labels import setting_text, settings_text
 from gpuexec.bench.model import TODAY, Point, Sweep
 from gpuexec.bench.progress import announcement
 from gpuexec.bench.request import Request
@@ -24,8 +24,8 @@ def plan_lines(request: Request, target: Target, width: int) -> Iterator[str]:
     first, *_ = announcement(sweep, trials_left(planned_search(sweep, request.budget_s), ()))
     yield from wrapped(first, width)
     for name, values in sweep.varied.items():
-        listed = ", ".join(map(str, values))
-        yield from wrapped(f"{name}: {listed}; today {described['today'][name]}", width, "  ")
+        listed = ", ".join(map(setting_text, values))
+        yield from wrapped(printable(f"{name}: {listed}; today {setting_text(described['today'][name])}"), width, "  ")
     yield ""
     for point in sweep.points:
         yield from wrapped(f"{point.id} {_settings(sweep, point)}: {_what(described['plans'][point.id])}", width)
@@ -40,7 +40,8 @@ def plan_lines(request: Request, target: Target, width: int) -> Iterator[str]:
 
 
 def _settings(sweep: Sweep, point: Point) -> str:
-    return ("today's settings, " if point.id == TODAY else "") + printable(settings_text(sweep, point))
+    varied = printable(settings_text(sweep, point))
+    return ", ".join(filter(None, ("today's settings" if point.id == TODAY else "", varied)))
 
 
 def _what(plan: Mapping[str, Any]) -> str:

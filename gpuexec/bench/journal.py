@@ -41,6 +41,8 @@ class Journal:
     def create(cls, folder: Path, header: Mapping[str, Any]) -> Journal:
         """Begin a journal. Raises ``SweepImpossible`` if the folder has one, or cannot be written."""
         path = folder / NAME
+        if folder.exists() and not folder.is_dir():
+            raise SweepImpossible(f"{folder} is not a folder: name another one with --out")
         try:
             folder.mkdir(parents=True, exist_ok=True)
             fd = _open_locked(path, os.O_CREAT | os.O_EXCL)

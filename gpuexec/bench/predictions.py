@@ -2,7 +2,7 @@
 
 A suggestion predicts the duration of the whole run, so that is what is compared: runs a second of the trials of its
 point, over those of today's configuration. A prediction holds if it lies inside the interval at 95 % of what was
-measured; one that is only a bound holds if the interval begins at or below it.
+measured, and no gain at all does not; one that is only a bound holds if the interval begins at or below it.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ class Outcome(StrEnum):
     HELD = "held"
     MORE = "gave more"
     LESS = "gave less"
+    UNCLEAR = "unclear"  # the interval holds the prediction, and no gain at all
     ONE_REPEAT = "one repeat"  # there is no interval
     NOT_MEASURED = "not measured"
 
@@ -106,6 +107,8 @@ def _outcome(suggestion: Suggestion, measured: Interval) -> Outcome:
         return Outcome.MORE
     if measured.high < suggestion.gain_share and not suggestion.at_most:
         return Outcome.LESS
+    if measured.low <= 0 and not suggestion.at_most:
+        return Outcome.UNCLEAR
     return Outcome.HELD
 
 

@@ -67,6 +67,10 @@ def parse_vary(texts: Sequence[str]) -> dict[str, tuple[str, ...]]:
         if name in varied:
             raise ConfigurationError(f"--vary {name} is given twice: list all of its values in one, with commas")
         varied[name] = split_values(values)
+        if varied[name] == ("",):
+            raise ConfigurationError(
+                f"--vary {text!r} has no value: write one or more after the =, with commas between"
+            )
         if not all(varied[name]):
             raise ConfigurationError(f"--vary {text!r}: there is no value before or after a comma")
     return varied

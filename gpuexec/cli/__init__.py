@@ -10,6 +10,7 @@ import typer
 
 from gpuexec._version import __version__
 from gpuexec.cli.bench import bench
+from gpuexec.cli.color import error_color
 from gpuexec.cli.compare import compare
 from gpuexec.cli.doctor import doctor
 from gpuexec.cli.gpus import gpus
@@ -66,7 +67,7 @@ def main() -> None:
     try:
         app()
     except GpuexecError as error:
-        typer.secho("\n".join([f"error: {error}", *getattr(error, "__notes__", ())]), fg="red", err=True)
+        typer.secho("\n".join([f"error: {error}", *getattr(error, "__notes__", ())]), fg=error_color(), err=True)
         sys.exit(1)
     except Exception as error:  # noqa: BLE001 - raised again if it is not of the user's code
         from gpuexec.cli.failure import show_failure

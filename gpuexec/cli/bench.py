@@ -163,7 +163,7 @@ def bench(
         signal.signal(number, signal.default_int_handler)
     watcher = SweepProgress(request.cooldown_s if request is not None else 0.0)
     done = sweep(request, found, out, resume=resume, watcher=watcher)
-    _show(done, as_json=as_json)
+    _show(done, as_json=as_json, is_from_run=bool(tried))
     if tried:
         _show_predictions(done, tried, as_json=as_json)
     if not done.sweep.complete:
@@ -233,7 +233,7 @@ def _seconds(option: str, text: str) -> float:
     return read_seconds(text, where=f"{option} {text!r}: it")
 
 
-def _show(done: Bench, *, as_json: bool) -> None:
+def _show(done: Bench, *, as_json: bool, is_from_run: bool) -> None:
     from gpuexec.bench.api import PAGE, RESULT
     from gpuexec.bench.table import SweepTable
 
@@ -246,7 +246,9 @@ def _show(done: Bench, *, as_json: bool) -> None:
         typer.echo(f"page:    {Path(done.folder, PAGE)}")
         typer.echo(f"results: {Path(done.folder, RESULT)}")
     if not done.sweep.complete:
-        typer.echo(f"not complete; go on with: gpuexec bench --resume --out {done.folder}", err=True)
+        # The predictions are not in the sweep's folder: only the command that has --from can show them.
+        command = "the same command and" if is_from_run else "gpuexec bench"
+        typer.echo(f"not complete; go on with: {command} --resume --out {done.folder}", err=True)
 
 
 def _show_plans(request: Request, target: Any) -> None:

@@ -35,7 +35,7 @@ def doctor(
     target: Annotated[
         str | None,
         typer.Argument(
-            metavar="[MODULE_OR_FILE:OBJECT]",
+            metavar="MODULE_OR_FILE:OBJECT",
             help="A Pipeline, or a function that returns one: check also what it needs.",
             show_default=False,
         ),

@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 
 from gpuexec._version import __version__
+from gpuexec.cli.color import error_color
 from gpuexec.core.recovery import HOW_TO_REPLAY
 from gpuexec.errors import GpuexecError, RemoteTraceback
 from gpuexec.observe.relay import failure_notice
@@ -54,11 +55,12 @@ def show_failure(error: BaseException, report: RunReport | None = None) -> None:
     shown = fit(text, width, max(_MIN_TRACE_ROWS, left))
     if len(table) - 1 > left - _rows(shown, width):
         table = table[:1]
+    color = error_color()
     with contextlib.suppress(OSError, ValueError, AttributeError):  # stderr is full, gone, closed, or there is none
         for line in table:
             typer.echo(line, err=True)
         for line in (*shown, *notes):
-            typer.secho(line, fg="red", err=True)
+            typer.secho(line, fg=color, err=True)
         for line in places:
             typer.echo(line, err=True)
 

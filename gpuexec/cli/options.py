@@ -38,7 +38,7 @@ class OptionFacts(TypedDict):
 
 def show_options(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME]...", help="Only these options.", show_default=False)
+        list[str] | None, typer.Argument(metavar="NAME", help="Only these options.", show_default=False)
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print them as a JSON list.")] = False,
 ) -> None:

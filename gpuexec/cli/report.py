@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Run = Annotated[
     str | None,
     typer.Argument(
-        metavar="[RUN]",
+        metavar="RUN",
         help="The run: its id, the beginning of it, or its folder (default: the newest).",
         show_default=False,
     ),

@@ -23,7 +23,7 @@ def top(
     run: Annotated[
         str | None,
         typer.Argument(
-            metavar="[RUN]",
+            metavar="RUN",
             help="The run: its id, the beginning of it, its folder or its pipeline's name (default: the newest that "
             "goes on).",
             show_default=False,

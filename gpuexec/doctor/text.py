@@ -9,6 +9,7 @@ from typing import NamedTuple
 from gpuexec.doctor.facts import DriverFacts
 from gpuexec.doctor.model import SEVERITY, Examination, Finding, Outcome, Result
 from gpuexec.report.columns import printable
+from gpuexec.report.wording import counted
 
 _MARKS = {Outcome.FAIL: "FAIL", Outcome.WARN: "WARN", Outcome.COULD_NOT_RUN: "?", Outcome.PASS: "pass"}
 _MARK_WIDTH = 6
@@ -52,7 +53,7 @@ def examination_lines(examination: Examination, width: int) -> Iterator[Line]:
     yield Line("", "")
     counts = {outcome: examination.count(outcome) for outcome in SEVERITY}
     summary = ", ".join(f"{count} {_SUMMARY[outcome]}" for outcome, count in counts.items() if count)
-    yield from _wrapped(f"{len(examination.results)} checks: {summary}", width, examination.outcome)
+    yield from _wrapped(f"{counted(len(examination.results), 'check')}: {summary}", width, examination.outcome)
 
 
 def _heading(examination: Examination) -> str:

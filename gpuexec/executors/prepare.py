@@ -86,6 +86,8 @@ def prepare(
     """
     check_stage_options(stages, options)
     check_requirements(stages, options)
+    for stage in stages:
+        stage_facts.batch_size_of(stage)
     demands = tuple(stage_facts.demand_of(stage) for stage in stages)
     fuses = fuses and options.fusion == FusionPolicy.AUTO
     groups = groups_of(stages, demands, options, has_checkpoint=has_checkpoint) if fuses else separate(stages)

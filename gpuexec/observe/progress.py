@@ -119,7 +119,8 @@ def _describe(view: RunView, stage: StageView) -> str:
     if stage.finished:
         return f"{name} {stage.done} done ✓"
     limits = " (limits the run)" if stage.index == view.bottleneck else ""
+    noun = "worker" if stage.workers == 1 and not stage.starting else "workers"
     return (
         f"{name}{limits} {done_of(stage)} done, {stage.queued} queued, {stage.in_flight} in flight, "
-        f"{workers_of(stage)} workers, {rate_of(stage.rate)}"
+        f"{workers_of(stage)} {noun}, {rate_of(stage.rate)}"
     )

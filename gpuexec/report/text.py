@@ -17,8 +17,8 @@ _COLUMNS = (
     Column("out", 0),
     Column("tasks/s", 2),
     Column("busy", 3),
-    Column("p50 s", 5),
-    Column("p99 s", 6),
+    Column("p50", 5),
+    Column("p99", 6),
 )
 _IDLE_SHOWN = 2  # reasons of a stage
 _SHARE_SHOWN = 0.01
@@ -58,7 +58,7 @@ def _heading(report: Data, outcome: str) -> str:
     seconds = finite(report.get("wall_s")) or finite(report.get("elapsed_s"))
     took = "" if seconds is None else f" after {in_words(seconds)}"
     text = f"{report.get('pipeline')} ({report.get('run_id')}){when}: {outcome}{took}"
-    tasks = f", {number(report.get('tasks_in')):,.0f} tasks in, {number(report.get('tasks_out')):,.0f} out"
+    tasks = f", {counted(number(report.get('tasks_in')), 'task')} in, {number(report.get('tasks_out')):,.0f} out"
     rate = finite(report.get("throughput_per_s"))
     error = report.get("error")
     return text + tasks + (f", {rate:,.4g}/s" if rate else "") + (f". {error}" if error else "")
@@ -74,8 +74,8 @@ def _cells(report: Data, stage: Data) -> list[str]:
         _figure(stage.get("tasks_out"), ",.0f"),
         _figure(stage.get("tasks_per_s"), ",.4g"),
         f"{100 * spent.get('busy', 0.0) / lived:.0f} %" if lived > 0 else "–",
-        _figure(times.get("p50_s"), ".3g"),
-        _figure(times.get("p99_s"), ".3g"),
+        _duration(times.get("p50_s")),
+        _duration(times.get("p99_s")),
     ]
 
 
@@ -114,6 +114,11 @@ def _failure(failure: Data) -> str:
     error = (str(failure.get("error")).splitlines() or [""])[-1]
     replay = f"; gpuexec replay {failure['capsule']}" if failure.get("capsule") else ""
     return f"{failure.get('worker')}: {error} ({failure.get('action')}){replay}"
+
+
+def _duration(value: Any) -> str:
+    known = finite(value)
+    return "–" if known is None else in_words(known)
 
 
 def _figure(value: Any, form: str) -> str:

@@ -29,10 +29,13 @@ def brief_traceback(error: BaseException) -> str:
     """Return the traceback of an exception, in 20 lines at most.
 
     If none of the user's code is in it, the frames after the last one of gpuexec are shown, such as those of a stage
-    from an installed package. Empty if there are none either.
+    from an installed package. Empty if there are none either. A syntax error in a file that gpuexec imports names the
+    file itself, so that no frames are shown.
     """
     frames = _frames(error)
     shown = [position for position, frame in enumerate(frames) if _is_users(frame)]
+    if not shown and isinstance(error, SyntaxError) and error.filename is not None:
+        return "\n".join(_text_lines(error))
     if not shown:
         own = [position for position, frame in enumerate(frames) if _is_own(frame)]
         shown = list(range(own[-1] + 1 if own else 0, len(frames)))

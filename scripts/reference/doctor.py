@@ -71,7 +71,7 @@ know. A change that is not an addition gets a new number.
 | `hostname`, `target` | the machine; the pipeline that was named, or `null` |
 | `outcome`, `exit_status` | the worst outcome: `pass`, `warn`, `fail` or `could not run`; the status of the command |
 | `counts` | how many checks have each outcome |
-| `checks[]` | `name` and `topic` as below, `outcome`, `findings` |
+| `checks[]` | `name` and `topic` as above, `outcome`, `findings` |
 | `checks[].findings[]` | `outcome`; `found`, in words; `gpus`, the indices of those it is about |
 | `checks[].findings[].remedy`, `.advice` | a command, or `null`; what else to know or do, or `null` |
 | `facts` | everything that was read, for people who look into a problem. Its fields are not part of the schema |

@@ -156,6 +156,13 @@ def test_a_dry_run_shows_the_points_and_runs_nothing(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_dry_run_says_what_is_not_set_today():
+    nothing_varied = run_command("bench", f"{MODULE}:make", "--dry-run", COLUMNS="200")
+    assert "p00 today's settings: at most" in nothing_varied.stdout
+    done = run_command("bench", f"{MODULE}:make", "--vary", "work.batch_timeout_s=2,3", "--dry-run", COLUMNS="200")
+    assert "work.batch_timeout_s: 2, 3; today not set" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

@@ -169,6 +169,7 @@ def test_a_description_has_points_and_what_the_planner_says():
         ({"vary": {"option.queue_tasks": ("0",)}}, ConfigurationError, "must be a finite number >= 1"),
         ({"vary": {"work.gpus": ("many",)}}, ConfigurationError, "must be a number"),
         ({"goal": Goal.JOULES}, ConfigurationError, "no stage asks for a GPU"),
+        ({"target": f"{MODULE}:broken"}, SweepImpossible, f"{MODULE}:broken could not be loaded:\n"),
         ({"target": f"{MODULE}:broken"}, SweepImpossible, "LookupError: inside the target"),
         ({"target": f"{MODULE}:leave_at_once"}, SweepImpossible, "exited with code 9"),
     ],

@@ -130,13 +130,14 @@ def spin(value: int) -> int:
     return sum(i % 7 for i in range(400_000)) + value
 
 
-def test_the_live_display_on_a_terminal():
+def on_a_terminal(*arguments: object, **environment: str) -> tuple[int, str]:
+    """Run a Python interpreter; return its status, and what it writes to a terminal that is its stderr."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-c", LONG_RUN],
+        [sys.executable, *map(str, arguments)],
         stderr=theirs,
         cwd=ROOT,
-        env={**os.environ, "TERM": "xterm", "COLUMNS": "100"},
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "100", **environment},
     )
     os.close(theirs)
     seen = b""
@@ -146,8 +147,22 @@ def test_the_live_display_on_a_terminal():
     except OSError:  # the other end is closed
         pass
     os.close(ours)
-    assert process.wait() == 0
-    text = seen.decode()
+    return process.wait(), seen.decode()
+
+
+@pytest.mark.parametrize(("no_color", "is_red"), [("", True), ("1", False)])
+def test_errors_are_red_unless_the_user_wants_no_color(tmp_path: Path, no_color: str, is_red: bool):
+    (tmp_path / "broken.py").write_text("def pipeline(:\n")
+    for target, said in ((tmp_path / "broken.py", "SyntaxError"), (tmp_path / "absent.py", "there is no file")):
+        code, text = on_a_terminal("-m", "gpuexec", "run", f"{target}:pipeline", NO_COLOR=no_color)
+        assert code == 1
+        assert said in text
+        assert ("\x1b[31m" in text) is is_red
+
+
+def test_the_live_display_on_a_terminal():
+    code, text = on_a_terminal("-c", LONG_RUN)
+    assert code == 0
     for said in ("running for", "in flight", "slow", "/s"):
         assert said in text
     assert text.endswith("A\x1b[J"), "the table is cleared at the end"

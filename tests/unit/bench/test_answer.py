@@ -59,7 +59,7 @@ def test_large_gains_are_told_as_times():
 
 def test_within_noise_no_gain_is_claimed():
     found = answered({TODAY: TODAYS, "p01": [90.0, 104.0, 112.0]})
-    assert found.finding is Finding.NOISE
+    assert (found.finding, found.snippet) == (Finding.NOISE, "")
     assert found.gain.low < 0 < found.gain.high
     assert found.sentences[0].startswith("No gain over today's configuration is shown. The best is p01")
     assert "p00 is equally good" in found.words

@@ -44,6 +44,12 @@ def test_what_was_written_comes_back(tmp_path):
     assert results == RESULTS == resumed(tmp_path)
 
 
+def test_a_file_is_no_folder_and_has_no_sweep(tmp_path):
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(SweepImpossible, match="is not a folder"):
+        Journal.create(tmp_path / "notes.txt", {})
+
+
 def test_each_result_is_in_the_file_when_add_returns(tmp_path, monkeypatch):
     synced = []
     monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.fstat(fd).st_size))

@@ -56,6 +56,21 @@ def test_a_run_that_takes_half_as_long_gained_as_much_again(predicted: Suggestio
     assert found.outcome is outcome
 
 
+@pytest.mark.parametrize(
+    ("predicted", "outcome"),
+    [
+        (suggestion(0.3), Outcome.UNCLEAR),
+        (suggestion(0.3, at_most=True), Outcome.HELD),
+        (suggestion(100.0), Outcome.LESS),
+    ],
+)
+def test_repeats_that_do_not_even_show_a_gain_prove_no_prediction(predicted: Suggestion, outcome: Outcome):
+    found = outcome_of([5.0, 15.0], predicted, today=(8.0, 12.0))
+    assert found.low is not None
+    assert found.low < 0
+    assert found.outcome is outcome
+
+
 def test_one_repeat_proves_nothing():
     found = outcome_of([5.0], suggestion(1.0), today=(10.0,))
     assert (found.outcome, found.low) == (Outcome.ONE_REPEAT, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 
 import pytest
@@ -52,6 +53,17 @@ def test_a_stage_of_an_installed_package_is_shown(monkeypatch):
     text = brief.brief_traceback(raised(lambda: int("x")))
     assert "ValueError: invalid literal" in text
     assert "test_failure.py" in text
+
+
+def test_a_syntax_error_in_an_imported_file_is_shown_without_the_frames_of_the_import(tmp_path, monkeypatch):
+    (tmp_path / "with_a_syntax_error.py").write_text("def pipeline(:\n")
+    monkeypatch.setattr(brief, "_is_users", lambda _: False)
+    monkeypatch.syspath_prepend(tmp_path)
+    text = brief.brief_traceback(raised(lambda: importlib.import_module("with_a_syntax_error")))
+    first, *_, last = text.splitlines()
+    assert first.endswith('with_a_syntax_error.py", line 1')
+    assert last.startswith("SyntaxError: ")
+    assert "importlib" not in text
 
 
 def test_an_exception_that_cannot_say_anything():

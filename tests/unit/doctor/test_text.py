@@ -70,7 +70,8 @@ def test_problems_come_first_and_the_last_line_sums_up():
 
 
 def test_what_passed_beside_a_problem_is_left_out():
-    (line, *_) = lines_of(examine(facts(**of_gpu(ecc_uncorrected=1)), [gpus.ecc]), 100)[2:]
+    (line, *_, last) = lines_of(examine(facts(**of_gpu(ecc_uncorrected=1)), [gpus.ecc]), 100)[2:]
+    assert last == "1 check: 1 failed"
     assert line == "FAIL  ecc  GPU 1: 1 uncorrected memory error(s)"
 
 

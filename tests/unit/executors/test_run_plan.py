@@ -41,6 +41,12 @@ def test_of_a_pipeline_and_of_its_stages():
     assert [group.stages for group in of_pipeline.groups] == [(0,), (1,)]
 
 
+@pytest.mark.parametrize("size", [0, -1, 1.5, True])
+def test_a_batch_size_that_no_run_would_take_is_refused(size):
+    with pytest.raises(ConfigurationError, match="stage 'first': batch_size must be a whole number >= 1"):
+        plan([Apply(double, "first").with_(batch_size=size)], node=node(cpus=4))
+
+
 def test_options_as_a_mapping_and_as_keywords_which_win():
     (stage,) = plan([Apply(double)], config={"cpus": 1, "reserved_cpus": 0.5}, cpus=2).plan.phases[0].stages
     assert len(stage.workers) == 6, "1.5 of 2 CPUs, a quarter each"

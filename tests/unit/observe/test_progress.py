@@ -45,7 +45,7 @@ def test_one_line_per_period_without_a_terminal():
     progress.on_event(gauges(130.0, 25, finished=True))
     lines = out.getvalue().splitlines()
     assert lines[0] == (
-        "[   10.0 s] read 5 done, 3 queued, 2 in flight, 1 workers, 0.42/s"
+        "[   10.0 s] read 5 done, 3 queued, 2 in flight, 1 worker, 0.42/s"
         " · embed 5 done, 3 queued, 2 in flight, 1 (+1 starting) workers, 0.42/s"
     )
     assert "1.2/s" in lines[1]

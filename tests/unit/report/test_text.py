@@ -46,7 +46,7 @@ def test_it_tells_outcome_verdict_stages_and_failures():
         "`embed` limits this run.",
     ]
     row = next(line for line in lines if line.startswith("embed "))
-    assert row.split() == ["embed", "1", "1,000", "990", "8.1", "75", "%", "0.1", "0.31"]
+    assert row.split() == ["embed", "1", "1,000", "990", "8.1", "75", "%", "100", "ms", "310", "ms"]
     assert "  otherwise: no input 20 %, output full 4 %" in lines
     assert "  10 quarantined" in lines
     assert "  1 failed attempt" in lines
