@@ -19,7 +19,7 @@ from gpuexec.bench.trial import Spec, run
 from gpuexec.curator import stage_facts
 
 
-def make(folder: str = "in", output: str = "out") -> Pipeline:
+def make(folder: str, output: str) -> Pipeline:  # Curator's writer makes its folder at once
     stages = [JsonlReader(folder, files_per_partition=1), AddId("id"), JsonlWriter(output)]
     return Pipeline(name="ids", stages=stages)
 
@@ -47,8 +47,9 @@ def test_stages_are_changed_by_their_own_with():
     assert options == {"add_id": {"max_attempts": 4}}, "Curator's with_() takes no options of ours"
 
 
-def test_what_a_curator_pipeline_is_today(texts):
-    today = Today(make, make(str(texts)), {"folder": str(texts)}, {})
+def test_what_a_curator_pipeline_is_today(texts, tmp_path):
+    folders = {"folder": str(texts), "output": str(tmp_path / "out")}
+    today = Today(make, make(**folders), folders, {})
     assert today.value("jsonl_reader.files_per_partition") == 1
     assert today.is_field("jsonl_reader.files_per_partition")
     assert today.read("add_id.batch_size", "8") == 8
