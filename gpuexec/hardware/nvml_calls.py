@@ -36,6 +36,7 @@ _OPENING = 1.5
 _LONGEST_S = 86_400.0
 _POLL_S = 0.01
 _JOIN_S = 1.0
+_SLICE_S = 0.25
 
 _abandoned: dict[_Call, str] = {}  # calls that have not returned and that nobody waits for, and what to say of them
 
@@ -223,8 +224,16 @@ class Reader:
             self._thread.join(_JOIN_S)
 
     def _answer_to(self, call: _Call, seconds: float) -> tuple[Any, BaseException | None]:
+        """Wait in slices: a signal that comes just before a wait does not end it, and Python looks for it after one."""
+        deadline = time.monotonic() + seconds
         while True:
-            answered, value, error = self._answers.get(timeout=seconds)
+            rest = deadline - time.monotonic()
+            try:
+                answered, value, error = self._answers.get(timeout=max(0.0, min(rest, _SLICE_S)))
+            except queue.Empty:
+                if rest <= _SLICE_S:
+                    raise
+                continue
             if answered is call:  # an earlier call's answer was not fetched if a signal came just then
                 return value, error
 

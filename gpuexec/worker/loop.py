@@ -284,6 +284,7 @@ class WorkerLoop:
         tasks.clear()
         self._splits += 1
         free_gpu_cache()
+        self._probe.forget_peaks()  # sampled since the check, before the memory was freed
         from gpuexec.core.attempts import halve  # few workers need it
 
         outputs = []

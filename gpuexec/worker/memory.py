@@ -61,6 +61,7 @@ class MemoryProbe(Protocol):
 
     def before_batch(self) -> None: ...
     def check_share(self) -> None: ...
+    def forget_peaks(self) -> None: ...
     def after_batch(self) -> dict[str, float]: ...
     def close(self) -> None: ...
 
@@ -72,6 +73,9 @@ class NoProbe:
         """Do nothing."""
 
     def check_share(self) -> None:
+        """Do nothing."""
+
+    def forget_peaks(self) -> None:
         """Do nothing."""
 
     def after_batch(self) -> dict[str, float]:
@@ -126,6 +130,11 @@ class GpuProbe:
                 self._say_unchecked(share, peak)
             elif peak > (share.memory_bytes or 0):
                 raise GpuShareExceeded(_excess(share, peak))
+
+    def forget_peaks(self) -> None:
+        """Have the next `check_share` judge only what is held from now on."""
+        if self._limits and self._sampler is not None:
+            self._sampler.peaks_since_last_asked()
 
     def after_batch(self) -> dict[str, float]:
         """Return the readings for the batch, by key (see `gpuexec.contract.metrics`)."""

@@ -220,7 +220,7 @@ def test_an_end(
         "max_attempts": 1,
         "stop_timeout_s": 0.5 if takes_too_long else 60.0,
         "batch_timeout_s": 0.5 if takes_too_long else None,
-        "setup_timeout_s": 1.5 if takes_too_long else None,
+        "setup_timeout_s": 1.5 if takes_too_long and phase in (*LOADING, *SETTING_UP) else None,
     }
     if isinstance(outcome, Raises | Dies):
         expected = outcome.error if isinstance(outcome, Raises) else WorkerDied

@@ -93,7 +93,9 @@ def test_what_a_stages_own_process_holds_counts(nvml_node):
 def test_a_batch_over_its_share_is_halved_like_one_that_ran_out_of_memory(nvml_node):
     nvml_node(nodes.node(nodes.gpu(0, 80)))
 
-    ran = run(Exceeds(gpus=0.25), tasks=(12, 12), share_enforcement="strict", split_on_oom=True)
+    ran = run(
+        Exceeds(gpus=0.25, seconds=0.5, frees=True), tasks=(12, 12), share_enforcement="strict", split_on_oom=True
+    )
     assert [gib for gib, _ in ran.data] == [12, 12]
     assert ran.report.stages[0].metrics["gpuexec.oom_splits"] == 1
 

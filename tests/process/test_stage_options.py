@@ -25,6 +25,7 @@ OTHER_VALUES: dict[str, Any] = {
     "retire_on": (ValueError,),
     "split_on_oom": True,
     "fusion": "off",
+    "share_enforcement": "strict",
 }
 
 
@@ -126,7 +127,7 @@ def test_every_option_that_a_stage_may_have_reaches_it(option: dataclasses.Field
     config = ExecutorConfig.create()
     stage = Apply(abs).with_(**{option.name: OTHER_VALUES.get(option.name, 77)})
     changed = config.for_stage(stage.executor_options)
-    parts = (policy_of, limits_of, error_handling_of, lambda options: options.fusion)
+    parts = (policy_of, limits_of, error_handling_of, lambda options: (options.fusion, options.share_enforcement))
     assert [part(changed) for part in parts] != [part(config) for part in parts]
 
 

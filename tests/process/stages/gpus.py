@@ -87,15 +87,19 @@ class HoldsPlainly(OnGpu):
 class Exceeds(OnGpu):
     """Holds as many GiB of its GPU as the numbers of a batch come to, until the next batch; one worker.
 
-    ``in_child``: a process that the stage starts holds it. ``seconds``: stand for the work of a batch.
+    ``in_child``: a process that the stage starts holds it. ``seconds``: stand for the work of a batch. ``frees``: it is
+    free again when the batch is done.
     """
 
     batch_size = 2
 
-    def __init__(self, *, in_child: bool = False, seconds: float = 0.0, **resources: float) -> None:
+    def __init__(
+        self, *, in_child: bool = False, seconds: float = 0.0, frees: bool = False, **resources: float
+    ) -> None:
         super().__init__(workers=1, name="exceeds", **resources)
         self.in_child = in_child
         self.seconds = seconds
+        self.frees = frees
 
     def process_batch(self, tasks: list[Item]) -> list[Item]:
         from tests.nvml_sim import simulator
@@ -108,6 +112,8 @@ class Exceeds(OnGpu):
             holder = subprocess.Popen(["sleep", "100"]).pid
         simulator.hold_memory(gpu, int(sum(task.data for task in tasks) * GIB), holder)
         time.sleep(self.seconds)
+        if self.frees:
+            simulator.hold_memory(gpu, 0, holder)
         for task in tasks:
             task.data = (task.data, os.getpid())
         return tasks
