@@ -19,10 +19,17 @@ from tests.unit.live.runs import NASTY_NAMES, ServedRun, wait_for
 
 
 def next_with(client: LiveClient, key: str):
+    return next_of_each(client, key)[0]
+
+
+def next_of_each(client: LiveClient, *keys: str):
+    """The next message with each of the keys, whichever comes first."""
+    found = {}
     for message in client.messages(20.0):
-        if key in message:
-            return message[key]
-    raise AssertionError(f"no message with {key!r} has come")
+        found.update((key, message[key]) for key in keys if key in message and key not in found)
+        if len(found) == len(keys):
+            return [found[key] for key in keys]
+    raise AssertionError(f"of messages with {keys}, only those with {tuple(found)} have come")
 
 
 @pytest.fixture
@@ -40,8 +47,8 @@ def test_one_who_attaches_learns_what_the_run_is_and_how_far(run: ServedRun, tmp
         assert client.hello["stages"] == ["read", "embed"]
         wait_for(lambda: run.server.attached)
         run.gauge(10)
-        assert [entry["text"] for entry in next_with(client, "log")] == ["before anybody came"]
-        snapshot = next_with(client, "snapshot")
+        log, snapshot = next_of_each(client, "log", "snapshot")
+        assert [entry["text"] for entry in log] == ["before anybody came"]
         assert [stage["total"] for stage in snapshot["stages"]] == [100, 190]
         assert [worker["id"] for worker in snapshot["workers"]] == ["read-0", "embed-0"]
         run.log("look out")
