@@ -1,6 +1,6 @@
 """Which points of a sweep are best. Pure.
 
-Points are ranked by the mean of the goal's figure, those that reached a later round of a halving search first. A point
+Points are ranked by the mean of the goal's figure, those that reached a later rung of a halving search first. A point
 with a repeat that failed is never the best: it may fail again.
 """
 

@@ -99,7 +99,7 @@ def answer(sweep: Sweep, points: Sequence[PointSummary]) -> Answer:
 
 
 def _compared(sweep: Sweep, today: PointSummary, best: PointSummary) -> _Comparison | None:
-    """Compare the two in the last round that both reached."""
+    """Compare the two in the last rung that both reached."""
     if not today.is_usable:
         return None
     rung = min(today.rung, best.rung)
@@ -230,7 +230,7 @@ def _about_the_search(sweep: Sweep, comparison: _Comparison | None) -> Iterator[
     last = max((result.trial.rung for result in sweep.counted), default=0)
     if sweep.search is SearchKind.HALVING and comparison is not None and comparison.rung < last:
         yield (
-            f"The comparison with today's configuration is of round {comparison.rung + 1} of {last + 1}, the last one "
+            f"The comparison with today's configuration is of rung {comparison.rung + 1} of {last + 1}, the last one "
             "that both reached: its runs were shorter."
         )
     if not sweep.complete:

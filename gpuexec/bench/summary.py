@@ -31,7 +31,7 @@ AIMS = {
 class PointSummary(Record):
     """A point, and what its repeats say.
 
-    Only repeats that count are in the figures (`Sweep.counted`), and only those of ``rung``, the last round that the
+    Only repeats that count are in the figures (`Sweep.counted`), and only those of ``rung``, the last rung that the
     point reached: runs of different lengths are not of one kind. ``n``: how many went through. ``status``: how the
     first repeat ended that did not go through, else OK; ``None``: not measured yet. ``joules_reason``: why
     ``joules_per_item`` is not known. ``equally_good``: its interval overlaps the best's. ``on_front``: no other point

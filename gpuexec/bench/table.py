@@ -109,7 +109,7 @@ class SweepTable:
         names = short_names(sweep.varied)
         return [
             *(Column(printable(names[name]), _ALWAYS) for name in sweep.varied),
-            *([Column("round", _ALWAYS)] if sweep.search is SearchKind.HALVING else []),
+            *([Column("rung", _ALWAYS)] if sweep.search is SearchKind.HALVING else []),
             *(
                 column
                 for place, name in enumerate(self._figures)
@@ -138,7 +138,7 @@ class SweepTable:
         lines = []
         for place, point in enumerate(points, start=1):
             lines.append(f"{place}. {_marked_name(point)}")
-            rounds = [f"round {point.rung + 1}"] if self._sweep.search is SearchKind.HALVING else []
+            rungs = [f"rung {point.rung + 1}"] if self._sweep.search is SearchKind.HALVING else []
             for name in self._figures:
                 spread = point.spread(name)
                 unit = "" if name in _LONG_NAMES else f" {_FIGURES[name]}"
@@ -147,7 +147,7 @@ class SweepTable:
                 if name == aim.figure and spread is not None:
                     facts = [str(spread.word)] if spread.word else []
                     text += f" {_around(spread)}" if spread.interval else ""
-                    text += f" ({', '.join([*facts, counted(point.n, 'run'), *rounds])})"
+                    text += f" ({', '.join([*facts, counted(point.n, 'run'), *rungs])})"
                 lines += wrapped(text, width, _INDENT)
             lines += wrapped(settings_text(self._sweep, point.point) or "no settings", width, _INDENT)
         return lines

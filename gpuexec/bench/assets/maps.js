@@ -5,14 +5,14 @@ const LOG_FROM = 10; // a figure whose largest value is so many times its smalle
 
 function settingsPart(sweep) {
   if (!sweep.axes.length || !sweep.points.some((point) => point.status)) return null;
-  if (sweep.axes.length === 1) return sweep.figures.length ? section("settings", "Settings", byRounds(sweep), curves(sweep), offTheMap(sweep)) : null;
+  if (sweep.axes.length === 1) return sweep.figures.length ? section("settings", "Settings", byRungs(sweep), curves(sweep), offTheMap(sweep)) : null;
   const drawn = curves(sweep);
   const title = el("h3", {}, "Each setting by itself, with the others as in the best point");
-  return section("settings", "Settings", byRounds(sweep), heatMaps(sweep), drawn ? [title, drawn] : null, offTheMap(sweep));
+  return section("settings", "Settings", byRungs(sweep), heatMaps(sweep), drawn ? [title, drawn] : null, offTheMap(sweep));
 }
 
-function byRounds(sweep) {
-  return sweep.search === "halving" ? note("A point's figure is of the last round that it reached. Later rounds ran for longer.") : null;
+function byRungs(sweep) {
+  return sweep.search === "halving" ? note("A point's figures are of the last rung of the search that it reached. Runs of later rungs are longer.") : null;
 }
 
 function heatMaps(sweep) {

@@ -92,7 +92,7 @@ def test_a_mark_that_stays_is_told():
     assert of(sweep_of([result(trial(1), 5.0, marks=marks)]), TODAY).marks == marks
 
 
-def test_only_the_last_round_counts():
+def test_only_the_last_rung_counts():
     results = [result(trial(1, rung=0), 50.0), result(trial(1, rung=1), 10.0), result(trial(2, rung=1), 11.0)]
     found = of(sweep_of(results, search=SearchKind.HALVING), TODAY)
     assert (found.rung, found.n, found.throughput.mean) == (1, 2, 10.5)
@@ -180,7 +180,7 @@ def test_one_repeat_within_the_best_ones_interval_is_equally_good():
     assert found.equally_good
 
 
-def test_points_of_earlier_rounds_come_after_later_ones():
+def test_points_of_earlier_rungs_come_after_later_ones():
     found = analyse(halving())
     assert [point.rung for point in found.points] == sorted((p.rung for p in found.points), reverse=True)
     assert found.points[0].point.settings == {"embed.batch_size": 32}

@@ -162,9 +162,9 @@ def test_long_lists_of_points_are_cut():
     assert "and 2 more are equally good" in answered(close_together, varied=varied).words
 
 
-def test_a_comparison_of_an_early_round_says_so():
+def test_a_comparison_of_an_early_rung_says_so():
     words = analyse(halving()).answer.words
-    assert "The comparison with today's configuration is of round 1 of 3" in words
+    assert "The comparison with today's configuration is of rung 1 of 3" in words
     assert "shorter" in words
 
 

@@ -133,10 +133,10 @@ def test_many_points_are_cut_but_todays_stays():
     assert f"… and {left_out} more points, in bench.json and its page" in lines
 
 
-def test_rounds_of_a_halving_search_are_told():
+def test_rungs_of_a_halving_search_are_told():
     lines = lines_of(halving())
-    assert "round" in next(line for line in lines if line.startswith("point "))
-    assert "(steady, 3 runs, round 3)" in " ".join(" ".join(lines_of(halving(), 40)).split())
+    assert "rung" in next(line for line in lines if line.startswith("point "))
+    assert "(steady, 3 runs, rung 3)" in " ".join(" ".join(lines_of(halving(), 40)).split())
 
 
 def test_short_energies_are_marked():
