@@ -7,8 +7,10 @@ from typing import Any
 
 from gpuexec import Pipeline, ProcessingStage, Resources, Task
 
-ITEMS = 64
-BATCH_S, ITEM_S, LARGE_S = 0.010, 0.002, 0.0005
+ITEMS = 32
+# The executor adds some milliseconds to a batch. The times are well above that, and the sizes beside the best one are
+# 23 % slower, so that the planted best is the real one.
+BATCH_S, ITEM_S, LARGE_S = 0.060, 0.002, 0.00375
 
 
 class Item(Task[int]):
