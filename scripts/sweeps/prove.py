@@ -72,7 +72,7 @@ def account_for_all() -> int:
         command = [sys.executable, "-m", "gpuexec", "bench", PLANTED, "--out", str(out), "--seed", "1"]
         command += ["--vary", "set.plant=fine,big,deadly,wrong,stuck,visited", "--vary", "work.gpus=0,0.5,1,9"]
         command += ["--repeat", "1", "--warmup", "0", "-o", "start_method=spawn", "-o", "max_attempts=1"]
-        command += ["-o", "work.batch_timeout_s=0.2"]
+        command += ["-o", "work.batch_timeout_s=3"]
         for number, lines in enumerate(KILL_AFTER):
             with subprocess.Popen(
                 [*command, *(["--resume"] * bool(number))], env=env, cwd=Path(__file__).parents[2]

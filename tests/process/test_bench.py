@@ -61,7 +61,7 @@ def test_a_sweep_that_is_killed_twice_accounts_for_every_point(tmp_path, nvml_no
     asked = [
         f"{MODULE}:make",
         *("--vary", "set.plant=fine,big,deadly,wrong,stuck,visited", "--set", "gpus=1"),
-        *("-o", "start_method=spawn", "-o", "max_attempts=1", "-o", "work.batch_timeout_s=0.2"),
+        *("-o", "start_method=spawn", "-o", "max_attempts=1", "-o", "work.batch_timeout_s=3"),
         *("--repeat", 1, "--warmup", 0, "--seed", 3, "--out", out),
     ]
     for number, more in enumerate(([], ["--resume"])):
