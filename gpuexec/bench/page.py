@@ -18,6 +18,7 @@ from gpuexec.report.wording import on_one_line
 _ASSETS = Path(__file__).parent / "assets"
 _SHARED = ("format", "dom", "states", "charts", "shell")  # with the page of a report
 _OWN = ("points", "maps", "curves", "front", "sweep")
+_WITHOUT_SCRIPTS = "<p>The charts of this page need JavaScript. This is what it would say first:</p>{}<pre>{}</pre>"
 _COLUMNS = 100  # of the table for those without JavaScript
 
 
@@ -34,13 +35,19 @@ def render(sweep: Sweep, analysis: Analysis, folder: str) -> str:
     answer = analysis.answer
     sentences = answer.sentences if answer else (no_answer(sweep.goal),)
     parts = {
-        "sentences": "".join(f"<p>{as_text(sentence)}</p>" for sentence in sentences),
-        "table": as_text("\n".join(SweepTable(analysis, sweep).lines(_COLUMNS))),
+        "what": "answer",
+        "label": "Answer",
+        "first": _WITHOUT_SCRIPTS.format(
+            "".join(f"<p>{as_text(sentence)}</p>" for sentence in sentences),
+            as_text("\n".join(SweepTable(analysis, sweep).lines(_COLUMNS))),
+        ),
         "data": compact_json(page_data(sweep, analysis, folder)),
         "uplot": uplot,
         "script": script,
     }
-    return filled(_own("sweep.html"), f"{on_one_line(sweep.target, 80)} · gpuexec bench", style, (uplot, script), parts)
+    return filled(
+        asset("shell.html"), f"{on_one_line(sweep.target, 80)} · gpuexec bench", style, (uplot, script), parts
+    )
 
 
 @cache

@@ -106,8 +106,8 @@ class SweepRun:
         watcher.begins(self.sweep, trials_left(self._plan, results))
         try:
             with contextlib.suppress(KeyboardInterrupt):
-                while not self._stops and (trial := next_trial(self._plan, results)) is not None:
-                    left = trials_left(self._plan, results)[1:]
+                while not self._stops and (trials := trials_left(self._plan, results)):
+                    trial, *left = trials
                     watcher.trial_begins(trial, left)
                     began = time.monotonic()
                     result = with_clock_mark(self._run(trial), results)
@@ -141,7 +141,7 @@ class SweepRun:
         return result
 
     def _spec(self, trial: Trial, scratch: Path) -> Spec:
-        settings = next(point.settings for point in self.sweep.points if point.id == trial.point_id)
+        settings = next(point["settings"] for point in self._header["points"] if point["id"] == trial.point_id)
         return Spec(
             task="run",
             folder=str(self.folder),

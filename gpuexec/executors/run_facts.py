@@ -13,7 +13,7 @@ from gpuexec.curator import stage_facts
 from gpuexec.driver.host_state import read_host_state
 from gpuexec.executors.option_repr import changed_options
 from gpuexec.executors.prepare import Prepared
-from gpuexec.report.room import room_as_facts
+from gpuexec.report.room_facts import room_as_facts
 from gpuexec.run_facts import RunFacts, StageFacts
 
 _LIBRARIES = (

@@ -34,6 +34,16 @@ def read_host(root: Path = Path("/")) -> Host:
     )
 
 
+def name_of_user(uid: int) -> str | None:
+    """Return the name of a user; ``None`` if it has none here, as one of another container."""
+    import pwd  # hardly a run needs it
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return None
+
+
 def in_initial_pid_namespace(root: Path = Path("/")) -> bool:
     """Return whether our pids are those of the whole machine, which NVML reports. In containers they differ."""
     with contextlib.suppress(OSError):

@@ -14,7 +14,6 @@ import fcntl
 import itertools
 import json
 import os
-import pwd
 import stat
 import time
 import weakref
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from gpuexec.errors import ConfigurationError
+from gpuexec.hardware.host import name_of_user
 from gpuexec.private_folder import state_folder
 
 VARIABLE = "GPUEXEC_LEASE_DIR"
@@ -208,7 +208,4 @@ def _pid_namespace() -> str:
 def _other_user(uid: int) -> str | None:
     if uid == os.getuid():
         return None
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:  # of another container
-        return str(uid)
+    return name_of_user(uid) or str(uid)

@@ -14,9 +14,9 @@ from gpuexec.records import Record
 
 MPS_PIPES, MPS_LOGS = "CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY"
 PROCESS_NAME = "nvidia-cuda-mps"  # the kernel cuts names at 15 characters: the daemon's, and the server's
+DEFAULT_PIPES = "/tmp/nvidia-mps"  # noqa: S108 - NVIDIA's
 
 _PID_FILE = "nvidia-cuda-mps-control.pid"
-_DEFAULT_PIPES = "/tmp/nvidia-mps"  # noqa: S108 - NVIDIA's
 
 
 class ControlDaemon(Record):
@@ -31,7 +31,7 @@ def running_daemon(environ: Mapping[str, str]) -> ControlDaemon | None:
 
     In a container, one of another pid namespace is not recognised.
     """
-    pipes = environ.get(MPS_PIPES) or _DEFAULT_PIPES
+    pipes = environ.get(MPS_PIPES) or DEFAULT_PIPES
     pid = daemon_pid(Path(pipes))
     return None if pid is None else ControlDaemon(pid, pipes)
 

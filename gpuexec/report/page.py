@@ -16,6 +16,7 @@ from gpuexec.report.verdict import verdict
 from gpuexec.report.wording import on_one_line
 
 _SCRIPTS = ("format", "dom", "states", "charts", "shell", "overview", "stages", "gpus", "events", "node", "main")
+_WITHOUT_SCRIPTS = "<p>The charts of this page need JavaScript. This is what they would say first:</p><ul>{}</ul>"
 _MOST_JSON = 5_000_000  # characters, so that a page has at most 6 MB
 
 
@@ -29,13 +30,17 @@ def render(report: Data) -> str:
     style, script = _style_and_script()
     uplot = chart_library()[1]
     parts = {
-        "sentences": "".join(f"<li>{as_text(found.get('text'))}</li>" for found in report["verdict"]),
+        "what": "verdict",
+        "label": "Verdict",
+        "first": _WITHOUT_SCRIPTS.format(
+            "".join(f"<li>{as_text(found.get('text'))}</li>" for found in report["verdict"])
+        ),
         "data": page_json(report, _MOST_JSON),
         "uplot": uplot,
         "script": script,
     }
     title = f"{on_one_line(report.get('pipeline'), 80)} · gpuexec report"
-    return filled(asset("page.html"), title, style, (uplot, script), parts)
+    return filled(asset("shell.html"), title, style, (uplot, script), parts)
 
 
 @cache

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from gpuexec.errors import ConfigurationError
 from gpuexec.hardware.model import ComputeMode, Device, Host, Node
@@ -70,23 +69,6 @@ def room_of(report: Data) -> Room:
         usable_cpus=cpus if 0 < cpus <= _MOST_CPUS else None,
         ledger=Ledger(slots) if isinstance(devices, (list, tuple)) else None,
     )
-
-
-def room_as_facts(ledger: Ledger, usable_cpus: float) -> dict[str, Any]:
-    """Return what a report says about the room of its run; `room_of` reads it back."""
-    devices = [
-        {
-            "index": slot.device.index,
-            "uuid": slot.device.uuid,
-            "memory_bytes": slot.device.memory_total_bytes,
-            "free_share": slot.free / slot.capacity,
-            "memory_left_bytes": slot.memory_left,
-            "is_mig": slot.device.is_mig,
-            "single_worker": slot.single,
-        }
-        for slot in ledger.slots
-    ]
-    return {"usable_cpus": usable_cpus, "devices": devices}
 
 
 def demands_of(stages: Sequence[Data]) -> dict[int, StageDemand]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import pwd
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from gpuexec.errors import RunNotFound
+from gpuexec.hardware.host import name_of_user
 from gpuexec.naming import abbreviated
 from gpuexec.private_folder import state_path
 from gpuexec.report import run_folder
@@ -214,10 +214,8 @@ def _owner_of(path: Path) -> str:
         return ""
     if owner == os.geteuid():
         return ""
-    try:
-        return f". It belongs to user {pwd.getpwuid(owner).pw_name}"
-    except KeyError:
-        return f". It belongs to the user with id {owner}"
+    name = name_of_user(owner)
+    return f". It belongs to the user with id {owner}" if name is None else f". It belongs to user {name}"
 
 
 def _only_one(run: str, folders: list[Path], parent: Path) -> Path:

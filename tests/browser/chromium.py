@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,3 +81,10 @@ def opened(
         yield shown
     finally:
         context.close()
+
+
+@contextmanager
+def opener(browser: Browser, files: Mapping[str, Path], **defaults: Any) -> Iterator[Callable[..., OpenPage]]:
+    """A function that opens one of the files by its name, with the options of `opened`. They are closed at the end."""
+    with ExitStack() as open_now:
+        yield lambda name, **options: open_now.enter_context(opened(browser, files[name], **defaults, **options))

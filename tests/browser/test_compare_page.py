@@ -12,7 +12,7 @@ import pytest
 
 from gpuexec.report.compare import compare, sides_of
 from gpuexec.report.compare_page import render
-from tests.browser.chromium import OpenPage, opened
+from tests.browser.chromium import OpenPage, opener
 from tests.unit.report.report_of import report_of
 from tests.unit.report.sample_reports import HOSTILE
 from tests.unit.report.simulated_run import SimRun, SimStage
@@ -82,16 +82,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture
 def show(browser: Browser, files: dict[str, Path]) -> Iterator[Callable[..., OpenPage]]:
     """A function that opens the page of a comparison, at a width and in a colour scheme."""
-    open_now = []
-
-    def open_page(name: str, **options: Any) -> OpenPage:
-        context = opened(browser, files[name], has_scripts=False, **options)
-        open_now.append(context)
-        return context.__enter__()
-
-    yield open_page
-    for context in open_now:
-        context.__exit__(None, None, None)
+    with opener(browser, files, has_scripts=False) as show:
+        yield show
 
 
 @pytest.mark.parametrize("width", [LAPTOP, PHONE])

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 
 from gpuexec.histogram import bounds
 from gpuexec.report.page import render
-from tests.browser.chromium import OpenPage, opened
+from tests.browser.chromium import OpenPage, opened, opener
 from tests.unit.report.report_strategies import reports
 from tests.unit.report.sample_reports import SAMPLES
 
@@ -61,16 +61,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture
 def show(browser: Browser, files: dict[str, Path]) -> Iterator[Callable[..., OpenPage]]:
     """A function that opens the page of a sample, at a width and in a colour scheme."""
-    open_now = []
-
-    def open_page(name: str, **options: Any) -> OpenPage:
-        context = opened(browser, files[name], **options)
-        open_now.append(context)
-        return context.__enter__()
-
-    yield open_page
-    for context in open_now:
-        context.__exit__(None, None, None)
+    with opener(browser, files) as show:
+        yield show
 
 
 @pytest.mark.parametrize("width", [LAPTOP, PHONE])

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from gpuexec.bench.analysis import analyse
 from gpuexec.bench.page import write_page
-from tests.browser.chromium import OpenPage, opened
+from tests.browser.chromium import OpenPage, opener
 from tests.browser.test_report_page import MARKS
 from tests.unit.bench.sweeps import SAMPLES, embedding_on_gpus
 
@@ -33,16 +33,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture
 def show(browser: Browser, files: dict[str, Path]) -> Iterator[Callable[..., OpenPage]]:
     """A function that opens the page of a sample, at a width and in a colour scheme."""
-    open_now = []
-
-    def open_page(name: str, **options: Any) -> OpenPage:
-        context = opened(browser, files[name], **options)
-        open_now.append(context)
-        return context.__enter__()
-
-    yield open_page
-    for context in open_now:
-        context.__exit__(None, None, None)
+    with opener(browser, files) as show:
+        yield show
 
 
 @pytest.mark.parametrize("width", [LAPTOP, PHONE])

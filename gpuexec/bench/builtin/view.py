@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from gpuexec.bench.builtin.judge import Finding, Judgement
 from gpuexec.bench.builtin.model import Figure, MachineResult
-from gpuexec.report.columns import Column, lay_out, printable
+from gpuexec.report.columns import INDENT, Column, lay_out, printable, wrapped
 from gpuexec.report.wording import counted, on_one_line
 from gpuexec.report.wording import seconds as duration
 from gpuexec.units import format_bytes
@@ -50,7 +50,7 @@ def _lines(
         yield ""
         yield "not measured"
         for figure in missing:
-            yield from _wrapped(f"{figure.name}: {figure.reason}", width)
+            yield from wrapped(f"{figure.name}: {figure.reason}", width, INDENT)
     yield from _doubts(result, width)
     yield from _notes("beside earlier runs", result, earlier, width)
     if reference is not None:
@@ -122,9 +122,9 @@ def _doubts(result: MachineResult, width: int) -> Iterator[str]:
         yield ""
         yield "doubtful, and never judged"
     for figure, doubt in disturbed[:_MOST_DOUBTS]:
-        yield from _wrapped(f"{_title(figure.group)}: {figure.name}: {doubt}", width)
+        yield from wrapped(f"{_title(figure.group)}: {figure.name}: {doubt}", width, INDENT)
     if len(disturbed) > _MOST_DOUBTS:
-        yield from _wrapped(f"and {len(disturbed) - _MOST_DOUBTS} more (--json lists all)", width)
+        yield from wrapped(f"and {len(disturbed) - _MOST_DOUBTS} more (--json lists all)", width, INDENT)
 
 
 def _notes(title: str, result: MachineResult, judgements: Sequence[Judgement], width: int) -> Iterator[str]:
@@ -140,19 +140,15 @@ def _notes(title: str, result: MachineResult, judgements: Sequence[Judgement], w
     yield ""
     yield title
     if not news and not refused:
-        yield from _wrapped("nothing has changed", width)
+        yield from wrapped("nothing has changed", width, INDENT)
     for each in news:
         chance = "" if not each.finding.endswith("?") else ", possibly by chance: measure again"
         change = f"{100 * ((each.ratio or 1) - 1):+.0f} % against {counted(each.n, 'measurement')}"
-        yield from _wrapped(f"{names[each.key]} is {each.finding.rstrip('?')} ({change}{chance})", width)
+        yield from wrapped(f"{names[each.key]} is {each.finding.rstrip('?')} ({change}{chance})", width, INDENT)
     for reason, figures in refused.items():
         which = figures[0] if len(figures) == 1 else f"{len(figures)} figures"
-        yield from _wrapped(f"no verdict on {which}: {reason}", width)
+        yield from wrapped(f"no verdict on {which}: {reason}", width, INDENT)
 
 
 def _number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-
-
-def _wrapped(text: str, width: int) -> list[str]:
-    return textwrap.wrap(text, width, initial_indent="  ", subsequent_indent="    ")

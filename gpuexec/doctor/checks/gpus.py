@@ -91,8 +91,7 @@ def mig(one: OneGpu, facts: Facts) -> Iterator[Finding]:
     if health.mig_enabled is None:
         yield one.missing("mig_enabled")
         return
-    if health.mig_pending is not None and health.mig_pending != health.mig_enabled:
-        yield warn(f"MIG is to be {'on' if health.mig_pending else 'off'} after a reset", RESET_GPU, RESET_ADVICE)
+    yield from _waiting_for_a_reset("MIG", health.mig_enabled, health.mig_pending)
     if not health.mig_enabled:
         yield passed("off")
     elif not one.gpu.mig_slices:
@@ -120,8 +119,7 @@ def ecc(one: OneGpu, facts: Facts) -> Iterator[Finding]:
     if health.ecc_enabled is None:
         yield one.missing("ecc_enabled")
         return
-    if health.ecc_pending is not None and health.ecc_pending != health.ecc_enabled:
-        yield warn(f"ECC is to be {'on' if health.ecc_pending else 'off'} after a reset", RESET_GPU, RESET_ADVICE)
+    yield from _waiting_for_a_reset("ECC", health.ecc_enabled, health.ecc_pending)
     if not health.ecc_enabled:
         yield passed("off: memory errors go unnoticed")
     if health.ecc_uncorrected:
@@ -295,3 +293,8 @@ def _named(pid: int, name: str | None, facts: Facts) -> str:
     user = facts.driver.names.get(pid)
     where = "" if facts.container.in_initial_pid_namespace else " of another pid namespace"
     return f"{name or 'a process'} (pid {pid}{where}{f', {user}' if user else ''})"
+
+
+def _waiting_for_a_reset(mode: str, enabled: bool, pending: bool | None) -> Iterator[Finding]:
+    if pending is not None and pending != enabled:
+        yield warn(f"{mode} is to be {'on' if pending else 'off'} after a reset", RESET_GPU, RESET_ADVICE)

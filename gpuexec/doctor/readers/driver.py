@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pwd
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,11 +11,12 @@ from pathlib import Path
 from gpuexec.doctor.facts import DriverFacts, MpsDaemon, MpsFacts
 from gpuexec.doctor.readers.files import fields_of, number_of, text_of, whole
 from gpuexec.hardware import health, inventory, visible_devices
-from gpuexec.hardware.host import in_initial_pid_namespace
+from gpuexec.hardware.host import in_initial_pid_namespace, name_of_user
 from gpuexec.hardware.lease_folder import VARIABLE as LEASE_FOLDER
 from gpuexec.hardware.lease_folder import LeaseFolder
 from gpuexec.hardware.leases import read_leases
 from gpuexec.hardware.model import Gpu, GpuProcess, Lease, Node
+from gpuexec.hardware.mps import DEFAULT_PIPES, MPS_PIPES, PROCESS_NAME
 from gpuexec.private_folder import state_path
 
 _ROOT = Path("/")
@@ -24,9 +24,6 @@ _PCI = "sys/bus/pci/devices"
 _NVIDIA = "0x10de"
 _DISPLAY = "0x03"  # PCI class of display controllers: 0300 VGA, 0302 3D
 _MODULE = re.compile(r"Kernel Module\b.*?\s(\d+\.\d+(?:\.\d+)?)\s")
-_PIPE_VARIABLE = "CUDA_MPS_PIPE_DIRECTORY"
-_DEFAULT_PIPE = "tmp/nvidia-mps"
-_MPS_NAME = "nvidia-cuda-mps"  # the kernel cuts names at 15 characters
 
 
 def read_driver(root: Path = _ROOT) -> DriverFacts:
@@ -48,7 +45,7 @@ def read_driver(root: Path = _ROOT) -> DriverFacts:
 
 def read_mps(root: Path = _ROOT, environ: Mapping[str, str] = os.environ) -> MpsFacts:
     """Look for MPS's pipe and its processes."""
-    folder = Path(environ.get(_PIPE_VARIABLE) or f"/{_DEFAULT_PIPE}")
+    folder = Path(environ.get(MPS_PIPES) or DEFAULT_PIPES)
     return MpsFacts(
         pipe_folder=str(folder),
         has_pipe=(root / folder.relative_to("/") / "control").exists() if folder.is_absolute() else False,
@@ -99,8 +96,8 @@ def _processes(gpu: Gpu) -> Iterator[GpuProcess]:
 def _mps_daemons(root: Path) -> Iterator[MpsDaemon]:
     with contextlib.suppress(OSError):
         for folder in sorted((root / "proc").glob("[0-9]*")):
-            if (text_of(folder / "comm") or "").startswith(_MPS_NAME):
-                command = (text_of(folder / "cmdline") or _MPS_NAME).partition("\0")[0]
+            if (text_of(folder / "comm") or "").startswith(PROCESS_NAME):
+                command = (text_of(folder / "cmdline") or PROCESS_NAME).partition("\0")[0]
                 yield MpsDaemon(int(folder.name), Path(command).name, _uid(folder))
 
 
@@ -111,7 +108,4 @@ def _uid(folder: Path) -> int | None:
 
 def user_name(uid: int) -> str:
     """Return the name of a user, or the number if it has none here."""
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return f"uid {uid}"
+    return name_of_user(uid) or f"uid {uid}"

@@ -17,7 +17,8 @@ from gpuexec.errors import ResourcesError
 from gpuexec.hardware.model import ComputeMode, Device
 from gpuexec.planning.model import PlanOptions, StageDemand
 from gpuexec.planning.planner import make_allocator, plan_phases
-from gpuexec.report.room import demands_of, room_as_facts, room_of
+from gpuexec.report.room import demands_of, room_of
+from gpuexec.report.room_facts import room_as_facts
 from gpuexec.report.suggest import WORTH_TRYING, all_suggestions, suggestions, suggestions_as_dict
 from gpuexec.report.suggest_text import suggestion_lines
 from gpuexec.report.suggestion import Suggestion
