@@ -233,6 +233,21 @@ class ExecutorConfig(Record):
         "number of batches after which a worker is replaced (default: never)",
         per_stage=True,
     )
+    max_worker_lifetime_s: float | None = _option(
+        None,
+        above(0),
+        "seconds after which a worker is replaced between two batches, one worker of a stage after the other (default: "
+        "never)",
+        per_stage=True,
+    )
+    max_concurrency: int | None = _option(
+        None,
+        at_least(1),
+        "number of calls that a worker of an asynchronous stage (`async def process` or `process_batch`) has in flight "
+        "at most (default: the stage's own max_concurrency, or else 16)",
+        per_stage=True,
+        inline=True,
+    )
     worker_memory_limit_bytes: int | None = _option(
         None,
         at_least(1),

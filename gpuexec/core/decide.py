@@ -24,6 +24,7 @@ class StartReason(StrEnum):
     NODE = "setup_on_node() has a process of its own"
     FIRST = "the stage's first"
     FIXED = "num_workers() asks for it"
+    ASKED = "min_workers or initial_workers asks for it"
     GPU_STAGE = "a GPU share is reserved for it and its set-up overlaps the others'"
     REPLACEMENT = "it replaces one that ended"
 
