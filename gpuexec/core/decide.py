@@ -69,6 +69,15 @@ def prefetch_limit(batch_s: float | None, batch_bytes: float) -> int:
     return max(2, min(by_time, by_bytes, _MAX_PREFETCH))
 
 
+def concurrent_limit(max_concurrency: int, batch_s: float | None, batch_bytes: float) -> int:
+    """Return how many batches a worker may have that has ``max_concurrency`` in flight: those, and some that wait.
+
+    ``batch_s``: what a batch takes of the worker. Where that is long, none waits: another worker may be free sooner.
+    """
+    waiting = prefetch_limit(batch_s, batch_bytes)
+    return max_concurrency + (waiting if waiting > 1 else 0)
+
+
 def tasks_per_fused_batch(task_s: float | None, waiting: int, workers: int) -> int:
     """Return how many tasks one batch of a group has: one until the service time is known, then enough for 20 ms.
 

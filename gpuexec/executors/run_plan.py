@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from gpuexec.config import ExecutorConfig
 from gpuexec.curator import registration
+from gpuexec.curator.stage_specs import asks_of
 from gpuexec.executors.checks import check_call
 from gpuexec.executors.prepare import prepare
-from gpuexec.curator.stage_specs import asks_of
 from gpuexec.executors.stage_options import user_options
 from gpuexec.hardware.inventory import node_to_json
 from gpuexec.hardware.model import Node

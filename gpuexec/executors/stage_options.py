@@ -45,8 +45,8 @@ def check_stage_options(stages: Sequence[Any], options: ExecutorConfig) -> None:
         own = user_options(stage, options)
         if own.get("max_concurrency") is not None and not is_async(stage):
             raise ConfigurationError(
-                f"stage {stage.name!r} is given max_concurrency={own['max_concurrency']}, but a worker calls it once at "
-                "a time, since neither its process() nor its process_batch() is `async def`"
+                f"stage {stage.name!r} is given max_concurrency={own['max_concurrency']}, but a worker calls it once "
+                "at a time, since neither its process() nor its process_batch() is `async def`"
             )
         max_concurrency_of(stage, options)
 
