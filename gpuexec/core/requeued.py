@@ -35,9 +35,8 @@ def deal_requeued(due: Sequence[Batch], ready: Sequence[Worker], in_flight: Sequ
     busy = {worker.number for worker, _ in sent}
     by_load = sorted(ready, key=lambda worker: len(worker.in_flight) + (worker.number in busy))
     chosen, others = by_load[: len(alone)], by_load[len(alone) :]
-    for worker in chosen:
-        if not worker.in_flight and worker.number not in busy:
-            sent.append((worker, [alone.pop(0)]))
+    free = [worker for worker in chosen if not worker.in_flight and worker.number not in busy]
+    sent += [(worker, [batch]) for worker, batch in zip(free, alone, strict=False)]
     return Dealt(sent, others)
 
 

@@ -23,8 +23,8 @@ def run_concurrently(
 ) -> list[Any]:
     """Run a stage on all batches, at most ``max_concurrency`` at once, and return the outputs in the batches' order.
 
-    ``failed`` is given an exception of the stage, to add to it, and the tasks' ids. After the first one the calls beside
-    it are cancelled, and it is raised.
+    ``failed`` is given an exception of the stage, to add to it, and the tasks' ids. The first one cancels the calls
+    beside it and is raised.
     """
     return adapter.run(_Calls(adapter, failed, done).run(batches, max_concurrency))
 

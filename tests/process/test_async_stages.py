@@ -10,9 +10,11 @@ import pytest
 from gpuexec import ConfigurationError, InlineExecutor, Pipeline, WorkerDied
 from gpuexec.core.retries import Action
 from gpuexec.errors import BatchTimedOut
+from tests.process.http_server import model_server
 from tests.process.running import ids_and_data, local_executor, run_inline, run_local
 from tests.process.stages import Apply, Item, double, items
 from tests.process.stages.asynchronous import (
+    AsksServer,
     BlocksAt,
     DiesAt,
     ExitsAt,
@@ -22,6 +24,7 @@ from tests.process.stages.asynchronous import (
     Pairs,
     Sleeps,
     TakesLonger,
+    Unavailable,
 )
 
 
@@ -212,3 +215,36 @@ def test_a_worker_that_dies_too_often(tmp_path):
 def test_a_plain_stage_has_no_concurrency(make):
     with pytest.raises(ConfigurationError, match="neither its process"):
         run_local([make()], items(1))
+
+
+# ---- a client of a server ----------------------------------------------------------------------------------
+
+
+def test_requests_to_a_server_are_in_flight_side_by_side_over_kept_connections():
+    with model_server() as (server, port):
+        ran = run_local([AsksServer(port)], items(*range(60)))
+    assert ran.data == [str(2 * number) for number in range(60)]
+    assert server.most_in_flight == 8, "the stage's own max_concurrency, never more"
+    assert server.connections == 8
+    assert set(server.requests.values()) == {1}
+
+
+def test_a_busy_server_is_asked_again():
+    busy = dict.fromkeys(range(0, 40, 4), 1)
+    with model_server(fails_first=busy) as (server, port):
+        stage = AsksServer(port).with_(retry_on=Unavailable, retry_delay_s=0.01)
+        ran = run_local([stage], items(*range(40)))
+    assert ran.data == [str(2 * number) for number in range(40)]
+    assert server.requests == {number: 1 + busy.get(number, 0) for number in range(40)}
+    assert all(task._stage_perf[0].custom_metrics["status"] == 200 for task in ran.tasks)
+    assert len(ran.report.failures) == len(busy)
+
+
+def test_a_server_that_stays_busy_costs_the_task_alone():
+    with model_server(fails_first={7: 99}) as (server, port):
+        stage = AsksServer(port).with_(retry_on=Unavailable, on_task_failure="quarantine", max_attempts=3)
+        ran = run_local([stage], items(*range(20)))
+        inline = run_inline([AsksServer(port)], items(1, 2))
+    assert ran.data == [str(2 * number) for number in range(20) if number != 7]
+    assert server.requests[7] == 3
+    assert [task.data for task in inline] == ["2", "4"]

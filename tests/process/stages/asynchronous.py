@@ -129,3 +129,44 @@ class FansOut(Sleeps):
     async def process(self, task: Item) -> list[Item] | None:  # type: ignore[override]
         await asyncio.sleep(0.001 * (task.data % 3))
         return None if task.data % 2 else [Item("test", (task.data, number)) for number in range(task.data)]
+
+
+class Unavailable(Exception):
+    """The server has answered with a status that is not 200."""
+
+
+class AsksServer(ProcessingStage[Item, Item]):
+    """Sends each task to an HTTP server, over connections that it keeps, and returns the answer."""
+
+    name = "asks_server"
+    resources = Resources(cpus=0.25)
+    max_concurrency = 8
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+
+    def num_workers(self) -> int:
+        return 1
+
+    async def setup(self, worker_metadata: Any = None) -> None:
+        self.idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+
+    async def process(self, task: Item) -> Item:
+        reader, writer = self.idle.pop() if self.idle else await asyncio.open_connection("127.0.0.1", self.port)
+        writer.write(f"GET /{task.data} HTTP/1.1\r\nHost: here\r\n\r\n".encode())
+        status = int((await reader.readline()).split()[1])
+        length = 0
+        while line := (await reader.readline()).strip():
+            name, _, value = line.partition(b":")
+            length = int(value) if name.lower() == b"content-length" else length
+        answer = (await reader.readexactly(length)).decode()
+        self.idle.append((reader, writer))
+        self._log_metric("status", status)
+        if status != 200:
+            raise Unavailable(status)
+        return Item("test", answer)
+
+    async def teardown(self) -> None:
+        for _, writer in self.idle:
+            writer.close()
+            await writer.wait_closed()
