@@ -157,7 +157,9 @@ RAY: Mapping[str, Key] = {
     "max_calls_per_worker": Key(
         "`max_batches_per_worker`", _whole(1), options=lambda value: {"max_batches_per_worker": value}
     ),
-    "min_workers": Key("the stage never has fewer workers", _whole(1), bound="min_workers"),
+    "min_workers": Key(
+        "the stage has no fewer workers, as long as there is work for them", _whole(1), bound="min_workers"
+    ),
     "max_workers": Key("the stage never has more workers", _whole(1), bound="max_workers"),
     "initial_workers": Key("the stage starts with so many workers", _whole(1), bound="initial_workers"),
     "ray_num_cpus": Key(

@@ -29,7 +29,7 @@ from gpuexec.executors.prepare import prepare
 from gpuexec.executors.progress import progress_for
 from gpuexec.executors.run_facts import run_facts
 from gpuexec.executors.run_folder import folder_for
-from gpuexec.executors.stage_options import max_concurrency_of
+from gpuexec.executors.stage_options import max_concurrency_of, notes_on_specs
 from gpuexec.naming import abbreviated
 from gpuexec.planning.model import WorkerGrant
 from gpuexec.report.builder import ReportBuilder
@@ -98,6 +98,7 @@ class InlineExecutor(BaseExecutor):
         self, stages: Sequence[Any], initial_tasks: Sequence[Any] | None, exporters: Sequence[Observer]
     ) -> list[Any]:
         prepared = prepare(stages, self.options)
+        _warn_of_specs(stages)
         grants = {plan.stage_index: plan.workers[0] for phase in prepared.plan.phases for plan in phase.stages}
         tasks = list(initial_tasks_for(prepared.stages, initial_tasks))
         builder = ReportBuilder()
@@ -204,6 +205,13 @@ def _note(error: Exception, session: StageSession, task_ids: Sequence[str]) -> N
 def _refuse_checkpoint(options: ExecutorConfig) -> None:
     if options.checkpoint is not None:
         raise ConfigurationError("InlineExecutor keeps no checkpoints: run on LocalExecutor, or leave checkpoint out")
+
+
+def _warn_of_specs(stages: Sequence[Any]) -> None:
+    for note in notes_on_specs(stages):
+        from loguru import logger
+
+        logger.warning("{}", note)
 
 
 def _warn_of_options_without_effect(options: ExecutorConfig) -> None:

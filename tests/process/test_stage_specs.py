@@ -42,7 +42,7 @@ def test_workers_have_a_lifetime():
     ran = run_local([stage], items(*range(20)))
     assert len(ran.data) == 20
     assert len({pid for pid, _ in ran.data}) > 1
-    assert any("older than max_worker_lifetime_s" in note.text for note in ran.report.notes)
+    assert any("older than max_worker_lifetime_s" in note for note in ran.report.notes)
 
 
 @pytest.mark.parametrize(
