@@ -200,7 +200,9 @@ class AsyncLoop(WorkerLoop):
     def _done(self, task: asyncio.Task[Any]) -> None:
         batch = self._running[task]
         if self._over is None or self._over.done():
-            return  # it was cancelled, or its worker ends
+            if not task.cancelled():
+                task.exception()  # which asyncio would log, if nobody asked for it
+            return  # its worker ends
         self._account(time.monotonic())
         del self._running[task]
         if self._in_forked_child:

@@ -63,25 +63,27 @@ starts, with the command that brings it about. It never runs with other versions
 ```python
 from gpuexec import ConfigurationError
 
-Pipeline("p", stages=[Extract().with_(runtime_env={"pip": ["loguru>=0.5"]})]).run(LocalExecutor(), [Text("d", "one")])
+met, unmet = (Extract().with_(runtime_env={"uv": [asked]}) for asked in ("loguru>=0.5", "loguru==0.0.1"))
+Pipeline("p", stages=[met]).run(LocalExecutor(), [Text("d", "one")])
 try:
-    Pipeline("p", stages=[Extract().with_(runtime_env={"uv": ["loguru==0.0.1"]})]).run(LocalExecutor(), [Text("d", "one")])
+    Pipeline("p", stages=[unmet]).run(LocalExecutor(), [Text("d", "one")])
 except ConfigurationError as refused:
     assert "run `uv pip install --python" in str(refused)
 ```
 
-| part | it is met if |
-|---|---|
-| `pip`, `uv` | every requirement is installed, in that version. A list, the name of a requirements file, or a mapping with `packages`. Markers, extras with what they ask for, files within files (`-r`) and constraints (`-c`) count. A package by address, or an editable one, must have been installed from there; a wheel's name tells its version. |
-| `conda` | each of `dependencies` is installed under that name in Python, in that version, builds aside; or it names the environment that the program runs in |
-| `working_dir` | it is the folder that the program runs in |
-| `py_modules` | they are imported from there: modules, paths, wheels |
-| `py_executable` | it is the interpreter of the program |
-| `container`, `image_uri`, `java_jars`, `mpi`, `worker_process_setup_hook` | never: the message says what to do instead |
+* **`pip`, `uv`**: every requirement is installed, in that version. A list, the name of a file, or a mapping
+  with `packages`. Markers, extras with what they ask for, files within files (`-r`) and constraints (`-c`) count. A
+  package by address, or an editable one, must have been installed from there; a wheel's name tells its version.
+* **`conda`**: each of `dependencies` is installed under that name in Python, in that version, builds aside; or it names
+  the environment that the program runs in.
+* **`working_dir`** is the folder that the program runs in, **`py_executable`** its interpreter, and **`py_modules`**
+  (modules, paths, wheels) are imported from there.
+* **`container`, `image_uri`, `java_jars`, `mpi`, `worker_process_setup_hook`** are never met: the message says what to
+  do instead.
 
-A requirement that cannot be checked, such as a text that is none, is not met. Parts that have no meaning here (`nsight`)
-are named in a warning. `accept_unmet_requirements=True` turns the refusal into a warning. Stages that need different
-versions of one package need programs of their own: write what passes between them to files.
+A requirement that cannot be checked, such as a text that is none, is not met. Parts that have no meaning here
+(`nsight`) are named in a warning. `accept_unmet_requirements=True` turns the refusal into a warning. Stages that need
+different versions of one package need programs of their own: write what passes between them to files.
 """
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 from nemo_curator.backends.utils import RayStageSpecKeys
 from nemo_curator.pipeline import Pipeline
-from nemo_curator.stages.text.download.base.iterator import DocumentIterateExtractStage, DocumentIterator
-from nemo_curator.tasks import DocumentBatch, FileGroupTask
+from nemo_curator.tasks import DocumentBatch
 
 from gpuexec import ConfigurationError, InlineExecutor, LocalExecutor
 from gpuexec.curator.spec_keys import RAY
@@ -32,28 +30,6 @@ def test_a_worker_has_as_many_calls_as_it_may():
     made = run(Counts({MAX_CALLS: 2}))
     assert max(int(task.data["calls"].iloc[0]) for task in made) == 2
     assert len({int(task.data["pid"].iloc[0]) for task in made}) >= 3
-
-
-class Lines(DocumentIterator):
-    def iterate(self, file_path: str) -> Any:
-        import os
-
-        yield {"text": Path(file_path).read_text(), "pid": os.getpid()}
-
-    def output_columns(self) -> list[str]:
-        return ["text", "pid"]
-
-
-def test_curators_own_stage_that_asks_for_new_workers(tmp_path: Path):
-    """DocumentIterateExtractStage sets max_calls_per_worker, against memory that its extractors leak."""
-    for number in range(4):
-        (tmp_path / f"{number}.txt").write_text(str(number))
-    tasks = [FileGroupTask(dataset_name="d", data=[str(path)]) for path in sorted(tmp_path.iterdir())]
-    stage = DocumentIterateExtractStage(Lines(), max_calls_per_worker=1)
-    made = Pipeline(name="p", stages=[stage]).run(
-        LocalExecutor(show_progress=False, capsules=False), initial_tasks=tasks
-    )
-    assert len({int(task.data["pid"].iloc[0]) for task in made or []}) == 4
 
 
 def test_what_cannot_be_is_refused_before_anything_starts():
