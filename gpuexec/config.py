@@ -233,6 +233,21 @@ class ExecutorConfig(Record):
         "number of batches after which a worker is replaced (default: never)",
         per_stage=True,
     )
+    max_worker_lifetime_s: float | None = _option(
+        None,
+        above(0),
+        "seconds after which a worker is replaced between two batches, one worker of a stage after the other (default: "
+        "never)",
+        per_stage=True,
+    )
+    max_concurrency: int | None = _option(
+        None,
+        at_least(1),
+        "number of calls that a worker of an asynchronous stage (`async def process` or `process_batch`) has in flight "
+        "at most (default: the stage's own max_concurrency, or else 16)",
+        per_stage=True,
+        inline=True,
+    )
     worker_memory_limit_bytes: int | None = _option(
         None,
         at_least(1),
@@ -282,8 +297,8 @@ class ExecutorConfig(Record):
     runtime_env: Mapping[str, Any] | None = _option(
         None,
         None,
-        "runtime environment as for Ray; its env_vars are set in every worker, its pip and uv are compared with what "
-        "is installed, all else is ignored",
+        "runtime environment as for Ray; its env_vars are set in every worker, and what else it asks for (pip, uv, "
+        "conda, working_dir, …) must be there already",
         inline=True,
     )
     stage_options: Mapping[str, Any] | None = _option(
@@ -295,8 +310,8 @@ class ExecutorConfig(Record):
     accept_unmet_requirements: bool = _option(
         False,
         None,
-        "run although packages that a stage's runtime_env asks for (pip, uv) are not installed here, or not in that "
-        "version, instead of raising ConfigurationError",
+        "run although the environment is not what a stage's runtime_env asks for (packages that are not installed "
+        "here, or not in that version; another folder or image), instead of raising ConfigurationError",
         inline=True,
     )
 

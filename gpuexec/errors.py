@@ -11,6 +11,7 @@ Built-in classes that an error is a subclass of, beside the one above it, stand 
     │   ├── StageNotPicklable (TypeError)       the stage cannot be sent to a worker
     │   ├── ResultNotPicklable (TypeError)      a task that the stage returned cannot be sent back
     │   ├── RemoteStageError                    the stage's exception cannot be sent back, only its text
+    │   ├── BatchTimedOut (TimeoutError)        an asynchronous call took longer than ``batch_timeout_s``
     │   ├── GpuShareExceeded                    its worker held more of a GPU than its share, under 'strict'
     │   ├── TooManyQuarantined                  so many of its tasks fail that the stage itself must be wrong
     │   └── StageContractError (TypeError)      it returned or declared something the contract does not allow
@@ -83,6 +84,10 @@ class StageContractError(StageError, TypeError):
 
 class InvalidTask(StageContractError, ValueError):
     """A task is not allowed where it is: it fails the stage's validation, or a source stage returned a FailedTask."""
+
+
+class BatchTimedOut(StageError, TimeoutError):
+    """A call of an asynchronous stage took longer than ``batch_timeout_s`` and was cancelled; its worker goes on."""
 
 
 class GpuShareExceeded(StageError):

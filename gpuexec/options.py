@@ -45,6 +45,8 @@ class StageOptions(TypedDict, total=False):
     batch_timeout_s: float | None
     setup_timeout_s: float | None
     max_batches_per_worker: int | None
+    max_worker_lifetime_s: float | None
+    max_concurrency: int | None
     worker_memory_limit_bytes: int | None
 
 
@@ -62,6 +64,7 @@ class InlineOptions(TypedDict, total=False):
     busy_gpu_timeout_s: float
     lease_dir: FolderPath | None
     cpu_stages_see_gpus: bool
+    max_concurrency: int | None
     gpu_pinning: Literal["uuid", "index"] | GpuPinning
     run_dir: FolderPath | None
     task_seed: int | None

@@ -78,6 +78,8 @@ class Start(Message):
     task_seed: int | None = None  # see ``stage.seeds``
     records_calls: bool = False  # see ``Results.calls``
     share_enforcement: str = "off"  # a ``ShareEnforcement``
+    max_concurrency: int | None = None  # batches in flight at once, of an asynchronous stage
+    batch_timeout_s: float | None = None  # after which such a batch is cancelled
 
     kind: ClassVar[int] = 1
 
@@ -253,7 +255,8 @@ class BatchStats:
 
     ``began``: when the first of the batches was received, ``ended``: when the last one was returned. ``longest_batch``
     and ``longest_input``: which one took ``longest_s``, by its id and, of a fused stage, by the index of the batch's
-    input.
+    input. Of an asynchronous stage, ``process_s`` is the time in which any batch was in flight, and ``slot_s`` the sum
+    of the batches' own times, divided by ``max_concurrency``: how much of the worker they took.
     """
 
     batches: int = 0
@@ -273,6 +276,7 @@ class BatchStats:
     longest_s: float = 0.0
     longest_batch: int = -1
     longest_input: int = 0
+    slot_s: float = 0.0
     histogram: Histogram = field(default_factory=dict)  # of ``process_s`` of the batches
 
     @classmethod

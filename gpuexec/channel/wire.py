@@ -215,6 +215,14 @@ class BlockingConnection:
                 self._inbox.extend(self._receiver.receive())
         return bool(self._inbox)
 
+    def put_back(self, message: Message) -> None:
+        """Let ``receive`` return this message next."""
+        self._inbox.appendleft(message)
+
+    def fileno(self) -> int:
+        """Return the descriptor of the socket, for who waits for several."""
+        return self._sock.fileno()
+
     def disown(self) -> None:
         """Make the connection unusable: a send was cut short, or this is a forked child and its parent owns it."""
         self._disowned = True

@@ -42,6 +42,7 @@ _WITHOUT_EFFECT = {
     "xenna_stage_spec",
     "is_sink_stage",
     "is_resumable",
+    "max_concurrency",
 }
 _CREDENTIAL = re.compile(
     r"(^|_)((api|access|secret|private)_?key|(hf|auth|access|api|bearer)_?token|password|secret|credentials?)$",

@@ -29,7 +29,7 @@ def check_worker_sizing(stage: StageLike) -> None:
             )
     per_node = stage.num_workers_per_node()
     if per_node is not None:
-        _check_per_node(per_node, stage.name)
+        check_per_node(per_node, stage.name)
     used = []
     if stage.num_workers() is not None:
         used.append("num_workers()")
@@ -45,7 +45,8 @@ def _key_name(key: object) -> object:
     return getattr(key, "value", key)  # a key may be a member of an enum
 
 
-def _check_per_node(value: object, stage_name: str) -> None:
+def check_per_node(value: object, stage_name: str) -> None:
+    """Check what ``num_workers_per_node()`` returns. Raises as `check_worker_sizing` does."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise StageContractError(
             f"num_workers_per_node for stage {stage_name} must be a positive number, got {value!r}"

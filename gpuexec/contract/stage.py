@@ -70,8 +70,9 @@ class ProcessingStage(ABC, Generic[X, Y], metaclass=StageMeta):
     ``is_sink_stage = True`` itself says that it stores what it gets, so that the tasks it returns are of no further
     value: with a checkpoint, sources are then done as soon as they are stored;
     ``is_resumable``, whether outputs can be traced to inputs; ``fuse``, whether the stage may share its workers with
-    light neighbours; ``reads_only``, a promise never to write into the arrays and tensors that the stage gets: large
-    ones are then not copied, and NumPy's arrive read-only.
+    light neighbours; ``max_concurrency``, how many calls of ``process`` a worker has in flight at once if that is an
+    ``async def`` (default 16); ``reads_only``, a promise never to write into the arrays and tensors that the stage
+    gets: large ones are then not copied, and NumPy's arrive read-only.
     """
 
     _is_abstract_root = True
@@ -84,6 +85,7 @@ class ProcessingStage(ABC, Generic[X, Y], metaclass=StageMeta):
     is_source_stage: bool = False
     is_sink_stage: bool = False
     is_resumable: bool = True
+    max_concurrency: int | None = None
     fuse: bool = True
     reads_only: bool = False
 
@@ -156,11 +158,11 @@ class ProcessingStage(ABC, Generic[X, Y], metaclass=StageMeta):
         """Undo ``setup``. Runs once per worker, even if the run fails, within the executor's ``stop_timeout_s``."""
 
     def ray_stage_spec(self) -> dict[str, Any]:
-        """Return options for Ray. Only pool sizes are checked here, and stages that need Ray's shuffle are refused."""
+        """Return options for Ray. They are honoured as far as docs/stage-specs.md says; shuffles are refused."""
         return {}
 
     def xenna_stage_spec(self) -> dict[str, Any]:
-        """Return options for Xenna; they are ignored here."""
+        """Return options for Xenna. They are honoured as far as docs/stage-specs.md says."""
         return {}
 
     # ---- what executors and pipelines ask -----------------------------------------------------------

@@ -34,7 +34,9 @@ def account(
     lead.group_times.add(totals, warm=warm)
     worker.batches_done += totals.batches
     worker.rss_peak_bytes = totals.rss_peak_bytes
-    transfer_s = sum(now - batch.sent_at for batch in completed) - totals.busy_s
+    at_once = lead.spec.max_concurrency
+    own_s = totals.busy_s if at_once is None else totals.slot_s * at_once  # of the batches, as if one after the other
+    transfer_s = max(0.0, sum(now - batch.sent_at for batch in completed) - own_s)
     own_batches: dict[StageState, list[Batch]] = {}
     for batch in completed:
         own_batches.setdefault(batch.stage, []).append(batch)

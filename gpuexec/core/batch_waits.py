@@ -27,7 +27,8 @@ class BatchWaits:
     def is_over(self, stage: StageState, ready: Iterable[Worker], now: float) -> bool:
         """Return whether a batch that is not full goes now. Where every worker is busy, waiting costs nothing."""
         due = self._due_at(stage)
-        return due is not None and now >= due and any(not worker.in_flight for worker in ready)
+        at_once = stage.spec.max_concurrency or 1
+        return due is not None and now >= due and any(len(worker.in_flight) < at_once for worker in ready)
 
     def _due_at(self, stage: StageState) -> float | None:
         """Return when the tasks before a stage go as a batch that is not full; ``None`` where that is not the case."""

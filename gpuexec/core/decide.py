@@ -24,6 +24,7 @@ class StartReason(StrEnum):
     NODE = "setup_on_node() has a process of its own"
     FIRST = "the stage's first"
     FIXED = "num_workers() asks for it"
+    ASKED = "min_workers or initial_workers asks for it"
     GPU_STAGE = "a GPU share is reserved for it and its set-up overlaps the others'"
     REPLACEMENT = "it replaces one that ended"
 
@@ -66,6 +67,15 @@ def prefetch_limit(batch_s: float | None, batch_bytes: float) -> int:
     by_time = math.ceil(_PREFETCH_S / max(batch_s, 1e-6))
     by_bytes = int(_PREFETCH_BYTES / max(batch_bytes, 1.0))
     return max(2, min(by_time, by_bytes, _MAX_PREFETCH))
+
+
+def concurrent_limit(max_concurrency: int, batch_s: float | None, batch_bytes: float) -> int:
+    """Return how many batches a worker may have that has ``max_concurrency`` in flight: those, and some that wait.
+
+    ``batch_s``: what a batch takes of the worker. Where that is long, none waits: another worker may be free sooner.
+    """
+    waiting = prefetch_limit(batch_s, batch_bytes)
+    return max_concurrency + (waiting if waiting > 1 else 0)
 
 
 def tasks_per_fused_batch(task_s: float | None, waiting: int, workers: int) -> int:

@@ -30,6 +30,7 @@ from gpuexec.core.between_phases import BetweenPhases
 from gpuexec.core.lineage import Lineage, NoLineage
 from gpuexec.core.memory_hold import MemoryHold
 from gpuexec.core.ports import Payloads, Processes
+from gpuexec.core.requeued import deal_requeued, has_lone_batch
 from gpuexec.core.segment_loans import SegmentLoans
 from gpuexec.core.stage import StageState
 from gpuexec.core.worker import Worker
@@ -141,7 +142,7 @@ class Dispatcher:
             return
         if self.hold.applies_to(stage):
             return
-        ready = [w for w in stage.workers.values() if w.is_ready and not _has_requeued_batch(w)]
+        ready = [w for w in stage.workers.values() if w.is_ready and not has_lone_batch(w)]
         view = stage.view()
         if view.requeued:
             ready = self._send_requeued(stage, ready, now)
@@ -177,22 +178,21 @@ class Dispatcher:
     def _prefetch_limit(self, stage: StageState) -> int:
         if self.hold.limits_prefetch_of(stage) or stage.has_unmeasured_work:
             return 1
-        return decide.prefetch_limit(stage.group_times.batch_s, stage.group_times.batch_bytes)
+        times, at_once = stage.group_times, stage.spec.max_concurrency
+        if at_once is not None:
+            return decide.concurrent_limit(at_once, times.batch_s, times.batch_bytes)
+        return decide.prefetch_limit(times.batch_s, times.batch_bytes)
 
     def _send_requeued(self, stage: StageState, ready: list[Worker], now: float) -> list[Worker]:
-        """Send requeued batches, each alone to a worker with nothing in flight; return the workers left for others.
-
-        This way the worker's earlier results reach us before it starts a batch that may kill it.
-        """
+        """Send the requeued batches that are due; return the workers left for others."""
         due = [b for member in reversed(stage.members) for b in member.requeued if b.not_before <= now]
-        ready.sort(key=lambda worker: len(worker.in_flight))
-        chosen, others = ready[: len(due)], ready[len(due) :]
-        for worker in chosen:
-            if not worker.in_flight:
-                batch = due.pop(0)
+        limit = self._prefetch_limit(stage)
+        dealt = deal_requeued(due, ready, [self._counted(worker, limit) for worker in ready], limit)
+        for worker, batches in dealt.sent:
+            for batch in batches:
                 batch.stage.requeued.remove(batch)
-                self._send_work(worker, [batch], now)
-        return others
+            self._send_work(worker, batches, now)
+        return dealt.others
 
     def next_retry(self, now: float) -> float | None:
         """Return when the next requeued batch that waits for its time is due; ``None`` if there is none."""
@@ -390,8 +390,3 @@ class Dispatcher:
         rest = self.cut(self._stages[batch.stops_before], passed_on, batch.sent_at)
         rest.lifecycle = batch.lifecycle
         self.requeue([rest])
-
-
-def _has_requeued_batch(worker: Worker) -> bool:
-    """Return whether it has a requeued batch, which is always its only one."""
-    return len(worker.in_flight) == 1 and next(iter(worker.in_flight.values())).requeued

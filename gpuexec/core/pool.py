@@ -78,7 +78,8 @@ class WorkerPool:
             if reason is None:
                 return
             for _ in range(count):
-                if not self.add(stage, stage.pending_grants[0], reason, now):
+                grant = stage.pending_grants[0]
+                if not self.add(stage, grant, _reason_for(stage, grant, reason), now):
                     return
                 stage.pending_grants.popleft()
 
@@ -163,6 +164,18 @@ class WorkerPool:
                 self.recycle(worker, f"it has done max_batches_per_worker ({maximum})")
             if worker.state is WorkerState.DRAINING and worker.is_idle:
                 self._terminator.stop(worker, None, now)
+        self._replace_oldest(stage, now)
+
+    def _replace_oldest(self, stage: StageState, now: float) -> None:
+        """Replace the oldest worker of a stage if it is past its lifetime and all others are at work."""
+        limit_s = stage.spec.limits.max_worker_lifetime_s
+        if limit_s is None or stage.pending_grants or not all(worker.is_ready for worker in stage.workers.values()):
+            return
+        oldest = min(stage.workers.values(), key=lambda worker: worker.ready_at or now, default=None)
+        if oldest is not None and now - (oldest.ready_at or now) >= limit_s:
+            self.recycle(oldest, f"it is older than max_worker_lifetime_s ({limit_s:g} s)")
+            if oldest.is_idle:
+                self._terminator.stop(oldest, None, now)
 
     def recycle(self, worker: Worker, why: str) -> None:
         """Drain a worker and replace it."""
@@ -250,3 +263,9 @@ class WorkerPool:
 
     def _is_cordoned(self, grant: WorkerGrant) -> bool:
         return any(share.uuid in self._cordoned for share in grant.allocation.gpus)
+
+
+def _reason_for(stage: StageState, grant: WorkerGrant, reason: decide.StartReason) -> decide.StartReason:
+    """Return why a worker is started that is no stage's first: ``reason``, unless the stage asks to start with it."""
+    is_asked = reason is not decide.StartReason.FIRST and grant.worker_id in stage.asked_at_first
+    return decide.StartReason.ASKED if is_asked else reason

@@ -5,6 +5,7 @@ failure                   attempts left          attempts spent, or not retried
 ========================  =====================  ==================================================================
 died, timed out           RETRY elsewhere        raise mode: RAISE; quarantine mode: SPLIT, a single task QUARANTINE
 one of ``retire_on``      RETRY elsewhere        same as above
+timed out, cancelled      RETRY                  same as above
 one of ``retry_on``       RETRY                  same as above
 any other exception       (never retried)        same as above, at the first failure
 cannot be (un)pickled     (never retried)        same as above, whatever ``retry_on`` says: it would fail every time
@@ -20,9 +21,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import StrEnum
 
-from gpuexec.errors import ConfigurationError, error_names_match
+from gpuexec.errors import BatchTimedOut, ConfigurationError, error_names_match
+from gpuexec.naming import full_name
 from gpuexec.records import Record
 
+_TIMED_OUT = full_name(BatchTimedOut)
 _MAX_DOUBLINGS = 5
 _MIN_TO_JUDGE = 20  # quarantined tasks
 
@@ -32,6 +35,7 @@ class FailureKind(StrEnum):
 
     DIED = "its worker died"
     TIMED_OUT = "it took too long and its worker was killed"
+    CANCELLED = "it took too long and was cancelled"
     RAISED = "the stage raised"
     RETIRED = "the stage raised one of retire_on, so its worker was retired"
     NOT_PICKLABLE = "one of its tasks could not be pickled or unpickled"
@@ -109,13 +113,15 @@ class RetryPolicy(Record):
                 raise ConfigurationError(f"{option} must be a tuple of exception class names, got {names!r}")
 
     def kind_of(self, error_names: Sequence[str]) -> FailureKind:
-        """Return RETIRED if the exception is one of ``retire_on``, else RAISED."""
+        """Return RETIRED if the exception is one of ``retire_on``, CANCELLED for `BatchTimedOut`, else RAISED."""
+        if error_names and error_names[0] == _TIMED_OUT:
+            return FailureKind.CANCELLED
         return FailureKind.RETIRED if error_names_match(error_names, self.retire_on) else FailureKind.RAISED
 
     def retries(self, failure: Failure) -> bool:
         """Return whether another attempt may succeed."""
         raised_again = failure.kind is FailureKind.RAISED and error_names_match(failure.error_names, self.retry_on)
-        return failure.kind.takes_worker or raised_again
+        return failure.kind.takes_worker or failure.kind is FailureKind.CANCELLED or raised_again
 
     def delay_s(self, failures: int, seed: int) -> float:
         """Return the seconds before the next attempt at a batch that has failed ``failures`` times.

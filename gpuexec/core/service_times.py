@@ -13,6 +13,9 @@ _LONG_BATCH_S = 0.02  # against which a pause of the scheduler does not matter m
 class ServiceTimes:
     """Measured service times of one stage, in seconds. ``None``: nothing reported yet.
 
+    Of an asynchronous stage they are what a batch takes of its worker, which has several in flight: the batch's own
+    time divided by their number.
+
     ``busy_s`` and ``idle_s`` are summed over its warm workers.
     """
 
@@ -45,14 +48,16 @@ class ServiceTimes:
         """
         if not warm:
             self._cold_reports += 1
-            self._first = min(self._first or (stats.busy_s, stats.tasks_in), (stats.busy_s, stats.tasks_in))
+            first = (stats.slot_s or stats.busy_s, stats.tasks_in)
+            self._first = min(self._first or first, first)
             if self._warm_reports:
                 return
-        batch_s, batch_bytes = stats.busy_s / stats.batches, stats.input_bytes / stats.batches
-        task_s = stats.busy_s / max(1, stats.tasks_in)
+        busy_s = stats.slot_s or stats.busy_s
+        batch_s, batch_bytes = busy_s / stats.batches, stats.input_bytes / stats.batches
+        task_s = busy_s / max(1, stats.tasks_in)
         if warm:
-            self.busy_s += stats.busy_s
-            self.idle_s += stats.idle_s
+            self.busy_s += busy_s
+            self.idle_s += stats.idle_s + max(0.0, stats.busy_s - busy_s)
             self._warm_reports += 1
         if self._warm_reports < 2 or self.batch_s is None or self.task_s is None:
             self.batch_s, self.batch_bytes, self.task_s = batch_s, batch_bytes, task_s

@@ -27,6 +27,7 @@ class StageLimits(Record):
     batch_timeout_s: float | None = None
     batch_wait_s: float | None = None
     max_batches_per_worker: int | None = None
+    max_worker_lifetime_s: float | None = None
     worker_memory_limit_bytes: int | None = None
 
     @property
@@ -41,6 +42,7 @@ class StageSpec(Record):
     ``payload``: the stage itself. A large one lies in a segment, from which each of its workers reads it. ``modules``:
     those that a worker will import to unpickle it, in order. ``error_handling``: what its workers do by themselves when
     it raises; ``policy``: what the driver does then. ``share_enforcement``: how they are held to a part of a GPU.
+    ``max_concurrency``: of an asynchronous stage, the calls that a worker has in flight at most; ``None`` of others.
     """
 
     index: int
@@ -56,6 +58,7 @@ class StageSpec(Record):
     limits: StageLimits = field(default_factory=StageLimits)
     error_handling: ErrorHandling = field(default_factory=ErrorHandling)
     share_enforcement: ShareEnforcement = ShareEnforcement.AUTO
+    max_concurrency: int | None = None
 
 
 class StageState:
@@ -66,7 +69,8 @@ class StageState:
 
     ``members``: of a lead, the stages of its group in order, itself included. ``pending_grants``: grants that have no
     worker now. ``requeued``: batches to run again, before the queue's tasks. ``upstream_done``: nothing more will be
-    put before it. ``node_ready``: the group's ``setup_on_node`` is done or not needed.
+    put before it. ``node_ready``: the group's ``setup_on_node`` is done or not needed. ``asked_at_first``: ids of the
+    workers that it starts with since it asks for so many.
     """
 
     def __init__(self, spec: StageSpec, plan: StagePlan | None = None, *, lead: StageState | None = None) -> None:
@@ -83,8 +87,11 @@ class StageState:
         self.workers: dict[str, Worker] = {}
         self.has_fixed_count = plan is not None and plan.has_fixed_count
         granted = plan.workers if plan is not None else ()
-        at_first = granted if self.has_fixed_count or spec.uses_gpu else granted[:1]
+        all_at_once = self.has_fixed_count or spec.uses_gpu
+        count = plan.at_first if plan is not None else None
+        at_first = granted[: count or (len(granted) if all_at_once else 1)]
         self.pending_grants: deque[WorkerGrant] = deque(at_first)
+        self.asked_at_first = {grant.worker_id for grant in at_first} if count and not self.has_fixed_count else set()
         self.done_tasks = 0
         self.made_tasks = 0  # outputs of the done tasks
         self.quarantined_tasks = 0

@@ -6,6 +6,7 @@ import functools
 from typing import TYPE_CHECKING, Any, cast
 
 from gpuexec.contract.adapter import BaseStageAdapter, StageAdapter
+from gpuexec.contract.async_stages import is_async
 from gpuexec.curator.origin import is_curator_stage
 
 if TYPE_CHECKING:
@@ -14,7 +15,12 @@ if TYPE_CHECKING:
 
 def adapter_for(stage: StageLike) -> StageAdapter:
     """Return the adapter that calls the stage's methods."""
-    return cast(StageAdapter, _curator_adapter()(stage)) if is_curator_stage(stage) else BaseStageAdapter(stage)
+    adapter = cast(StageAdapter, _curator_adapter()(stage)) if is_curator_stage(stage) else BaseStageAdapter(stage)
+    if not is_async(stage):
+        return adapter
+    from gpuexec.contract.async_adapter import AsyncAdapter  # few stages need asyncio
+
+    return AsyncAdapter(adapter)
 
 
 def modules_for(stage: StageLike) -> tuple[str, ...]:

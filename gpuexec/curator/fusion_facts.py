@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from gpuexec.contract.async_stages import is_async
 from gpuexec.curator.stage_facts import is_own_method, is_sink, sets_up_node
 from gpuexec.planning.fusion import FusionFacts
 from gpuexec.planning.model import StageDemand
@@ -32,7 +33,9 @@ def _obstacles(stage: Any, demand: StageDemand) -> Iterator[str]:
         yield "it uses a GPU"
     if stage.batch_size not in (None, 1) and is_own_method(stage, "process_batch"):
         yield f"it processes batches of {stage.batch_size} tasks"
-    if demand.num_workers is not None:
+    if is_async(stage):
+        yield "it is asynchronous, so it has calls in flight at the same time"
+    if demand.num_workers or demand.min_workers or demand.max_workers or demand.initial_workers:
         yield "it asks for its own number of workers"
     if is_sink(stage):
         # After a crash of the process, tasks of the batch at hand are run again: they would be stored twice.

@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, get_args
 
+from gpuexec.contract.async_stages import is_async, takes_batches
 from gpuexec.contract.base_classes import is_base_class
 from gpuexec.contract.sentinels import EmptyTask
+from gpuexec.contract.sizing import check_per_node
 from gpuexec.curator.origin import is_curator_stage
+from gpuexec.curator.stage_specs import StageAsks, asks_of, spec_of
 from gpuexec.errors import ConfigurationError
 from gpuexec.planning.model import StageDemand
 
@@ -29,6 +32,7 @@ def demand_of(stage: StageLike) -> StageDemand:
     """Return what the stage asks for. Raises ``ConfigurationError`` for requests that are invalid or need Ray."""
     name = str(stage.name)
     _refuse_ray_only(stage, name)
+    asks = asks_of(stage)
     memory_gb = float(stage.resources.gpu_memory_gb or 0.0)
     gpus = float(stage.resources.gpus or 0.0)
     if memory_gb and is_curator_stage(stage):
@@ -38,16 +42,22 @@ def demand_of(stage: StageLike) -> StageDemand:
         cpus=float(stage.resources.cpus),
         gpus=gpus,
         gpu_memory_gb=memory_gb,
-        num_workers=_num_workers(stage, name),
+        num_workers=_num_workers(stage, name, asks),
+        min_workers=asks.min_workers,
+        max_workers=asks.max_workers,
+        initial_workers=asks.initial_workers,
     )
 
 
 def batch_size_of(stage: StageLike) -> int:
-    """Return the maximum number of tasks in a batch of the stage. Raises ``ConfigurationError``."""
+    """Return the maximum number of tasks in a batch of the stage. Raises ``ConfigurationError``.
+
+    An asynchronous stage that takes tasks one by one has batches of one: none of its tasks waits for another.
+    """
     size = 1 if stage.batch_size is None else stage.batch_size
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         raise ConfigurationError(f"stage {stage.name!r}: batch_size must be a whole number >= 1, got {size!r}")
-    return size
+    return 1 if is_async(stage) and not takes_batches(stage) else size
 
 
 def sets_up_node(stage: StageLike) -> bool:
@@ -104,19 +114,29 @@ def empty_task_for(stage: StageLike) -> Any:
     return CuratorEmptyTask()
 
 
-def _num_workers(stage: StageLike, name: str) -> int | None:
-    count = stage.num_workers()
-    if count is None:
-        per_node = stage.num_workers_per_node()
-        return None if per_node is None else max(1, math.ceil(per_node))
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+def _num_workers(stage: StageLike, name: str, asks: StageAsks) -> int | None:
+    """Return the fixed number of workers. Raises ``ConfigurationError`` if the stage asks for one in several ways."""
+    count, per_node = stage.num_workers(), stage.num_workers_per_node()
+    if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
         raise ConfigurationError(f"stage {name!r}: num_workers() must return a whole number >= 1, got {count!r}")
-    return count
+    if per_node is not None:
+        check_per_node(per_node, name)
+    ways = {
+        "num_workers()": count,
+        "num_workers_per_node()": per_node,
+        "xenna_stage_spec()['num_workers_per_node']": asks.workers_per_node,
+        "min_workers, max_workers or initial_workers": asks.min_workers or asks.max_workers or asks.initial_workers,
+    }
+    used = [way for way, value in ways.items() if value is not None]
+    if len(used) > 1:
+        raise ConfigurationError(f"stage {name!r} asks for a number of workers by {' and by '.join(used)}: use one")
+    per_node = asks.workers_per_node if per_node is None else per_node
+    return count if per_node is None else max(1, math.ceil(per_node))
 
 
 def _refuse_ray_only(stage: StageLike, name: str) -> None:
-    for key, value in stage.ray_stage_spec().items():
-        actors = _NEEDS_RAY.get(getattr(key, "value", key))
+    for key, value in spec_of(stage, "ray_stage_spec").items():
+        actors = _NEEDS_RAY.get(key)
         if actors and value:
             raise ConfigurationError(
                 f"stage {name!r} exchanges data between its workers through {actors}, which only Curator's "

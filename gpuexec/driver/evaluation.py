@@ -141,6 +141,7 @@ def snapshot_of(stage: StageState, request: Request, forecasts: Sequence[Forecas
         [MemberLoad(f, m.times.task_s, m.waiting_tasks) for f, m in zip(forecasts, stage.members, strict=True)]
     )
     is_measured = stage.group_times.is_measured
+    at_once = stage.batch_size * (stage.spec.max_concurrency or 1)
     return StageSnapshot(
         request=request.with_fixed_count(len(grants)) if stage.has_fixed_count else request,
         grants=tuple(grants),
@@ -149,7 +150,7 @@ def snapshot_of(stage: StageState, request: Request, forecasts: Sequence[Forecas
         waiting=load.waiting,
         remaining=load.remaining,
         tasks=load.tasks,
-        max_workers=None if load.remaining is None else max(1, math.ceil(load.remaining / stage.batch_size)),
+        max_workers=None if load.remaining is None else max(1, math.ceil(load.remaining / at_once)),
         at_most_s=None if is_measured else load.task_s,
     )
 

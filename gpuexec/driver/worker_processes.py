@@ -161,6 +161,8 @@ class WorkerProcesses:
             task_seed=self._task_seed,
             records_calls=self._records_calls,
             share_enforcement=specs[0].share_enforcement,
+            max_concurrency=specs[0].max_concurrency,
+            batch_timeout_s=specs[0].limits.batch_timeout_s,
             payloads=(
                 *(spec.payload for spec in specs),
                 *(() if self._announcement is None else (self._announcement,)),

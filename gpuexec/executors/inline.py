@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from gpuexec.config import ExecutorConfig, merged_options
 from gpuexec.contract.executor import BaseExecutor, NodeInfo, WorkerMetadata
+from gpuexec.contract.phases import StagePhase
 from gpuexec.curator import adapters, registration, stage_facts
 from gpuexec.errors import ConfigurationError
 from gpuexec.events import Observer
@@ -28,6 +29,7 @@ from gpuexec.executors.prepare import prepare
 from gpuexec.executors.progress import progress_for
 from gpuexec.executors.run_facts import run_facts
 from gpuexec.executors.run_folder import folder_for
+from gpuexec.executors.stage_options import max_concurrency_of, notes_on_specs
 from gpuexec.naming import abbreviated
 from gpuexec.planning.model import WorkerGrant
 from gpuexec.report.builder import ReportBuilder
@@ -39,6 +41,7 @@ from gpuexec.stage.session import StageSession
 if TYPE_CHECKING:
     from typing import Unpack
 
+    from gpuexec.contract.async_adapter import AsyncAdapter
     from gpuexec.options import InlineOptions
 
 registration.install()
@@ -95,6 +98,7 @@ class InlineExecutor(BaseExecutor):
         self, stages: Sequence[Any], initial_tasks: Sequence[Any] | None, exporters: Sequence[Observer]
     ) -> list[Any]:
         prepared = prepare(stages, self.options)
+        _warn_of_specs(stages)
         grants = {plan.stage_index: plan.workers[0] for phase in prepared.plan.phases for plan in phase.stages}
         tasks = list(initial_tasks_for(prepared.stages, initial_tasks))
         builder = ReportBuilder()
@@ -116,7 +120,6 @@ class InlineExecutor(BaseExecutor):
         return tasks
 
     def _run_stage(self, index: int, stage: Any, grant: WorkerGrant, tasks: list[Any], run: InlineEvents) -> list[Any]:
-        size = stage_facts.batch_size_of(stage)
         outputs: list[Any] = []
         with temporary_environment(env_vars_for(stage, self.options)):
             if stage_facts.sets_up_node(stage):
@@ -131,25 +134,48 @@ class InlineExecutor(BaseExecutor):
                     with _noted(session):
                         session.set_up()
                     run.stage_ready(index, grant.worker_id, began)
-                    for start in range(0, len(tasks), size):
-                        run.gauge_if_due(index, len(tasks) - start)
-                        batch = tasks[start : start + size]
-                        task_ids = [task.task_id for task in batch]
-                        if index == 0:
-                            batch = own_copy(batch)  # the caller's
-                        began = time.monotonic()
-                        with _noted(session, batch):
-                            made = session.process(batch)
-                        stats = session.adapter.last_stats
-                        run.batch_done(index, grant.worker_id, began, task_ids, len(made), stats)
-                        if self._stage_perf_collection_requested:
-                            run.call_done(index, grant.worker_id, began, stats)
-                        outputs += made
+                    outputs = self._process(index, session, grant, tasks, run)
                     began = time.monotonic()
                     session.tear_down()
                     teardown_s = time.monotonic() - began
             finally:
                 run.stage_ended(index, grant.worker_id, teardown_s)
+        return outputs
+
+    def _process(
+        self, index: int, session: StageSession, grant: WorkerGrant, tasks: list[Any], run: InlineEvents
+    ) -> list[Any]:
+        """Run all batches of a stage and return what they make."""
+        size = stage_facts.batch_size_of(session.adapter.stage)
+        limit = max_concurrency_of(session.adapter.stage, self.options)
+
+        def done(began: float, task_ids: list[str], made: list[Any], stats: Any) -> None:
+            run.batch_done(index, grant.worker_id, began, task_ids, len(made), stats)
+            if self._stage_perf_collection_requested:
+                run.call_done(index, grant.worker_id, began, stats)
+
+        def batches() -> Iterator[list[Any]]:
+            for start in range(0, len(tasks), size):
+                run.gauge_if_due(index, len(tasks) - start)
+                batch = tasks[start : start + size]
+                yield own_copy(batch) if index == 0 else batch  # those of the first stage are the caller's
+
+        if limit is not None:
+            from gpuexec.executors.inline_async import run_concurrently  # few stages need it
+
+            session.phase = StagePhase.PROCESS
+            adapter = cast("AsyncAdapter", session.adapter)
+            return run_concurrently(
+                adapter, batches(), limit, failed=lambda error, task_ids: _note(error, session, task_ids), done=done
+            )
+        outputs: list[Any] = []
+        for batch in batches():
+            task_ids = [task.task_id for task in batch]
+            began = time.monotonic()
+            with _noted(session, batch):
+                made = session.process(batch)
+            done(began, task_ids, made, session.adapter.last_stats)
+            outputs += made
         return outputs
 
     def _session(self, stage: Any, grant: WorkerGrant) -> StageSession:
@@ -167,14 +193,25 @@ def _noted(session: StageSession, batch: Sequence[Any] = ()) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        tasks = f", tasks {abbreviated(task_ids)}" if task_ids else ""
-        error.add_note(f"raised in {session.phase}() of stage {session.adapter.stage.name!r}{tasks}")
+        _note(error, session, task_ids)
         raise
+
+
+def _note(error: Exception, session: StageSession, task_ids: Sequence[str]) -> None:
+    tasks = f", tasks {abbreviated(task_ids)}" if task_ids else ""
+    error.add_note(f"raised in {session.phase}() of stage {session.adapter.stage.name!r}{tasks}")
 
 
 def _refuse_checkpoint(options: ExecutorConfig) -> None:
     if options.checkpoint is not None:
         raise ConfigurationError("InlineExecutor keeps no checkpoints: run on LocalExecutor, or leave checkpoint out")
+
+
+def _warn_of_specs(stages: Sequence[Any]) -> None:
+    for note in notes_on_specs(stages):
+        from loguru import logger
+
+        logger.warning("{}", note)
 
 
 def _warn_of_options_without_effect(options: ExecutorConfig) -> None:

@@ -35,7 +35,13 @@ from gpuexec.executors.prepare import Prepared, prepare, with_spill_folder
 from gpuexec.executors.progress import progress_for
 from gpuexec.executors.run_facts import run_facts
 from gpuexec.executors.run_folder import folder_for
-from gpuexec.executors.stage_options import error_handling_of, limits_of, own_options, policy_of
+from gpuexec.executors.stage_options import (
+    error_handling_of,
+    limits_of,
+    max_concurrency_of,
+    own_options,
+    policy_of,
+)
 from gpuexec.policies import ShareEnforcement
 from gpuexec.processes.interrupts import signals_deferred
 from gpuexec.processes.variables import variables_of_run
@@ -274,6 +280,7 @@ class LocalRun:
             limits=limits_of(options),
             error_handling=error_handling_of(options),
             share_enforcement=ShareEnforcement(options.share_enforcement),
+            max_concurrency=max_concurrency_of(stage, self._options),
         )
 
 

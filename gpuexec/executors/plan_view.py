@@ -41,9 +41,9 @@ def _row(stage: StagePlan, names: Sequence[str], group: Group) -> list[str]:
         "\n+ ".join(names[index] for index in group.stages),
         str(count)
         if stage.has_fixed_count or stage.workers[0].allocation.gpus
-        else f"1 to {count}"
-        if count > 1
-        else "1",
+        else f"{stage.fewest} to {count}"
+        if count > stage.fewest
+        else str(count),
         f"{stage.workers[0].allocation.cpus:g}",
         "\n".join(f"{n} × {gpus}" if n > 1 else gpus for gpus, n in workers_by_gpus.items() if gpus) or "none",
         stage.reason + (f"\nnot fused with the stage before: {group.why_separate}" if group.why_separate else ""),

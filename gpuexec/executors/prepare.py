@@ -19,7 +19,7 @@ from gpuexec.executors.grouping import groups_of, separate
 from gpuexec.executors.mps import MpsUse, mps_use
 from gpuexec.executors.neighbours import Neighbours
 from gpuexec.executors.requirements import check_requirements
-from gpuexec.executors.stage_options import check_stage_options
+from gpuexec.executors.stage_options import check_stage_options, notes_on_specs
 from gpuexec.hardware import host, mps, visible_devices
 from gpuexec.hardware.leases import HeldLeases, with_leases
 from gpuexec.hardware.model import Device, Lease, Node
@@ -91,7 +91,7 @@ def prepare(
     demands = tuple(stage_facts.demand_of(stage) for stage in stages)
     fuses = fuses and options.fusion == FusionPolicy.AUTO
     groups = groups_of(stages, demands, options, has_checkpoint=has_checkpoint) if fuses else separate(stages)
-    wanted = _Wanted(tuple(stages), demands, groups)
+    wanted = _Wanted(tuple(stages), demands, groups, tuple(notes_on_specs(stages)))
     if node is not None:
         return _plan(wanted, options, node, environ=None)
     if not wanted.uses_gpus:
@@ -125,11 +125,12 @@ def with_spill_folder(prepared: Prepared, options: ExecutorConfig) -> Prepared:
 
 
 class _Wanted(NamedTuple):
-    """What is to be planned."""
+    """What is to be planned. ``notes``: about the stages' specs."""
 
     stages: tuple[Any, ...]
     demands: tuple[StageDemand, ...]
     groups: tuple[Group, ...]
+    notes: tuple[str, ...]
 
     @property
     def uses_gpus(self) -> bool:
@@ -180,7 +181,7 @@ def _plan(
         device_notes=(*visible.notes, *use.notes),
         groups=groups,
     )
-    plan = plan_phases(allocator, notes, groups)
+    plan = plan_phases(allocator, (*wanted.notes, *notes), groups)
     return Prepared(wanted.stages, demands, node, plan, allocator, wanted.groups, mps=use)
 
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 from gpuexec.config import ExecutorConfig
 from gpuexec.curator import registration
+from gpuexec.curator.stage_specs import asks_of
 from gpuexec.executors.checks import check_call
 from gpuexec.executors.prepare import prepare
-from gpuexec.executors.stage_options import own_options
+from gpuexec.executors.stage_options import user_options
 from gpuexec.hardware.inventory import node_to_json
 from gpuexec.hardware.model import Node
 from gpuexec.planning.fusion import Group
@@ -32,7 +33,8 @@ class RunPlan:
     """The workers that a run would have on a node, and why. ``print()`` shows it as tables.
 
     ``stage_names``: of all stages, in their order. ``groups``: which of them share their workers. ``stage_options``:
-    the options that single stages have of their own, by the stage's name.
+    the options that single stages have of their own, by the stage's name. ``stage_specs``: what stages ask for in
+    their ``ray_stage_spec`` and ``xenna_stage_spec``, and what it becomes, as texts.
     """
 
     plan: Plan
@@ -40,6 +42,7 @@ class RunPlan:
     stage_names: tuple[str, ...]
     groups: tuple[Group, ...]
     stage_options: Mapping[str, Mapping[str, Any]]
+    stage_specs: Mapping[str, tuple[str, ...]]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as JSON values: ``node``, ``phases`` with the stages and the grants of their workers, and
@@ -52,6 +55,7 @@ class RunPlan:
                 for phase in self.plan.phases
             ],
             "stage_options": {name: _json_values(options) for name, options in self.stage_options.items()},
+            "stage_specs": {name: list(honoured) for name, honoured in self.stage_specs.items()},
             "notes": list(self.plan.notes),
         }
 
@@ -83,6 +87,8 @@ class RunPlan:
         for name, own in self.stage_options.items():
             shown = ", ".join(f"{option}={value!r}" for option, value in own.items())
             yield Text(f"stage {name!r}, options of its own: {shown}")
+        for name, honoured in self.stage_specs.items():
+            yield Text(f"stage {name!r} asks for {'; '.join(honoured)}")
 
     def __str__(self) -> str:
         import io
@@ -114,13 +120,15 @@ def plan(
         stages = pipeline
     check_call(stages)
     prepared = prepare(stages, checked, node=node, fuses=True, has_checkpoint=checked.checkpoint is not None)
-    own = {demand.name: own_options(stage, checked) for stage, demand in zip(stages, prepared.demands, strict=True)}
+    own = {demand.name: user_options(stage, checked) for stage, demand in zip(stages, prepared.demands, strict=True)}
+    asked = {demand.name: asks_of(stage).honoured for stage, demand in zip(stages, prepared.demands, strict=True)}
     return RunPlan(
         plan=prepared.plan,
         node=prepared.node,
         stage_names=tuple(demand.name for demand in prepared.demands),
         groups=prepared.groups,
         stage_options={name: options for name, options in own.items() if options},
+        stage_specs={name: honoured for name, honoured in asked.items() if honoured},
     )
 
 

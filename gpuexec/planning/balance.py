@@ -27,6 +27,7 @@ class ThroughputLimit(StrEnum):
     CPUS = "all usable CPUs are taken"
     GPUS = "no more workers fit on the GPUs"
     FIXED_COUNT = "num_workers() of the slowest stage"
+    MAX_WORKERS = "max_workers of the slowest stage"
     NO_MORE_WORK = "the slowest stage has no work for more workers"
     NOT_MEASURED = "no stage has been measured yet"
 
@@ -101,14 +102,16 @@ class _Problem:
         return Balance(counts=counts, throughput=throughput, slowest=slowest, limit=limit, proven=proven)
 
     def _find_min_counts(self) -> tuple[int, ...]:
-        """Return the fixed counts, the present ones of stages that are not measured, and one for all others.
+        """Return the fixed counts, the present ones of stages that are not measured, and the least of all others.
 
-        If these do not fit, a stage that is not measured gets one worker, too.
+        If these do not fit, a stage that is not measured gets its least number of workers, too.
         """
-        present = tuple(s.fixed_count or (max(1, s.workers) if s.work_s is None else 1) for s in self._stages)
+        present = tuple(
+            s.fixed_count or (max(s.fewest, s.workers) if s.work_s is None else s.fewest) for s in self._stages
+        )
         if self._pack(present).slots is not None:
             return present
-        bare = tuple(stage.fixed_count or 1 for stage in self._stages)
+        bare = tuple(stage.fewest for stage in self._stages)
         packing = self._pack(bare)
         if packing.slots is None and packing.proven:
             raise InternalError(
@@ -120,10 +123,9 @@ class _Problem:
         """Return the highest throughput that the stages which cannot grow allow."""
         ceiling, limit = math.inf, ThroughputLimit.CPUS
         for stage in self._stages:
-            count = stage.fixed_count or stage.max_workers
+            count = stage.most
             if count and stage.work_s and count / stage.work_s < ceiling:
-                ceiling = count / stage.work_s
-                limit = ThroughputLimit.FIXED_COUNT if stage.fixed_count else ThroughputLimit.NO_MORE_WORK
+                ceiling, limit = count / stage.work_s, _limit_of(stage)
         return ceiling, limit
 
     def _steps(self, ceiling: float) -> list[float]:
@@ -135,7 +137,7 @@ class _Problem:
         free_cpus = self._budget - self._cpus(self._min_counts)
         for stage in self._stages:
             if stage.fixed_count is None and stage.work_s:
-                max_workers = 1 + max_workers_on_cpus(stage.request, free_cpus)
+                max_workers = stage.fewest + max_workers_on_cpus(stage.request, free_cpus)
                 if stage.request.uses_gpu:
                     max_workers = min(max_workers, self._bins.max_workers(stage.request))
                 steps |= {t for n in range(1, max_workers + 2) if base < (t := n / stage.work_s) <= ceiling}
@@ -165,6 +167,13 @@ class _Problem:
 
     def _cpus(self, counts: tuple[int, ...]) -> float:
         return math.fsum(n * cpus_of(s.request) for s, n in zip(self._stages, counts, strict=True))
+
+
+def _limit_of(stage: StageLoad) -> ThroughputLimit:
+    """Return what keeps a stage from having more workers than ``stage.most``."""
+    if stage.fixed_count:
+        return ThroughputLimit.FIXED_COUNT
+    return ThroughputLimit.MAX_WORKERS if stage.most == stage.request.demand.most else ThroughputLimit.NO_MORE_WORK
 
 
 def _workers_for(throughput: float, work_s: float) -> int:

@@ -26,7 +26,7 @@ def refuse_gpus(
 ) -> ResourcesError:
     """Return the error for a stage that does not fit the devices even alone."""
     name, wanted = request.demand.name, request.describe()
-    workers = request.demand.num_workers or 1
+    workers = request.demand.fewest
     if not ledger.slots:
         reason = no_devices_reason or "; ".join(notes) or "the node has no usable GPU"
         return ResourcesError(f"stage {name!r} asks for {wanted}, but there is no GPU for it: {reason}")
@@ -54,7 +54,7 @@ def describe(device: Device) -> str:
 
 def _arithmetic(request: Request, ledger: Ledger) -> str:
     slots = ledger.slots
-    workers = request.demand.num_workers or 1
+    workers = request.demand.fewest
     if request.count > 1:
         whole = sum(slot.fits(request) and not slot.device.is_mig for slot in slots)
         return f"{workers} × {request.count} whole GPUs are needed, {whole} are free (MIG slices cannot be joined)"

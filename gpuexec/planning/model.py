@@ -13,7 +13,8 @@ from gpuexec.records import Record
 class StageDemand(Record):
     """What one stage asks for. ``gpu_memory_gb`` is in GiB (Curator's "GB"); 0 means none.
 
-    ``num_workers`` is the stage's own fixed count; ``None`` lets the planner choose.
+    ``num_workers`` is the stage's own fixed count; ``None`` lets the planner choose, from ``min_workers`` to
+    ``max_workers``. It starts with ``initial_workers``; ``None`` for all of these: not set.
     """
 
     name: str
@@ -21,6 +22,24 @@ class StageDemand(Record):
     gpus: float = 0.0
     gpu_memory_gb: float = 0.0
     num_workers: int | None = None
+    min_workers: int | None = None
+    max_workers: int | None = None
+    initial_workers: int | None = None
+
+    @property
+    def fewest(self) -> int:
+        """The number of workers that it has at least."""
+        return self.num_workers or self.min_workers or 1
+
+    @property
+    def most(self) -> int | None:
+        """The number of workers that it may have at most; ``None`` for any number."""
+        return self.num_workers or self.max_workers
+
+    @property
+    def at_first(self) -> int | None:
+        """The number of workers that it asks to start with; ``None`` leaves that to the planner."""
+        return self.num_workers or self.initial_workers or self.min_workers
 
 
 class PlanOptions(Record):
@@ -66,7 +85,8 @@ class StagePlan(Record):
 
     ``has_fixed_count``: the count is the stage's own ``num_workers()``. Otherwise a GPU stage starts with all of
     these workers and a CPU stage with one, and the counts follow the measured service times. ``fused``: the indices of
-    the stages after it that its workers run too.
+    the stages after it that its workers run too. ``at_first``: with how many of the workers it starts, if it asks for a
+    number. ``fewest``: with how many it always goes on.
     """
 
     stage_index: int
@@ -75,6 +95,8 @@ class StagePlan(Record):
     has_fixed_count: bool
     reason: str
     fused: tuple[int, ...] = ()
+    at_first: int | None = None
+    fewest: int = 1
 
 
 class Phase(Record):

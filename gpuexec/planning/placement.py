@@ -76,14 +76,14 @@ def _closest(free: list[int], count: int, ledger: Ledger, node: Node) -> WorkerS
 def place_minimum(
     requests: Sequence[Request], ledger: Ledger, node: Node
 ) -> tuple[dict[int, list[WorkerSlots]], Ledger] | None:
-    """Place the fixed count of every stage, or one worker; ``None`` if they do not fit together.
+    """Place as many workers of every stage as it has at least; ``None`` if they do not fit together.
 
     Return the slots by stage index, and the ledger with them taken. CPUs do not matter here: they are shared in
     time, so a pipeline of many light stages runs on few.
     """
     workers: dict[int, list[WorkerSlots]] = {request.stage_index: [] for request in requests}
     for request in _hardest_first(requests):
-        for _ in range(request.demand.num_workers or 1):
+        for _ in range(request.demand.fewest):
             slots = place(request, ledger, node)
             if slots is None:
                 return None
@@ -106,6 +106,10 @@ def place_stages(requests: Sequence[Request], ledger: Ledger, node: Node, usable
     used_cpus = sum(cpus_of(r) * len(workers[r.stage_index]) for r in requests if r.uses_gpu)
     while growing:
         request = min(growing, key=lambda r: (len(workers[r.stage_index]), r.stage_index))
+        if len(workers[request.stage_index]) == request.demand.most:
+            reasons[request.stage_index] = f"{request.demand.most} × {request.describe()}: its max_workers"
+            growing.remove(request)
+            continue
         slots = place(request, ledger, node)
         short_of_cpus = used_cpus + cpus_of(request) > usable_cpus
         if slots is None or short_of_cpus:
@@ -118,13 +122,25 @@ def place_stages(requests: Sequence[Request], ledger: Ledger, node: Node, usable
         used_cpus += cpus_of(request)
     for request in requests:
         if not request.uses_gpu and request.demand.num_workers is None:
-            count = math.ceil(usable_cpus / cpus_of(request))
+            count, reasons[request.stage_index] = _cpu_workers(request, usable_cpus)
             workers[request.stage_index] = [()] * count
-            reasons[request.stage_index] = (
-                f"up to {count}: {usable_cpus:g} usable CPUs at {cpus_of(request):g} each; "
-                "grows if it is measured to be the slowest"
-            )
     return [StagePlacement(r, tuple(workers[r.stage_index]), reasons[r.stage_index]) for r in requests]
+
+
+def _cpu_workers(request: Request, usable_cpus: float) -> tuple[int, str]:
+    """Return how many workers a CPU stage without a fixed count may have, and why that many."""
+    demand = request.demand
+    fitting = math.ceil(usable_cpus / cpus_of(request))
+    count = max(demand.fewest, fitting if demand.most is None else min(fitting, demand.most))
+    grows = "; grows if it is measured to be the slowest" if count > (demand.at_first or 1) else ""
+    if demand.initial_workers:
+        grows = f"; starts with {demand.initial_workers}{grows}"
+    if count == demand.min_workers and count >= fitting:
+        return count, f"{count}: its min_workers"
+    least = f"{demand.min_workers}" if demand.min_workers else "up"
+    if count < fitting:
+        return count, f"{least} to {count}: its max_workers{grows}"
+    return count, f"{least} to {count}: {usable_cpus:g} usable CPUs at {cpus_of(request):g} each{grows}"
 
 
 def _hardest_first(requests: Sequence[Request]) -> list[Request]:

@@ -106,6 +106,8 @@ def _stage_plan(placement: StagePlacement, allocator: Allocator, fused: Mapping[
         has_fixed_count=request.demand.num_workers is not None,
         reason=placement.reason,
         fused=fused.get(request.stage_index, ()),
+        at_first=request.demand.at_first,
+        fewest=request.demand.fewest,
     )
 
 
@@ -125,10 +127,11 @@ def _notes(phases: Sequence[Sequence[Request]], requests: Sequence[Request], usa
             "what passes from one to the next waits in memory up to queue_bytes, and beyond that in spill_dir"
         )
     for request in requests:
-        count = request.demand.num_workers
-        if count is not None and count * request.demand.cpus > usable_cpus:
+        count, fixed = request.demand.fewest, request.demand.num_workers
+        if count > 1 and count * request.demand.cpus > usable_cpus:
+            asked = "min_workers" if fixed is None else "num_workers()"
             notes.append(
-                f"stage {request.demand.name!r}: num_workers()={count} × cpus={request.demand.cpus:g} is more than "
+                f"stage {request.demand.name!r}: {asked}={count} × cpus={request.demand.cpus:g} is more than "
                 f"the {usable_cpus:g} usable CPUs; its workers will share them"
             )
     return notes

@@ -56,6 +56,17 @@ class StageLoad:
         """The stage's own count of workers, ``None`` if it leaves the choice."""
         return self.request.demand.num_workers
 
+    @property
+    def fewest(self) -> int:
+        """The number of workers that it has at least."""
+        return self.request.demand.fewest
+
+    @property
+    def most(self) -> int | None:
+        """The number of workers beyond which it may not have more, or more would find no work."""
+        bounds = [n for n in (self.request.demand.most, self.max_workers) if n is not None]
+        return min(bounds, default=None)
+
 
 @dataclass(frozen=True, slots=True)
 class StageSnapshot:

@@ -9,23 +9,30 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from gpuexec.config import ExecutorConfig
+from gpuexec.curator.stage_specs import runtime_env_of
 
-CHECKED_PARTS = ("pip", "uv")  # of a runtime_env: executors.requirements compares them with what is installed
+CHECKED_PARTS = frozenset(  # of a runtime_env: executors.requirements compares them with what is there
+    (
+        *("pip", "uv", "conda", "working_dir", "py_modules", "py_executable", "container", "image_uri", "java_jars"),
+        *("mpi", "worker_process_setup_hook"),
+    )
+)
 _SUPPORTED = "env_vars"
+_NO_DEMAND = ("excludes", "config")  # how Ray is to bring things about
 
 
 def env_vars_for(stage: Any, options: ExecutorConfig) -> dict[str, str]:
     """Return the variables to set for a stage: those of the executor's ``runtime_env``, then the stage's own.
 
-    The other parts of a Ray-style ``runtime_env`` (conda, working_dir, …) need Ray: a warning names those of the stage.
+    A warning names the parts of the stage's ``runtime_env`` that have no meaning here.
     """
-    own = getattr(stage, "runtime_env", None) or {}
-    ignored = sorted(set(own) - {_SUPPORTED, *CHECKED_PARTS})
+    own = runtime_env_of(stage)
+    ignored = sorted(set(own) - {_SUPPORTED, *CHECKED_PARTS, *_NO_DEMAND})
     if ignored:
         from loguru import logger
 
         logger.warning(
-            "stage {}: runtime_env {} is ignored: only env_vars are set here, nothing is installed",
+            "stage {}: runtime_env {} is ignored: it has no meaning here",
             stage.name,
             ignored,
         )
@@ -34,7 +41,7 @@ def env_vars_for(stage: Any, options: ExecutorConfig) -> dict[str, str]:
 
 def requested_variables(stage: Any, options: ExecutorConfig) -> dict[str, str]:
     """Return the variables to set for a stage, without a word about the rest of its ``runtime_env``."""
-    return {**_env_vars_in(options.runtime_env), **_env_vars_in(getattr(stage, "runtime_env", None))}
+    return {**_env_vars_in(options.runtime_env), **_env_vars_in(runtime_env_of(stage))}
 
 
 @contextlib.contextmanager

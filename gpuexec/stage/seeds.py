@@ -6,6 +6,9 @@ lower 32 bits. ``setup_on_node`` and ``setup`` get the seed of no tasks, so all 
 
 A stage without a ``process_batch`` of its own is seeded before each ``process``, so that it does not matter which tasks
 are in its batch. Others are seeded once a batch, from the ids of all its tasks.
+
+An asynchronous stage is seeded before each call. What it draws after its first ``await`` is not reproduced: the calls
+beside it draw from the same generators.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from gpuexec.contract.adapter import StageAdapter
-from gpuexec.contract.base_classes import is_base_class
+from gpuexec.contract.async_stages import has_own_batches, is_async
 from gpuexec.curator import registration
 
 _SEEDED_WHEN_IMPORTED = ("numpy.random", "torch")  # `random` costs little, so it is imported here
@@ -33,7 +36,13 @@ def seed_for(number: int, task_ids: Sequence[str] = ()) -> int:
 
 def seeded(adapter: StageAdapter, number: int | None) -> StageAdapter:
     """Return an adapter that seeds before it calls the stage; ``adapter`` itself if ``number`` is ``None``."""
-    return adapter if number is None else _SeededAdapter(adapter, TaskSeeds(number))
+    if number is None:
+        return adapter
+    seeds = TaskSeeds(number)
+    if is_async(adapter.stage):
+        adapter.before_call = seeds.begin  # type: ignore[attr-defined]  # of an `AsyncAdapter`
+        return adapter
+    return _SeededAdapter(adapter, seeds)
 
 
 @contextlib.contextmanager
@@ -115,7 +124,7 @@ class _SeededAdapter:
         self.last_failed: list[str] = []
         self._adapter = adapter
         self._seeds = seeds
-        self._per_task = _is_per_task(adapter.stage)
+        self._per_task = not has_own_batches(adapter.stage)
         if self._per_task:
             adapter.stage = _SeededStage(adapter.stage, seeds)
 
@@ -164,10 +173,3 @@ class _SeededTasks(list[Any]):
         for task in super().__iter__():
             self._seeds.begin((task.task_id,))
             yield task
-
-
-def _is_per_task(stage: Any) -> bool:
-    """Whether the stage has no ``process_batch`` of its own: its base class's takes one task after the other."""
-    if "process_batch" in vars(stage):
-        return False
-    return is_base_class(next(cls for cls in type(stage).__mro__ if "process_batch" in vars(cls)))

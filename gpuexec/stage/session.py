@@ -67,7 +67,7 @@ class StageSession:
         try:
             self.adapter.setup(self._worker)
         except AttributeError as error:
-            self._explain_missing_attribute(error)
+            self.explain_missing_attribute(error)
             raise
         if self._checks_pinning:
             check_pinning(self._worker.allocation)
@@ -79,7 +79,7 @@ class StageSession:
         try:
             return list(self.adapter.process_batch(tasks))
         except AttributeError as error:
-            self._explain_missing_attribute(error)
+            self.explain_missing_attribute(error)
             raise
 
     def tear_down(self) -> None:
@@ -91,7 +91,7 @@ class StageSession:
         self.adapter.teardown()
         self.phase = StagePhase.IDLE
 
-    def _explain_missing_attribute(self, error: AttributeError) -> None:
+    def explain_missing_attribute(self, error: AttributeError) -> None:
         """Add a note if the attribute is one that ``setup_on_node`` sets."""
         stage = self.adapter.stage
         code = getattr(type(stage).setup_on_node, "__code__", None)

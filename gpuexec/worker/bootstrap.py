@@ -8,11 +8,13 @@ what differs from worker to worker is set after the fork, and nothing has read i
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
@@ -126,7 +128,7 @@ def _serve(connection: BlockingConnection, recorder: FlightRecorder, log: LogSin
                     from gpuexec.stage.seeds import seeded  # only a run with seeds pays for it
 
                     adapter = seeded(adapter, start.task_seed)
-                if ranges is not None:
+                if ranges is not None and start.max_concurrency is None:  # ranges nest, and calls side by side do not
                     adapter = ranges.around(adapter)
                 loaded.append(adapter)
         support_pools()
@@ -139,7 +141,7 @@ def _serve(connection: BlockingConnection, recorder: FlightRecorder, log: LogSin
     connection.send(Booted(began, time.monotonic()))
     worker = WorkerMetadata(worker_id=start.worker_id, allocation=allocation)
     node = NodeInfo(node_id=start.node_id)
-    loop = _loop_class(len(loaded))(
+    loop = _loop_for(start)(
         [StageSession(adapter, node, worker, checks_pinning=True) for adapter in loaded],
         connection,
         memory.probe_for(allocation, checks_share=enforcement is ShareEnforcement.STRICT),
@@ -166,8 +168,14 @@ def _nvtx_ranges() -> Ranges | None:
     return ranges_if_wanted()
 
 
-def _loop_class(stages: int) -> type[WorkerLoop]:
-    if stages == 1:
+def _loop_for(start: Start) -> Callable[..., WorkerLoop]:
+    if start.max_concurrency is not None:
+        from gpuexec.worker.async_loop import AsyncLoop  # most workers need neither it nor asyncio
+
+        return functools.partial(
+            AsyncLoop, max_concurrency=start.max_concurrency, batch_timeout_s=start.batch_timeout_s
+        )
+    if len(start.stages) == 1:
         return WorkerLoop
     from gpuexec.worker.group_loop import GroupLoop  # most workers do not need it
 

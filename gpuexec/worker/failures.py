@@ -19,9 +19,11 @@ _MAX_TRACEBACK = 64_000
 
 _CALLERS = {  # of a stage's methods: their frames say nothing about the failure
     "gpuexec.contract.adapter",
+    "gpuexec.contract.async_adapter",
     "gpuexec.contract.stage",
     "gpuexec.stage.seeds",
     "gpuexec.stage.session",
+    "gpuexec.worker.async_loop",
     "gpuexec.worker.loop",
     "gpuexec.worker.group_loop",
     "nemo_curator.backends.base",

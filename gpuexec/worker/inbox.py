@@ -15,7 +15,7 @@ from gpuexec.channel.payload import Payload, SegmentRef, payload_size
 from gpuexec.channel.payload_store import load
 from gpuexec.channel.segments import Segment, SegmentViews
 
-_BatchPart = tuple[Payload, int, int, bool]  # block, first task, end, whether these are all its tasks
+BatchPart = tuple[Payload, int, int, bool]  # block, first task, end, whether these are all its tasks
 
 
 class Inbox:
@@ -31,7 +31,7 @@ class Inbox:
         self._block: list[Any | None] = []  # the block being dealt out; tasks already dealt out are None
         self._payload: Payload = b""  # what it was unpickled from
         self._next = self._stop = 0  # the rest of its current slice
-        self._batch: list[_BatchPart] = []  # where the tasks of the current batch came from
+        self._batch: list[BatchPart] = []  # where the tasks of the current batch came from
 
     def accept(self, work: Work) -> list[Segment]:
         """Queue the block slices of a message; return the segments that came with it to be written to."""
@@ -70,6 +70,15 @@ class Inbox:
         for payload, start, stop, _ in self._batch:
             tasks += load(payload)[start:stop]
         return tasks
+
+    def detach(self) -> list[BatchPart]:
+        """Return where the current batch's tasks came from, so that another batch may be taken before it is done."""
+        parts, self._batch = self._batch, []
+        return parts
+
+    def attach(self, parts: list[BatchPart]) -> None:
+        """Make a detached batch the current one again."""
+        self._batch = parts
 
     def done(self) -> bool:
         """Finish the current batch: release every segment that held nothing else.

@@ -60,8 +60,11 @@ def requirements(facts: Facts) -> Iterator[Finding]:
         return
     for text in named.unmet:
         _, _, rest = text.partition(" asks for ")
-        requirement = rest.partition(" in its ")[0].strip("'\"")
-        yield fail(text, _INSTALL.format(requirement=shlex.quote(requirement)), "Or `-o accept_unmet_requirements=yes`")
+        requirement, _, part = rest.partition(" in its ")
+        install = _INSTALL.format(requirement=shlex.quote(requirement.strip("'\"")))
+        is_package = part.startswith(("runtime_env['pip']", "runtime_env['uv']"))
+        remedy = install if is_package else _PLAN.format(target=_typed(named))
+        yield fail(text, remedy, "Or `-o accept_unmet_requirements=yes`")
     if not named.unmet:
         yield passed("all that stages ask for is installed")
 

@@ -107,3 +107,11 @@ def test_one_setup_a_gpu_and_a_cap_a_node(waiting, running, cap):
     if len(running) + len(chosen) < cap:
         for name, held in named:
             assert name in chosen or set(held) & set(taken), "no worker waits without need"
+
+
+@given(st.integers(1, 100), st.none() | st.floats(0.0, 10.0), st.floats(0, 1e9))
+def test_a_worker_with_calls_side_by_side_gets_as_many_and_some_that_wait(at_once, batch_s, batch_bytes):
+    limit = decide.concurrent_limit(at_once, batch_s, batch_bytes)
+    assert at_once <= limit <= at_once + decide.prefetch_limit(batch_s, batch_bytes)
+    if batch_s is None or batch_s > 0.2:
+        assert limit == at_once

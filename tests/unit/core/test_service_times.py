@@ -64,3 +64,14 @@ def test_the_mean_stays_within_what_was_measured(seconds):
     for second in seconds:
         times.add(stats(second), warm=True)
     assert min(seconds) * (1 - 1e-9) <= times.batch_s <= max(seconds) * (1 + 1e-9)
+
+
+def test_a_call_beside_others_takes_its_part_of_the_worker():
+    times = ServiceTimes()
+    for _ in range(2):  # 16 calls of 50 ms side by side: a worker does one each 3 ms
+        times.add(BatchStats(batches=16, tasks_in=16, process_s=0.05, slot_s=0.05), warm=True)
+    assert times.task_s == pytest.approx(0.05 / 16)
+    alone = ServiceTimes()  # one call at a time, of 16 that could be in flight: the worker has hardly anything to do
+    alone.add(BatchStats(batches=1, tasks_in=1, process_s=0.05, slot_s=0.05 / 16), warm=True)
+    assert alone.task_s == pytest.approx(0.05 / 16)
+    assert alone.idle_s == pytest.approx(0.05 - 0.05 / 16)

@@ -26,10 +26,10 @@ def test_other_parts_of_a_runtime_env_are_named_in_a_warning():
     lines: list[str] = []
     handler = logger.add(lines.append, level="WARNING")
     try:
-        assert env_vars_for(Upper().with_(runtime_env={"conda": ["x"]}), ExecutorConfig()) == {}
+        assert env_vars_for(Upper().with_(runtime_env={"nsight": "default"}), ExecutorConfig()) == {}
     finally:
         logger.remove(handler)
-    assert any("runtime_env ['conda'] is ignored" in line for line in lines)
+    assert any("runtime_env ['nsight'] is ignored" in line for line in lines)
 
 
 def test_everything_is_restored_also_after_an_error(monkeypatch):
