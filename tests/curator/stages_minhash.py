@@ -1,0 +1,27 @@
+"""Curator's MinHashStage, whose hashes are computed on the CPU. To be imported with ``stand_ins`` in ``sys.path``."""
+
+from __future__ import annotations
+
+from datasketch import MinHash as Sketch
+from nemo_curator.stages.deduplication.fuzzy.minhash import MinHash, MinHashStage
+from nemo_curator.stages.resources import Resources
+
+
+class CpuMinHash(MinHash):
+    def compute_minhashes(self, text_series):
+        return text_series.map(self._sketch)
+
+    def _sketch(self, text: str) -> list[int]:
+        sketch = Sketch(num_perm=self.num_hashes)
+        sketch.update(text.encode())
+        return sketch.hashvalues.tolist()
+
+
+class MinHashOnCpu(MinHashStage):
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.resources = Resources(cpus=1)
+
+    def setup(self, worker_metadata=None) -> None:
+        super().setup(worker_metadata)
+        self.minhash_processor = CpuMinHash(num_hashes=self.num_hashes)
