@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import nemo_curator
 from datasketch import MinHash as Sketch
-from nemo_curator.stages.deduplication.fuzzy.minhash import MinHash, MinHashStage
 from nemo_curator.stages.resources import Resources
+
+# Importing Curator's package for fuzzy deduplication imports all of its stages, and so all of RAPIDS.
+_PACKAGE = "nemo_curator.stages.deduplication.fuzzy"
+_is_ours = _PACKAGE not in sys.modules
+if _is_ours:
+    sys.modules[_PACKAGE] = ModuleType(_PACKAGE)
+    sys.modules[_PACKAGE].__path__ = [str(Path(nemo_curator.__path__[0], "stages", "deduplication", "fuzzy"))]
+try:
+    from nemo_curator.stages.deduplication.fuzzy.minhash import MinHash, MinHashStage
+finally:
+    if _is_ours:
+        del sys.modules[_PACKAGE]
 
 
 class CpuMinHash(MinHash):
