@@ -33,8 +33,7 @@ class NamedActor(enum.Enum):
 def ray_actor_of(stage: Any) -> NamedActor | None:
     """Return the actor that a stage asks for when it is set up; ``None`` if it asks for none."""
     for method in _METHODS:
-        code = getattr(getattr(type(stage), method, None), "__code__", None)
-        names = set(_names(code)) if isinstance(code, CodeType) else set()
+        names = _names_in_method(type(stage), method)
         if _ID_GENERATOR in names and _needs_ids(stage):
             return NamedActor.ID_GENERATOR
         if {"ray", "get_actor"} <= names and "init" not in names:
@@ -61,6 +60,19 @@ def _needs_ids(stage: Any) -> bool:
         return False  # MinHash on documents that have their ids; it reads no files
     switches = [getattr(stage, name) for name in _SWITCHES if hasattr(stage, name)]
     return not switches or any(switches)
+
+
+def _names_in_method(cls: type, method: str) -> set[str]:
+    """Return the names that a method uses, those in the methods of base classes that it calls included."""
+    names: set[str] = set()
+    for owner in cls.__mro__:
+        code = getattr(vars(owner).get(method), "__code__", None)
+        if isinstance(code, CodeType):
+            own = set(_names(code))
+            names |= own
+            if "super" not in own:
+                break
+    return names
 
 
 def _names(code: CodeType) -> Iterator[str]:

@@ -79,6 +79,16 @@ class Asks(Apply):
         self.actor = ray.get_actor("counter")
 
 
+class AsksThroughItsBase(Asks):
+    def setup(self, worker_metadata=None):
+        super().setup(worker_metadata)
+
+
+class AsksNoMore(Asks):
+    def setup(self, worker_metadata=None):
+        self.actor = None
+
+
 class StartsItsOwn(Asks):
     def setup(self, worker_metadata=None):
         ray.init()
@@ -107,7 +117,11 @@ class MinHashes(Numbers):
 
 @pytest.mark.parametrize(
     ("make", "message"),
-    [(Asks, "no Ray cluster is named"), (lambda: Numbers(True), r"'apply'.*create_id_generator_actor\(\)")],
+    [
+        (Asks, "no Ray cluster is named"),
+        (AsksThroughItsBase, "no Ray cluster is named"),
+        (lambda: Numbers(True), r"'apply'.*create_id_generator_actor\(\)"),
+    ],
 )
 def test_a_stage_that_asks_for_an_actor_needs_a_named_cluster(make, message, monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
@@ -128,7 +142,7 @@ def test_a_checkpoint_cannot_keep_the_ids_of_a_cluster(monkeypatch):
     check_requirements([Numbers(False), Asks()], ExecutorConfig(), has_checkpoint=True)
 
 
-@pytest.mark.parametrize("make", [StartsItsOwn, lambda: Numbers(False), lambda: Apply(same), MinHashes])
+@pytest.mark.parametrize("make", [StartsItsOwn, AsksNoMore, lambda: Numbers(False), lambda: Apply(same), MinHashes])
 def test_other_stages_need_none(make, monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     check(make())
