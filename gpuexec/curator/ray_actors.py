@@ -1,34 +1,78 @@
 """Stages that ask Ray for a named actor, as Curator's do that number documents across workers.
 
-It is found in their code, without running it: asking Ray would start it.
+It is found in their code, without running it. Nothing here imports Ray or Curator.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import enum
+import sys
+from collections.abc import Iterator, Mapping
 from types import CodeType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gpuexec.curator.id_generator import OwnGenerator
+
+RAY_ADDRESS = "RAY_ADDRESS"
+ID_GENERATOR_VARIABLE = "GPUEXEC_ID_GENERATOR"  # in workers: where they ask for ids; empty if nobody serves them
+_STARTS_ITS_OWN = "local"  # the value of RAY_ADDRESS that names no cluster
 
 _ID_GENERATOR = "get_id_generator_actor"
 _SWITCHES = ("_generate_ids", "_assign_ids", "assign_id_field", "assign_id")  # Curator's stages ask only with one set
 _METHODS = ("setup_on_node", "setup")
 
 
-def ray_actor_of(stage: Any) -> str | None:
-    """Return the actor that a stage asks for when it is set up, in words; ``None`` if it asks for none."""
+class NamedActor(enum.Enum):
+    """What a stage asks Ray for."""
+
+    ID_GENERATOR = "the actor of Curator's id generator"
+    OTHER = "a named actor"
+
+
+def ray_actor_of(stage: Any) -> NamedActor | None:
+    """Return the actor that a stage asks for when it is set up; ``None`` if it asks for none."""
     for method in _METHODS:
-        code = getattr(getattr(type(stage), method, None), "__code__", None)
-        names = set(_names(code)) if isinstance(code, CodeType) else set()
-        if _ID_GENERATOR in names and _is_switched_on(stage):
-            return "the actor of Curator's id generator"
+        names = _names_in_method(type(stage), method)
+        if _ID_GENERATOR in names and _needs_ids(stage):
+            return NamedActor.ID_GENERATOR
         if {"ray", "get_actor"} <= names and "init" not in names:
-            return "a named actor"
+            return NamedActor.OTHER
     return None
 
 
-def _is_switched_on(stage: Any) -> bool:
+def names_cluster(environ: Mapping[str, str]) -> bool:
+    """Return whether there is a Ray cluster to ask: the variables name one, or this process is connected to one."""
+    if environ.get(RAY_ADDRESS, _STARTS_ITS_OWN) not in ("", _STARTS_ITS_OWN):
+        return True
+    ray: Any = sys.modules.get("ray")
+    return ray is not None and hasattr(ray, "is_initialized") and ray.is_initialized()
+
+
+def own_id_generator() -> OwnGenerator | None:
+    """Return the id generator that this process has, ``None`` if nothing has created one."""
+    module: Any = sys.modules.get("gpuexec.curator.id_generator")
+    return None if module is None else module.current()
+
+
+def _needs_ids(stage: Any) -> bool:
+    if getattr(stage, "read_format", "") is None:
+        return False  # MinHash on documents that have their ids; it reads no files
     switches = [getattr(stage, name) for name in _SWITCHES if hasattr(stage, name)]
     return not switches or any(switches)
+
+
+def _names_in_method(cls: type, method: str) -> set[str]:
+    """Return the names that a method uses, those in the methods of base classes that it calls included."""
+    names: set[str] = set()
+    for owner in cls.__mro__:
+        code = getattr(vars(owner).get(method), "__code__", None)
+        if isinstance(code, CodeType):
+            own = set(_names(code))
+            names |= own
+            if "super" not in own:
+                break
+    return names
 
 
 def _names(code: CodeType) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """Makes our classes virtual subclasses of NeMo Curator's, whichever of the two libraries is imported first.
 
-Also makes ``checkpoint_path`` of Curator's ``Pipeline.run`` reach our executors.
+Also makes ``checkpoint_path`` of Curator's ``Pipeline.run`` reach our executors, and Curator's id generator do without
+Ray (see ``id_generator``).
 
 Importing Curator costs 1.4 s and edits ``os.environ``, so it is never imported for this. Instead, the classes are
 registered as soon as Curator's own modules have been executed.
@@ -125,6 +126,12 @@ def _register_perf(module: Any) -> None:
     PERF_IDENTITY.add_class(module.StagePerfStats)
 
 
+def _register_id_generator(module: Any) -> None:
+    from gpuexec.curator import id_generator  # only who numbers documents pays for it
+
+    id_generator.take_over(module)
+
+
 _RUN_WITH_CHECKPOINT = "_run_with_resumability"  # (executor, initial_tasks, checkpoint_path)
 _REGISTRATIONS: dict[str, Callable[[Any], None]] = {
     "nemo_curator.backends.base": _register_executor,
@@ -133,6 +140,7 @@ _REGISTRATIONS: dict[str, Callable[[Any], None]] = {
     "nemo_curator.tasks.sentinels": _register_sentinels,
     "nemo_curator.utils.performance_utils": _register_perf,
     "nemo_curator.pipeline.pipeline": _register_pipeline,
+    "nemo_curator.stages.deduplication.id_generator": _register_id_generator,
 }
 
 

@@ -48,6 +48,7 @@ from gpuexec.run_facts import RunFacts
 if TYPE_CHECKING:
     from gpuexec.checkpoint.absent import NoCheckpoint
     from gpuexec.checkpoint.checkpoint import Checkpoint
+    from gpuexec.curator.id_generator import ServedIds
     from gpuexec.driver.capsules import CapsuleKeeper
     from gpuexec.driver.gpus import RunGpus
     from gpuexec.processes.mps_daemon import MpsDaemon
@@ -83,6 +84,7 @@ class Run:
     ``gpu_used`` reads the bytes in use by GPU UUID. ``on_grants`` is told the grants of all workers alive whenever one
     with a GPU is about to start. ``spill_folder``: for what waits between phases; ``None`` if there is only one.
     ``uses_mps``: workers with a part of a GPU get limits of MPS. ``mps_daemon``: the run's own, which it starts.
+    ``served_ids``: document ids for the workers, which the run stops serving; ``None`` without.
     """
 
     def __init__(
@@ -109,10 +111,12 @@ class Run:
         spill_folder: SpillFolder | None,
         uses_mps: bool = False,
         mps_daemon: MpsDaemon | None = None,
+        served_ids: ServedIds | None = None,
     ) -> None:
         self._specs = specs
         self._plan = plan
         self._checkpoint = checkpoint
+        self._served_ids = served_ids
         self._cancellation = cancellation
         self._emit = Observers(observers).emit
         self._facts = facts
@@ -180,6 +184,8 @@ class Run:
         with contextlib.ExitStack() as cleanup:
             cleanup.callback(discard_what_cannot_be_written)
             cleanup.callback(self._cancellation.close)
+            if self._served_ids is not None:
+                cleanup.callback(self._served_ids.close)
             cleanup.callback(self._processes.close)
             cleanup.callback(self._payloads.close)
             cleanup.callback(self._processes.kill_all)
@@ -254,6 +260,8 @@ class Run:
         self._telemetry.end()
         if self._gpus is not None:
             self._gpus.report(interrupted=interrupted)
+        if self._served_ids is not None:
+            self._served_ids.close()  # it writes to the checkpoint
         self._checkpoint.close(error)
         self._state.times.report_gpus(time.monotonic())
         self._emit(events.RunEnded(time.monotonic(), error, interrupted, read_host_state()))

@@ -30,6 +30,7 @@ from gpuexec.executors.progress import progress_for
 from gpuexec.executors.run_facts import run_facts
 from gpuexec.executors.run_folder import folder_for
 from gpuexec.executors.stage_options import max_concurrency_of, notes_on_specs
+from gpuexec.executors.without_ray import ray_not_started
 from gpuexec.naming import abbreviated
 from gpuexec.planning.model import WorkerGrant
 from gpuexec.report.builder import ReportBuilder
@@ -110,7 +111,7 @@ class InlineExecutor(BaseExecutor):
         observers = [builder, *exporters, *folder, *progress, *self.observers]
         run = InlineEvents(prepared.plan, names, facts, observers, gauge_every_s)
         try:
-            with random_states_kept(self.options.task_seed):
+            with random_states_kept(self.options.task_seed), ray_not_started():
                 for index, stage in enumerate(prepared.stages):
                     tasks = self._run_stage(index, stage, grants[index], tasks, run)
         except BaseException as error:

@@ -22,7 +22,7 @@ from gpuexec.channel.segments import SegmentPool
 from gpuexec.checkpoint.absent import NoCheckpoint
 from gpuexec.config import ExecutorConfig
 from gpuexec.core.stage import StageSpec
-from gpuexec.curator import adapters, stage_facts
+from gpuexec.curator import adapters, ray_actors, stage_facts
 from gpuexec.driver.cancellation import Cancellation
 from gpuexec.driver.capsules import CapsuleKeeper
 from gpuexec.driver.initial_tasks import InitialTasks, ListedTasks, StreamedTasks
@@ -52,6 +52,7 @@ from gpuexec.stage.environment import env_vars_for
 
 if TYPE_CHECKING:
     from gpuexec.checkpoint.checkpoint import Checkpoint
+    from gpuexec.curator.id_generator import ServedIds
 
 
 class LocalRun:
@@ -214,6 +215,8 @@ class LocalRun:
             _say_if_nvtx_is_missing()
         task_seed = checkpoint.task_seed if self._options.task_seed is None else self._options.task_seed
         announcement = announce_task_classes()
+        ids = self._served_ids()
+        base_env[ray_actors.ID_GENERATOR_VARIABLE] = "" if ids is None else ids.address
         return Run(
             specs,
             prepared.plan,
@@ -243,7 +246,17 @@ class LocalRun:
             spill_folder=prepared.spill_folder,
             uses_mps=prepared.mps.limits,
             mps_daemon=daemon,
+            served_ids=ids,
         )
+
+    def _served_ids(self) -> ServedIds | None:
+        """Serve this process's id generator to the workers, if there is one."""
+        generator = ray_actors.own_id_generator()
+        if generator is None:
+            return None
+        from gpuexec.curator.id_generator import ServedIds
+
+        return ServedIds(generator, self._checkpoint)
 
     def _open_checkpoint(self, stages: Sequence[Any], *, streams: bool) -> Checkpoint | NoCheckpoint:
         if self._checkpoint is None:

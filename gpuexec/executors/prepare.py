@@ -85,7 +85,7 @@ def prepare(
     Raises ``ConfigurationError`` and ``ResourcesError``.
     """
     check_stage_options(stages, options)
-    check_requirements(stages, options)
+    check_requirements(stages, options, has_checkpoint=has_checkpoint)
     for stage in stages:
         stage_facts.batch_size_of(stage)
     demands = tuple(stage_facts.demand_of(stage) for stage in stages)

@@ -25,6 +25,7 @@ from gpuexec.contract.phases import StagePhase
 from gpuexec.curator import adapters, registration
 from gpuexec.errors import CapsuleError
 from gpuexec.executors.script_code import renew
+from gpuexec.executors.without_ray import ray_not_started
 from gpuexec.hardware import nvml_errors
 from gpuexec.hardware.model import Device, Node
 from gpuexec.hardware.visible_devices import ORDER_VARIABLE, VARIABLE, select, visible_value
@@ -71,7 +72,7 @@ def replay(
     target = _chosen_gpu(gpu, capsule.allocation) if gpu is not None else _same_gpus(capsule.allocation)
     for note in (*_notes(capsule), *target.notes):
         _warn(note)
-    with temporary_environment(_environment(failure, target), _search_path(capsule)):
+    with temporary_environment(_environment(failure, target), _search_path(capsule)), ray_not_started():
         try:
             stages, tasks = _unpickle(failure)
         except (Exception, SystemExit) as error:

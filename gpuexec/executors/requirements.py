@@ -1,7 +1,7 @@
-"""What stages ask of their environment, compared with what is there: a ``runtime_env``, and a Ray cluster.
+"""What stages ask of their environment, compared with what is there: packages, an id generator, a Ray cluster.
 
 Nothing is installed here and no cluster is started, so a stage that asks for what is missing would run with other
-packages, or start Ray by itself in every worker.
+packages, or fail in every worker.
 """
 
 from __future__ import annotations
@@ -13,22 +13,27 @@ from collections.abc import Sequence
 from typing import Any
 
 from gpuexec.config import ExecutorConfig
-from gpuexec.curator.ray_actors import ray_actor_of
+from gpuexec.curator import ray_actors
+from gpuexec.curator.ray_actors import NamedActor
 from gpuexec.curator.stage_specs import runtime_env_of
 from gpuexec.errors import ConfigurationError
 from gpuexec.records import Record
 from gpuexec.stage.environment import CHECKED_PARTS, requested_variables
 
-_RAY_ADDRESS = "RAY_ADDRESS"
+_CREATE = "nemo_curator.stages.deduplication.id_generator.create_id_generator_actor()"
 
 
-def check_requirements(stages: Sequence[Any], options: ExecutorConfig) -> None:
+def check_requirements(stages: Sequence[Any], options: ExecutorConfig, *, has_checkpoint: bool = False) -> None:
     """Raise ``ConfigurationError`` for what a stage asks for and the environment does not have.
 
-    With ``accept_unmet_requirements`` packages and the like are only warned about.
+    With ``accept_unmet_requirements`` packages and the like are only warned about. ``has_checkpoint``: of the run.
     """
     for stage in stages:
-        _check_ray(stage, options)
+        match ray_actors.ray_actor_of(stage):
+            case NamedActor.ID_GENERATOR:
+                _check_ids(stage, options, has_checkpoint=has_checkpoint)
+            case NamedActor.OTHER:
+                _check_ray(stage, options)
     unmet = _all_unmet(stages, options)
     if not unmet:
         return
@@ -83,14 +88,30 @@ def _way_out(unmet: Sequence[_Unmet]) -> str:
     return f"run `{sys.executable} -m pip install {arguments}`"
 
 
+def _check_ids(stage: Any, options: ExecutorConfig, *, has_checkpoint: bool) -> None:
+    if ray_actors.own_id_generator() is not None:
+        return
+    if not _names_cluster(stage, options):
+        raise ConfigurationError(
+            f"stage {stage.name!r} numbers documents with NeMo Curator's id generator, and this process has none: call "
+            f"{_CREATE} before the run, in the same process and after `import gpuexec` (docs/curator-ids.md)"
+        )
+    if has_checkpoint:
+        raise ConfigurationError(
+            f"stage {stage.name!r} numbers documents with an id generator that is an actor of a Ray cluster, and a "
+            "checkpoint cannot keep its ids: a run that resumes could give them twice. Unset "
+            f"{ray_actors.RAY_ADDRESS} before you create the generator, so that this process has it, or leave out the "
+            "checkpoint"
+        )
+
+
 def _check_ray(stage: Any, options: ExecutorConfig) -> None:
-    actor = ray_actor_of(stage)
-    if actor is None or _RAY_ADDRESS in os.environ or _RAY_ADDRESS in requested_variables(stage, options):
-        return
-    ray: Any = sys.modules.get("ray")
-    if ray is not None and ray.is_initialized():
-        return
-    raise ConfigurationError(
-        f"stage {stage.name!r} asks Ray for {actor}, and no Ray cluster is named: each worker would start a Ray of its "
-        f"own, without that actor. Start a cluster and the actor, and set {_RAY_ADDRESS}, or turn off what needs it"
-    )
+    if not _names_cluster(stage, options):
+        raise ConfigurationError(
+            f"stage {stage.name!r} asks Ray for {NamedActor.OTHER.value}, and no Ray cluster is named; gpuexec starts "
+            f"none. Start a cluster and the actor, and set {ray_actors.RAY_ADDRESS}, or turn off what needs it"
+        )
+
+
+def _names_cluster(stage: Any, options: ExecutorConfig) -> bool:
+    return ray_actors.names_cluster({**os.environ, **requested_variables(stage, options)})

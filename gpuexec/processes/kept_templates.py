@@ -14,6 +14,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from gpuexec.contract.allocation import Allocation
+from gpuexec.curator.ray_actors import ID_GENERATOR_VARIABLE
 from gpuexec.errors import TemplateLost
 from gpuexec.hardware.mps import MPS_LOGS, MPS_PIPES
 from gpuexec.processes.template import Key, Template
@@ -33,7 +34,8 @@ def own_variables(allocation: Allocation) -> tuple[str, ...]:
     must hold for them.
     """
     # A run that starts MPS has folders of its own for it, which CUDA reads when it is initialised.
-    return (PORT_VARIABLE, DEVICES, MPS_PIPES, MPS_LOGS) if allocation.cuda_visible_devices else (PORT_VARIABLE,)
+    everywhere = (PORT_VARIABLE, ID_GENERATOR_VARIABLE)
+    return (*everywhere, DEVICES, MPS_PIPES, MPS_LOGS) if allocation.cuda_visible_devices else everywhere
 
 
 def key_of(env: Mapping[str, str], own: Sequence[str], log: Sequence[object], folder: str | None) -> Key:

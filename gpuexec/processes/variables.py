@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from gpuexec.contract.allocation import Allocation
+from gpuexec.curator.ray_actors import RAY_ADDRESS, names_cluster
 from gpuexec.policies import ShareEnforcement
 from gpuexec.processes.gpu_limits import library_limits, mps_limits, reads_fraction
 
@@ -21,6 +22,9 @@ _PORTS_PER_WORKER = 32
 # vLLM forks its own processes unless it notices that CUDA is initialised, and what initialises it beside torch it does
 # not notice. CUDA does not survive a fork.
 _FOR_VLLM = {"VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
+
+# Without it, a call of Ray's API in a worker starts a whole Ray, unless a cluster is named.
+_FOR_RAY = {"RAY_ENABLE_AUTO_CONNECT": "0"}
 
 HASH_SEED = "PYTHONHASHSEED"
 _INTERACTIVE = "PYTHONINSPECT"  # a worker has nobody to talk to
@@ -73,6 +77,8 @@ def variables_of_run(environ: Mapping[str, str], hash_seed: int | None) -> tuple
     one, else ``hash_seed``, else one that all runs of this program share, since a template that one run leaves to the
     next cannot change its own.
 
+    A driver that is connected to a Ray cluster passes on its address, so that stages which ask for it reach it.
+
     A Python that ignores its environment (``-E``, ``-I``) has workers that do, except for the hash seed: they are
     started without that flag and without the variables that Python reads.
     """
@@ -82,6 +88,8 @@ def variables_of_run(environ: Mapping[str, str], hash_seed: int | None) -> tuple
         env = {name: value for name, value in env.items() if not name.startswith("PYTHON")}
     if not env.get(HASH_SEED):
         env[HASH_SEED] = str(_own_seed() if hash_seed is None else hash_seed)
+    if not env.get(RAY_ADDRESS) and names_cluster(env):
+        env[RAY_ADDRESS] = str(sys.modules["ray"].get_runtime_context().gcs_address)
     return env, left_out
 
 
@@ -110,11 +118,14 @@ def worker_environment(
     """Return a worker's environment: the driver's, plus thread counts, the stage's own variables and GPU pinning.
 
     Thread counts follow the CPU share and the GPU memory that a library takes follows the GPU share, unless the user
-    has set them. Without them, libraries would start a thread per core in every worker. ``env_vars`` override
+    has set them. Without them, libraries would start a thread per core in every worker. Ray is not started by a call of
+    its API; a cluster that ``RAY_ADDRESS`` names is connected to as ever. ``env_vars`` override
     everything except the GPU pinning. ``mps``: the worker will be a client of MPS, and gets limits for that.
     """
     given = {**base, **env_vars}
     env = {**thread_caps(allocation.cpus), **_FOR_VLLM, **given}
+    if not names_cluster(given):
+        env = {**_FOR_RAY, **env}
     if any(share.is_partial for share in allocation.gpus):
         if enforcement is not ShareEnforcement.OFF:
             env |= library_limits(allocation, given, torch_reads_fraction=reads_fraction())

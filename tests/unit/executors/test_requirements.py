@@ -79,6 +79,16 @@ class Asks(Apply):
         self.actor = ray.get_actor("counter")
 
 
+class AsksThroughItsBase(Asks):
+    def setup(self, worker_metadata=None):
+        super().setup(worker_metadata)
+
+
+class AsksNoMore(Asks):
+    def setup(self, worker_metadata=None):
+        self.actor = None
+
+
 class StartsItsOwn(Asks):
     def setup(self, worker_metadata=None):
         ray.init()
@@ -97,17 +107,42 @@ class Numbers(Asks):
             self.generator = get_id_generator_actor()
 
 
-@pytest.mark.parametrize("make", [Asks, lambda: Numbers(True)])
-def test_a_stage_that_asks_for_an_actor_needs_a_named_cluster(make, monkeypatch):
+class MinHashes(Numbers):
+    """As Curator's MinHashStage, which asks always, but needs ids only for files that it reads."""
+
+    def __init__(self):
+        super().__init__(generate=True)
+        self.read_format = None
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (Asks, "no Ray cluster is named"),
+        (AsksThroughItsBase, "no Ray cluster is named"),
+        (lambda: Numbers(True), r"'apply'.*create_id_generator_actor\(\)"),
+    ],
+)
+def test_a_stage_that_asks_for_an_actor_needs_a_named_cluster(make, message, monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    with pytest.raises(ConfigurationError, match="no Ray cluster is named"):
+    with pytest.raises(ConfigurationError, match=message):
         check(make())
     check(make().with_(runtime_env={"env_vars": {"RAY_ADDRESS": "10.0.0.1:6379"}}))
+    monkeypatch.setenv("RAY_ADDRESS", "local")  # which starts one
+    with pytest.raises(ConfigurationError, match=message):
+        check(make())
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     check(make())
 
 
-@pytest.mark.parametrize("make", [StartsItsOwn, lambda: Numbers(False), lambda: Apply(same)])
+def test_a_checkpoint_cannot_keep_the_ids_of_a_cluster(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    with pytest.raises(ConfigurationError, match="a checkpoint cannot keep its ids"):
+        check_requirements([Numbers(True)], ExecutorConfig(), has_checkpoint=True)
+    check_requirements([Numbers(False), Asks()], ExecutorConfig(), has_checkpoint=True)
+
+
+@pytest.mark.parametrize("make", [StartsItsOwn, AsksNoMore, lambda: Numbers(False), lambda: Apply(same), MinHashes])
 def test_other_stages_need_none(make, monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     check(make())

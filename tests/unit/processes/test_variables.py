@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -86,6 +88,27 @@ def test_what_the_user_has_set_stays():
     assert (env["CUPY_GPU_MEMORY_LIMIT"], env["TF_FORCE_GPU_ALLOW_GROWTH"]) == ("50%", "false")
     assert worker_environment({}, QUARTER, {"VLLM_WORKER_MULTIPROC_METHOD": "fork"})[VLLM_METHOD] == "fork"
     assert worker_environment({}, Allocation(), {})[VLLM_METHOD] == "spawn"
+
+
+def test_ray_is_started_by_no_call_of_its_api_unless_the_user_says_so(monkeypatch):
+    monkeypatch.delitem(sys.modules, "ray", raising=False)
+    of_ray = "RAY_ENABLE_AUTO_CONNECT"
+    assert worker_environment({}, Allocation(), {})[of_ray] == "0"
+    assert worker_environment({of_ray: "1"}, Allocation(), {})[of_ray] == "1"
+    assert worker_environment({}, Allocation(), {of_ray: "1"})[of_ray] == "1"
+    assert worker_environment({"RAY_ADDRESS": "local"}, Allocation(), {})[of_ray] == "0"
+    assert of_ray not in worker_environment({"RAY_ADDRESS": "10.0.0.1:6379"}, Allocation(), {})  # to connect to it
+    assert of_ray not in worker_environment({}, Allocation(), {"RAY_ADDRESS": "10.0.0.1:6379"})
+
+
+def test_a_driver_that_is_connected_to_a_cluster_passes_on_its_address(monkeypatch):
+    context = SimpleNamespace(gcs_address="10.0.0.1:6379")
+    ray = SimpleNamespace(is_initialized=lambda: True, get_runtime_context=lambda: context)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    assert variables_of_run({}, None)[0]["RAY_ADDRESS"] == "10.0.0.1:6379"
+    assert variables_of_run({"RAY_ADDRESS": "auto"}, None)[0]["RAY_ADDRESS"] == "auto"
+    ray.is_initialized = lambda: False
+    assert "RAY_ADDRESS" not in variables_of_run({}, None)[0]
 
 
 def test_port_ranges_are_apart_and_free():

@@ -1,0 +1,1 @@
+"""Imported by Curator's MinHash, and not asked for anything when ``pool=False``."""
