@@ -53,7 +53,7 @@ def _copy_rows(block: Block, rows: Array, part: Path) -> None:
                 low, high = np.searchsorted(rows, [first, first + len(batch)])
                 stays = np.ones(len(batch), bool)
                 stays[rows[low:high] - first] = False
-                writer.write_batch(batch.filter(pa.array(stays)))
+                writer.write_batch(batch.filter(pa.array(stays.tolist())))
                 first += len(batch)
     except pa.ArrowException as error:
         raise UnreadableInput(f"{block.source.path} cannot be read: {error}") from error

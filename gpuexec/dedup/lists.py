@@ -33,13 +33,12 @@ def write_lists(workplace: Workplace, block: int, first_numbers: Sequence[int]) 
     column = workplace.settings.id or ID_COLUMN
     group_column = FUZZY_GROUP_COLUMN if workplace.settings.method.fuzzy else EXACT_GROUP_COLUMN
     if workplace.settings.id is None:
-        ids, to_remove = pa.array(numbers), pa.array(numbers[removed])  # sorted, and without the 1 s of pyarrow.compute
+        ids, to_remove = _column(numbers), _column(numbers[removed])  # they are sorted
     else:
         ids = _ids(workplace.ids_path(block), rows)
-        to_remove = ids.filter(pa.array(removed))
-        to_remove = to_remove.sort()
+        to_remove = ids.filter(pa.array(removed.tolist())).sort()
     _write(workplace.ids_folder, block, pa.table({column: to_remove}))
-    _write(workplace.groups_folder, block, pa.table({column: ids, group_column: groups}))  # last: see `is_listed`
+    _write(workplace.groups_folder, block, pa.table({column: ids, group_column: _column(groups)}))  # see `is_listed`
 
 
 def is_listed(workplace: Workplace, block: int, documents_in_groups: bool) -> bool:
@@ -75,9 +74,14 @@ def _ids(path: Path, rows: Any) -> Any:
         kind = file.schema_arrow.field("id").type
         for batch in file.iter_batches():
             low, high = np.searchsorted(rows, [first, first + len(batch)])
-            found.append(batch["id"].take(pa.array(rows[low:high] - first)))
+            found.append(batch["id"].take(_column(rows[low:high] - first)))
             first += len(batch)
     return pa.concat_arrays(found) if found else pa.array([], kind)
+
+
+def _column(numbers: Any) -> Any:
+    """Return int64 numbers as a column. `pyarrow.array` would import pandas, where it is installed, for 2 s."""
+    return pa.Array.from_buffers(pa.int64(), len(numbers), [None, pa.py_buffer(np.ascontiguousarray(numbers))])
 
 
 def _write(folder: Path, block: int, table: Any) -> None:
