@@ -57,16 +57,16 @@ def murmur64(data: bytes, seed: int) -> int:
     return last(first) + last(second) & mask
 
 
-def signature(text: str, factors: Sequence[int], summands: Sequence[int], width: int, seed: int, bits: int) -> list[int]:
+def signature(
+    text: str, factors: Sequence[int], summands: Sequence[int], width: int, seed: int, bits: int
+) -> list[int]:
     if not text:
         return [0] * len(factors)
     mask = (1 << bits) - 1
     hash_of = murmur32 if bits == 32 else murmur64
     grams = {text[at : at + width].encode() for at in range(max(1, len(text) - width + 1))}
     hashes = [max(1, hash_of(gram, seed)) for gram in grams]
-    return [
-        min((h * a + b & mask) % PRIME & mask for h in hashes) for a, b in zip(factors, summands, strict=True)
-    ]
+    return [min((h * a + b & mask) % PRIME & mask for h in hashes) for a, b in zip(factors, summands, strict=True)]
 
 
 def groups(keys: Sequence[Sequence[bytes]]) -> set[frozenset[int]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpuexec.dedup import keys as module
@@ -37,9 +37,12 @@ def found_groups(folder: KeyFolder, blocks: int, memory: int) -> set[frozenset[i
     return {frozenset(each) for each in members.values()}
 
 
-DOCUMENTS = st.lists(st.lists(st.lists(st.integers(0, 12), min_size=2, max_size=2), max_size=12), min_size=1, max_size=3)
+DOCUMENTS = st.lists(
+    st.lists(st.lists(st.integers(0, 12), min_size=2, max_size=2), max_size=12), min_size=1, max_size=3
+)
 
 
+@settings(max_examples=30)
 @given(DOCUMENTS, st.integers(1, 4), st.integers(1, 12), st.integers(1, 30))
 def test_groups_are_those_of_comparing_each_pair(blocks, shares: int, at_once: int, segment: int):
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:

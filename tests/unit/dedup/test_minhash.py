@@ -89,9 +89,7 @@ def test_what_cudf_computes_on_a_gpu(texts, first, width, kind, expected):
 )
 def test_what_a_plain_loop_computes(texts: list[str], width: int, bits: int):
     factors, summands = permutations(4, 42, bits)
-    expected = [
-        signature(text, factors.tolist(), summands.tolist(), width, int(factors[0]), bits) for text in texts
-    ]
+    expected = [signature(text, factors.tolist(), summands.tolist(), width, int(factors[0]), bits) for text in texts]
     assert MinHasher(4, width, 42, bits).signatures(texts).tolist() == expected
 
 
