@@ -5,6 +5,7 @@
 * ``adapters``      the adapter of a stage: ours, or Curator's own with a timer that keeps its stats
 * ``origin``        which library a stage is from
 * ``stage_facts``   what a stage of either library asks for
+* ``ray_only``      refuses what exchanges data through actors of Ray, and names what to use instead
 
 Nothing here imports NeMo Curator unless a stage of it exists already.
 """
