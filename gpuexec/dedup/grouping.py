@@ -35,6 +35,11 @@ def row_of(place: int) -> int:
     return int(place) & _ROW_MASK
 
 
+def blocks_of(at: Array) -> Array:
+    """Return the numbers of the blocks of documents, int64."""
+    return (at >> np.uint64(_ROW_BITS)).astype(np.int64)
+
+
 def rows_of(at: Array) -> Array:
     """Return the numbers of documents in their blocks, int64."""
     return (at & np.uint64(_ROW_MASK)).astype(np.int64)

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gpuexec.dedup.files import write_json, written
-from gpuexec.dedup.grouping import block_of, row_of
+from gpuexec.dedup.grouping import blocks_of, rows_of
 from gpuexec.dedup.inputs import Block
 from gpuexec.dedup.settings import EXACT_GROUP_COLUMN, FUZZY_GROUP_COLUMN, ID_COLUMN
 from gpuexec.dedup.workplace import Workplace
@@ -27,7 +27,7 @@ def write_lists(workplace: Workplace, block: int, first_numbers: Sequence[int]) 
     The ids are sorted. Of a block that has none, only the first one gets files, so that the folders are never empty.
     """
     rows, firsts = workplace.labels().of_block(block)
-    groups = np.array([first_numbers[block_of(first)] + row_of(first) for first in firsts], np.int64)
+    groups = np.array(first_numbers, np.int64)[blocks_of(firsts)] + rows_of(firsts)
     numbers = rows + first_numbers[block]
     removed = groups != numbers
     column = workplace.settings.id or ID_COLUMN

@@ -141,6 +141,8 @@ def job_in(
         "files": [list(source.to_tuple()) for source in sources],
     }
     found = read_json(output / _PLAN)
+    if found is not None and not overwrite and _results_are_gone(output, settings):
+        overwrite = not _difference(found, plan)
     if found is not None and not overwrite:
         difference = _difference(found, plan)
         if difference:
@@ -154,6 +156,12 @@ def job_in(
         write_json(output / _PLAN, {**plan, "block_bytes": block_bytes, "shares": shares})
     blocks = blocks_of(sources, block_bytes)
     return Job(Workplace(output, settings, shares, len(blocks)), blocks, found is not None and not overwrite)
+
+
+def _results_are_gone(output: Path, settings: Settings) -> bool:
+    """Return whether somebody has removed results of a run that has ended."""
+    results = [_IDS[settings.method.fuzzy], _GROUPS, *([_DOCUMENTS] if settings.remove else [])]
+    return (output / _SUMMARY).exists() and not all((output / name).exists() for name in results)
 
 
 def _as_dict(settings: Settings) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import random
 import resource
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -275,6 +276,18 @@ def test_results_of_other_documents_are_not_mixed(tmp_path: Path):
     with pytest.raises(OutputInUse, match=r"a\.jsonl was changed since"):
         ExactDeduplication(data, tmp_path / "out").run(INLINE)
     assert ExactDeduplication(data, tmp_path / "out", overwrite=True).run(INLINE).documents == 3
+
+
+def test_results_that_were_removed_are_made_again(tmp_path: Path):
+    data = write_jsonl(tmp_path / "a.jsonl", ["a", "a"])
+    job = ExactDeduplication(data, tmp_path / "out", remove=True)
+    result = job.run(INLINE)
+    for folder in (result.ids, result.kept):
+        shutil.rmtree(folder)
+        again = job.run(INLINE)
+        assert not again.resumed
+        assert removed(again) == [1]
+        assert (again.kept / "a.jsonl").exists()
 
 
 def test_what_others_have_in_the_output_folder_is_left_alone(tmp_path: Path):
