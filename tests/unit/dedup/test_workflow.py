@@ -8,6 +8,8 @@ import random
 import resource
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -386,3 +388,9 @@ def test_an_executor_with_a_checkpoint_is_refused(tmp_path: Path):
     with pytest.raises(ConfigurationError, match="leave checkpoint out"):
         ExactDeduplication(data, tmp_path / "out").run(LocalExecutor(checkpoint=str(tmp_path / "c")))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_package_is_named_with_the_extra():
+    program = "import sys; sys.modules['numpy'] = None\nfrom gpuexec.dedup import FuzzyDeduplication"
+    done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)
+    assert "ConfigurationError: deduplication needs numpy: pip install 'gpuexec[dedup]'" in done.stderr
