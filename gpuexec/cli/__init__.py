@@ -12,6 +12,7 @@ from gpuexec._version import __version__
 from gpuexec.cli.bench import bench
 from gpuexec.cli.color import error_color
 from gpuexec.cli.compare import compare
+from gpuexec.cli.dedup import dedup
 from gpuexec.cli.doctor import doctor
 from gpuexec.cli.gpus import gpus
 from gpuexec.cli.history import show_history
@@ -46,6 +47,7 @@ app.command()(compare)
 app.command()(suggest)
 app.command()(bench)
 app.command()(doctor)
+app.add_typer(dedup, name="dedup")
 
 
 def _show_version(value: bool) -> None:

@@ -6,6 +6,7 @@
 * ``origin``        which library a stage is from
 * ``stage_facts``   what a stage of either library asks for
 * ``id_generator``  Curator's generator of document ids, in the driver; ``id_service`` is how workers ask it
+* ``ray_only``      refuses what exchanges data through actors of Ray, and names what to use instead
 
 Nothing here imports NeMo Curator unless a stage of it exists already.
 """

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from gpuexec.channel.perf_identity import PERF_IDENTITY
 from gpuexec.contract import composite, executor, sentinels, stage, task
 from gpuexec.contract.pipeline_name import pipeline_named
+from gpuexec.curator import ray_only
 from gpuexec.curator.origin import STAGE_MODULE
 from gpuexec.errors import ConfigurationError
 
@@ -141,6 +142,7 @@ _REGISTRATIONS: dict[str, Callable[[Any], None]] = {
     "nemo_curator.utils.performance_utils": _register_perf,
     "nemo_curator.pipeline.pipeline": _register_pipeline,
     "nemo_curator.stages.deduplication.id_generator": _register_id_generator,
+    **ray_only.WORKFLOWS,
 }
 
 

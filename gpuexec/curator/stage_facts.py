@@ -10,7 +10,8 @@ from gpuexec.contract.base_classes import is_base_class
 from gpuexec.contract.sentinels import EmptyTask
 from gpuexec.contract.sizing import check_per_node
 from gpuexec.curator.origin import is_curator_stage
-from gpuexec.curator.stage_specs import StageAsks, asks_of, spec_of
+from gpuexec.curator.ray_only import refuse_ray_only
+from gpuexec.curator.stage_specs import StageAsks, asks_of
 from gpuexec.errors import ConfigurationError
 from gpuexec.planning.model import StageDemand
 
@@ -21,17 +22,12 @@ _INPUT_AND_OUTPUT = 2  # the parameters of ProcessingStage
 _FILTERS_MODULE = "nemo_curator.stages.text.filters.score_filter"  # Score, Filter and ScoreFilter
 _WRAPPED = ("filter_obj", "score_fn", "filter_fn")  # their attributes: lists of what they wrap
 _LOADS = {"setup": ("load_model", "load_tokenizer"), "setup_on_node": ("model_check_or_download",)}
-_NEEDS_RAY = {
-    "is_raft_actor": "RAFT actors",
-    "is_lsh_stage": "Ray's LSH shuffle actors",
-    "is_shuffle_stage": "Ray's shuffle actors",
-}
 
 
 def demand_of(stage: StageLike) -> StageDemand:
     """Return what the stage asks for. Raises ``ConfigurationError`` for requests that are invalid or need Ray."""
     name = str(stage.name)
-    _refuse_ray_only(stage, name)
+    refuse_ray_only(stage)
     asks = asks_of(stage)
     memory_gb = float(stage.resources.gpu_memory_gb or 0.0)
     gpus = float(stage.resources.gpus or 0.0)
@@ -132,13 +128,3 @@ def _num_workers(stage: StageLike, name: str, asks: StageAsks) -> int | None:
         raise ConfigurationError(f"stage {name!r} asks for a number of workers by {' and by '.join(used)}: use one")
     per_node = asks.workers_per_node if per_node is None else per_node
     return count if per_node is None else max(1, math.ceil(per_node))
-
-
-def _refuse_ray_only(stage: StageLike, name: str) -> None:
-    for key, value in spec_of(stage, "ray_stage_spec").items():
-        actors = _NEEDS_RAY.get(key)
-        if actors and value:
-            raise ConfigurationError(
-                f"stage {name!r} exchanges data between its workers through {actors}, which only Curator's "
-                "RayActorPoolExecutor supports; run the pipeline that contains it there"
-            )

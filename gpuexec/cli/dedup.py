@@ -1,0 +1,121 @@
+"""``gpuexec dedup``: find documents that are there twice, exactly or nearly, and remove them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gpuexec.cli.target import parse_options
+from gpuexec.errors import ConfigurationError
+from gpuexec.executors.values import read_value
+
+if TYPE_CHECKING:
+    from gpuexec.dedup import DedupResult
+
+dedup = typer.Typer(help="Remove documents that are there twice, exactly or nearly.", no_args_is_help=True)
+
+_NUMBERS = ("memory_bytes", "block_bytes", "partitions", "seed", "char_ngrams", "num_bands", "minhashes_per_band")
+_SWITCHES = ("normalize_text", "group_empty", "keep_work", "use_64bit_hash")
+
+Inputs = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="INPUT...", help="Files, patterns or folders of JSON lines and Parquet.", show_default=False
+    ),
+]
+Output = Annotated[
+    Path, typer.Option("--output", "-O", metavar="FOLDER", help="Where the results go.", show_default=False)
+]
+Text = Annotated[str, typer.Option(help="The column with the text.")]
+Id = Annotated[
+    str | None, typer.Option("--id", help="The column with the ids; else documents are numbered.", show_default=False)
+]
+Remove = Annotated[bool, typer.Option("--remove", help="Also write the documents that stay, to FOLDER/documents.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results of other settings or documents.")]
+Settings = Annotated[
+    list[str],
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help=f"Another setting: {', '.join(_NUMBERS + _SWITCHES)} (docs/dedup.md)."
+    ),
+]
+Options = Annotated[
+    list[str], typer.Option("--option", "-o", metavar="KEY=VALUE", help="An executor option (`gpuexec options`).")
+]
+
+
+@dedup.command()
+def exact(
+    inputs: Inputs,
+    output: Output,
+    text: Text = "text",
+    id_column: Id = None,
+    remove: Remove = False,
+    overwrite: Overwrite = False,
+    settings: Settings = [],  # noqa: B006 - typer makes a new list
+    options: Options = [],  # noqa: B006
+) -> None:
+    """Find documents with the same text. The first of each group stays."""
+    from gpuexec.dedup import ExactDeduplication
+
+    given = _settings(settings)
+    job = ExactDeduplication(
+        inputs, output, text=text, id=id_column, remove=remove, overwrite=overwrite, **_known(ExactDeduplication, given)
+    )
+    _show(job.run(_executor(options)))
+
+
+@dedup.command()
+def fuzzy(
+    inputs: Inputs,
+    output: Output,
+    text: Text = "text",
+    id_column: Id = None,
+    remove: Remove = False,
+    overwrite: Overwrite = False,
+    settings: Settings = [],  # noqa: B006
+    options: Options = [],  # noqa: B006
+) -> None:
+    """Find documents with nearly the same text, by MinHash. The first of each group stays."""
+    from gpuexec.dedup import FuzzyDeduplication
+
+    given = _settings(settings)
+    job = FuzzyDeduplication(
+        inputs, output, text=text, id=id_column, remove=remove, overwrite=overwrite, **_known(FuzzyDeduplication, given)
+    )
+    _show(job.run(_executor(options)))
+
+
+def _settings(settings: list[str]) -> dict[str, Any]:
+    """Return the settings of ``KEY=VALUE`` texts. Raises ``ConfigurationError`` for one that there is not."""
+    found: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals or name not in _NUMBERS + _SWITCHES:
+            raise ConfigurationError(
+                f"--set {setting!r}: the settings are {', '.join(_NUMBERS + _SWITCHES)}, each as KEY=VALUE"
+            )
+        kind = "int" if name in _NUMBERS else "bool"
+        found[name] = read_value(value, kind, where=f"--set {name}={value!r}: it")
+    return found
+
+
+def _known(job: Any, given: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings. Raises ``ConfigurationError`` for those that this kind does not have."""
+    import inspect
+
+    unknown = sorted(given.keys() - inspect.signature(job).parameters.keys())
+    if unknown:
+        raise ConfigurationError(f"--set {unknown[0]}: only `gpuexec dedup fuzzy` has this setting")
+    return given
+
+
+def _executor(options: list[str]) -> Any:
+    from gpuexec.executors.local import LocalExecutor
+
+    return LocalExecutor(parse_options(options))
+
+
+def _show(result: DedupResult) -> None:
+    typer.echo(str(result))
