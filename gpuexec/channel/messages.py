@@ -78,6 +78,7 @@ class Start(Message):
     task_seed: int | None = None  # see ``stage.seeds``
     records_calls: bool = False  # see ``Results.calls``
     share_enforcement: str = "off"  # a ``ShareEnforcement``
+    shards: list[str | None] | None = None  # of each stage: the shard it keeps to; see ``stage.sharding``
 
     kind: ClassVar[int] = 1
 

@@ -41,6 +41,7 @@ class StageSpec(Record):
     ``payload``: the stage itself. A large one lies in a segment, from which each of its workers reads it. ``modules``:
     those that a worker will import to unpickle it, in order. ``error_handling``: what its workers do by themselves when
     it raises; ``policy``: what the driver does then. ``share_enforcement``: how they are held to a part of a GPU.
+    ``shard``: the one whose tasks it returns, ``None`` for all.
     """
 
     index: int
@@ -56,6 +57,7 @@ class StageSpec(Record):
     limits: StageLimits = field(default_factory=StageLimits)
     error_handling: ErrorHandling = field(default_factory=ErrorHandling)
     share_enforcement: ShareEnforcement = ShareEnforcement.AUTO
+    shard: str | None = None
 
 
 class StageState:

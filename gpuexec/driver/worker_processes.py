@@ -161,6 +161,7 @@ class WorkerProcesses:
             task_seed=self._task_seed,
             records_calls=self._records_calls,
             share_enforcement=specs[0].share_enforcement,
+            shards=[spec.shard for spec in specs] if any(spec.shard for spec in specs) else None,
             payloads=(
                 *(spec.payload for spec in specs),
                 *(() if self._announcement is None else (self._announcement,)),

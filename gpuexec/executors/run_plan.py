@@ -11,6 +11,8 @@ from gpuexec.config import ExecutorConfig
 from gpuexec.curator import registration
 from gpuexec.executors.checks import check_call
 from gpuexec.executors.prepare import prepare
+from gpuexec.executors.shard_option import with_shard
+from gpuexec.executors.sharding import sharding_of
 from gpuexec.executors.stage_options import own_options
 from gpuexec.hardware.inventory import node_to_json
 from gpuexec.hardware.model import Node
@@ -32,7 +34,8 @@ class RunPlan:
     """The workers that a run would have on a node, and why. ``print()`` shows it as tables.
 
     ``stage_names``: of all stages, in their order. ``groups``: which of them share their workers. ``stage_options``:
-    the options that single stages have of their own, by the stage's name.
+    the options that single stages have of their own, by the stage's name. ``shard``: see the option, and
+    ``shard_note``: what is cut to it.
     """
 
     plan: Plan
@@ -40,6 +43,8 @@ class RunPlan:
     stage_names: tuple[str, ...]
     groups: tuple[Group, ...]
     stage_options: Mapping[str, Mapping[str, Any]]
+    shard: str | None = None
+    shard_note: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as JSON values: ``node``, ``phases`` with the stages and the grants of their workers, and
@@ -52,7 +57,8 @@ class RunPlan:
                 for phase in self.plan.phases
             ],
             "stage_options": {name: _json_values(options) for name, options in self.stage_options.items()},
-            "notes": list(self.plan.notes),
+            "shard": self.shard,
+            "notes": [*self.plan.notes, *(() if self.shard_note is None else (self.shard_note,))],
         }
 
     def _stage_to_dict(self, stage: StagePlan, why_separate: str | None) -> dict[str, Any]:
@@ -80,6 +86,8 @@ class RunPlan:
         from gpuexec.executors.plan_view import render_plan
 
         yield from render_plan(self.plan, self.node, self.stage_names, self.groups)
+        if self.shard_note is not None:
+            yield Text(self.shard_note)
         for name, own in self.stage_options.items():
             shown = ", ".join(f"{option}={value!r}" for option, value in own.items())
             yield Text(f"stage {name!r}, options of its own: {shown}")
@@ -113,6 +121,7 @@ def plan(
     else:
         stages = pipeline
     check_call(stages)
+    checked = with_shard(checked, stages)
     prepared = prepare(stages, checked, node=node, fuses=True, has_checkpoint=checked.checkpoint is not None)
     own = {demand.name: own_options(stage, checked) for stage, demand in zip(stages, prepared.demands, strict=True)}
     return RunPlan(
@@ -121,6 +130,8 @@ def plan(
         stage_names=tuple(demand.name for demand in prepared.demands),
         groups=prepared.groups,
         stage_options={name: options for name, options in own.items() if options},
+        shard=checked.shard,
+        shard_note=sharding_of(checked, stages, has_initial_tasks=False).describe(stages, checked.checkpoint),
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from gpuexec.config import ExecutorConfig
 
 CHECKED_PARTS = ("pip", "uv")  # of a runtime_env: executors.requirements compares them with what is installed
+CURATOR_FILTER = "NEMO_CURATOR_SLURM_ARRAY_ENABLED"  # of Curator's own filter for SLURM arrays
 _SUPPORTED = "env_vars"
 
 
@@ -33,8 +34,12 @@ def env_vars_for(stage: Any, options: ExecutorConfig) -> dict[str, str]:
 
 
 def requested_variables(stage: Any, options: ExecutorConfig) -> dict[str, str]:
-    """Return the variables to set for a stage, without a word about the rest of its ``runtime_env``."""
-    return {**_env_vars_in(options.runtime_env), **_env_vars_in(getattr(stage, "runtime_env", None))}
+    """Return the variables to set for a stage, without a word about the rest of its ``runtime_env``.
+
+    A run with a shard cuts its sources itself, so Curator's filter must not do it again.
+    """
+    variables = {**_env_vars_in(options.runtime_env), **_env_vars_in(getattr(stage, "runtime_env", None))}
+    return variables if options.shard is None else {**variables, CURATOR_FILTER: "0"}
 
 
 @contextlib.contextmanager

@@ -121,11 +121,7 @@ def _serve(connection: BlockingConnection, recorder: FlightRecorder, log: LogSin
             load(each)
         with loading_stage():
             for log.stage, payload in enumerate(stages):
-                adapter = adapters.adapter_for(load(payload))
-                if start.task_seed is not None:
-                    from gpuexec.stage.seeds import seeded  # only a run with seeds pays for it
-
-                    adapter = seeded(adapter, start.task_seed)
+                adapter = _with_options(adapters.adapter_for(load(payload)), start, log.stage)
                 if ranges is not None:
                     adapter = ranges.around(adapter)
                 loaded.append(adapter)
@@ -156,6 +152,21 @@ def _serve(connection: BlockingConnection, recorder: FlightRecorder, log: LogSin
 
     signal.signal(signal.SIGTERM, terminate_once)
     loop.run()
+
+
+def _with_options(adapter: StageAdapter, start: Start, position: int) -> StageAdapter:
+    """Return the adapter of the stage at this position of the group with what few runs ask for."""
+    if start.task_seed is not None:
+        from gpuexec.stage.seeds import seeded
+
+        adapter = seeded(adapter, start.task_seed)
+    shard = start.shards[position] if start.shards is not None else None
+    if shard is not None:
+        from gpuexec.shards import Shard
+        from gpuexec.stage.sharding import sharded
+
+        adapter = sharded(adapter, Shard.read(shard))
+    return adapter
 
 
 def _nvtx_ranges() -> Ranges | None:
