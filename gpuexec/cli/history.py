@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -49,10 +50,11 @@ def show_history(
     from gpuexec.checkpoint.survey import survey
 
     found = survey(folders, max_failures=_NO_LIMIT if as_json else _MAX_FAILURES, timeout_s=timeout)
-    if [folder.path for folder in found] == folders and found[0].problem is not None:
-        raise CheckpointError(found[0].problem)
-    if [folder.path for folder in found] == folders and found[0].history is not None:
-        status = _show_one(found[0], found[0].history, as_json=as_json)
+    alone = found[0] if len(found) == 1 and len(folders) == 1 else None
+    if alone is not None and alone.problem is not None:
+        raise CheckpointError(alone.problem)
+    if alone is not None and alone.history is not None and Path(alone.path) == Path(folders[0]):
+        status = _show_one(alone, alone.history, as_json=as_json)
     else:
         status = _show_several(found, as_json=as_json)
     raise typer.Exit(status)

@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 from gpuexec.errors import ConfigurationError
 from gpuexec.records import Record
@@ -42,18 +42,15 @@ def shard_of_environment(environ: Mapping[str, str], count: int | None = None) -
     Raises ``ConfigurationError``, which names variables and values, if there are none, if they are incomplete or no
     numbers, or if they contradict each other.
     """
-    readers: tuple[_Reader, ...] = (_curator, _array, _step, _torchrun)
-    found = [each for reader in readers if (each := reader(environ, count)) is not None]
-    if found and found[0].variables.startswith(_CURATOR):
-        found = [each for each in found if not each.variables.startswith(_ID)]  # as Curator: its own names win
+    array = _curator(environ, count) or _array(environ, count)  # as in Curator, its own names win over SLURM's
+    found = [each for each in (array, _step(environ, count), _torchrun(environ, count)) if each is not None]
     if not found:
         raise ConfigurationError(
             f"shard='auto', but no variable tells which shard this is ({_ID} with {_COUNT}, SLURM_PROCID with "
             f"SLURM_STEP_NUM_TASKS, {_INDEX} with {_TOTAL}, RANK with WORLD_SIZE): {_WAY_OUT}"
         )
-    starts = [each.variables.partition("=")[0] for each in found]
-    in_step_of_array = "SLURM_PROCID" in starts and any(name != "SLURM_PROCID" and "ARRAY" in name for name in starts)
-    if in_step_of_array or len({each.shard for each in found}) > 1:
+    is_step_of_array = array is not None and _step(environ, count) is not None  # its processes have two numbers each
+    if is_step_of_array or len({each.shard for each in found}) > 1:
         told = "; ".join(f"{each.variables} → shard {each.shard}" for each in found)
         raise ConfigurationError(f"shard='auto', but the variables do not agree on one shard: {told}. {_WAY_OUT}")
     return Found(found[0].shard, "; ".join(each.variables for each in found))
@@ -78,9 +75,6 @@ def curator_filter(environ: Mapping[str, str]) -> Found | None:
             f"{CURATOR_FILTER}=0 to have no filter"
         )
     return _curator_shard(environ, index, total, _number(environ, total))
-
-
-_Reader = Callable[[Mapping[str, str], "int | None"], "Found | None"]
 
 
 def _curator(environ: Mapping[str, str], count: int | None) -> Found | None:

@@ -79,7 +79,8 @@ def _behave_as_worker() -> LogSink:
     log = LogSink()
     explain_breakpoints()
     write_stacks_on_signal()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver handles Ctrl-C
+    for handled_by_driver in (signal.SIGINT, signal.SIGUSR1):  # batch systems send the latter to every process of a job
+        signal.signal(handled_by_driver, signal.SIG_IGN)
     return log
 
 
