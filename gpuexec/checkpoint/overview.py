@@ -11,6 +11,8 @@ from gpuexec.naming import abbreviated
 from gpuexec.records import Record
 from gpuexec.shards import Shard
 
+_ENDED_FROM_OUTSIDE = ("KeyboardInterrupt", "SystemExit", "RunCancelled")  # by Ctrl-C, a signal, or cancel()
+
 
 class FolderState(StrEnum):
     """How far the runs of a folder have come."""
@@ -18,7 +20,7 @@ class FolderState(StrEnum):
     DONE = "done"  # its last run went to its end, and every source is done
     LEFT = "sources left"  # its last run went to its end, and sources failed or were not finished
     RUNNING = "running"
-    INTERRUPTED = "interrupted"  # killed: no end was recorded
+    INTERRUPTED = "interrupted"  # ended by a signal or cancelled; or killed, so that no end was recorded
     FAILED = "failed"  # its last run ended with an error
     NOT_BEGUN = "not begun"  # the folder is there, and no run in it
     UNREADABLE = "unreadable"
@@ -75,6 +77,8 @@ def state_of(history: History) -> FolderState:
     outcome = history.runs[-1].outcome
     if outcome in (RUNNING, INTERRUPTED):
         return FolderState(outcome)
+    if outcome.startswith(_ENDED_FROM_OUTSIDE):
+        return FolderState.INTERRUPTED
     if outcome != "done":
         return FolderState.FAILED
     return FolderState.LEFT if history.sources.failed + history.sources.pending else FolderState.DONE

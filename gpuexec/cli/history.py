@@ -38,6 +38,10 @@ def show_history(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print a JSON object that lists every failed and unfinished source.")
     ] = False,
+    as_array: Annotated[
+        bool,
+        typer.Option("--array", help="Print only the numbers of the shards to run, as sbatch --array takes them."),
+    ] = False,
     timeout: Annotated[
         float, typer.Option(min=0.1, metavar="SECONDS", help="How long the folders may take to answer, together.")
     ] = 60.0,
@@ -53,11 +57,23 @@ def show_history(
     alone = found[0] if len(found) == 1 and len(folders) == 1 else None
     if alone is not None and alone.problem is not None:
         raise CheckpointError(alone.problem)
-    if alone is not None and alone.history is not None and Path(alone.path) == Path(folders[0]):
+    if as_array:
+        status = _show_numbers(found)
+    elif alone is not None and alone.history is not None and Path(alone.path) == Path(folders[0]):
         status = _show_one(alone, alone.history, as_json=as_json)
     else:
         status = _show_several(found, as_json=as_json)
     raise typer.Exit(status)
+
+
+def _show_numbers(folders: Sequence[Folder]) -> int:
+    from gpuexec.checkpoint.overview import overview
+
+    found = overview(folders)
+    if found.doubts:
+        raise CheckpointError("; ".join(found.doubts))
+    typer.echo(",".join(str(shard.index) for shard in found.to_run))
+    return 0 if found.is_complete else _LEFT
 
 
 def _show_one(folder: Folder, history: History, *, as_json: bool) -> int:
