@@ -90,6 +90,8 @@ def test_the_command_line(tmp_path: Path):
     assert "2 tasks came out" in done.stderr
     [report] = (tmp_path / "runs").glob("*/report.json")
     assert json.loads(report.read_text())["options"]["shard"] == "1/2"
+    shown = run_command("report", next((tmp_path / "runs").iterdir()))
+    assert ", shard 1/2," in shown.stdout.splitlines()[0]
     missing = run_command("history", str(folder))
     assert missing.returncode == 3
     assert "not begun: 0/2" in missing.stdout
