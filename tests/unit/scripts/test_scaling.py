@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,15 +15,10 @@ from hypothesis import strategies as st
 ROOT = Path(__file__).parents[3]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def scripts_importable() -> Iterator[None]:
-    sys.path.insert(0, str(ROOT / "scripts"))
-    yield
-    sys.path.remove(str(ROOT / "scripts"))
-
-
 sys.path.insert(0, str(ROOT / "scripts"))
+from scaling.__main__ import with_section  # noqa: E402
 from scaling.model import Dealing, Problem, draw, largest_share, node_ends, wall_s  # noqa: E402
+from scaling.tables import imbalance_table, measured_table, picture, simulated, simulated_table  # noqa: E402
 
 sys.path.remove(str(ROOT / "scripts"))
 
@@ -106,3 +101,17 @@ def test_the_largest_shard_comes_closer_to_the_mean_with_more_sources():
     shares = [largest_share(per_shard * 16, 16) for per_shard in (4, 64, 1024)]
     assert shares == sorted(shares, reverse=True)
     assert shares[-1] < 1.1
+
+
+@pytest.mark.exhaustive
+def test_the_page_has_what_the_figures_give():
+    docs = ROOT / "docs"
+    page, figures = (docs / "scaling.md").read_text(), json.loads((docs / "scaling.json").read_text())
+    found = simulated(figures)
+    for name, lines in (
+        ("measured", measured_table(figures)),
+        ("imbalance", imbalance_table()),
+        ("simulated", simulated_table(found)),
+    ):
+        assert with_section(page, name, lines) == page, "run scripts/scale --save"
+    assert picture(found) == (docs / "scaling.svg").read_text()
