@@ -1,13 +1,13 @@
 """Measures what a run costs around its stages: in this process, in workers, and as four shards beside each other.
 
 Each run is a program of its own, from its start to its end, as a batch job is. A run of one source gives the fixed
-cost; what a run of many takes beyond that, over their number, is the cost of a source.
+cost; what a run of many takes beyond that, over their number, is the cost of a source. Of three runs the fastest
+counts: whatever else runs on the machine only ever makes them slower.
 """
 
 from __future__ import annotations
 
 import os
-import statistics
 import subprocess
 import sys
 import time
@@ -33,35 +33,39 @@ WAYS = {
 
 
 def measure() -> dict[str, Any]:
-    """Return the figures: what each way costs in seconds, from medians of three runs, and where they are from."""
+    """Return the figures: what each way costs in seconds, from the fastest of three runs, and where they are from."""
     ways = {}
     for name, executor in WAYS.items():
         shards = SHARDS if "shards" in name else 1
-        few, many = (_median(executor, count, shards) for count in (1, _MANY))
-        ways[name] = {"fixed_s": few, "per_source_s": max(0.0, many - few) / _MANY}
-    one, part = (_median("LocalExecutor", count, 1, only_first_of=SHARDS) for count in (1, _MANY))
+        few, many = (_fastest(executor, count, shards) for count in (1, _MANY))
+        ways[name] = {"fixed_s": few, "per_source_s": (many - few) / _MANY}
+    one, part = (_fastest("LocalExecutor", count, 1, only_first_of=SHARDS) for count in (1, _MANY))
     return {
         "taken": time.strftime("%Y-%m-%d", time.gmtime()),
         "cpus": len(os.sched_getaffinity(0)),
         "python": sys.version.split()[0],
         "sources": _MANY,
-        "import_s": statistics.median(_seconds([["-c", _IMPORT]]) for _ in range(_REPEATS)),
+        "import_s": min(_seconds([["-c", _IMPORT]]) for _ in range(_REPEATS)),
         "ways": ways,
         # A shard lists all sources, makes them, drops three quarters, and processes the rest.
         "dropped_source_s": _dropped(one, part, ways["LocalExecutor"]["per_source_s"]),
     }
 
 
-def _dropped(one: float, part: float, per_source_s: float) -> float:
-    """Return what a source costs that is dropped: the time beyond that of the sources which the shard keeps."""
+def _dropped(one: float, part: float, per_source_s: float) -> float | None:
+    """Return what a source costs that is dropped: the time beyond that of the sources which the shard keeps.
+
+    ``None`` if the difference is lost in the noise.
+    """
     kept = _MANY / SHARDS
-    return max(0.0, part - one - kept * per_source_s) / (_MANY - kept)
+    seconds = (part - one - kept * per_source_s) / (_MANY - kept)
+    return seconds if seconds > 0 else None
 
 
-def _median(executor: str, count: int, shards: int, only_first_of: int | None = None) -> float:
+def _fastest(executor: str, count: int, shards: int, only_first_of: int | None = None) -> float:
     program = ["-c", _PROGRAM.format(executor=executor), str(count)]
     places = [f"0/{only_first_of}"] if only_first_of else [f"{k}/{shards}" if shards > 1 else "" for k in range(shards)]
-    return statistics.median(_seconds([program] * len(places), places) for _ in range(_REPEATS))
+    return min(_seconds([program] * len(places), places) for _ in range(_REPEATS))
 
 
 def _seconds(programs: list[list[str]], places: list[str] | None = None) -> float:
