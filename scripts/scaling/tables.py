@@ -24,7 +24,7 @@ CASES: dict[str, tuple[Dealing, float, bool]] = {  # name → how dealt out, sha
     "shared queue, slow nodes": (Dealing.SHARED, _STRAGGLERS, False),
     "shards, by hash, one file system": (Dealing.HASH, 0.0, True),
 }
-_COLORS = ("#1f77b4", "#2ca02c", "#d62728", "#9467bd", "#8c564b")
+_COLORS = ("#666666", "#1f77b4", "#2ca02c", "#d62728", "#9467bd", "#8c564b")
 
 
 def measured_table(figures: Mapping[str, Any]) -> Iterator[str]:
@@ -96,15 +96,15 @@ def imbalance_table() -> Iterator[str]:
 
 
 def picture(found: Mapping[str, list[float]]) -> str:
-    """Return an SVG: the speed-up over one node, by number of nodes, both on logarithmic scales."""
-    width, height, left, top, right, bottom = 760, 420, 56, 24, 250, 46
+    """Return an SVG: which part of N times the speed of one node N nodes have, by N on a logarithmic scale."""
+    width, height, left, top, right, bottom = 820, 400, 56, 24, 300, 46
     most = NODES[-1]
 
     def x(nodes: float) -> float:
         return left + (width - left - right) * math.log(nodes) / math.log(most)
 
-    def y(speed_up: float) -> float:
-        return height - bottom - (height - top - bottom) * math.log(speed_up) / math.log(most)
+    def y(efficiency: float) -> float:
+        return height - bottom - (height - top - bottom) * efficiency
 
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif">',
@@ -113,16 +113,14 @@ def picture(found: Mapping[str, list[float]]) -> str:
     ]
     for nodes in NODES:
         lines.append(f'<path d="M{x(nodes):.1f} {top}V{height - bottom}" stroke="#ddd"/>')
-        lines.append(f'<path d="M{left} {y(nodes):.1f}H{width - right}" stroke="#ddd"/>')
         lines.append(f'<text x="{x(nodes):.1f}" y="{height - bottom + 18}" text-anchor="middle">{nodes}</text>')
-        lines.append(f'<text x="{left - 8}" y="{y(nodes) + 4:.1f}" text-anchor="end">×{nodes}</text>')
-    lines.append(f'<path d="M{x(1)} {y(1)}L{x(most)} {y(most)}" stroke="#999" stroke-dasharray="5 4"/>')
-    lines.append(f'<text x="{x(1) + 8:.0f}" y="{top + 14}" fill="#666">dashed: N nodes, N times as fast</text>')
+    for percent in range(0, 101, 20):
+        lines.append(f'<path d="M{left} {y(percent / 100):.1f}H{width - right}" stroke="#ddd"/>')
+        lines.append(f'<text x="{left - 8}" y="{y(percent / 100) + 4:.1f}" text-anchor="end">{percent} %</text>')
     lines.append(f'<text x="{(left + width - right) / 2:.0f}" y="{height - 8}" text-anchor="middle">nodes</text>')
-    names = sorted((name for name in found if name != "ideal"), key=lambda name: found[name][-1])
-    for row, name in enumerate(names):
+    for row, name in enumerate(sorted(found, key=lambda name: found[name][-1])):
         times, color = found[name], _COLORS[row]
-        points = " ".join(f"{x(n):.1f},{y(max(1.0, times[0] / t)):.1f}" for n, t in zip(NODES, times, strict=True))
+        points = " ".join(f"{x(n):.1f},{y(times[0] / t / n):.1f}" for n, t in zip(NODES, times, strict=True))
         lines.append(f'<polyline points="{points}" fill="none" stroke="{color}" stroke-width="2"/>')
         at = top + 14 + 24 * row
         lines.append(f'<path d="M{width - right + 12} {at - 4}h18" stroke="{color}" stroke-width="3"/>')
