@@ -21,6 +21,7 @@ from gpuexec.option_checks import (
     log_level,
     one_of,
     port,
+    shard,
 )
 from gpuexec.option_values import checked_value
 from gpuexec.policies import (
@@ -264,6 +265,14 @@ class ExecutorConfig(Record):
         None,
         folder("leave it out for no checkpoint"),
         "folder in which finished sources are recorded, so that a later run skips them (default: no checkpoint)",
+    )
+    shard: str | None = _option(
+        None,
+        shard,
+        "which part of the sources this machine processes, 'K/N' with K from 0 to N-1, where N machines run the same "
+        "pipeline; 'auto' reads it from SLURM's, NeMo Curator's or torchrun's variables, 'auto/N' only K (default: "
+        "$GPUEXEC_SHARD, or else all sources)",
+        inline=True,
     )
     accept_changed_pipeline: bool = _option(
         False,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Callable
 from enum import StrEnum
 from typing import Any
@@ -68,6 +69,16 @@ def folder_or_nothing(value: Any) -> str | None:
 def folder_or_auto(value: Any) -> str | None:
     """Check the name of a folder, or "auto"."""
     return None if value.strip() else "must name a folder, or be 'auto' (None writes nothing)"
+
+
+def shard(value: Any) -> str | None:
+    """Check the name of a shard. What is wrong with its numbers, or with the environment, the run says."""
+    if re.fullmatch(r"auto(/[1-9][0-9]*)?|[0-9]+/[1-9][0-9]*", value):
+        index, _, count = value.partition("/")
+        if index == "auto" or int(index) < int(count):
+            return None
+        return f"must be below {count}/{count}: shards are counted from 0, so the last is {int(count) - 1}/{count}"
+    return "must be K/N with K from 0 to N-1, such as '0/8' for the first of 8, or 'auto', or 'auto/N'"
 
 
 def log_level(value: Any) -> str | None:

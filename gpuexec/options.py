@@ -68,6 +68,7 @@ class InlineOptions(TypedDict, total=False):
     gpu_pinning: Literal["uuid", "index"] | GpuPinning
     run_dir: FolderPath | None
     task_seed: int | None
+    shard: str | None
     runtime_env: Mapping[str, Any] | None
     accept_unmet_requirements: bool
 

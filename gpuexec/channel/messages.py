@@ -80,6 +80,7 @@ class Start(Message):
     share_enforcement: str = "off"  # a ``ShareEnforcement``
     max_concurrency: int | None = None  # batches in flight at once, of an asynchronous stage
     batch_timeout_s: float | None = None  # after which such a batch is cancelled
+    shards: list[str | None] | None = None  # of each stage: the shard it keeps to; see ``stage.sharding``
 
     kind: ClassVar[int] = 1
 

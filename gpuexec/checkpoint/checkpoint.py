@@ -18,6 +18,7 @@ from gpuexec.naming import abbreviated
 
 if TYPE_CHECKING:
     from gpuexec.checkpoint.journal import Journal
+    from gpuexec.shards import Shard
 
 _RANDOM_ID = re.compile("r[0-9a-f]{32}")
 _MAX_SHOWN_DIFFERENCES = 10
@@ -69,19 +70,24 @@ class Checkpoint:
         accept_changed: bool = False,
         delivery: Delivery = Delivery.STREAMED,
         task_seed: int | None = None,
+        shard: Shard | None = None,
     ) -> Checkpoint:
         """Open a checkpoint folder for a run of these stages, before any of them is set up, and lock it.
 
-        ``task_seed``: the run's own; without one it takes that of the folder's last run.
+        ``task_seed``: the run's own; without one it takes that of the folder's last run. ``shard``: the run's, which
+        has a folder of its own in that folder.
 
         Raises ``ConfigurationError`` if a stage is not resumable, ``CheckpointMismatch`` if the folder belongs to
-        another pipeline (unless ``accept_changed``), and ``CheckpointError`` if it is in use or cannot be written.
+        another pipeline (unless ``accept_changed``) or another number of shards, and ``CheckpointError`` if it is in
+        use or cannot be written.
         """
         from gpuexec.checkpoint.fingerprint import Fingerprint, differences, fingerprint_of  # both take 40 ms:
         from gpuexec.checkpoint.journal import Journal  # only a run with a checkpoint pays it
+        from gpuexec.checkpoint.shard_folders import folder_of
 
         refuse_unresumable(stages)
         current = fingerprint_of(stages)
+        folder = folder_of(folder, shard)
         journal = Journal.open(folder)
         try:
             last = journal.last_pipeline()
@@ -91,7 +97,7 @@ class Checkpoint:
             elif changes:
                 _refuse_change(str(folder), changes)
             task_seed = _seed_to_use(str(folder), journal.last_task_seed(), task_seed)
-            journal.start_run(digest=current.digest, pipeline=current.to_json(), task_seed=task_seed)
+            journal.start_run(digest=current.digest, pipeline=current.to_json(), task_seed=task_seed, shard=shard)
         except BaseException:
             journal.close()
             raise

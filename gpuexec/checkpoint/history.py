@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import socket
 import sqlite3
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpuexec.checkpoint.journal import FILE_NAME, SUBFOLDER, check_header, is_locked, translated_sqlite_errors
+from gpuexec.checkpoint.journal import (
+    FILE_NAME,
+    LOCK_NAME,
+    SUBFOLDER,
+    check_header,
+    columns_of_runs,
+    is_locked,
+    translated_sqlite_errors,
+)
+from gpuexec.checkpoint.snapshot import snapshot
 from gpuexec.errors import CheckpointError
 
 RUNNING = "running"
+_RUNS = "SELECT id, started, ended, outcome, pid, host, digest, pipeline, shard FROM runs ORDER BY id"
 INTERRUPTED = "interrupted"  # no end was recorded, and no process holds the lock
 
 
@@ -30,7 +43,7 @@ class RunRecord:
     """A run; times in POSIX seconds. ``ended`` is ``None`` while it runs and if it was interrupted.
 
     ``outcome``: 'done', an error in a line, RUNNING or INTERRUPTED. ``sources`` counts those whose current state was
-    recorded by this run.
+    recorded by this run. ``shard``: "K/N", ``None`` if the run was for all sources.
     """
 
     id: int
@@ -42,6 +55,7 @@ class RunRecord:
     digest: str
     stages: tuple[str, ...]
     sources: Counts
+    shard: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +70,13 @@ class FailedSource:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """The content of a journal. ``failures`` has the latest, at most as many as were asked for."""
+    """The content of a journal. ``failures`` has the latest, at most as many as were asked for, and ``unfinished`` the
+    keys of as many sources that a run has begun and none has finished."""
 
     runs: tuple[RunRecord, ...]
     sources: Counts
     failures: tuple[FailedSource, ...]
+    unfinished: tuple[str, ...] = ()
 
 
 def read_history(folder: str | os.PathLike[str], *, max_failures: int = 10) -> History:
@@ -76,34 +92,53 @@ def read_history(folder: str | os.PathLike[str], *, max_failures: int = 10) -> H
         raise CheckpointError(
             f"{str(folder)!r} {what}: give the folder that a run had as checkpoint_path or as the option 'checkpoint'"
         )
-    with (
-        translated_sqlite_errors(path),
-        closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db,
-    ):
+    elsewhere = is_running and not _is_held_here(subfolder)
+    with translated_sqlite_errors(path), _opened(path, elsewhere=elsewhere) as db:
         if check_header(db, path) == 0:
             return History((), Counts(), ())  # the first run was killed while making it
-        db.execute("BEGIN")  # so that all queries see the same state
-        runs = db.execute("SELECT id, started, ended, outcome, pid, host, digest, pipeline FROM runs ORDER BY id")
-        rows = runs.fetchall()
-        by_run: dict[int, dict[str, int]] = {}
-        for run, state, count in db.execute("SELECT run, state, count(*) FROM sources GROUP BY run, state"):
-            by_run.setdefault(run, {})[state] = count
-        failures = tuple(
-            FailedSource(*row)
-            for row in db.execute(
-                "SELECT key, reason, run, at FROM sources WHERE state = 'failed' ORDER BY at DESC, key LIMIT ?",
-                (max_failures,),
-            )
+        return _read(db, max_failures, is_running=is_running)
+
+
+@contextlib.contextmanager
+def _opened(path: Path, *, elsewhere: bool) -> Iterator[sqlite3.Connection]:
+    """Open the journal to read it; a copy, if a process on another machine writes it."""
+    with contextlib.ExitStack() as stack:
+        if elsewhere:
+            path = stack.enter_context(snapshot(path))
+        yield stack.enter_context(closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)))
+
+
+def _is_held_here(subfolder: Path) -> bool:
+    """Whether the run that holds the lock is on this machine, as the lock's text says."""
+    text = (subfolder / LOCK_NAME).read_text(errors="replace").strip()
+    return not text or text.endswith(f" on {socket.gethostname()}")
+
+
+def _read(db: sqlite3.Connection, most: int, *, is_running: bool) -> History:
+    db.execute("BEGIN")  # so that all queries see the same state
+    rows = db.execute(_RUNS if "shard" in columns_of_runs(db) else _RUNS.replace("shard", "NULL")).fetchall()
+    by_run: dict[int, dict[str, int]] = {}
+    for run, state, count in db.execute("SELECT run, state, count(*) FROM sources GROUP BY run, state"):
+        by_run.setdefault(run, {})[state] = count
+    failures = tuple(
+        FailedSource(*row)
+        for row in db.execute(
+            "SELECT key, reason, run, at FROM sources WHERE state = 'failed' ORDER BY at DESC, key LIMIT ?", (most,)
         )
+    )
+    unfinished = db.execute("SELECT key FROM sources WHERE state = 'pending' ORDER BY key LIMIT ?", (most,))
     records = tuple(_record(row, by_run.get(row[0], {}), is_running=is_running and row is rows[-1]) for row in rows)
     total = Counts(**{s: sum(counts.get(s, 0) for counts in by_run.values()) for s in ("done", "failed", "pending")})
-    return History(records, total, failures)
+    return History(records, total, failures, tuple(key for (key,) in unfinished))
 
 
 def _record(
-    row: tuple[int, float, float | None, str | None, int, str, str, str], counts: dict[str, int], *, is_running: bool
+    row: tuple[int, float, float | None, str | None, int, str, str, str, str | None],
+    counts: dict[str, int],
+    *,
+    is_running: bool,
 ) -> RunRecord:
-    number, started, ended, outcome, pid, host, digest, pipeline = row
+    number, started, ended, outcome, pid, host, digest, pipeline, shard = row
     return RunRecord(
         id=number,
         started=started,
@@ -114,4 +149,5 @@ def _record(
         digest=digest,
         stages=tuple(stage["name"] for stage in json.loads(pipeline)),
         sources=Counts(**counts),
+        shard=shard,
     )

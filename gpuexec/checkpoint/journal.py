@@ -27,6 +27,7 @@ from pathlib import Path
 
 from gpuexec.core.sources import Settled
 from gpuexec.errors import CheckpointError
+from gpuexec.shards import Shard
 
 SUBFOLDER = ".gpuexec"
 FILE_NAME = "journal.sqlite3"
@@ -44,7 +45,8 @@ CREATE TABLE runs (
     pipeline TEXT NOT NULL, -- its fingerprint, JSON
     pid INTEGER NOT NULL,
     host TEXT NOT NULL,
-    task_seed TEXT          -- NULL: none
+    task_seed TEXT,         -- NULL: none
+    shard TEXT              -- K/N, NULL: all sources
 );
 CREATE TABLE sources (
     key TEXT PRIMARY KEY,
@@ -117,11 +119,14 @@ class Journal:
             row = self._db.execute("SELECT task_seed FROM runs ORDER BY id DESC LIMIT 1").fetchone()
         return None if row is None or row[0] is None else int(row[0])
 
-    def start_run(self, *, digest: str, pipeline: str, task_seed: int | None = None) -> None:
+    def start_run(
+        self, *, digest: str, pipeline: str, task_seed: int | None = None, shard: Shard | None = None
+    ) -> None:
         """Record the start of a run."""
         with translated_sqlite_errors(self._path):
             cursor = self._db.execute(
-                "INSERT INTO runs (started, digest, pipeline, pid, host, task_seed) VALUES (?, ?, ?, ?, ?, ?)",
+                "INSERT INTO runs (started, digest, pipeline, pid, host, task_seed, shard) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (
                     time.time(),
                     digest,
@@ -129,6 +134,7 @@ class Journal:
                     os.getpid(),
                     socket.gethostname(),
                     None if task_seed is None else str(task_seed),  # SQLite's integers have 64 bits
+                    None if shard is None else str(shard),
                 ),
             )
         self._run = cursor.lastrowid
@@ -290,13 +296,21 @@ def _open_file(path: Path) -> sqlite3.Connection:
                     db.execute(statement)
                 db.execute(f"PRAGMA application_id={APPLICATION_ID}")
                 db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-        elif all(name != "task_seed" for _, name, *_ in db.execute("PRAGMA table_info(runs)")):
-            db.execute("ALTER TABLE runs ADD COLUMN task_seed TEXT")  # a journal of before there were any
+        else:
+            columns = columns_of_runs(db)
+            for name in ("task_seed", "shard"):
+                if name not in columns:
+                    db.execute(f"ALTER TABLE runs ADD COLUMN {name} TEXT")  # a journal of before there were any
         db.execute("PRAGMA synchronous=NORMAL")
     except BaseException:
         db.close()
         raise
     return db
+
+
+def columns_of_runs(db: sqlite3.Connection) -> set[str]:
+    """Return the columns of the table of runs. Journals of earlier versions lack some."""
+    return {name for _, name, *_ in db.execute("PRAGMA table_info(runs)")}
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,31 +14,96 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from gpuexec.errors import CheckpointError
+
 if TYPE_CHECKING:
     from gpuexec.checkpoint.history import History, RunRecord
+    from gpuexec.checkpoint.overview import Folder
 
 _MAX_FAILURES = 10
+_NO_LIMIT = -1  # to SQLite
+_LEFT, _CANNOT_TELL = 3, 1  # exit statuses
 _MAX_OUTCOME_CHARS = 60
 
 
 def show_history(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The runs' checkpoint folder.", show_default=False)],
+    folders: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="DIR…",
+            help="The runs' checkpoint folder. Or several, a folder that has some in it, or a pattern such as 'out/*'.",
+            show_default=False,
+        ),
+    ],
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print a JSON object that lists every failed source.")
+        bool, typer.Option("--json", help="Print a JSON object that lists every failed and unfinished source.")
     ] = False,
+    as_array: Annotated[
+        bool,
+        typer.Option("--array", help="Print only the numbers of the shards to run, as sbatch --array takes them."),
+    ] = False,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, metavar="SECONDS", help="How long the folders may take to answer, together.")
+    ] = 60.0,
 ) -> None:
-    """List the runs of a checkpoint folder, and how many of its sources are done, failed and pending."""
-    from gpuexec.checkpoint.history import read_history
+    """List the runs of a checkpoint folder, and its sources: done, failed, pending; of several, what is missing.
+
+    Exit status: 0 if every source is done, 3 if some are failed, pending or in shards that have not finished, 1 if the
+    folders do not tell: one cannot be read, or they are of different pipelines or numbers of shards.
+    """
+    from gpuexec.checkpoint.survey import survey
+
+    found = survey(folders, max_failures=_NO_LIMIT if as_json else _MAX_FAILURES, timeout_s=timeout)
+    alone = found[0] if len(found) == 1 and len(folders) == 1 else None
+    if alone is not None and alone.problem is not None:
+        raise CheckpointError(alone.problem)
+    if as_array:
+        status = _show_numbers(found)
+    elif alone is not None and alone.history is not None and Path(alone.path) == Path(folders[0]):
+        status = _show_one(alone, alone.history, as_json=as_json)
+    else:
+        status = _show_several(found, as_json=as_json)
+    raise typer.Exit(status)
+
+
+def _show_numbers(folders: Sequence[Folder]) -> int:
+    from gpuexec.checkpoint.overview import overview
+
+    found = overview(folders)
+    if found.doubts:
+        raise CheckpointError("; ".join(found.doubts))
+    typer.echo(",".join(str(shard.index) for shard in found.to_run))
+    return 0 if found.is_complete else _LEFT
+
+
+def _show_one(folder: Folder, history: History, *, as_json: bool) -> int:
+    from gpuexec.checkpoint.overview import FolderState
 
     if as_json:
-        no_limit = -1  # to SQLite
-        typer.echo(json.dumps(asdict(read_history(folder, max_failures=no_limit)), indent=2))
-        return
-    history = read_history(folder, max_failures=_MAX_FAILURES)
-    console = Console()
-    console.print(runs_table(history))
-    for line in summary_lines(history):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        typer.echo(json.dumps(asdict(history), indent=2))
+    else:
+        console = Console()
+        console.print(runs_table(history))
+        for line in summary_lines(history):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+    return 0 if folder.state is FolderState.DONE else _LEFT
+
+
+def _show_several(folders: Sequence[Folder], *, as_json: bool) -> int:
+    from gpuexec.checkpoint.overview import overview
+    from gpuexec.cli.shard_history import folders_table, overview_json, overview_lines
+
+    found = overview(folders)
+    if as_json:
+        typer.echo(json.dumps(overview_json(found), indent=2))
+    else:
+        console = Console()
+        console.print(folders_table(found))
+        for line in overview_lines(found):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if found.is_complete:
+        return 0
+    return _CANNOT_TELL if found.doubts else _LEFT
 
 
 def runs_table(history: History) -> Table:

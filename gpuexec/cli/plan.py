@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from gpuexec.cli.run import Options, Settings, Target
+from gpuexec.cli.run import Options, Settings, Shard, Target, options_with_shard
 from gpuexec.cli.target import parse_options, parse_settings
 from gpuexec.errors import ConfigurationError
 from gpuexec.executors.target import load_pipeline
@@ -27,6 +27,7 @@ def plan(
     ] = None,
     settings: Settings = [],  # noqa: B006 - typer makes a new list
     options: Options = [],  # noqa: B006
+    shard: Shard = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print a JSON object, with the grant of every worker.")
     ] = False,
@@ -35,7 +36,7 @@ def plan(
     import gpuexec
     from gpuexec.config import ExecutorConfig
 
-    config = parse_options(options)
+    config = options_with_shard(parse_options(options), shard)
     ExecutorConfig.create(config)  # a wrong option is told before the target's imports, which may take long
     pipeline = load_pipeline(target, parse_settings(settings))
     made = gpuexec.plan(pipeline, config=config, node=_read_node(node) if node else None)

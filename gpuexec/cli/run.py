@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from gpuexec.cli.target import parse_options, parse_settings
-from gpuexec.errors import GpuexecError
+from gpuexec.errors import ConfigurationError, GpuexecError
 from gpuexec.executors.target import load_pipeline
 
 if TYPE_CHECKING:
@@ -48,6 +48,14 @@ Options = Annotated[
         "(repeatable); `gpuexec options` lists them.",
     ),
 ]
+Shard = Annotated[
+    str | None,
+    typer.Option(
+        metavar="K/N",
+        help="Process shard K of N of the sources, counted from 0; auto: as SLURM's or a launcher's variables say.",
+        show_default=False,
+    ),
+]
 
 
 def run(
@@ -57,6 +65,7 @@ def run(
     ] = ExecutorName.LOCAL,
     settings: Settings = [],  # noqa: B006 - typer makes a new list
     options: Options = [],  # noqa: B006
+    shard: Shard = None,
     prometheus: Annotated[
         int | None,
         typer.Option(
@@ -70,7 +79,7 @@ def run(
 
     Exit status: 0 if it went through, 3 if it did with tasks in quarantine, 1 if it failed, 130 after Ctrl-C.
     """
-    given = parse_options(options)
+    given = options_with_shard(parse_options(options), shard)
     if prometheus is not None:
         given["prometheus_port"] = prometheus
     executor = _make_executor(executor_name, given)
@@ -103,6 +112,15 @@ def run(
         total = sum(quarantined.values())
         _show(console, Text(f"{total} quarantined: {where} (left out, the run went on without them)", style="yellow"))
         raise typer.Exit(_WITH_QUARANTINE)
+
+
+def options_with_shard(options: dict[str, Any], shard: str | None) -> dict[str, Any]:
+    """Return the options with that of ``--shard``. Raises ``ConfigurationError`` if they have another."""
+    if shard is None:
+        return options
+    if options.get("shard", shard) != shard:
+        raise ConfigurationError(f"--shard {shard} and -o shard={options['shard']} contradict each other: give one")
+    return {**options, "shard": shard}
 
 
 def _show_table(console: Console, report: RunReport | None) -> None:

@@ -35,7 +35,8 @@ _metrics_of_call: ContextVar[dict[str, float] | None] = ContextVar("gpuexec_metr
 class AsyncAdapter:
     """The adapter of an asynchronous stage; ``adapter`` is that of its library.
 
-    ``before_call`` is given the ids of a call's tasks before the stage is; none before it is set up. ``last_stats`` and
+    ``before_call`` is given the ids of a call's tasks before the stage is; none before it is set up. ``select_outputs``
+    returns those of a call's outputs that the run is to have. ``last_stats`` and
     ``last_failed`` are those of the call that ended last: whoever awaits `call` reads them before anything else runs.
     """
 
@@ -44,6 +45,7 @@ class AsyncAdapter:
         self.last_stats: Any = None
         self.last_failed: list[str] = []
         self.before_call: Callable[[Sequence[str]], None] | None = None
+        self.select_outputs: Callable[[list[Any]], list[Any]] | None = None
         self._adapter = adapter
         self._takes_batches = takes_batches(adapter.stage)
         self._in_flight = 0
@@ -85,7 +87,7 @@ class AsyncAdapter:
         stats = self.last_stats
         stats.process_time, stats.actor_idle_time = self._idle_since - began, idle_s
         stats.num_items_processed, stats.input_data_size_mb = items, items / MIB
-        return outputs
+        return outputs if self.select_outputs is None else self.select_outputs(outputs)
 
     async def _returned(self, tasks: list[Any]) -> Any:
         if self._takes_batches:

@@ -43,6 +43,7 @@ class StageSpec(Record):
     those that a worker will import to unpickle it, in order. ``error_handling``: what its workers do by themselves when
     it raises; ``policy``: what the driver does then. ``share_enforcement``: how they are held to a part of a GPU.
     ``max_concurrency``: of an asynchronous stage, the calls that a worker has in flight at most; ``None`` of others.
+    ``shard``: the one whose tasks it returns, ``None`` for all.
     """
 
     index: int
@@ -59,6 +60,7 @@ class StageSpec(Record):
     error_handling: ErrorHandling = field(default_factory=ErrorHandling)
     share_enforcement: ShareEnforcement = ShareEnforcement.AUTO
     max_concurrency: int | None = None
+    shard: str | None = None
 
 
 class StageState:

@@ -163,6 +163,7 @@ class WorkerProcesses:
             share_enforcement=specs[0].share_enforcement,
             max_concurrency=specs[0].max_concurrency,
             batch_timeout_s=specs[0].limits.batch_timeout_s,
+            shards=[spec.shard for spec in specs] if any(spec.shard for spec in specs) else None,
             payloads=(
                 *(spec.payload for spec in specs),
                 *(() if self._announcement is None else (self._announcement,)),

@@ -29,15 +29,19 @@ from gpuexec.executors.prepare import prepare
 from gpuexec.executors.progress import progress_for
 from gpuexec.executors.run_facts import run_facts
 from gpuexec.executors.run_folder import folder_for
+from gpuexec.executors.shard_option import with_shard
+from gpuexec.executors.sharding import sharding_of
 from gpuexec.executors.stage_options import max_concurrency_of, notes_on_specs
 from gpuexec.executors.without_ray import ray_not_started
 from gpuexec.naming import abbreviated
 from gpuexec.planning.model import WorkerGrant
 from gpuexec.report.builder import ReportBuilder
 from gpuexec.report.model import RunReport
+from gpuexec.shards import Shard
 from gpuexec.stage.environment import env_vars_for, temporary_environment
 from gpuexec.stage.seeds import random_states_kept, seeded
 from gpuexec.stage.session import StageSession
+from gpuexec.stage.sharding import sharded
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -98,49 +102,54 @@ class InlineExecutor(BaseExecutor):
     def _execute(
         self, stages: Sequence[Any], initial_tasks: Sequence[Any] | None, exporters: Sequence[Observer]
     ) -> list[Any]:
-        prepared = prepare(stages, self.options)
+        options = with_shard(self.options, stages)
+        prepared = prepare(stages, options)
         _warn_of_specs(stages)
         grants = {plan.stage_index: plan.workers[0] for phase in prepared.plan.phases for plan in phase.stages}
-        tasks = list(initial_tasks_for(prepared.stages, initial_tasks))
+        sharding = sharding_of(options, prepared.stages, has_initial_tasks=bool(initial_tasks))
+        tasks = list(sharding.of_list(initial_tasks_for(prepared.stages, initial_tasks)))
         builder = ReportBuilder()
         self.last_report = builder.report
         progress, gauge_every_s = progress_for(self.options, builder.report)
         names = [demand.name for demand in prepared.demands]
-        facts = run_facts("inline", prepared, self.options)
+        facts = run_facts("inline", prepared, options)
         folder = folder_for(self.options.run_dir, builder.report)
         observers = [builder, *exporters, *folder, *progress, *self.observers]
         run = InlineEvents(prepared.plan, names, facts, observers, gauge_every_s)
         try:
             with random_states_kept(self.options.task_seed), ray_not_started():
                 for index, stage in enumerate(prepared.stages):
-                    tasks = self._run_stage(index, stage, grants[index], tasks, run)
+                    with temporary_environment(env_vars_for(stage, options)):
+                        shard = sharding.shard_of_stage(index)
+                        tasks = self._run_stage(index, stage, grants[index], tasks, run, shard)
         except BaseException as error:
             run.run_ended(error)
             raise
         run.run_ended(None)
         return tasks
 
-    def _run_stage(self, index: int, stage: Any, grant: WorkerGrant, tasks: list[Any], run: InlineEvents) -> list[Any]:
+    def _run_stage(
+        self, index: int, stage: Any, grant: WorkerGrant, tasks: list[Any], run: InlineEvents, shard: Shard | None
+    ) -> list[Any]:
         outputs: list[Any] = []
-        with temporary_environment(env_vars_for(stage, self.options)):
-            if stage_facts.sets_up_node(stage):
+        if stage_facts.sets_up_node(stage):
+            began = time.monotonic()
+            self._session(stage, grant).set_up_on_node()  # as in its own process: what it sets on the stage is lost
+            run.node_set_up(index, began)
+        teardown_s = None
+        run.stage_began(index, grant.worker_id)
+        try:
+            with self._session(stage, grant, shard) as session:
                 began = time.monotonic()
-                self._session(stage, grant).set_up_on_node()  # as in its own process: what it sets on the stage is lost
-                run.node_set_up(index, began)
-            teardown_s = None
-            run.stage_began(index, grant.worker_id)
-            try:
-                with self._session(stage, grant) as session:
-                    began = time.monotonic()
-                    with _noted(session):
-                        session.set_up()
-                    run.stage_ready(index, grant.worker_id, began)
-                    outputs = self._process(index, session, grant, tasks, run)
-                    began = time.monotonic()
-                    session.tear_down()
-                    teardown_s = time.monotonic() - began
-            finally:
-                run.stage_ended(index, grant.worker_id, teardown_s)
+                with _noted(session):
+                    session.set_up()
+                run.stage_ready(index, grant.worker_id, began)
+                outputs = self._process(index, session, grant, tasks, run)
+                began = time.monotonic()
+                session.tear_down()
+                teardown_s = time.monotonic() - began
+        finally:
+            run.stage_ended(index, grant.worker_id, teardown_s)
         return outputs
 
     def _process(
@@ -179,12 +188,12 @@ class InlineExecutor(BaseExecutor):
             outputs += made
         return outputs
 
-    def _session(self, stage: Any, grant: WorkerGrant) -> StageSession:
+    def _session(self, stage: Any, grant: WorkerGrant, shard: Shard | None = None) -> StageSession:
         """Return a session of a copy of the stage, as every process of a run has its own."""
         node = NodeInfo(node_id=socket.gethostname())
         worker = WorkerMetadata(worker_id=grant.worker_id, allocation=grant.allocation)
         adapter = seeded(adapters.adapter_for(own_copy(stage)), self.options.task_seed)
-        return StageSession(adapter, node, worker)
+        return StageSession(sharded(adapter, shard), node, worker)
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from gpuexec.errors import RunCancelled, drop_driver_frames
 from gpuexec.executors.checks import check_call, checked_observers
 from gpuexec.executors.exporting import exporters_for, perf_records_for
 from gpuexec.executors.option_repr import executor_repr
+from gpuexec.executors.shard_option import with_shard
 from gpuexec.processes.standard_streams import occupy_standard_descriptors
 
 if TYPE_CHECKING:
@@ -112,14 +113,15 @@ class LocalExecutor(BaseExecutor):
         occupy_standard_descriptors()
         folder = self._checkpoint_folder(checkpoint)
         check_call(stages)
-        early = contextlib.nullcontext() if folder else template_started_early(stages, self.options)
+        options = with_shard(self.options, stages)
+        early = contextlib.nullcontext() if folder else template_started_early(stages, options)
         with (
             self._cancellable() as cancellation,
             exporters_for(self.options) as exporters,
             perf_records_for(self, stages) as recorders,
             early,
         ):
-            run = self._run(folder, accept_changed=accept_changed_pipeline)
+            run = self._run(options, folder, accept_changed=accept_changed_pipeline)
             try:
                 return run.execute(stages, initial_tasks, cancellation, [*exporters, *recorders])
             except BaseException as error:
@@ -149,21 +151,22 @@ class LocalExecutor(BaseExecutor):
         """
         occupy_standard_descriptors()
         check_call(stages)
-        run = self._run(self._checkpoint_folder(checkpoint), accept_changed=accept_changed_pipeline)
+        options = with_shard(self.options, stages)
+        run = self._run(options, self._checkpoint_folder(checkpoint), accept_changed=accept_changed_pipeline)
         return run.stream(stages, initial_tasks, self._cancellable)
 
     def _checkpoint_folder(self, given: str | os.PathLike[str] | None) -> str | None:
         """Return the checkpoint folder of a run: the one given to its call, else the option's."""
         return (self.options if given is None else ExecutorConfig.create(checkpoint=given)).checkpoint
 
-    def _run(self, checkpoint: str | None, *, accept_changed: bool) -> LocalRun:
+    def _run(self, options: ExecutorConfig, checkpoint: str | None, *, accept_changed: bool) -> LocalRun:
         from gpuexec.executors.local_run import LocalRun  # takes longest, so the template is started before it
 
         def keep_report(report: RunReport) -> None:
             self.last_report = report
 
         return LocalRun(
-            self.options,
+            options,
             self.observers,
             checkpoint=checkpoint,
             accept_changed=accept_changed or self.options.accept_changed_pipeline,

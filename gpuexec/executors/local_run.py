@@ -35,6 +35,7 @@ from gpuexec.executors.prepare import Prepared, prepare, with_spill_folder
 from gpuexec.executors.progress import progress_for
 from gpuexec.executors.run_facts import run_facts
 from gpuexec.executors.run_folder import folder_for
+from gpuexec.executors.sharding import NO_SHARDING, sharding_of
 from gpuexec.executors.stage_options import (
     error_handling_of,
     limits_of,
@@ -78,6 +79,7 @@ class LocalRun:
         self._accept_changed = accept_changed
         self._records_calls = records_calls
         self._on_report = on_report
+        self._sharding = NO_SHARDING
 
     def execute(
         self,
@@ -89,7 +91,7 @@ class LocalRun:
         """Do what `LocalExecutor.execute` promises. ``exporters``: observers for other tools."""
         prepared = self._prepare(stages, sleep=cancellation.sleep)
         with prepared.leases, signals_deferred():
-            tasks = _listed(prepared.stages, initial_tasks)
+            tasks = self._listed(prepared.stages, initial_tasks)
             facts = run_facts("local", prepared, self._options)
             run = self._run(prepared, facts, tasks, cancellation, exporters, streams=False)
             return run.execute()
@@ -142,10 +144,11 @@ class LocalRun:
     ) -> Generator[Any, None, None]:
         tasks: InitialTasks
         if initial_tasks is None or isinstance(initial_tasks, Sequence):
-            tasks = _listed(prepared.stages, initial_tasks)
+            tasks = self._listed(prepared.stages, initial_tasks)
         else:
             send_own_modules_by_value(prepared.stages)
-            tasks = StreamedTasks(checked_tasks(initial_tasks))
+            self._sharding = sharding_of(self._options, prepared.stages, has_initial_tasks=True)
+            tasks = StreamedTasks(self._sharding.of_stream(checked_tasks(initial_tasks)))
         with cancellable() as cancellation, exporters_for(self._options) as exporters:
             with signals_deferred():
                 results = self._run(prepared, facts, tasks, cancellation, exporters, streams=True).stream()
@@ -164,6 +167,12 @@ class LocalRun:
             finally:
                 with signals_deferred():
                     results.close()
+
+    def _listed(self, stages: Sequence[Any], initial_tasks: Sequence[Any] | None) -> ListedTasks:
+        tasks = initial_tasks_for(stages, initial_tasks)
+        send_own_modules_by_value((*stages, tasks[0]))
+        self._sharding = sharding_of(self._options, stages, has_initial_tasks=bool(initial_tasks))
+        return ListedTasks(self._sharding.of_list(tasks))
 
     def _run(
         self,
@@ -270,6 +279,7 @@ class LocalRun:
         return Checkpoint.open(
             self._checkpoint,
             stages,
+            shard=self._sharding.shard,
             accept_changed=self._accept_changed,
             delivery=delivery,
             task_seed=self._options.task_seed,
@@ -294,13 +304,8 @@ class LocalRun:
             error_handling=error_handling_of(options),
             share_enforcement=ShareEnforcement(options.share_enforcement),
             max_concurrency=max_concurrency_of(stage, self._options),
+            shard=None if (shard := self._sharding.shard_of_stage(index)) is None else str(shard),
         )
-
-
-def _listed(stages: Sequence[Any], initial_tasks: Sequence[Any] | None) -> ListedTasks:
-    tasks = initial_tasks_for(stages, initial_tasks)
-    send_own_modules_by_value((*stages, tasks[0]))
-    return ListedTasks(tasks)
 
 
 def _say_what_workers_do_not_get(names: Sequence[str]) -> None:

@@ -12,6 +12,8 @@ from gpuexec.curator import registration
 from gpuexec.curator.stage_specs import asks_of
 from gpuexec.executors.checks import check_call
 from gpuexec.executors.prepare import prepare
+from gpuexec.executors.shard_option import with_shard
+from gpuexec.executors.sharding import sharding_of
 from gpuexec.executors.stage_options import user_options
 from gpuexec.hardware.inventory import node_to_json
 from gpuexec.hardware.model import Node
@@ -34,7 +36,8 @@ class RunPlan:
 
     ``stage_names``: of all stages, in their order. ``groups``: which of them share their workers. ``stage_options``:
     the options that single stages have of their own, by the stage's name. ``stage_specs``: what stages ask for in
-    their ``ray_stage_spec`` and ``xenna_stage_spec``, and what it becomes, as texts.
+    their ``ray_stage_spec`` and ``xenna_stage_spec``, and what it becomes, as texts. ``shard``: see the option, and
+    ``shard_note``: what is cut to it.
     """
 
     plan: Plan
@@ -43,6 +46,8 @@ class RunPlan:
     groups: tuple[Group, ...]
     stage_options: Mapping[str, Mapping[str, Any]]
     stage_specs: Mapping[str, tuple[str, ...]]
+    shard: str | None = None
+    shard_note: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as JSON values: ``node``, ``phases`` with the stages and the grants of their workers, and
@@ -56,7 +61,8 @@ class RunPlan:
             ],
             "stage_options": {name: _json_values(options) for name, options in self.stage_options.items()},
             "stage_specs": {name: list(honoured) for name, honoured in self.stage_specs.items()},
-            "notes": list(self.plan.notes),
+            "shard": self.shard,
+            "notes": [*self.plan.notes, *(() if self.shard_note is None else (self.shard_note,))],
         }
 
     def _stage_to_dict(self, stage: StagePlan, why_separate: str | None) -> dict[str, Any]:
@@ -84,6 +90,8 @@ class RunPlan:
         from gpuexec.executors.plan_view import render_plan
 
         yield from render_plan(self.plan, self.node, self.stage_names, self.groups)
+        if self.shard_note is not None:
+            yield Text(self.shard_note)
         for name, own in self.stage_options.items():
             shown = ", ".join(f"{option}={value!r}" for option, value in own.items())
             yield Text(f"stage {name!r}, options of its own: {shown}")
@@ -119,6 +127,7 @@ def plan(
     else:
         stages = pipeline
     check_call(stages)
+    checked = with_shard(checked, stages)
     prepared = prepare(stages, checked, node=node, fuses=True, has_checkpoint=checked.checkpoint is not None)
     own = {demand.name: user_options(stage, checked) for stage, demand in zip(stages, prepared.demands, strict=True)}
     asked = {demand.name: asks_of(stage).honoured for stage, demand in zip(stages, prepared.demands, strict=True)}
@@ -129,6 +138,8 @@ def plan(
         groups=prepared.groups,
         stage_options={name: options for name, options in own.items() if options},
         stage_specs={name: honoured for name, honoured in asked.items() if honoured},
+        shard=checked.shard,
+        shard_note=sharding_of(checked, stages, has_initial_tasks=False).describe(stages, checked.checkpoint),
     )
 
 

@@ -1,4 +1,4 @@
-"""Delivers Ctrl-C, SIGTERM and SIGHUP only while the driver waits.
+"""Delivers Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 only while the driver waits.
 
 Python raises ``KeyboardInterrupt`` between any two instructions: the driver might send a message twice, or lose track
 of a process it has just started. So while the driver works, these signals are recorded; they are raised at its next
@@ -8,6 +8,10 @@ once: the driver is probably stuck, for example while it unpickles a task.
 A handler that the program has installed (asyncio's for Ctrl-C, a server's for SIGTERM) is called as well, at once. If
 it raises, its exception is the one to be raised at the wait. If it does not, it has only taken note of the signal, and
 the run ends all the same. A signal that is ignored (``nohup``), or handled by other than Python code, is left alone.
+
+SIGUSR1 is what batch systems are commonly told to send some time before the time limit (``sbatch --signal``). It would
+kill the process at once, so it ends the run in order, unless the program handles it in any way: it may be there for
+something else, such as ``faulthandler``.
 """
 
 from __future__ import annotations
@@ -18,10 +22,11 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
-_SIGNALS: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_SIGNALS: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 _STDERR = 2
 
 
@@ -39,7 +44,7 @@ class _DeferredSignals:
         self.hosts: dict[int, Callable[[int, FrameType | None], Any]] = {}  # the program's handlers
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        """Handle a signal: ``KeyboardInterrupt``, or ``SystemExit`` 128 + n, as shells report SIGTERM and SIGHUP."""
+        """Handle a signal: ``KeyboardInterrupt``, or ``SystemExit`` 128 + n, as shells report the others."""
         stuck = self.pending is not None
         self.arrived += 1
         _acknowledge(number, again=self.arrived > 1)
@@ -65,12 +70,14 @@ _deferred = _DeferredSignals()
 
 @contextlib.contextmanager
 def signals_deferred() -> Iterator[None]:
-    """Defer SIGINT, SIGTERM and SIGHUP in the block, except within `signals_delivered`."""
+    """Defer SIGINT, SIGTERM, SIGHUP and SIGUSR1 in the block, except within `signals_delivered`."""
     previous_handlers: dict[int, Any] = {}
     if _is_main_thread():
         for number in _SIGNALS:
             handler = signal.getsignal(number)
             if handler == _deferred.handle or handler is signal.SIG_IGN or handler is None:
+                continue
+            if number == signal.SIGUSR1 and (callable(handler) or _is_caught(number)):
                 continue
             previous_handlers[number] = handler
             if callable(handler) and handler is not signal.default_int_handler:
@@ -118,6 +125,14 @@ def _acknowledge(number: int, *, again: bool) -> None:
             return
         # Past sys.stderr, which may be in the middle of a write. The live table's last line has no end.
         os.write(_STDERR, (("\r\n" if os.isatty(_STDERR) else "") + text).encode())
+
+
+def _is_caught(number: int) -> bool:
+    """Whether any code handles a signal. Python knows of its own handlers only, not of ``faulthandler``'s."""
+    with contextlib.suppress(OSError, StopIteration), Path("/proc/self/status").open(encoding="ascii") as status:
+        mask = next(line for line in status if line.startswith("SigCgt:")).split()[1]
+        return bool(int(mask, 16) >> (number - 1) & 1)
+    return True  # unknown: leave it alone
 
 
 def _is_main_thread() -> bool:

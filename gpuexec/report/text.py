@@ -57,7 +57,10 @@ def _heading(report: Data, outcome: str) -> str:
     when = "" if started is None else f", {started}"
     seconds = finite(report.get("wall_s")) or finite(report.get("elapsed_s"))
     took = "" if seconds is None else f" after {in_words(seconds)}"
-    text = f"{report.get('pipeline')} ({report.get('run_id')}){when}: {outcome}{took}"
+    options = report.get("options")
+    shard = options.get("shard") if isinstance(options, dict) else None
+    part = "" if shard is None else f", shard {shard}"
+    text = f"{report.get('pipeline')} ({report.get('run_id')}){part}{when}: {outcome}{took}"
     tasks = f", {counted(number(report.get('tasks_in')), 'task')} in, {number(report.get('tasks_out')):,.0f} out"
     rate = finite(report.get("throughput_per_s"))
     error = report.get("error")

@@ -17,6 +17,7 @@ CHECKED_PARTS = frozenset(  # of a runtime_env: executors.requirements compares 
         *("mpi", "worker_process_setup_hook"),
     )
 )
+CURATOR_FILTER = "NEMO_CURATOR_SLURM_ARRAY_ENABLED"  # of Curator's own filter for SLURM arrays
 _SUPPORTED = "env_vars"
 _NO_DEMAND = ("excludes", "config")  # how Ray is to bring things about
 
@@ -40,8 +41,12 @@ def env_vars_for(stage: Any, options: ExecutorConfig) -> dict[str, str]:
 
 
 def requested_variables(stage: Any, options: ExecutorConfig) -> dict[str, str]:
-    """Return the variables to set for a stage, without a word about the rest of its ``runtime_env``."""
-    return {**_env_vars_in(options.runtime_env), **_env_vars_in(runtime_env_of(stage))}
+    """Return the variables to set for a stage, without a word about the rest of its ``runtime_env``.
+
+    A run with a shard cuts its sources itself, so Curator's filter must not do it again.
+    """
+    variables = {**_env_vars_in(options.runtime_env), **_env_vars_in(runtime_env_of(stage))}
+    return variables if options.shard is None else {**variables, CURATOR_FILTER: "0"}
 
 
 @contextlib.contextmanager

@@ -81,7 +81,8 @@ def _behave_as_worker() -> LogSink:
     log = LogSink()
     explain_breakpoints()
     write_stacks_on_signal()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver handles Ctrl-C
+    for handled_by_driver in (signal.SIGINT, signal.SIGUSR1):  # batch systems send the latter to every process of a job
+        signal.signal(handled_by_driver, signal.SIG_IGN)
     return log
 
 
@@ -123,11 +124,7 @@ def _serve(connection: BlockingConnection, recorder: FlightRecorder, log: LogSin
             load(each)
         with loading_stage():
             for log.stage, payload in enumerate(stages):
-                adapter = adapters.adapter_for(load(payload))
-                if start.task_seed is not None:
-                    from gpuexec.stage.seeds import seeded  # only a run with seeds pays for it
-
-                    adapter = seeded(adapter, start.task_seed)
+                adapter = _with_options(adapters.adapter_for(load(payload)), start, log.stage)
                 if ranges is not None and start.max_concurrency is None:  # ranges nest, and calls side by side do not
                     adapter = ranges.around(adapter)
                 loaded.append(adapter)
@@ -158,6 +155,21 @@ def _serve(connection: BlockingConnection, recorder: FlightRecorder, log: LogSin
 
     signal.signal(signal.SIGTERM, terminate_once)
     loop.run()
+
+
+def _with_options(adapter: StageAdapter, start: Start, position: int) -> StageAdapter:
+    """Return the adapter of the stage at this position of the group with what few runs ask for."""
+    if start.task_seed is not None:
+        from gpuexec.stage.seeds import seeded
+
+        adapter = seeded(adapter, start.task_seed)
+    shard = start.shards[position] if start.shards is not None else None
+    if shard is not None:
+        from gpuexec.shards import Shard
+        from gpuexec.stage.sharding import sharded
+
+        adapter = sharded(adapter, Shard.read(shard))
+    return adapter
 
 
 def _nvtx_ranges() -> Ranges | None:

@@ -34,6 +34,7 @@ finally:
         (signal.SIGINT, -signal.SIGINT, "KeyboardInterrupt"),
         (signal.SIGTERM, 143, "SystemExit"),
         (signal.SIGHUP, 129, "SystemExit"),
+        (signal.SIGUSR1, 138, "SystemExit"),
     ],
 )
 def test_a_batch_in_flight_is_finished_and_counted(tmp_path: Path, how: signal.Signals, code: int, error: str):

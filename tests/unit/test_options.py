@@ -51,6 +51,8 @@ def expected_members(option: dataclasses.Field[Any]) -> set[Any]:
         members = {options.LogLevel}
     elif option.name == "stage_options":
         members = {Mapping[str, options.StageOptions]}
+    elif option.name == "shard":
+        members = {str}
     elif kind == "str":
         members = {str, os.PathLike[str]}
     else:

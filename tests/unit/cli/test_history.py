@@ -35,9 +35,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def output_of(*arguments: str) -> str:
+def output_of(*arguments: str, status: int = 3) -> str:
     result = CliRunner().invoke(app, arguments, catch_exceptions=False, env={"COLUMNS": "120"})
-    assert result.exit_code == 0
+    assert result.exit_code == status
     return result.output
 
 

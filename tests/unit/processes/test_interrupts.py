@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import faulthandler
+import os
 import signal
 import threading
 
@@ -139,3 +141,32 @@ def test_in_other_threads_nothing_changes():
     thread.start()
     thread.join()
     assert handlers == [signal.getsignal(signal.SIGINT)]
+
+
+def test_sigusr1_ends_the_run_where_it_would_have_killed_the_process():
+    with pytest.raises(SystemExit) as caught, signals_deferred():
+        os.kill(os.getpid(), signal.SIGUSR1)
+    assert caught.value.code == 128 + signal.SIGUSR1
+    assert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL
+
+
+def test_sigusr1_stays_with_a_program_that_handles_it():
+    seen = []
+    previous = signal.signal(signal.SIGUSR1, lambda number, frame: seen.append(number))
+    try:
+        with signals_deferred(), signals_delivered():
+            os.kill(os.getpid(), signal.SIGUSR1)
+        assert seen == [signal.SIGUSR1]
+    finally:
+        signal.signal(signal.SIGUSR1, previous)
+
+
+def test_sigusr1_stays_with_faulthandler(tmp_path):
+    with (tmp_path / "stacks").open("w") as stacks:
+        faulthandler.register(signal.SIGUSR1, file=stacks)
+        try:
+            with signals_deferred(), signals_delivered():
+                os.kill(os.getpid(), signal.SIGUSR1)
+        finally:
+            faulthandler.unregister(signal.SIGUSR1)
+    assert "test_sigusr1_stays_with_faulthandler" in (tmp_path / "stacks").read_text()
