@@ -17,6 +17,7 @@ from gpuexec.checkpoint.shard_folders import folder_of
 from gpuexec.checkpoint.survey import survey
 from gpuexec.cli.history import show_history
 from gpuexec.core.sources import Settled
+from gpuexec.errors import CheckpointError
 from gpuexec.shards import Shard
 
 PIPELINE = '[{"name": "reader", "class_name": "Reader", "settings": {}}]'
@@ -164,3 +165,13 @@ def test_a_file_system_that_does_not_answer(tmp_path):
         os.close(os.open(own / SUBFOLDER / "lock", os.O_RDWR | os.O_NONBLOCK))  # lets the reader go
     assert (first.state, second.state) == ("done", "unreadable")
     assert "no answer within 1 s" in second.problem
+
+
+def test_the_numbers_for_sbatch(tmp_path):
+    write(tmp_path, "0/4", done=("0_0",))
+    write(tmp_path, "2/4", opened=("0_2",), outcome="SystemExit: 138")
+    assert shown(str(tmp_path), "--array", status=3) == "1,2,3\n"
+    assert "interrupted: 2/4" in shown(str(tmp_path), status=3), "a signal ended it; nothing failed"
+    write(tmp_path, "1/4", done=("0_1",), digest="another pipeline")
+    with pytest.raises(CheckpointError, match="2 different pipelines"):
+        shown(str(tmp_path), "--array", status=1)
