@@ -50,9 +50,10 @@ class DedupResult(Record):
 
         empty = f", {self.without_text:,} of them without text" if self.without_text else ""
         stay = self.documents - self.removed
+        removed = counted(self.removed, "document")
         lines = [
             f"{counted(self.documents, 'document')}{empty}",
-            f"{counted(self.groups, 'group')} of duplicates, {counted(self.removed, 'document')} to remove, {stay:,} stay",
+            f"{counted(self.groups, 'group')} of duplicates, {removed} to remove, {stay:,} stay",
             f"ids to remove: {self.ids}",
             f"groups:        {self.groups_folder}",
         ]
