@@ -46,11 +46,14 @@ class DedupResult(Record):
     resumed: bool = False
 
     def __str__(self) -> str:
+        from gpuexec.report.wording import counted
+
         empty = f", {self.without_text:,} of them without text" if self.without_text else ""
         stay = self.documents - self.removed
+        removed = counted(self.removed, "document")
         lines = [
-            f"{self.documents:,} documents{empty}",
-            f"{self.groups:,} groups of duplicates, {self.removed:,} documents to remove, {stay:,} stay",
+            f"{counted(self.documents, 'document')}{empty}",
+            f"{counted(self.groups, 'group')} of duplicates, {removed} to remove, {stay:,} stay",
             f"ids to remove: {self.ids}",
             f"groups:        {self.groups_folder}",
         ]

@@ -80,7 +80,7 @@ def test_the_command(data: Path, tmp_path: Path):
     settings = ("--set", "num_bands=8", "--set", "minhashes_per_band=3", "-o", "show_progress=false")
     done = run_command("dedup", "fuzzy", data, "-O", output, "--remove", *settings)
     assert done.returncode == 0, done.stderr
-    assert "documents to remove" in done.stdout
+    assert " to remove, " in done.stdout
     assert (output / "documents" / "0.jsonl").exists()
     refused = run_command("dedup", "exact", data, "-O", output)
     assert refused.returncode == 1

@@ -201,7 +201,7 @@ def test_the_result_reads_well(tmp_path: Path):
     data = write_jsonl(tmp_path / "a.jsonl", ["same", "same", ""])
     result = ExactDeduplication(data, tmp_path / "out").run(INLINE)
     lines = str(dataclasses.replace(result, seconds={"hash": 1.25})).splitlines()
-    assert lines[:2] == ["3 documents, 1 of them without text", "1 groups of duplicates, 1 documents to remove, 2 stay"]
+    assert lines[:2] == ["3 documents, 1 of them without text", "1 group of duplicates, 1 document to remove, 2 stay"]
     assert lines[-1] == "time:          hash 1.2 s"
 
 
