@@ -35,6 +35,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a test holds these names aga
     from gpuexec.contract.sentinels import NoneTask as NoneTask
     from gpuexec.contract.stage import ProcessingStage as ProcessingStage
     from gpuexec.contract.task import Task as Task
+    from gpuexec.errors import BatchTimedOut as BatchTimedOut
     from gpuexec.errors import CannotAttach as CannotAttach
     from gpuexec.errors import CapsuleError as CapsuleError
     from gpuexec.errors import CapsuleNotWritten as CapsuleNotWritten
@@ -103,10 +104,10 @@ _HOMES = {
     "contract.stage": "ProcessingStage",
     "contract.task": "Task",
     "errors": (
-        "CannotAttach CapsuleError CapsuleNotWritten CheckpointError CheckpointMismatch ComparisonImpossible "
-        "CompositeNotDecomposed ConfigurationError GpuShareExceeded GpuexecError GpusBusy GpusLost InternalError "
-        "InvalidTask NvmlError NvmlHangs NvmlUnavailable RemoteStageError RemoteTraceback ResourcesError "
-        "ResultNotPicklable RunCancelled RunFolderNotWritten RunNotFound SpillFailed StageContractError "
+        "BatchTimedOut CannotAttach CapsuleError CapsuleNotWritten CheckpointError CheckpointMismatch "
+        "ComparisonImpossible CompositeNotDecomposed ConfigurationError GpuShareExceeded GpuexecError GpusBusy "
+        "GpusLost InternalError InvalidTask NvmlError NvmlHangs NvmlUnavailable RemoteStageError RemoteTraceback "
+        "ResourcesError ResultNotPicklable RunCancelled RunFolderNotWritten RunNotFound SpillFailed StageContractError "
         "StageError StageNotPicklable StartRefused SweepImpossible TooManyQuarantined WorkerDied"
     ),
     "executors.inline": "InlineExecutor",

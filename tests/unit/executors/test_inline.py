@@ -44,10 +44,10 @@ def test_other_parts_of_a_runtime_env_are_reported_as_ignored():
     lines: list[str] = []
     handler = logger.add(lines.append, level="WARNING")
     try:
-        Pipeline("p", stages=[Reads().with_(runtime_env={"conda": "x"})]).run(InlineExecutor())
+        Pipeline("p", stages=[Reads().with_(runtime_env={"nsight": "x"})]).run(InlineExecutor())
     finally:
         logger.remove(handler)
-    assert any("runtime_env ['conda'] is ignored" in line for line in lines)
+    assert any("runtime_env ['nsight'] is ignored" in line for line in lines)
 
 
 def test_the_life_cycle_and_teardown_after_a_failure(tmp_path):
