@@ -50,7 +50,7 @@ or 2 and a message on stderr, and nothing is checked.
 **Nothing is changed.** Doctor reads files of the kernel and asks the driver, with a limit on the time of each call. Two
 things are asked in processes of their own: what PyTorch sees of CUDA (where there is a GPU and PyTorch is installed;
 60 s at most), and, with a target, whether workers can be forked (its stages' modules are imported, 120 s at most). No
-stage is run. Planning for GPUs makes the folder of [leases](gpus.md#two-runs-on-one-machine), as `gpuexec plan` does.
+stage is run. Planning for GPUs makes the folder of [leases](gpu-shares.md#runs-beside-each-other), as `gpuexec plan` does.
 
 A reading that a GPU does not offer passes. One that is missing for another reason could not be checked, and
 `nvidia-smi -q -i N` may say more; where no GPU can be read at all, the checks `driver` and `gpus` say why.
