@@ -14,29 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from docutils import nodes
+from item_lists import as_list
 from sphinx.application import Sphinx
 
 import gpuexec
-
-ITEM = re.compile(r"^``[^`]+``(?:(?:, | and )``[^`]+``)*(?: \([^)]*\))?:\s")
-
-
-def as_list(lines: list[str]) -> list[str]:
-    """Return the lines of a docstring with a list item for each line that describes a name."""
-    result: list[str] = []
-    in_item = False
-    for line in lines:
-        if ITEM.match(line):
-            if not in_item and result and result[-1]:
-                result.append("")
-            result.append(f"* {line}")
-            in_item = True
-        elif in_item and line.strip() and not line.startswith(" "):
-            result.append(f"  {line}")
-        else:
-            in_item = in_item and bool(line.strip()) and line.startswith(" ")
-            result.append(line)
-    return result
 
 
 def rewrite(_app: Sphinx, _what: str, _name: str, _object: Any, _options: Any, lines: list[str]) -> None:
@@ -47,7 +28,9 @@ def rewrite(_app: Sphinx, _what: str, _name: str, _object: Any, _options: Any, l
 def class_names() -> frozenset[str]:
     """Return the names of all classes and type aliases that the package defines."""
     sources = Path(gpuexec.__file__).parent.rglob("*.py")
-    found = (re.findall(r"^(?:class )?(\w+)(?:[(:\[]| = | *: TypeAlias)", path.read_text(), re.MULTILINE) for path in sources)
+    found = (
+        re.findall(r"^(?:class )?(\w+)(?:[(:\[]| = | *: TypeAlias)", path.read_text(), re.MULTILINE) for path in sources
+    )
     return frozenset(name for names in found for name in names)
 
 

@@ -17,10 +17,10 @@ HEAD = """# Command line
 
 Made by `scripts/make-reference` from the commands themselves; `gpuexec COMMAND --help` shows the same in a terminal.
 
-`MODULE_OR_FILE:OBJECT` names a `Pipeline` (gpuexec's or NeMo Curator's), or a function that returns one, whose arguments
-`--set` gives: `curate.py:pipeline --set output=out`. Its first stage gets one empty task. `RUN` is an id, the beginning of
-one, a folder, or nothing for the newest run ([run folders](run-folders.md)). Sizes and times may have units:
-`-o queue_bytes=100MB`, `--limit 20m`.
+`MODULE_OR_FILE:OBJECT` names a `Pipeline` (gpuexec's or NeMo Curator's), or a function that returns one, whose
+arguments `--set` gives: `curate.py:pipeline --set output=out`. Its first stage gets one empty task. `RUN` is an id, the
+beginning of one, a folder, or nothing for the newest run ([run folders](run-folders.md)). Sizes and times may have
+units: `-o queue_bytes=100MB`, `--limit 20m`.
 
 What a command does can be done from Python, too: [From Python](python.md).
 
@@ -63,7 +63,9 @@ def _section(name: str, command: Callable[..., Any]) -> str:
 def _parameters(command: Callable[..., Any]) -> Iterator[Parameter]:
     hints = typing.get_type_hints(command, include_extras=True)
     for name, parameter in inspect.signature(command).parameters.items():
-        kind, *extras = typing.get_args(hints[name]) if typing.get_origin(hints[name]) is typing.Annotated else (hints[name],)
+        kind, *extras = (
+            typing.get_args(hints[name]) if typing.get_origin(hints[name]) is typing.Annotated else (hints[name],)
+        )
         info = next((e for e in [*extras, parameter.default] if isinstance(e, typer.models.ParameterInfo)), None)
         if info is None:
             raise TypeError(f"{command.__name__}: {name} is neither an argument nor an option of typer")
@@ -81,7 +83,9 @@ def _argument(name: str, kind: Any, info: typer.models.ArgumentInfo, default: An
 
 
 def _option(name: str, kind: Any, info: typer.models.OptionInfo, default: Any) -> Parameter:
-    in_annotation = default is not info.default and isinstance(info.default, str)  # its first argument is a spelling then
+    in_annotation = default is not info.default and isinstance(
+        info.default, str
+    )  # its first argument is a spelling then
     spellings = [*([info.default] if in_annotation else []), *(info.param_decls or ())]
     spelled = ", ".join(sorted(spellings, key=len)) or f"--{name.replace('_', '-')}"
     plain = _without_none(kind)

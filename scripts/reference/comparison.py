@@ -30,7 +30,7 @@ the named source does not say it. Nothing here is a measurement; those are in [b
 
 ## At a glance
 
-● yes · ◐ in part · ○ no. The tables below say what each mark means.
+● yes · ◐ in part · ○ no. The tables below, in this order, say what each mark means.
 """
 
 
@@ -42,7 +42,7 @@ def comparison_page() -> str:
 
 
 def _overview(facts: dict[str, Any]) -> str:
-    lines = ["| | " + " | ".join(row["title"] for row in facts["rows"]) + " |", "|---" * (len(facts["rows"]) + 1) + "|"]
+    lines = ["| | " + " | ".join(row["short"] for row in facts["rows"]) + " |", "|---" * (len(facts["rows"]) + 1) + "|"]
     for key, system in facts["systems"].items():
         marks = " | ".join(MARKS[row[key][0]] for row in facts["rows"])
         lines.append(f"| **{system['name']}** | {marks} |")

@@ -4,8 +4,9 @@ Readers do not see the comments. ``<!-- NAME: VALUE -->`` stands on a line of it
 
 ``<!-- file: NAME -->`` saves the block; ``<!-- add to NAME: before "TEXT" -->`` and ``<!-- replace in NAME: TEXT -->``
 change a file that an earlier block has saved. ``<!-- exit: 1 -->`` is the exit status that a shell block must have
-(``any``: it may have any). ``<!-- runs: no, REASON -->`` says why a block is not run, and ``<!-- runs: curator -->`` that it
-needs NeMo Curator. ``<!-- picture: NAME -->`` and ``<!-- page: NAME -->`` name pictures that are made from a block.
+(``any``: it may have any). ``<!-- runs: no, REASON -->`` says why a block is not run, and ``<!-- runs: curator -->``
+that it needs NeMo Curator. ``<!-- given: NAME -->`` names a file of tests/examples/given that a Python block goes on
+from. ``<!-- picture: NAME -->`` and ``<!-- page: NAME -->`` name pictures that are made from a block.
 A ``text`` block after a shell block has lines that its output must contain.
 """
 
@@ -16,7 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 BLOCK = re.compile(
-    r"(?P<marks>(?:^[ ]*<!-- [^\n]*? -->\n)*)^(?P<indent>[ ]*)```(?P<language>[\w{}-]*)[^\n]*\n(?P<text>.*?)^(?P=indent)```$",
+    r"(?P<marks>(?:^[ ]*<!-- [^\n]*? -->\n)*)"
+    r"^(?P<indent>[ ]*)```(?P<language>[\w{}-]*)[^\n]*\n(?P<text>.*?)^(?P=indent)```$",
     re.DOTALL | re.MULTILINE,
 )
 MARK = re.compile(r"<!-- (?P<name>[a-z ]+?)(?: (?P<file>[\w./-]+\.\w+))?: (?P<value>.*?) -->")
@@ -39,7 +41,7 @@ class Block:
 
 
 def read_blocks(page: Path) -> list[Block]:
-    """Return the page's fenced blocks in order. Raises ``ValueError`` for a comment before a fence that says nothing."""
+    """Return the page's fenced blocks in order. Raises ``ValueError`` for an unknown comment."""
     text = page.read_text(encoding="utf-8")
     return [_block(page, text, found) for found in BLOCK.finditer(text)]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ class Session:
 
     folder: Path
     environment: dict[str, str]
-    limit_s: float = 120
+    limit_s: float = 600
 
     def __post_init__(self) -> None:
         self.printed = ""
@@ -66,26 +67,37 @@ class Session:
         state = self.folder / ".session"
         keep = f"status=$?; export -p > {shlex.quote(str(state))}; exit $status"
         script = f"trap {shlex.quote(keep)} EXIT\nset -aeo pipefail\n{block.text}"
-        done = subprocess.run(
+        status, printed = self._output_of(script, block)
+        expected = block.marks.get("exit", "0")
+        if expected not in ("any", str(status)):
+            raise SnippetFailed(f"{block.where}: exit status {status}, not {expected}:\n{block.text}\n{printed}")
+        self._take_over(state)
+        return printed
+
+    def _output_of(self, script: str, block: Block) -> tuple[int, str]:
+        """Return a script's exit status and what it has printed. One that takes too long is killed."""
+        process = subprocess.Popen(
             ["bash", "-c", script],
-            check=False,
             cwd=self.folder,
             env=self.environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            timeout=self.limit_s,
+            start_new_session=True,
         )
-        printed = done.stdout.decode(errors="replace")
-        expected = block.marks.get("exit", "0")
-        if expected not in ("any", str(done.returncode)):
-            raise SnippetFailed(f"{block.where}: exit status {done.returncode}, not {expected}:\n{block.text}\n{printed}")
-        self._take_over(state)
-        return printed
+        try:
+            printed, _ = process.communicate(timeout=self.limit_s)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            printed, _ = process.communicate()
+            raise SnippetFailed(
+                f"{block.where}: not done after {self.limit_s:.0f} s:\n{block.text}\n{printed.decode(errors='replace')}"
+            ) from None
+        return process.returncode, printed.decode(errors="replace")
 
     def _take_over(self, state: Path) -> None:
         """Read what the block has exported, and its working directory."""
-        read = f'set -a; . {shlex.quote(str(state))}; exec env -0'
+        read = f"set -a; . {shlex.quote(str(state))}; exec env -0"
         listed = subprocess.run(["bash", "-c", read], check=True, env={}, capture_output=True).stdout
         self.environment = dict(item.split("=", 1) for item in listed.decode().split("\0") if "=" in item)
         self.folder = Path(self.environment.get("PWD", self.folder))

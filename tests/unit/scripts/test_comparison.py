@@ -11,14 +11,12 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 FACTS = tomllib.loads((ROOT / "docs/comparison.toml").read_text(encoding="utf-8"))
-CELLS = [
-    pytest.param(row[key], key, id=f"{row['title']} - {key}") for row in FACTS["rows"] for key in FACTS["systems"]
-]
+CELLS = [pytest.param(row[key], key, id=f"{row['title']} - {key}") for row in FACTS["rows"] for key in FACTS["systems"]]
 
 
 def test_every_row_has_a_cell_for_every_system():
     for row in FACTS["rows"]:
-        assert set(row) == {"title", "about", *FACTS["systems"]}, row["title"]
+        assert set(row) == {"title", "short", "about", *FACTS["systems"]}, row["title"]
 
 
 def test_every_source_is_used_and_has_an_address():
@@ -48,4 +46,6 @@ def is_a_test(name: str) -> bool:
 
 
 def test_others_are_better_at_something():
-    assert any(row["gpuexec"][0] == "no" and "yes" in {row[key][0] for key in FACTS["systems"]} for row in FACTS["rows"])
+    assert any(
+        row["gpuexec"][0] == "no" and "yes" in {row[key][0] for key in FACTS["systems"]} for row in FACTS["rows"]
+    )
