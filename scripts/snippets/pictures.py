@@ -16,13 +16,10 @@ COLUMNS = "88"
 def picture_of_terminal(output: Path, block: Block, environment: dict[str, str], folder: Path) -> None:
     """Run the last command of a block again, in a terminal, and draw what it leaves on the screen."""
     command = block.text.strip().splitlines()[-1]
-    draw = [sys.executable, DRAW, "--any-status", output, COLUMNS, "bash", "-c", command]
-    subprocess.run(draw, check=True, cwd=folder, env=environment)
     home = environment["HOME"]
-    drawn = output.read_text(encoding="utf-8").replace(f"bash -c {command}", command)
-    for place, short in ((home, "~"), (str(Path(home).parent), "/home/you")):
-        drawn = drawn.replace(place, short)
-    output.write_text(drawn, encoding="utf-8")
+    places = ["--replace", home, "~", "--replace", str(Path(home).parent), "/home/you"]
+    draw = [sys.executable, DRAW, "--any-status", "--title", command, *places, output, COLUMNS, "bash", "-c", command]
+    subprocess.run(draw, check=True, cwd=folder, env=environment)
 
 
 def picture_of_page(session: Session, output: Path) -> None:
