@@ -1,68 +1,60 @@
-"""Draws ```mermaid fences as SVG while the site is built, in light and in dark colours.
+"""Draws ```mermaid fences as SVG while the site is built.
 
 Mermaid itself draws them, in a JavaScript engine of the package ``mermaidx``: neither a browser nor a network is
-needed, readers load no script, and a diagram with a fault ends the build.
+needed, readers load no script, and a diagram with a fault ends the build. They are grey, so that the style sheet can
+invert them in the dark.
 """
 
 from __future__ import annotations
 
 import hashlib
+import html
 import re
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from docutils import nodes
-from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-THEMES = {"light": "neutral", "dark": "dark"}
 FONT = {"fontFamily": "Arial, Helvetica, 'Liberation Sans', 'DejaVu Sans', sans-serif"}
 
 
 class Mermaid(SphinxDirective):
-    """A diagram, for readers of the source also on GitHub. ``:alt:`` says what it shows."""
+    """A diagram. Its ``accTitle`` says what it shows, to those who do not see it."""
 
     has_content = True
-    optional_arguments = 1
-    option_spec: ClassVar[dict[str, Any]] = {"alt": directives.unchanged}
 
     def run(self) -> list[nodes.Node]:
         code = "\n".join(self.content)
-        alt = self.options.get("alt") or title_of(code) or "Diagram; its text is in the source of this page"
-        drawn = []
-        for scheme, theme in THEMES.items():
-            try:
-                name = draw(code, theme, Path(self.env.app.outdir) / "_images")
-            except RuntimeError as error:
-                raise self.error(f"this Mermaid diagram cannot be drawn: {error}") from error
-            prefix = "../" * self.env.docname.count("/")
-            html = f'<img class="only-{scheme}" src="{prefix}_images/{name}" alt="{escape(alt)}">'
-            drawn.append(html)
-        return [nodes.raw("", f'<div class="diagram">{"".join(drawn)}</div>', format="html")]
+        title = re.search(r"^\s*accTitle:\s*(.+)$", code, re.MULTILINE)
+        if title is None:
+            raise self.error("this Mermaid diagram has no accTitle, which says what it shows")
+        try:
+            name, width = draw(code, Path(self.env.app.outdir) / "_images")
+        except RuntimeError as error:
+            raise self.error(f"this Mermaid diagram cannot be drawn: {error}") from error
+        source = f"{'../' * self.env.docname.count('/')}_images/{name}"
+        image = f'<img width="{width}" src="{source}" alt="{html.escape(title.group(1).strip())}">'
+        return [nodes.raw("", f'<div class="diagram">{image}</div>', format="html")]
 
 
-def title_of(code: str) -> str:
-    """Return the diagram's own title, from its ``accTitle``, or ''."""
-    found = re.search(r"^\s*accTitle:\s*(.+)$", code, re.MULTILINE)
-    return found.group(1).strip() if found else ""
+def draw(code: str, folder: Path) -> tuple[str, int]:
+    """Write the diagram's SVG into the folder, unless it is there.
 
-
-def escape(text: str) -> str:
-    return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
-
-
-def draw(code: str, theme: str, folder: Path) -> str:
-    """Write the diagram's SVG into the folder, unless it is there; return its name. Raises ``RuntimeError``."""
+    Return its name, and its width in pixels. Raises ``RuntimeError`` if Mermaid does not understand it.
+    """
     import mermaidx
 
-    name = f"diagram-{hashlib.sha256(chr(10).join((theme, code)).encode()).hexdigest()[:16]}.svg"
-    path = folder / name
+    path = folder / f"diagram-{hashlib.sha256(code.encode()).hexdigest()[:16]}.svg"
     if not path.exists():
-        svg = mermaidx.render(code, theme=theme, config={"themeVariables": FONT}).svg()
+        svg = mermaidx.render(code, theme="neutral", config={"themeVariables": FONT}).svg()
         folder.mkdir(parents=True, exist_ok=True)
         path.write_text(svg, encoding="utf-8")
-    return name
+    found = re.search(r'viewBox="\S+ \S+ (\S+) ', path.read_text(encoding="utf-8"))
+    if found is None:
+        raise RuntimeError("its SVG has no size")
+    return path.name, round(float(found.group(1)))
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
