@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE / "_ext"), str(HERE.parent)]
@@ -68,3 +70,10 @@ copybutton_selector = "div:not(.highlight-text) > div.highlight > pre"  # what a
 linkcheck_timeout = 20
 linkcheck_retries = 2
 linkcheck_anchors_ignore_for_url = [r"https://github\.com/.*"]  # anchors there are made by a script
+
+# Pages are read again when these files have changed, since the extensions are part of what they are made by.
+made_by = hashlib.sha256(b"".join(path.read_bytes() for path in sorted((HERE / "_ext").glob("*.py")))).hexdigest()
+
+
+def setup(app: Any) -> None:
+    app.add_config_value("made_by", "", "env")
