@@ -53,15 +53,22 @@ def pages(*, curator: bool = False) -> list[Page]:
 
 
 def is_run(block: Block, *, curator: bool) -> bool:
-    """Return whether a block is run, or is output to compare with. Raises ``ValueError`` if nobody knows."""
+    """Return whether a block is run, or is output to compare with."""
     how = block.marks.get("runs", "here")
-    if how.startswith("no, "):
-        return False
+    return block.language in RUNNABLE | {"text"} and how == ("curator" if curator else "here")
+
+
+def problem_of(block: Block) -> str:
+    """Return what is wrong with what a page says of a block, or ''."""
+    how = block.marks.get("runs", "here")
+    if how.startswith("no"):
+        has_reason = len(how.removeprefix("no, ").split()) >= 3
+        return "" if has_reason else f"{block.where}: {how!r} gives no reason"
     if how not in ("here", "curator"):
-        raise ValueError(f"{block.where}: it runs {how!r}, which is none of `no, REASON` and `curator`")
+        return f"{block.where}: it runs {how!r}, which is none of `no, REASON` and `curator`"
     if block.language not in RUNNABLE | NOT_RUN:
-        raise ValueError(f"{block.where}: nothing is known of blocks in {block.language!r}")
-    return block.language in RUNNABLE | {"text"} and curator == (how == "curator")
+        return f"{block.where}: nothing is known of blocks in {block.language!r}"
+    return ""
 
 
 def run_page(page: Page, folder: Path) -> None:

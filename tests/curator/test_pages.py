@@ -1,4 +1,4 @@
-"""The blocks of README.md and docs/ that need NeMo Curator run as they stand."""
+"""The blocks of pages that need NeMo Curator run as they stand."""
 
 from __future__ import annotations
 
@@ -17,4 +17,4 @@ def test_what_a_page_shows_works(page: Page, tmp_path: Path):
 
 
 def test_there_are_such_pages():
-    assert {"README.md", "docs/howto/move-from-ray.md"} <= {page.name for page in pages(curator=True)}
+    assert "docs/howto/move-from-ray.md" in {page.name for page in pages(curator=True)}

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "scripts"))
 
 from snippets.blocks import read_blocks  # noqa: E402
-from snippets.pages import Page, files, pages, run_page  # noqa: E402
+from snippets.pages import Page, files, pages, problem_of, run_page  # noqa: E402
 
 PAGES = [
     pytest.param(page, id=page.name, marks=[pytest.mark.exhaustive] if page.has_shell_blocks else [])
@@ -33,9 +33,6 @@ def test_pages_have_blocks():
     assert {"README.md", "docs/howto/write-a-stage.md"} <= {page.name for page in pages()}
 
 
-def test_a_block_that_is_not_run_says_why():
-    for path in files():
-        for block in read_blocks(path):
-            how = block.marks.get("runs", "")
-            if how.startswith("no"):
-                assert len(how.removeprefix("no, ").split()) >= 3, f"{block.where}: {how!r} is no reason"
+def test_what_pages_say_of_their_blocks_is_understood():
+    problems = (problem_of(block) for path in files() for block in read_blocks(path))
+    assert not [problem for problem in problems if problem]

@@ -16,7 +16,7 @@ sys.path.append(str(ROOT / "scripts"))
 from snippets.blocks import Block, read_blocks  # noqa: E402
 from snippets.expected import alike, missing_lines  # noqa: E402
 from snippets.pages import Page as PageOfBlocks  # noqa: E402
-from snippets.pages import in_one_script, is_run, run_page  # noqa: E402
+from snippets.pages import in_one_script, is_run, problem_of, run_page  # noqa: E402
 from snippets.session import Session, SnippetFailed, clean_environment  # noqa: E402
 
 PAGE = """# A page
@@ -169,11 +169,18 @@ def test_which_blocks_are_run_where(language: str, marks: dict[str, str], curato
 
 
 @pytest.mark.parametrize(
-    ("language", "marks"), [("fortran", {}), ("sh", {"runs": "sometimes"}), ("sh", {"runs": "no"})]
+    ("language", "marks", "problem"),
+    [
+        ("fortran", {}, "page.md:1: nothing is known of blocks in 'fortran'"),
+        ("sh", {"runs": "sometimes"}, "page.md:1: it runs 'sometimes', which is none of `no, REASON` and `curator`"),
+        ("sh", {"runs": "no"}, "page.md:1: 'no' gives no reason"),
+        ("sh", {"runs": "no, it needs SLURM"}, ""),
+        ("python", {"runs": "curator"}, ""),
+        ("json", {}, ""),
+    ],
 )
-def test_a_block_of_which_nobody_knows_is_an_error(language: str, marks: dict[str, str]):
-    with pytest.raises(ValueError, match=r"page\.md:1"):
-        is_run(Block(Path("page.md"), 1, language, "", marks), curator=False)
+def test_what_a_page_says_of_a_block_must_be_understood(language: str, marks: dict[str, str], problem: str):
+    assert problem_of(Block(Path("page.md"), 1, language, "", marks)) == problem
 
 
 def test_python_blocks_of_a_page_continue_each_other(tmp_path: Path):
