@@ -4,14 +4,14 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 find_python() {
   local candidate
-  for candidate in ${PYTHON:-} python3.11 python3.12 python3.13 python3; do
+  for candidate in ${PYTHON:-} python3.11 python3.12 python3.13 python3.14 python3; do
     if command -v "$candidate" >/dev/null 2>&1 &&
-      "$candidate" -c 'import sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
+      "$candidate" -c 'import sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null; then
       echo "$candidate"
       return
     fi
   done
-  echo "error: no Python 3.11, 3.12 or 3.13 with its venv module was found; name one with PYTHON=/path/to/python" >&2
+  echo "error: no Python 3.11 to 3.14 with its venv module was found; name one with PYTHON=/path/to/python" >&2
   return 1
 }
 

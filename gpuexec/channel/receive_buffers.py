@@ -15,15 +15,14 @@ from __future__ import annotations
 
 import contextlib
 import mmap
-import sys
 from collections import deque
 
+from gpuexec.channel.references import only_its_list_has
 from gpuexec.units import MIB
 
 LARGE = 2 * MIB  # bytes: a huge page
 _MAX_KEPT_BYTES = 64 * MIB  # malloc may keep as much
 _UNSHARED = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS  # the default would share it with children that the stage forks
-_ONLY_OURS = 2  # references: a local variable, and the argument of getrefcount
 
 _kept: deque[mmap.mmap] = deque()  # made last, in use or not; each operation on it is atomic, so threads may share it
 
@@ -43,12 +42,12 @@ def _unused(size: int) -> mmap.mmap | None:
     """Return a mapping of the right size that only this function refers to."""
     for _ in range(len(_kept)):
         try:
-            mapping = _kept.popleft()  # from here on, no other thread can find it
+            taken = [_kept.popleft()]  # from here on, no other thread can find it
         except IndexError:
             break
-        if size <= len(mapping) <= size + size // 8 and sys.getrefcount(mapping) == _ONLY_OURS:
-            return mapping
-        _kept.append(mapping)
+        if size <= len(taken[0]) <= size + size // 8 and only_its_list_has(taken):
+            return taken[0]
+        _kept.append(taken[0])
     return None
 
 

@@ -17,17 +17,16 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
-import sys
 from collections.abc import Sequence
 
 from gpuexec.channel.anonymous import anonymous_file
 from gpuexec.channel.payload import SegmentRef
+from gpuexec.channel.references import only_its_list_has
 from gpuexec.units import MIB
 
 PAGE = mmap.ALLOCATIONGRANULARITY
 
 _IOV_MAX = os.sysconf("SC_IOV_MAX")
-_ONLY_OURS = 2  # references: a local variable, and the argument of getrefcount
 _MAX_FREE_SEGMENTS = 4
 _MAX_FREE_BYTES = 256 * MIB
 
@@ -154,8 +153,8 @@ class SegmentViews:
         mappings, self._mappings = self._mappings, []
         unused = True
         while mappings:
-            mapping = mappings.pop()
-            unused = unused and sys.getrefcount(mapping) == _ONLY_OURS
+            unused = unused and only_its_list_has(mappings)
+            mappings.pop()
         return unused
 
 

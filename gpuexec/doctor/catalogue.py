@@ -34,6 +34,7 @@ CHECKS: tuple[Check, ...] = (
     host.processes,
     host.memfd,
     host.pidfd,
+    host.python,
     host.overcommit,
     host.swap,
     host.cpu_governor,

@@ -157,12 +157,16 @@ class LimitFacts(Record):
 
 
 class OfferFacts(Record):
-    """What Python, kernel and sandbox offer: ``None`` if it works, else what was tried and what came of it."""
+    """What Python, kernel and sandbox offer: ``None`` if it works, else what was tried and what came of it.
+
+    ``free_threaded``: whether this Python is built to run without its global lock.
+    """
 
     memfd: str | None
     pidfd: str | None
     kernel: str = ""
     python: str = ""
+    free_threaded: bool = False
 
 
 class ContainerFacts(Record):

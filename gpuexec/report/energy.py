@@ -17,6 +17,7 @@ MIN_IDLE_S = 1.0  # less says little, as the counter moves about ten times a sec
 
 _ROUND = 2**32  # where a counter of 32 bits goes round
 _MAX_WATTS = 3000.0  # of one device: a difference that would be more is none
+_SHORTEST_BUSY_S = 1e-9  # a tick of the clock; joules divided by less may overflow, so they count as used at rest
 
 
 class EnergyKind(StrEnum):
@@ -155,6 +156,7 @@ def attribute(
     per_busy_s = []
     for number, used in enumerate(joules):
         busy = _at(busy_s, number)
+        busy = busy if busy >= _SHORTEST_BUSY_S else 0.0
         at_rest = used if not busy else min(used, (idle.watts or 0.0) * _at(seconds, number))
         idle_joules += at_rest
         per_busy_s.append((used - at_rest) / busy if busy else 0.0)

@@ -17,9 +17,9 @@ _PACKAGES = {
 def unfit() -> str:
     """Return what this interpreter lacks, and how to mend it; empty if it lacks nothing."""
     version = sys.version_info[:2]
-    if not (3, 11) <= version <= (3, 13):
+    if not (3, 11) <= version <= (3, 14):
         return (
-            f"gpuexec needs Python 3.11, 3.12 or 3.13, and {sys.executable} is {version[0]}.{version[1]}: "
+            f"gpuexec needs Python 3.11 to 3.14, and {sys.executable} is {version[0]}.{version[1]}: "
             "name another with --python"
         )
     lacking = [package for module, package in _PACKAGES.items() if importlib.util.find_spec(module) is None]

@@ -22,6 +22,7 @@ _PROCESSES = "ulimit -u {limit}"
 _PIDS = "docker run --pids-limit={limit} …"
 _TASKS = "sudo systemctl set-property user-$(id -u).slice TasksMax={limit}"
 _UNAME = "uname -r"
+_PYTHON = "uv venv --python 3.14"
 _SECCOMP = "docker run --security-opt seccomp=unconfined …"
 _OVERCOMMIT = "sudo sysctl vm.overcommit_memory=0"
 _READ_OVERCOMMIT = "sysctl vm.overcommit_memory"
@@ -199,6 +200,16 @@ def pidfd(facts: Facts) -> Iterator[Finding]:
         yield passed("offered")
     else:
         yield warn(f"{problem}: workers start cold, not as forks of a template", *_remedy(facts))
+
+
+@check("python", Topic.HOST, source="PEP 779; tests on Python 3.11 to 3.14", remedies=(_PYTHON,))
+def python(facts: Facts) -> Iterator[Finding]:
+    """The version of Python is one that gpuexec is tested on. Warns if it is a free-threaded build: untested."""
+    found = f"Python {facts.offers.python}"
+    if facts.offers.free_threaded:
+        yield warn(f"{found} is a free-threaded build: gpuexec has not been tested on any", _PYTHON)
+    else:
+        yield passed(found)
 
 
 def _remedy(facts: Facts) -> tuple[str, str]:

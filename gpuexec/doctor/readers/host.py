@@ -7,6 +7,7 @@ import os
 import resource
 import select
 import sys
+import sysconfig
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -89,7 +90,13 @@ def read_offers() -> OfferFacts:
     """Try whether Python, kernel and sandbox offer memfds and pidfds."""
     system = os.uname()
     python = ".".join(map(str, sys.version_info[:3]))
-    return OfferFacts(_try_memfd(), _try_pidfd(), f"{system.sysname} {system.release}", python)
+    return OfferFacts(
+        _try_memfd(),
+        _try_pidfd(),
+        f"{system.sysname} {system.release}",
+        python,
+        free_threaded=bool(sysconfig.get_config_var("Py_GIL_DISABLED")),
+    )
 
 
 def uptime_s(root: Path = _ROOT) -> float | None:

@@ -554,6 +554,8 @@ CASES = [
         "not permitted",
         "docker run --security-opt seccomp=unconfined …",
     ),
+    Case("python", {}, PASS, "Python 3.12.4"),
+    Case("python", part("offers", free_threaded=True), WARN, "free-threaded", "uv venv --python 3.14"),
     Case("pidfd", {}, PASS, "offered"),
     Case("pidfd", part("offers", pidfd="pidfd_open: Function not implemented"), WARN, "start cold", "uname -r"),
     Case(

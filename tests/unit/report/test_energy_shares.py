@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gpuexec.events import NodeSampled, SeriesStopped
@@ -147,6 +147,7 @@ def run_of(length_s: float, readings, workers) -> NodeSeries:
     return series
 
 
+@example(3.0, [("GPU-0", 0, False), ("GPU-0", 1, False)], [(("GPU-0",), [(0.0, 0.25, 2.2e-313)])])
 @given(st.sampled_from([3.0, 40.0, 1800.0]), READINGS, WORKERS)
 def test_workers_add_up_to_their_stage_and_stages_with_idle_joules_to_the_gpus(length_s, readings, workers):
     found = run_of(length_s, readings, workers).energy()

@@ -18,6 +18,9 @@ def install(folder: Path, name: str, version: str, *requires: str, module: str =
     lines += [f"Provides-Extra: {extras}"] if extras else []
     (info / "METADATA").write_text("Metadata-Version: 2.1\n" + "\n".join(lines) + "\n")
     (info / "RECORD").write_text(f"{module}/__init__.py,,\n" if module else "")
+    if module:
+        (folder / module).mkdir()
+        (folder / module / "__init__.py").touch()
 
 
 @pytest.fixture
