@@ -9,6 +9,7 @@ HEAD = """# Is this machine fit for runs?
 
 Made by `scripts/make-reference` from `gpuexec/doctor`.
 
+<!-- runs: no, pipeline.py is one of yours; tests/process/test_doctor.py runs the command with each of these options -->
 ```sh
 gpuexec doctor                                 # the machine
 gpuexec doctor pipeline.py:pipeline --set n=3  # and what this pipeline needs; takes -o as `gpuexec run` does
@@ -50,7 +51,8 @@ or 2 and a message on stderr, and nothing is checked.
 **Nothing is changed.** Doctor reads files of the kernel and asks the driver, with a limit on the time of each call. Two
 things are asked in processes of their own: what PyTorch sees of CUDA (where there is a GPU and PyTorch is installed;
 60 s at most), and, with a target, whether workers can be forked (its stages' modules are imported, 120 s at most). No
-stage is run. Planning for GPUs makes the folder of [leases](gpus.md#two-runs-on-one-machine), as `gpuexec plan` does.
+stage is run. Planning for GPUs makes the folder of [leases](gpu-shares.md#runs-beside-each-other), as `gpuexec plan`
+does.
 
 A reading that a GPU does not offer passes. One that is missing for another reason could not be checked, and
 `nvidia-smi -q -i N` may say more; where no GPU can be read at all, the checks `driver` and `gpus` say why.
