@@ -59,12 +59,26 @@ class AsyncAdapter:
 
         Where this thread runs an event loop already, as a notebook's does, another thread runs this one.
         """
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            return self._runner.run(coroutine)
+        return self._run_in_thread(coroutine) if _runs_event_loop() else self._runner.run(coroutine)
+
+    def _run_in_thread(self, coroutine: Coroutine[Any, Any, T]) -> T:
         self._thread = self._thread or concurrent.futures.ThreadPoolExecutor(1, "gpuexec-async-stage")
-        return self._thread.submit(self._runner.run, coroutine).result()
+        begun: concurrent.futures.Future[Callable[[], object]] = concurrent.futures.Future()
+
+        async def cancellable() -> T:
+            loop, task = asyncio.get_running_loop(), asyncio.current_task()
+            assert task is not None
+            begun.set_result(lambda: loop.call_soon_threadsafe(task.cancel))
+            return await coroutine
+
+        running = self._thread.submit(self._runner.run, cancellable())
+        try:
+            return running.result()
+        except BaseException:
+            if not running.done():  # Ctrl-C comes to this thread only
+                begun.result()()
+                concurrent.futures.wait([running])
+            raise
 
     async def call(self, tasks: list[Any]) -> list[Any]:
         """Await the stage on these tasks and return its outputs, with ids and stats, and without markers.
@@ -150,6 +164,25 @@ class AsyncAdapter:
         result = method(*arguments)
         if asyncio.iscoroutine(result):
             self.run(result)
+
+
+def result_of(call: asyncio.Task[T]) -> T:
+    """Return what the asyncio task of a call has come to. Whoever cancels such a task must not ask.
+
+    Raises what it raised, and ``RuntimeError`` if it was cancelled, for then the stage has done that.
+    """
+    try:
+        return call.result()
+    except asyncio.CancelledError as error:
+        raise RuntimeError("the stage's coroutine was cancelled, by nobody outside of the stage") from error
+
+
+def _runs_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 class _Returns:

@@ -11,7 +11,8 @@ Invariants
    worker takes no more.
 3. The flight recorder names the batch whose step runs, or ran last, so a crash is blamed on the batch that caused it.
    It is fresh while the loop turns, so that ``batch_timeout_s`` catches a step that blocks the loop.
-4. A batch that takes longer than ``batch_timeout_s`` is cancelled. The worker goes on.
+4. A batch that takes longer than ``batch_timeout_s`` is cancelled. The worker goes on. If the batch has not ended after
+   as long again, the flight recorder has it to the end, so that the driver replaces the worker.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpuexec.channel.messages import Work
-from gpuexec.contract.async_adapter import AsyncAdapter
+from gpuexec.contract.async_adapter import AsyncAdapter, result_of
 from gpuexec.contract.lineage import parents_of
 from gpuexec.contract.phases import StagePhase
 from gpuexec.errors import BatchTimedOut
@@ -69,6 +70,7 @@ class AsyncLoop(WorkerLoop):
         self._flushes = False  # a flush is due
         self._in_step = False
         self._noted = -1  # the batch in the flight recorder
+        self._is_stuck = False  # that batch does not end, though it was cancelled
         self._receive_s = 0.0  # since the time was accounted last
         self._over: asyncio.Future[None] | None = None  # while the event loop serves
 
@@ -140,7 +142,13 @@ class AsyncLoop(WorkerLoop):
         if self._batch_timeout_s is None or self._over is None:
             return
         if self._running:
-            self._recorder.note_batch(self._noted, time.monotonic())
+            now = time.monotonic()
+            longest = min(self._running.values(), key=lambda batch: batch.began)
+            if now - longest.began > 2 * self._batch_timeout_s:
+                self._note(longest.batch_id, longest.began)
+                self._is_stuck = True
+                return
+            self._recorder.note_batch(self._noted, now)
         asyncio.get_running_loop().call_later(self._batch_timeout_s / _BEATS, self._beat)
 
     async def _cancel_running(self) -> None:
@@ -211,7 +219,7 @@ class AsyncLoop(WorkerLoop):
             self._finish(batch, *_result_of(task))
         except BaseException as error:  # noqa: BLE001 - whatever the stage raised, the driver is told
             self._fail(batch.batch_id, error)
-        if not self._running and not self._sigterm_received:
+        if not self._running and not self._sigterm_received and not self._is_stuck:
             self._recorder.note_idle()
         self._fill()
         self._end_if_done()
@@ -294,8 +302,8 @@ class AsyncLoop(WorkerLoop):
         self._in_step = False
 
     def _note(self, batch_id: int, now: float) -> None:
-        if self._sigterm_received:
-            return  # what is cancelled now is not what the driver ends the worker for
+        if self._sigterm_received or self._is_stuck:
+            return  # what runs now is not what the driver ends the worker for
         self._noted = batch_id
         self._recorder.note_batch(batch_id, now)
 
@@ -335,9 +343,7 @@ class _Steps(Coroutine[Any, Any, Any]):
 
 def _result_of(task: asyncio.Task[Any]) -> Any:
     """Return what a batch's task has come to. Raises what it raised, and ``RuntimeError`` if the stage cancelled it."""
-    if task.cancelled():
-        raise RuntimeError("the stage's coroutine was cancelled, by nobody outside of the stage")
-    error = task.exception()
+    error = None if task.cancelled() else task.exception()
     if isinstance(error, StageExited) and error.__cause__ is not None:
         raise error.__cause__
-    return task.result()
+    return result_of(task)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -22,6 +25,7 @@ from tests.process.stages.asynchronous import (
     FansOut,
     HangsAt,
     Pairs,
+    RefusesToEndAt,
     Sleeps,
     TakesLonger,
     Unavailable,
@@ -163,6 +167,14 @@ def test_a_call_that_blocks_the_event_loop_loses_its_worker(tmp_path):
     assert len(ran.report.workers) == 2
 
 
+def test_a_call_that_does_not_end_when_cancelled_loses_its_worker(tmp_path):
+    stage = RefusesToEndAt(tmp_path, 5, times=1).with_(batch_timeout_s=0.5)
+    ran = run_local([stage], items(*range(12)))
+    assert ran.data == [2 * number for number in range(12)]
+    assert [failure.task_ids for failure in ran.report.failures] == [("0_5",)]
+    assert len(ran.report.workers) == 2
+
+
 def test_an_exit_ends_the_run(tmp_path):
     ran = run_local([ExitsAt(tmp_path, 2)], items(*range(4)), raises=BaseException)
     assert "SystemExit" in str(ran.error)
@@ -197,6 +209,61 @@ def test_inline_raises_the_first_error_and_says_where(tmp_path):
     with pytest.raises(ValueError, match="no 3") as caught:
         run_inline([FailsAt(tmp_path, 3, "ValueError")], items(*range(9)))
     assert "raised in process() of stage 'sleeps', tasks 0_3" in caught.value.__notes__[-1]
+
+
+class Refuses(Sleeps):
+    """Fails at every number, at once."""
+
+    async def process(self, task: Item) -> Item:
+        raise ValueError(f"no {task.data}")
+
+
+def test_inline_raises_the_earliest_of_several_errors_and_says_nothing_of_the_others(caplog):
+    with pytest.raises(ValueError, match="no 0") as caught:
+        run_inline([Refuses()], items(*range(5)))
+    assert caught.value.__context__ is None, "nothing of gpuexec's is told as its cause"
+    del caught
+    gc.collect()  # asyncio logs an error that nobody asked for when its task is freed
+    assert not caplog.records
+
+
+class Cancels(Sleeps):
+    """Cancels its own call."""
+
+    async def process(self, task: Item) -> Item:
+        raise asyncio.CancelledError("by myself")
+
+
+def test_a_stage_that_cancels_its_call_has_failed_everywhere():
+    with pytest.raises(RuntimeError, match="cancelled") as caught:
+        run_inline([Cancels()], items(1))
+    assert "tasks 0_0" in caught.value.__notes__[-1]
+    run_local([Cancels()], items(1), raises=RuntimeError)
+
+
+class Interrupts(Sleeps):
+    """Does what Ctrl-C does, and waits without end."""
+
+    cancelled = False
+
+    async def process(self, task: Item) -> Item:
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            Interrupts.cancelled = True
+        return task
+
+
+def test_inline_in_a_notebook_is_interrupted():
+    async def cell() -> None:
+        with pytest.raises(KeyboardInterrupt):
+            run_inline([Interrupts()], items(1))
+
+    loop = asyncio.new_event_loop()  # as a notebook has it: `asyncio.run` would handle the signal
+    loop.run_until_complete(cell())
+    loop.close()
+    assert Interrupts.cancelled
 
 
 def test_inline_in_a_program_that_runs_an_event_loop():

@@ -97,6 +97,17 @@ class HangsAt(FailsAt):
         await asyncio.Event().wait()
 
 
+class RefusesToEndAt(FailsAt):
+    """Waits without end at one number, and goes on waiting when it is cancelled, as a client may that asks again."""
+
+    async def fail(self) -> None:
+        while True:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                continue
+
+
 class BlocksAt(FailsAt):
     """Blocks its event loop at one number."""
 
