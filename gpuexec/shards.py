@@ -65,15 +65,20 @@ def shard_of(source_id: str, count: int, *, by_content: bool) -> int:
     segments = source_id.split("_")
     if not by_content and all(segment.isascii() and segment.isdecimal() for segment in segments):
         return sum(map(int, segments)) % count
-    if _RANDOM_ID.fullmatch(source_id):
-        raise StageContractError(
-            "the source stage returned another number of tasks than it was given, so their ids are random, and the "
-            "shards would not agree on whose a task is: give it batch_size=1, or return one task per input"
-        )
+    refuse_random(source_id, "the shards would not agree on whose a task is")
     import hashlib  # only a run with a shard pays for it
 
     digest = hashlib.sha256(source_id.encode(errors="surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big") % count
+
+
+def refuse_random(source_id: str, consequence: str) -> None:
+    """Raise ``StageContractError``, with the consequence, if the id of a source is random: no other run has it."""
+    if _RANDOM_ID.fullmatch(source_id):
+        raise StageContractError(
+            "the source stage returned another number of tasks than it was given, so their ids are random, and "
+            f"{consequence}: give it batch_size=1, or return one task per input"
+        )
 
 
 def content_id(task_id: str, own_id: str) -> str:

@@ -11,6 +11,7 @@ from gpuexec.core.stage import StageSpec
 class NoCheckpoint:
     """The checkpoint of a run that keeps none."""
 
+    folder: str | None = None
     skipped = 0
     hash_seed: int | None = None
     task_seed: int | None = None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import enum
 import os
-import re
 import zlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,14 +12,13 @@ from typing import TYPE_CHECKING, Any
 from gpuexec.core.lineage import Lineage
 from gpuexec.core.sources import Settled, SourceTracker
 from gpuexec.core.stage import StageSpec
-from gpuexec.errors import CheckpointError, CheckpointMismatch, ConfigurationError, StageContractError
+from gpuexec.errors import CheckpointError, CheckpointMismatch, ConfigurationError
 from gpuexec.naming import abbreviated
+from gpuexec.shards import Shard, refuse_random
 
 if TYPE_CHECKING:
     from gpuexec.checkpoint.journal import Journal
-    from gpuexec.shards import Shard
 
-_RANDOM_ID = re.compile("r[0-9a-f]{32}")
 _MAX_SHOWN_DIFFERENCES = 10
 
 
@@ -104,6 +102,11 @@ class Checkpoint:
         return cls(journal, delivery, str(stages[-1].name), task_seed)
 
     @property
+    def folder(self) -> str | None:
+        """The folder that is this run's own: with a shard, one below the folder that all shards are given."""
+        return str(self._journal.folder)
+
+    @property
     def hash_seed(self) -> int | None:
         """The hash seed of the folder's runs: one that resumes another hashes as that one did."""
         digest = self._journal.first_digest()
@@ -119,11 +122,7 @@ class Checkpoint:
         Returns ``None`` if an earlier run has done the source; the task must be dropped then. Raises
         ``StageContractError`` for a random id, which no later run could recognise.
         """
-        if _RANDOM_ID.fullmatch(key):
-            raise StageContractError(
-                "the source stage returned another number of tasks than it was given, so their ids are random "
-                "and a later run could not tell which are done: give it batch_size=1, or return one task per input"
-            )
+        refuse_random(key, "a later run could not tell which are done")
         if key.endswith("_0") and not self._warned_positional:
             self._warn_positional(key)
         if self._journal.is_done(key):

@@ -73,6 +73,7 @@ class Journal:
 
     def __init__(self, path: Path, db: sqlite3.Connection, lock: int) -> None:
         self._path = path
+        self.folder = path.parent.parent
         self._db = db
         self._lock = lock
         self._run: int | None = None

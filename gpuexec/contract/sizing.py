@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from gpuexec.errors import ConfigurationError, StageContractError
@@ -35,7 +36,10 @@ def check_worker_sizing(stage: StageLike) -> None:
         used.append("num_workers()")
     if per_node is not None:
         used.append("num_workers_per_node()")
-    if any(_key_name(key) in _POOL_KEYS for key in stage.ray_stage_spec()):
+    spec: object = stage.ray_stage_spec()
+    if not isinstance(spec, Mapping):
+        raise StageContractError(f"Stage {stage.name}: ray_stage_spec() must return a mapping, got {spec!r}")
+    if any(_key_name(key) in _POOL_KEYS for key in spec):
         used.append("actor-pool sizing keys in ray_stage_spec()")
     if len(used) > 1:
         raise ConfigurationError(f"Stage {stage.name} sets multiple worker-sizing options ({', '.join(used)}); use one")

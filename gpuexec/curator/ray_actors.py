@@ -19,7 +19,8 @@ ID_GENERATOR_VARIABLE = "GPUEXEC_ID_GENERATOR"  # in workers: where they ask for
 _STARTS_ITS_OWN = "local"  # the value of RAY_ADDRESS that names no cluster
 
 _ID_GENERATOR = "get_id_generator_actor"
-_SWITCHES = ("_generate_ids", "_assign_ids", "assign_id_field", "assign_id")  # Curator's stages ask only with one set
+_LOOKS_UP = "_assign_ids"  # the switch of those that ask for ids which were given before
+_SWITCHES = ("_generate_ids", _LOOKS_UP, "assign_id_field", "assign_id")  # Curator's stages ask only with one set
 _METHODS = ("setup_on_node", "setup")
 
 
@@ -39,6 +40,11 @@ def ray_actor_of(stage: Any) -> NamedActor | None:
         if {"ray", "get_actor"} <= names and "init" not in names:
             return NamedActor.OTHER
     return None
+
+
+def gives_new_ids(stage: Any) -> bool:
+    """Return whether a stage that asks the id generator has it give new ids, and does not only look some up."""
+    return not getattr(stage, _LOOKS_UP, False)
 
 
 def names_cluster(environ: Mapping[str, str]) -> bool:

@@ -110,12 +110,20 @@ def spec_of(stage: Any, method: str) -> dict[str, Any]:
 
 
 def runtime_env_of(stage: Any) -> Mapping[str, Any]:
-    """Return a stage's ``runtime_env``: its own, or else that of ``ray_remote_args``, as Curator does on Ray Data."""
-    own = getattr(stage, "runtime_env", None)
-    if own or not hasattr(stage, "ray_stage_spec"):
-        return own or {}
-    remote = spec_of(stage, "ray_stage_spec").get("ray_remote_args")
-    return (remote.get("runtime_env") if isinstance(remote, Mapping) else None) or {}
+    """Return a stage's ``runtime_env``: its own, or else that of ``ray_remote_args``, as Curator does on Ray Data.
+
+    Raises ``ConfigurationError`` if it is no mapping.
+    """
+    found = getattr(stage, "runtime_env", None)
+    if not found and hasattr(stage, "ray_stage_spec"):
+        remote = spec_of(stage, "ray_stage_spec").get("ray_remote_args")
+        found = remote.get("runtime_env") if isinstance(remote, Mapping) else None
+    if found is not None and not isinstance(found, Mapping):
+        raise ConfigurationError(
+            f"stage {stage.name!r}: runtime_env must be a mapping such as {{'env_vars': {{'NAME': 'value'}}}}, "
+            f"got {found!r}"
+        )
+    return found or {}
 
 
 def _check(stage_name: str, found: Found) -> None:

@@ -49,17 +49,6 @@ def _check_declarations(stage: Any, position: int) -> None:
         raise ConfigurationError(
             f"stage {stage.name!r}: resources must be a Resources object, got {resources!r}: write Resources({given})"
         )
-    runtime_env = getattr(stage, "runtime_env", None)
-    if runtime_env is not None and not isinstance(runtime_env, Mapping):
-        raise ConfigurationError(
-            f"stage {stage.name!r}: runtime_env must be a mapping such as {{'env_vars': {{'NAME': 'value'}}}}, "
-            f"got {runtime_env!r}"
-        )
-    env_vars = (runtime_env or {}).get("env_vars")
-    if env_vars is not None and not isinstance(env_vars, Mapping):
-        raise ConfigurationError(
-            f"stage {stage.name!r}: runtime_env['env_vars'] must be a mapping of names to values, got {env_vars!r}"
-        )
 
 
 def checked_observers(observers: Sequence[Observer]) -> tuple[Observer, ...]:

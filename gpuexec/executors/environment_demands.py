@@ -30,7 +30,10 @@ def _packages(value: Any) -> Iterator[Demand]:
 
 def _conda(value: Any) -> Iterator[Demand]:
     if isinstance(value, Mapping):
-        for entry in value.get("dependencies", ()):
+        dependencies = value.get("dependencies") or ()
+        if not isinstance(dependencies, list | tuple):
+            raise TypeError(f"its 'dependencies' must be a list, got {dependencies!r}")
+        for entry in dependencies:
             if isinstance(entry, Mapping):
                 yield from _packages(entry.get("pip"))
             elif (problem := problem_of_conda(str(entry))) is not None:

@@ -224,7 +224,7 @@ class LocalRun:
             _say_if_nvtx_is_missing()
         task_seed = checkpoint.task_seed if self._options.task_seed is None else self._options.task_seed
         announcement = announce_task_classes()
-        ids = self._served_ids()
+        ids = self._served_ids(checkpoint.folder)
         base_env[ray_actors.ID_GENERATOR_VARIABLE] = "" if ids is None else ids.address
         return Run(
             specs,
@@ -258,14 +258,14 @@ class LocalRun:
             served_ids=ids,
         )
 
-    def _served_ids(self) -> ServedIds | None:
+    def _served_ids(self, checkpoint: str | None) -> ServedIds | None:
         """Serve this process's id generator to the workers, if there is one."""
         generator = ray_actors.own_id_generator()
         if generator is None:
             return None
         from gpuexec.curator.id_generator import ServedIds
 
-        return ServedIds(generator, self._checkpoint)
+        return ServedIds(generator, checkpoint)
 
     def _open_checkpoint(self, stages: Sequence[Any], *, streams: bool) -> Checkpoint | NoCheckpoint:
         if self._checkpoint is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gpuexec.config import ExecutorConfig
@@ -71,11 +71,25 @@ def _all_unmet(stages: Sequence[Any], options: ExecutorConfig) -> list[_Unmet]:
     owners += [(f"stage {stage.name!r}", runtime_env_of(stage)) for stage in stages]
     unmet = []
     for owner, runtime_env in owners:
+        _check_variables(owner, runtime_env.get("env_vars"))
         if any(value is not None and part in CHECKED_PARTS for part, value in runtime_env.items()):
             from gpuexec.executors.environment_demands import check_parts  # few stages ask for any
 
             unmet += [_Unmet(owner, *found) for found in check_parts(runtime_env, owner)]
     return list(dict.fromkeys(unmet))
+
+
+def _check_variables(owner: str, variables: Any) -> None:
+    if variables is not None and not isinstance(variables, Mapping):
+        raise ConfigurationError(
+            f"{owner}: runtime_env['env_vars'] must be a mapping of names to values, got {variables!r}"
+        )
+    for name, value in (variables or {}).items():
+        if not str(name) or "=" in str(name) or "\0" in f"{name}{value}":
+            raise ConfigurationError(
+                f"{owner}: runtime_env['env_vars'] has {name!r}: {value!r}, which cannot be set: a name must be there "
+                "and have no '=', and neither it nor the value may have a null character"
+            )
 
 
 def _way_out(unmet: Sequence[_Unmet]) -> str:
@@ -90,6 +104,7 @@ def _way_out(unmet: Sequence[_Unmet]) -> str:
 
 def _check_ids(stage: Any, options: ExecutorConfig, *, has_checkpoint: bool) -> None:
     if ray_actors.own_id_generator() is not None:
+        _refuse_new_ids_in_shards(stage, options)
         return
     if not _names_cluster(stage, options):
         raise ConfigurationError(
@@ -103,6 +118,16 @@ def _check_ids(stage: Any, options: ExecutorConfig, *, has_checkpoint: bool) -> 
             f"{ray_actors.RAY_ADDRESS} before you create the generator, so that this process has it, or leave out the "
             "checkpoint"
         )
+
+
+def _refuse_new_ids_in_shards(stage: Any, options: ExecutorConfig) -> None:
+    if options.shard is None or options.shard.endswith("/1") or not ray_actors.gives_new_ids(stage):
+        return
+    raise ConfigurationError(
+        f"stage {stage.name!r} gives documents new ids, and this run is shard {options.shard}: every shard has an id "
+        "generator of its own, so different documents would get the same ids. Number them in a run without a shard; "
+        "shards can then use those ids, with _assign_ids=True and the file that write_id_generator_to_disk() wrote"
+    )
 
 
 def _check_ray(stage: Any, options: ExecutorConfig) -> None:

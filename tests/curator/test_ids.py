@@ -257,6 +257,21 @@ def test_a_resumed_run_gives_the_same_ids_and_none_twice(texts: Path, tmp_path: 
         assert [ids[f"{number}-{row}"] for row in range(ROWS)] == list(range(first, last + 1))
 
 
+def test_shards_look_up_the_ids_that_a_whole_run_gave_and_keep_them(texts: Path, tmp_path: Path):
+    curators.create_id_generator_actor()
+    whole = run([reader(texts, _generate_ids=True)], local())
+    curators.write_id_generator_to_disk(str(tmp_path / "ids.json"))
+    with pytest.raises(ConfigurationError, match="shard 0/2: every shard has an id generator of its own"):
+        run([reader(texts, _generate_ids=True)], local(shard="0/2"))
+    by_shard: dict[str, int] = {}
+    for index in range(2):
+        curators.kill_id_generator_actor()
+        curators.create_id_generator_actor(str(tmp_path / "ids.json"))
+        executor = local(shard=f"{index}/2", checkpoint=tmp_path / "ck")
+        by_shard |= run([reader(texts, _assign_ids=True)], executor)
+    assert by_shard == whole
+
+
 def kept_in(checkpoint: Path) -> dict[str, tuple[int, int]]:
     db = sqlite3.connect(checkpoint / ".gpuexec" / "journal.sqlite3")
     try:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from loguru import logger
 
-from gpuexec import CompositeStage, ConfigurationError, ProcessingStage, Resources
+from gpuexec import CompositeStage, ConfigurationError, ProcessingStage, Resources, StageContractError
 from gpuexec.contract.stage import get_stage_class, is_stage
 from tests.unit.contract.stages import Short, Split, Upper, Words, words
 
@@ -58,6 +58,16 @@ def test_with_merges_the_specs_of_other_executors():
 def test_worker_counts_that_contradict(changes, error, message):
     with pytest.raises(error, match=message):
         Upper().with_(**changes)
+
+
+class WithoutSpec(Upper):
+    def ray_stage_spec(self):
+        return None
+
+
+def test_a_spec_that_is_none():
+    with pytest.raises(StageContractError, match=r"ray_stage_spec\(\) must return a mapping, got None"):
+        WithoutSpec()
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,10 @@ def with_options(**of_stages):
     return LocalExecutor(stage_options=of_stages, show_progress=False)
 
 
+def specified(spec):
+    return Range(1).with_(ray_stage_spec=spec)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -36,6 +40,8 @@ def with_options(**of_stages):
         (lambda: run(stage(batch_size="4")), "batch_size must be a whole number >= 1, got '4'"),
         (lambda: run(stage(runtime_env="pip")), "runtime_env must be a mapping"),
         (lambda: run(stage(runtime_env={"env_vars": ["A=1"]})), "must be a mapping of names to values"),
+        (lambda: run(specified({"ray_remote_args": {"runtime_env": 5}})), "runtime_env must be a mapping"),
+        (lambda: run(specified({"ray_remote_args": {"runtime_env": {"env_vars": 5}}})), "mapping of names to values"),
         (lambda: run(stage(executor_options=3)), "stage 'range', executor_options: its options must be a mapping"),
         (lambda: run(stage(executor_options={"max_atempts": 3})), "did you mean 'max_attempts'?"),
         (

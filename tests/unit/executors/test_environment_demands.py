@@ -181,8 +181,10 @@ def test_other_parts(tmp_path, monkeypatch):
     assert problems(**met, py_executable=sys.executable, container=None, env_vars={"A": "1"}) == []
     asked = {"working_dir": "/else", "py_modules": [str(tmp_path)], "conda": "yours", "py_executable": "python2"}
     assert len(problems(**asked, image_uri="x/y:1", container={"image": "z"}, java_jars=["a"], mpi={"x": 1})) == 8
-    with pytest.raises(ConfigurationError, match=r"runtime_env\['conda'\] has no meaning"):
-        problems(conda=["numpy"])
+    assert problems(conda={"dependencies": None}) == []
+    for conda in (["numpy"], {"dependencies": "numpy"}):
+        with pytest.raises(ConfigurationError, match=r"runtime_env\['conda'\] has no meaning"):
+            problems(conda=conda)
 
 
 def test_every_part_that_is_checked_is_known():

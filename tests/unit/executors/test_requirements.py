@@ -10,6 +10,7 @@ from loguru import logger
 
 from gpuexec import ConfigurationError
 from gpuexec.config import ExecutorConfig
+from gpuexec.curator import id_generator
 from gpuexec.executors.requirements import check_requirements
 from tests.process.stages import Apply, same
 
@@ -61,6 +62,14 @@ def test_a_file_of_requirements(tmp_path):
         check(stage(pip=str(path)))
     with pytest.raises(ConfigurationError, match="cannot be read: No such file"):
         check(stage(pip=str(tmp_path / "none.txt")))
+
+
+@pytest.mark.parametrize("variables", [["A=1"], {"A=B": "1"}, {"": "1"}, {"A": "\0"}, {"A\0": "1"}])
+def test_variables_that_cannot_be_set(variables):
+    for owner in ({"runtime_env": {"env_vars": variables}}, {}):
+        asks = stage() if owner else stage(env_vars=variables)
+        with pytest.raises(ConfigurationError, match=r"(the executor|stage 'apply'): runtime_env\['env_vars'\]"):
+            check(asks, **owner)
 
 
 def test_the_executors_own_requirements():
@@ -133,6 +142,22 @@ def test_a_stage_that_asks_for_an_actor_needs_a_named_cluster(make, message, mon
         check(make())
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     check(make())
+
+
+@pytest.fixture
+def own_generator(monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(id_generator, "_own", id_generator.OwnGenerator(object()))
+
+
+@pytest.mark.usefixtures("own_generator")
+def test_shards_give_no_new_ids_but_may_look_them_up():
+    looks_up = Numbers(True)
+    looks_up._generate_ids, looks_up._assign_ids = False, True
+    check_requirements([Numbers(True)], ExecutorConfig(shard="0/1"))
+    check_requirements([looks_up, Numbers(False)], ExecutorConfig(shard="1/3"))
+    with pytest.raises(ConfigurationError, match="shard 1/3: every shard has an id generator of its own"):
+        check_requirements([Numbers(True)], ExecutorConfig(shard="1/3"))
 
 
 def test_a_checkpoint_cannot_keep_the_ids_of_a_cluster(monkeypatch):
