@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import threading
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -163,7 +164,8 @@ class AsyncAdapter:
     def _run_method(self, method: Callable[..., Any], *arguments: Any) -> None:
         result = method(*arguments)
         if asyncio.iscoroutine(result):
-            self.run(result)
+            with _cancelled_by_stage():
+                self.run(result)
 
 
 def result_of(call: asyncio.Task[T]) -> T:
@@ -171,8 +173,14 @@ def result_of(call: asyncio.Task[T]) -> T:
 
     Raises what it raised, and ``RuntimeError`` if it was cancelled, for then the stage has done that.
     """
-    try:
+    with _cancelled_by_stage():
         return call.result()
+
+
+@contextlib.contextmanager
+def _cancelled_by_stage() -> Iterator[None]:
+    try:
+        yield
     except asyncio.CancelledError as error:
         raise RuntimeError("the stage's coroutine was cancelled, by nobody outside of the stage") from error
 

@@ -241,6 +241,17 @@ def test_a_stage_that_cancels_its_call_has_failed_everywhere():
     run_local([Cancels()], items(1), raises=RuntimeError)
 
 
+class CancelsSetup(Sleeps):
+    async def setup(self, worker_metadata=None) -> None:
+        raise asyncio.CancelledError("by myself")
+
+
+def test_also_when_it_is_set_up():
+    with pytest.raises(RuntimeError, match="cancelled"):
+        run_inline([CancelsSetup()], items(1))
+    run_local([CancelsSetup()], items(1), raises=RuntimeError)
+
+
 class Interrupts(Sleeps):
     """Does what Ctrl-C does, and waits without end."""
 
