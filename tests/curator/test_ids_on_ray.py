@@ -15,6 +15,7 @@ import pytest
 
 from tests.process.running import ROOT
 
+LIMIT_S = 300  # on two idle cores a cluster takes 20 s to start, and its workers as long
 PROGRAM = """
 import json, os, sys
 from pathlib import Path
