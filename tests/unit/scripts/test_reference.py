@@ -16,7 +16,7 @@ from gpuexec import events
 from gpuexec.observe.metric_table import METRICS
 
 ROOT = Path(__file__).parents[3]
-NAMES = ["options.md", "events.md", "metrics.md", "doctor.md", "grafana/gpuexec.json"]
+NAMES = ["options.md", "events.md", "metrics.md", "doctor.md", "stage-specs.md", "grafana/gpuexec.json"]
 
 
 @pytest.fixture
