@@ -51,13 +51,26 @@ def quiet_context() -> Iterator[None]:
 
 def dataset_of(rows: Sequence[tuple[Key, bytes]], batch_size: int, cpus: float, tasks_per_block: int | None) -> Any:
     """Return the initial tasks as a dataset, in blocks of whole batches."""
-    per_block = tasks_per_block or math.ceil(len(rows) / max(1.0, BLOCKS_PER_CPU * cpus))
-    size = rows_per_block(batch_size, per_block)
+    size = rows_per_block(batch_size, tasks_per_block or _share(len(rows), cpus))
     return ray.data.from_arrow([table_of(rows[start : start + size]) for start in range(0, len(rows), size)])
 
 
+def dataset_between(
+    refs: Sequence[Any], count: int, batch_size: int, cpus: float, tasks_per_block: int | None
+) -> Any:
+    """Return tasks that are in the object store as a dataset. ``count``: how many they are."""
+    if not count:
+        return ray.data.from_arrow([table_of([])])
+    size = rows_per_block(batch_size, tasks_per_block or _share(count, cpus))
+    return ray.data.from_arrow_refs(list(refs)).repartition(target_num_rows_per_block=size)
+
+
+def _share(count: int, cpus: float) -> int:
+    return math.ceil(count / max(1.0, BLOCKS_PER_CPU * cpus))
+
+
 def rows_per_block(batch_size: int, wanted: int) -> int:
-    """Return the number of rows that a stage is called with: ``wanted``, rounded up to whole batches."""
+    """Return the number of rows of a block for a stage: ``wanted``, rounded up to whole batches."""
     return batch_size * max(1, math.ceil(wanted / batch_size))
 
 
@@ -82,11 +95,13 @@ def _apply(dataset: Any, stage: StageOnRay, ledger: Any, tasks_per_block: int) -
             options["num_gpus"] = planned.gpus
     else:
         function = task_function(work, ledger)
-        options["max_retries"] = -1  # the ledger limits the attempts
         if planned.at_most is not None:
             options["compute"] = TaskPoolStrategy(size=planned.at_most)
     size = rows_per_block(work.rules.batch_size, tasks_per_block)
-    return dataset.map_batches(function, batch_size=size, batch_format="pyarrow", zero_copy_batch=True, **options)
+    # With a size, Ray Data joins blocks until they have so many rows. Batches of one need that from no block.
+    return dataset.map_batches(
+        function, batch_size=size if size > 1 else None, batch_format="pyarrow", zero_copy_batch=True, **options
+    )
 
 
 def _pool(planned: StageOnCluster) -> ActorPoolStrategy:

@@ -148,7 +148,7 @@ class RayEvents:
     def _stop_worker(self, worker_id: str, at: float, teardown_s: float | None, reason: str) -> None:
         if worker_id not in self._since:
             return
-        self._account(worker_id, at, IdleReason.DRAINING)
+        self._account(worker_id, at, IdleReason.NO_INPUT if teardown_s is None else IdleReason.DRAINING)
         del self._since[worker_id]
         stage = self._stage_of[worker_id]
         self._emit(events.WorkerStopped(at, stage, worker_id, 0, teardown_s, reason=reason))

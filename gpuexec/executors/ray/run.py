@@ -28,7 +28,7 @@ from gpuexec.executors.ray.attempts import BatchRules
 from gpuexec.executors.ray.ledger import Ledger
 from gpuexec.executors.ray.nodes import RayNode, end_processes, on_node, read_nodes
 from gpuexec.executors.ray.notes import RunFailed
-from gpuexec.executors.ray.pipeline import StageOnRay, apply_stages, dataset_of, quiet_context
+from gpuexec.executors.ray.pipeline import StageOnRay, apply_stages, dataset_between, dataset_of, quiet_context
 from gpuexec.executors.ray.ray_events import RayEvents
 from gpuexec.executors.ray.rows import Key, rows_of, task_of
 from gpuexec.executors.ray.sizing import fans_out, remote_args, sizings_of
@@ -37,7 +37,7 @@ from gpuexec.executors.run_facts import facts_of
 from gpuexec.executors.run_folder import folder_for
 from gpuexec.executors.stage_options import own_options, policy_of
 from gpuexec.planning.allocator import unique_names
-from gpuexec.planning.cluster import ClusterPlan, plan_cluster
+from gpuexec.planning.cluster import ClusterPlan, StageOnCluster, plan_cluster
 from gpuexec.report.builder import ReportBuilder
 from gpuexec.report.model import RunReport
 from gpuexec.stage.environment import requested_variables
@@ -194,27 +194,39 @@ class RayRun:
         ledger: Any,
         watch: _Watch,
     ) -> Iterator[tuple[Key, Any]]:
-        per_block = self._tasks_per_block or 1
+        phases = _cut_after_source(plan.phases, stages, len(rows))
         with quiet_context():
-            first = works[0].rules.batch_size
-            dataset = dataset_of(rows, first, cpus, self._tasks_per_block)
-            for position, phase in enumerate(plan.phases):
-                on_ray = [
-                    StageOnRay(
-                        works[each.stage_index],
-                        each,
-                        fans_out(stages[each.stage_index]),
-                        {**self._environment(stages[each.stage_index]), **remote_args(stages[each.stage_index])},
-                    )
-                    for each in phase
-                ]
-                made = apply_stages(dataset, on_ray, ledger, per_block)
-                if position + 1 < len(plan.phases):
-                    dataset = _kept(made, watch)
-                    continue
-                for table in _Consumer(made, fetches=True).tables(watch):
-                    for key, payload in rows_of(table):
-                        yield key, task_of(payload)
+            dataset = dataset_of(rows, works[0].rules.batch_size, cpus, self._tasks_per_block)
+            for position, phase in enumerate(phases):
+                on_ray = [self._on_ray(stages[each.stage_index], works[each.stage_index], each) for each in phase]
+                made = apply_stages(dataset, on_ray, ledger, self._tasks_per_block or 1)
+                if position + 1 == len(phases):
+                    break
+                refs, count = [], 0
+                for ref, rows_in in _Consumer(made, fetches=False).blocks(watch):
+                    refs.append(ref)
+                    count += rows_in
+                batch_size = works[phases[position + 1][0].stage_index].rules.batch_size
+                dataset = dataset_between(refs, count, batch_size, cpus, self._tasks_per_block)
+            for table, _ in _Consumer(made, fetches=True).blocks(watch):
+                for key, payload in rows_of(table):
+                    yield key, task_of(payload)
+
+    def _on_ray(self, stage: Any, work: StageWork, planned: StageOnCluster) -> StageOnRay:
+        return StageOnRay(work, planned, fans_out(stage), {**self._environment(stage), **remote_args(stage)})
+
+
+def _cut_after_source(
+    phases: Sequence[Sequence[StageOnCluster]], stages: Sequence[Any], tasks: int
+) -> list[Sequence[StageOnCluster]]:
+    """Return the phases, with a cut after a source that makes all tasks of one: it returns them at once anyway.
+
+    Their number is known then, and so into how many blocks they are best divided.
+    """
+    first, *others = phases
+    if tasks == 1 and len(first) > 1 and fans_out(stages[first[0].stage_index]):
+        return [first[:1], first[1:], *others]
+    return [first, *others]
 
 
 class _Consumer:
@@ -226,8 +238,11 @@ class _Consumer:
         self._fetches = fetches
         self._thread = threading.Thread(target=self._run, args=(dataset,), name="gpuexec-ray", daemon=True)
 
-    def tables(self, watch: _Watch) -> Iterator[Any]:
-        """Yield the blocks: tables, or references to them. Raises what ended the run."""
+    def blocks(self, watch: _Watch) -> Iterator[tuple[Any, int]]:
+        """Yield the blocks, as tables or as references to them, and how many rows each has.
+
+        Raises what ended the run.
+        """
         watch.consumer = self._thread
         self._thread.start()
         try:
@@ -251,8 +266,8 @@ class _Consumer:
     def _run(self, dataset: Any) -> None:
         try:
             for bundle in dataset.iter_internal_ref_bundles():
-                for ref in bundle.block_refs:
-                    self._put(ray.get(ref) if self._fetches else ref)
+                for ref, metadata in zip(bundle.block_refs, bundle.metadata, strict=True):
+                    self._put((ray.get(ref) if self._fetches else ref, metadata.num_rows or 0))
                 if self._stopping.is_set():
                     return
         except BaseException as error:  # noqa: BLE001 - the driver decides what it means
@@ -342,12 +357,6 @@ class _Watch:
 def _rows(tasks: Sequence[Any], tokens: frozenset[str]) -> list[tuple[Key, bytes]]:
     encoder = codec.Encoder(announced=tokens)
     return [((position,), encoder.encode(task).join()) for position, task in enumerate(tasks)]
-
-
-def _kept(dataset: Any, watch: _Watch) -> Any:
-    """Run a dataset to its end and return one of its blocks, which stay in Ray's object store."""
-    refs = list(_Consumer(dataset, fetches=False).tables(watch))
-    return ray.data.from_arrow_refs(refs)
 
 
 def _exception_of(note: RunFailed, names: Sequence[str]) -> BaseException:
