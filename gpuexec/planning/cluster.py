@@ -283,7 +283,7 @@ def _on_cluster(
     if sizing.is_fixed:
         return replace(stage, at_first=sizing.at_least, reason=f"exactly {sizing.at_least}: the stage's own number")
     if request.uses_gpu:
-        return replace(stage, at_most=len(placed), reason=f"{len(placed)} × {request.describe()}: no more fit")
+        return replace(stage, at_most=len(placed), reason=f"{request.describe()}: no more than {len(placed)} fit beside the others")
     most = sizing.at_most or max(stage.at_first, math.floor(total_cpus / max(stage.cpus, 0.001)) if stage.cpus else 1)
     if sizing.uses_actors:
         return replace(stage, at_most=most, reason="it has a set-up; Ray Data adds workers while it has work waiting")
