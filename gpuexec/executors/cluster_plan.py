@@ -47,7 +47,9 @@ class ClusterView:
         yield Text(_in_words(self.plan.nodes))
         for number, phase in enumerate(self.plan.phases, start=1):
             title = f"phase {number} of {len(self.plan.phases)}" if len(self.plan.phases) > 1 else None
-            table = Table("stage", "workers", "CPUs", "GPUs", "for example on", "why", title=title, title_justify="left")
+            table = Table(
+                "stage", "workers", "CPUs", "GPUs", "for example on", "why", title=title, title_justify="left"
+            )
             for stage in phase:
                 table.add_row(
                     Text(stage.name), _workers(stage), f"{stage.cpus:g}", f"{stage.gpus:g}", _where(stage), stage.reason

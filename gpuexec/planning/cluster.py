@@ -160,30 +160,31 @@ def _misfit(sizing: StageSizing, nodes: Sequence[ClusterNode]) -> str | None:
     request = sizing.request
     if not nodes:
         return "has nowhere to run: the cluster has no nodes"
-    if not request.uses_gpu:
-        largest = max(node.cpus for node in nodes)
-        if request.demand.cpus <= largest:
-            return None
-        return f"asks for {request.demand.cpus:g} CPUs, but the largest node has {largest:g}"
+    if request.uses_gpu:
+        problem = _gpu_misfit(sizing, nodes)
+        return None if problem is None else f"asks for {problem}"
+    largest = max(node.cpus for node in nodes)
+    if request.demand.cpus <= largest:
+        return None
+    return f"asks for {request.demand.cpus:g} CPUs, but the largest node has {largest:g}"
+
+
+def _gpu_misfit(sizing: StageSizing, nodes: Sequence[ClusterNode]) -> str | None:
+    request, gpus = sizing.request, max(node.gpus for node in nodes)
     asked = request.describe()
-    gpus = max(node.gpus for node in nodes)
-    if not gpus:
-        return f"asks for {asked}, but no node has a GPU"
-    if request.memory:
-        problem = _memory_misfit(request, nodes)
-        if problem is not None:
-            return f"asks for {asked}, {problem}"
-    workers, rooms = 0, _rooms(nodes)
-    need = _need(request, nodes)
+    problem = _memory_misfit(request, nodes) if request.memory and gpus else None
+    if problem is not None or not gpus:
+        return f"{asked}, {problem or 'but no node has a GPU'}"
+    workers, rooms, need = 0, _rooms(nodes), _need(request, nodes)
     while workers < sizing.at_least and (placed := _place(need, rooms)) is not None:
         workers, rooms = workers + 1, placed[1]
     if workers == sizing.at_least:
         return None
     if workers:
-        return f"asks for {sizing.at_least} workers of {asked}, but only {workers} fit on the cluster"
+        return f"{sizing.at_least} workers of {asked}, but only {workers} fit on the cluster"
     if request.count > gpus:
-        return f"asks for {asked}, but the largest node has {gpus}: a worker's GPUs must be on one node"
-    return f"asks for {asked} and {request.demand.cpus:g} CPUs, but no node has both"
+        return f"{asked}, but the largest node has {gpus}: a worker's GPUs must be on one node"
+    return f"{asked} and {request.demand.cpus:g} CPUs, but no node has both"
 
 
 def _memory_misfit(request: Request, nodes: Sequence[ClusterNode]) -> str | None:
@@ -283,7 +284,9 @@ def _on_cluster(
     if sizing.is_fixed:
         return replace(stage, at_first=sizing.at_least, reason=f"exactly {sizing.at_least}: the stage's own number")
     if request.uses_gpu:
-        return replace(stage, at_most=len(placed), reason=f"{request.describe()}: no more than {len(placed)} fit beside the others")
+        return replace(
+            stage, at_most=len(placed), reason=f"{request.describe()}: no more than {len(placed)} fit beside the others"
+        )
     most = sizing.at_most or max(stage.at_first, math.floor(total_cpus / max(stage.cpus, 0.001)) if stage.cpus else 1)
     if sizing.uses_actors:
         return replace(stage, at_most=most, reason="it has a set-up; Ray Data adds workers while it has work waiting")

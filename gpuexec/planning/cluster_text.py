@@ -37,8 +37,8 @@ def nodes_from_shape(text: str) -> tuple[ClusterNode, ...] | None:
 def nodes_from_json(document: Any) -> tuple[ClusterNode, ...]:
     """Return the nodes that a JSON document lists. Raises ``ConfigurationError`` that names the faulty entry.
 
-    An entry has ``cpus``, and ``gpus``, ``gpu_memory_gb`` (GiB of each), ``name`` and ``count`` (how many alike) if need
-    be; or it is what ``gpuexec gpus --json --full`` prints on a node.
+    An entry has ``cpus``, and if need be ``gpus``, ``gpu_memory_gb`` (GiB of each), ``name`` and ``count`` (how many
+    alike); or it is what ``gpuexec gpus --json --full`` prints on a node.
     """
     entries = document.get("nodes") if isinstance(document, Mapping) else document
     if not isinstance(entries, Sequence) or isinstance(entries, str) or not entries:

@@ -17,12 +17,16 @@ import pytest
 if importlib.util.find_spec("ray") is None:
     pytest.skip("Ray is not installed: run scripts/test-ray", allow_module_level=True)
 
-os.environ["RAY_AUTH_MODE"] = "disabled"  # a cluster and its client may disagree about the token otherwise
-os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-os.environ["RAY_DISABLE_MEMORY_MONITOR"] = "1"  # others use the machine too
-os.environ["RAY_worker_niceness"] = "0"  # Ray's workers let all others go first, which takes long on a busy machine
-os.environ["RAY_health_check_period_ms"] = "500"  # so that the loss of a node is noticed soon
-os.environ["RAY_health_check_failure_threshold"] = "3"
+os.environ.update(
+    {
+        "RAY_AUTH_MODE": "disabled",  # a cluster and its client may disagree about the token otherwise
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_DISABLE_MEMORY_MONITOR": "1",  # others use the machine too
+        "RAY_worker_niceness": "0",  # Ray's workers let all others go first, which takes long on a busy machine
+        "RAY_health_check_period_ms": "500",  # so that the loss of a node is noticed soon
+        "RAY_health_check_failure_threshold": "3",
+    }
+)
 
 _OF_RAY = ("raylet", "gcs_server", "plasma_store", "ray::")
 
@@ -33,9 +37,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(autouse=True)
-def leaves_nothing_behind() -> Iterator[None]:
+def leaves_nothing_behind() -> None:
     """Ray's own processes and descriptors come and go while the cluster lives: `cluster` looks at the end."""
-    yield
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,7 @@ from tests.process.stages import (
     return_lock,
     same,
 )
-from tests.process.stages.retries import Fragile, OutOfMemoryError, Needs
+from tests.process.stages.retries import Fragile, Needs, OutOfMemoryError
 from tests.process.stages.transforms import CannotImport, ReturnsText
 from tests.ray.running import ray_executor, run_ray
 

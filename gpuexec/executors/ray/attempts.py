@@ -104,9 +104,7 @@ class BlockRunner:
                 outputs += self._attempt(batch, 0)
         self._idle_since = self._stats.ended = time.time()
         ids, calls = tuple(self._first_ids[:_TASKS_NAMED]), tuple(self._calls)
-        done = BlockDone(
-            self._idle_since, self._index, self._worker_id, began, len(outputs), self._stats, ids, calls
-        )
+        done = BlockDone(self._idle_since, self._index, self._worker_id, began, len(outputs), self._stats, ids, calls)
         self._ledger.end(block, done)
         return outputs
 

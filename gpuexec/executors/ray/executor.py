@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -11,7 +12,7 @@ from gpuexec.contract.executor import BaseExecutor
 from gpuexec.curator import registration
 from gpuexec.curator.origin import is_curator_stage
 from gpuexec.driver.cancellation import Cancellation
-from gpuexec.errors import ConfigurationError, drop_driver_frames
+from gpuexec.errors import ConfigurationError, RunCancelled, drop_driver_frames
 from gpuexec.executors.checks import check_call, checked_observers
 from gpuexec.executors.exporting import exporters_for, perf_records_for
 from gpuexec.executors.initial_tasks import initial_tasks_for
@@ -174,6 +175,10 @@ class RayExecutor(BaseExecutor):
         self._running.add(cancellation)
         try:
             yield cancellation
+        except RunCancelled as error:
+            if cancellation.by_own_task:  # which expects this, and is not cancelled otherwise
+                raise sys.modules["asyncio"].CancelledError(str(error)) from error
+            raise
         finally:
             self._running.discard(cancellation)
             cancellation.close()

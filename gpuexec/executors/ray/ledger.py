@@ -73,9 +73,7 @@ class Ledger:
 
     # ---- workers -----------------------------------------------------------------------------------------
 
-    def enrol(
-        self, stage_index: int, node: str, pid: int, gpus: Sequence[str] = (), actor: str | None = None
-    ) -> str:
+    def enrol(self, stage_index: int, node: str, pid: int, gpus: Sequence[str] = (), actor: str | None = None) -> str:
         """Return the id of a new worker: unlike all others of the run, also where it replaces one.
 
         ``node``: Ray's id of its node. ``actor``: Ray's id of the actor that it is, which stays the same when Ray

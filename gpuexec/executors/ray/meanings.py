@@ -58,7 +58,9 @@ MEANINGS: dict[str, Meaning] = {
     "warm_idle_s": _refused("Ray starts the processes, and keeps those of plain tasks for later ones"),
     "max_parallel_setups": _refused("Ray starts workers on all nodes at once: limit them with num_workers()"),
     "stop_timeout_s": _honoured("as on one node, for all workers together; a worker that is killed is not waited for"),
-    "max_attempts": _honoured("as on one node; the loss of a node counts as an attempt for the batches in flight on it"),
+    "max_attempts": _honoured(
+        "as on one node; the loss of a node counts as an attempt for the batches in flight on it"
+    ),
     "on_task_failure": _honoured(),
     "max_quarantined": _honoured(),
     "retry_delay_s": _honoured("as on one node, but the worker waits too"),
@@ -67,7 +69,9 @@ MEANINGS: dict[str, Meaning] = {
     "split_on_oom": _honoured(),
     "batch_timeout_s": _honoured(),
     "setup_timeout_s": _honoured(),
-    "max_batches_per_worker": _refused("Ray Data keeps an actor until its stage is done; release what grows in process()"),
+    "max_batches_per_worker": _refused(
+        "Ray Data keeps an actor until its stage is done; release what grows in process()"
+    ),
     "worker_memory_limit_bytes": _refused("Ray's memory monitor ends workers when a node runs short (RAY_memory_*)"),
     "memory_high_watermark": _refused(_RAY_QUEUES),
     "checkpoint": _refused(

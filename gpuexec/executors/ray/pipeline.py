@@ -55,9 +55,7 @@ def dataset_of(rows: Sequence[tuple[Key, bytes]], batch_size: int, cpus: float, 
     return ray.data.from_arrow([table_of(rows[start : start + size]) for start in range(0, len(rows), size)])
 
 
-def dataset_between(
-    refs: Sequence[Any], count: int, batch_size: int, cpus: float, tasks_per_block: int | None
-) -> Any:
+def dataset_between(refs: Sequence[Any], count: int, batch_size: int, cpus: float, tasks_per_block: int | None) -> Any:
     """Return tasks that are in the object store as a dataset. ``count``: how many they are."""
     if not count:
         return ray.data.from_arrow([table_of([])])

@@ -63,9 +63,7 @@ class RayEvents:
                 case notes.AttemptFailed():
                     self._failed(note, at)
                 case notes.GaveUp():
-                    self._emit(
-                        events.TasksQuarantined(at, note.stage_index, note.worker_id, note.task_ids, note.error)
-                    )
+                    self._emit(events.TasksQuarantined(at, note.stage_index, note.worker_id, note.task_ids, note.error))
                 case notes.WorkerLeft():
                     self._stop_worker(note.worker_id, at, note.teardown_s, "its stage has no work left")
 

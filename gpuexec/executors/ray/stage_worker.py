@@ -299,9 +299,7 @@ def _report_setup(
     spent = attempts >= policy.max_attempts or failed.is_exit
     action = Action.RAISE if spent else verdict.action
     reason = DecisionReason.ATTEMPTS_SPENT if spent and verdict.action is Action.RETRY else verdict.reason
-    calls.tell(
-        AttemptFailed(time.time(), work.index, worker_id, (), 0.0, failed.text, action.value, reason.value)
-    )
+    calls.tell(AttemptFailed(time.time(), work.index, worker_id, (), 0.0, failed.text, action.value, reason.value))
     if action is not Action.RAISE:
         return
     calls.tell(RunFailed(time.time(), work.index, worker_id, (), failed.phase, failed))

@@ -16,7 +16,9 @@ def allocation_of(cpus: float, gpus: float, ids: Sequence[str], pinning: str, *,
     ``gpus``: how many, or which part of one. What NVML does not tell of a GPU is ``None`` in its share.
     """
     if not gpus:
-        return Allocation(cpus=cpus, cuda_visible_devices=os.environ.get("CUDA_VISIBLE_DEVICES", "") if sees_gpus else "")
+        return Allocation(
+            cpus=cpus, cuda_visible_devices=os.environ.get("CUDA_VISIBLE_DEVICES", "") if sees_gpus else ""
+        )
     known = _known_gpus()
     shares = tuple(_share(text, min(1.0, gpus), known.get(text)) for text in ids)
     by_uuid = pinning == GpuPinning.UUID and all(text in known for text in ids)

@@ -96,7 +96,9 @@ def test_attempts_are_limited_and_nothing_is_lost_or_twice(
         raise AssertionError("the block was begun 200 times")
     notes = ledger.drain()
     fatal = [note for note in notes if isinstance(note, RunFailed)]
-    gave_up = {int(task_id.rpartition("_")[2]) for note in notes if isinstance(note, GaveUp) for task_id in note.task_ids}
+    gave_up = {
+        int(task_id.rpartition("_")[2]) for note in notes if isinstance(note, GaveUp) for task_id in note.task_ids
+    }
     if outputs is None:
         assert len(fatal) == 1
         assert not quarantine
