@@ -46,7 +46,7 @@ class LedgerClient(Protocol):
     def lose(self, batch: BatchId, loss: Loss) -> None: ...
     def split(self, batch: BatchId, inherited: int) -> None: ...
     def tell(self, note: Note) -> None: ...
-    def quarantine(self, note: GaveUp, failed: Failed | None) -> bool: ...
+    def quarantine(self, note: GaveUp, failed: Failed | None, block: BatchId, keys: Sequence[Key]) -> bool: ...
 
 
 class BatchRules(Record):
@@ -84,7 +84,9 @@ class BlockRunner:
         self._idle_since = time.time()
         self._stats = BatchStats()
         self._calls: list[tuple[float, float, float, float, int, dict[str, float]]] = []
-        self._current: BatchId = (stage_index, (), 0)  # what the ledger knows to be begun here
+        self._block: BatchId = (stage_index, (), 0)
+        self._current: BatchId = self._block  # what the ledger knows to be begun here
+        self._given_up: frozenset[Key] = frozenset()  # tasks of the block that are in quarantine
         self._batches = 0
 
     def run(self, rows: Sequence[Row]) -> list[tuple[Key, bytes]]:
@@ -93,7 +95,9 @@ class BlockRunner:
         self._stats, self._calls = BatchStats(began=began, idle_s=began - self._idle_since), []
         self._first_ids: list[str] = []
         block: BatchId = (self._index, rows[0][0], 0)
+        self._block = block
         standing = self._begin(block)
+        self._given_up = standing.given_up
         size = self._rules.batch_size
         batches = [rows[start : start + size] for start in range(0, len(rows), size)]
         outputs: list[tuple[Key, bytes]] = []
@@ -202,6 +206,9 @@ class BlockRunner:
 
     def _run_once(self, rows: Sequence[Row]) -> list[Any]:
         session, stats = self._session, self._stats
+        rows = [row for row in rows if row[0] not in self._given_up]
+        if not rows:
+            return []
         received = time.monotonic()
         session.phase = StagePhase.RECEIVE
         tasks = [task_of(payload) for _, payload in rows]
@@ -291,7 +298,7 @@ class BlockRunner:
 
     def _quarantine(self, rows: Sequence[Row], error: str, failed: Failed | None) -> list[Any]:
         note = GaveUp(time.time(), self._index, self._worker_id, tuple(self._ids(rows)), error)
-        if self._ledger.quarantine(note, failed):
+        if self._ledger.quarantine(note, failed, self._block, [key for key, _ in rows]):
             raise RunIsOver(error)
         return []
 

@@ -17,6 +17,7 @@ from gpuexec.core.retries import FailureKind, RetryPolicy
 from gpuexec.executors.ray.notes import (
     BatchId,
     BlockDone,
+    BlockKey,
     Enrolled,
     GaveUp,
     NodeReady,
@@ -41,7 +42,7 @@ class Standing(Record):
 
     ``run_is_over``: it is not to begin. ``lost``: how many attempts at it were begun and never ended. ``last_worker``:
     who made the last of them. ``loss``: how that one ended, if its worker could tell. ``split``: the batch has been
-    halved, and each half begins with so many failures.
+    halved, and each half begins with so many failures. ``given_up``: of a block, the keys of tasks in quarantine.
     """
 
     run_is_over: bool
@@ -49,6 +50,7 @@ class Standing(Record):
     last_worker: str = ""
     loss: Loss | None = None
     split: int | None = None
+    given_up: frozenset[BlockKey] = frozenset()
 
 
 class Ledger:
@@ -64,6 +66,7 @@ class Ledger:
         self._losses: dict[BatchId, Loss] = {}
         self._split: dict[BatchId, int] = {}
         self._finished: set[BatchId] = set()
+        self._given_up: dict[BatchId, frozenset[BlockKey]] = {}
         self._setups: dict[tuple[int, str], int] = {}  # begun and not ended, by stage and actor
         self._alive: dict[str, tuple[str, int, str | None]] = {}  # node, pid and actor of the workers
         self._done = [0] * len(names)
@@ -121,7 +124,14 @@ class Ledger:
             self._lost[batch] = self._lost.get(batch, 0) + 1
         self._open[batch] = worker_id
         lost = self._lost.get(batch, 0)
-        return Standing(self._over, lost, before or "", self._losses.pop(batch, None), self._split.get(batch))
+        return Standing(
+            self._over,
+            lost,
+            before or "",
+            self._losses.pop(batch, None),
+            self._split.get(batch),
+            self._given_up.get(batch, frozenset()),
+        )
 
     def end(self, batch: BatchId, done: BlockDone | None = None) -> None:
         """Note that it is finished; ``done``: what a block has cost."""
@@ -156,8 +166,12 @@ class Ledger:
             self._over = True
         self._notes.append(note)
 
-    def quarantine(self, note: GaveUp, failed: Failed | None) -> bool:
-        """Note quarantined tasks; return whether the run is over because there are too many of its stage."""
+    def quarantine(self, note: GaveUp, failed: Failed | None, block: BatchId, keys: Sequence[BlockKey]) -> bool:
+        """Note quarantined tasks; return whether the run is over because there are too many of its stage.
+
+        ``keys``: theirs. They stay out of their ``block``, also when it is run again.
+        """
+        self._given_up[block] = self._given_up.get(block, frozenset()).union(keys)
         index = note.stage_index
         new = [task_id for task_id in note.task_ids if task_id not in self._quarantined[index]]
         if new:  # a block that is run again finds the same ones

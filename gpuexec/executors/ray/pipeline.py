@@ -96,9 +96,11 @@ def _apply(dataset: Any, stage: StageOnRay, ledger: Any, tasks_per_block: int) -
         if planned.at_most is not None:
             options["compute"] = TaskPoolStrategy(size=planned.at_most)
     size = rows_per_block(work.rules.batch_size, tasks_per_block)
-    # With a size, Ray Data joins blocks until they have so many rows. Batches of one need that from no block.
+    # With a size, Ray Data joins blocks until they have so many rows, and asks for one where there is a GPU. Batches of
+    # one need no joining, and without a size the stage is called once for each block.
+    joins = size > 1 or bool(planned.gpus)
     return dataset.map_batches(
-        function, batch_size=size if size > 1 else None, batch_format="pyarrow", zero_copy_batch=True, **options
+        function, batch_size=size if joins else None, batch_format="pyarrow", zero_copy_batch=True, **options
     )
 
 

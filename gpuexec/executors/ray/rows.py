@@ -32,6 +32,8 @@ def table_of(rows: Iterable[tuple[Key, bytes]]) -> pa.Table:
 
 def rows_of(table: pa.Table) -> list[tuple[Key, Any]]:
     """Return the rows of a table; each payload is a view of its memory."""
+    if not table.num_rows:  # Ray Data gives an empty block no columns
+        return []
     keys = table.column(KEY).to_pylist()
     payloads = [memoryview(value.as_buffer()) for value in table.column(TASK)]
     return [(tuple(key), payload) for key, payload in zip(keys, payloads, strict=True)]

@@ -98,8 +98,6 @@ class RayRun:
             watch.end_workers()
             events.end(error if not isinstance(error, GeneratorExit) else None)
             raise
-        finally:
-            ray.kill(ledger)
         events.end(None)
 
     def _works(self, stages: Sequence[Any], names: Sequence[str], plan: ClusterPlan) -> list[StageWork]:

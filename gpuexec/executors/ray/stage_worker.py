@@ -137,14 +137,16 @@ class StageActor:
         gpus = [share.uuid for share in allocation.gpus]
         self._worker_id: str = self._calls.enrol(work.index, context.get_node_id(), os.getpid(), gpus, self._actor)
         standing = self._calls.begin_setup(work.index, self._actor)
-        if standing.run_is_over:
-            raise RunIsOver("the run has ended")
+        if standing.run_is_over:  # Ray Data had added it before it knew
+            return
         self._judge_lost_setups(standing.lost)
         self._session = self._set_up(allocation)
         self._runner = _runner(work, self._calls, self._session, self._worker_id, allocation)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Run the stage on a block."""
+        if self._session is None:
+            raise RunIsOver("the run has ended")
         return table_of(self._runner.run(rows_of(table))) if table.num_rows else table_of([])
 
     def __del__(self) -> None:

@@ -119,6 +119,7 @@ class Watch:
     def wait_for_teardown(self, timeout_s: float) -> None:
         """Wait until the actors have torn down; those of lost nodes are not waited for."""
         deadline = time.monotonic() + timeout_s
+        ray.get(self._ledger.stop.remote())  # an actor that is only starting need not set up
         while time.monotonic() < deadline:
             self.poll()
             living = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
