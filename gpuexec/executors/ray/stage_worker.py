@@ -138,6 +138,7 @@ class StageActor:
         self._worker_id: str = self._calls.enrol(work.index, context.get_node_id(), os.getpid(), gpus, self._actor)
         standing = self._calls.begin_setup(work.index, self._actor)
         if standing.run_is_over:  # Ray Data had added it before it knew
+            self._calls.left(work.index, self._worker_id, 0.0)
             return
         self._judge_lost_setups(standing.lost)
         self._session = self._set_up(allocation)
