@@ -94,7 +94,12 @@ SOURCES = {
 def test_every_module_imports_alone():
     command = [sys.executable, "-c", IMPORT_EACH_ALONE, *SOURCES]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    failed = json.loads(done.stdout)
+    failed = {
+        name: error
+        for name, error in json.loads(done.stdout).items()
+        # Ray is in the environment of scripts/test-ray only.
+        if not (name.startswith("gpuexec.executors.ray.") and "No module named 'ray'" in error)
+    }
     assert not failed, "\n".join(f"{name}: {error}" for name, error in failed.items())
 
 

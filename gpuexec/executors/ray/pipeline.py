@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -35,7 +36,9 @@ class StageOnRay(Record):
 @contextlib.contextmanager
 def quiet_context() -> Iterator[None]:
     """Make Ray Data say in the block only what gpuexec does not say better. The program's own context stays."""
-    context = DataContext.get_current().copy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # to copy the context sets each field, also the old ones
+        context = DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.max_errored_blocks = 0
