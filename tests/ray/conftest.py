@@ -22,13 +22,12 @@ os.environ.update(
         "RAY_AUTH_MODE": "disabled",  # a cluster and its client may disagree about the token otherwise
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_DISABLE_MEMORY_MONITOR": "1",  # others use the machine too
+        "RAY_raylet_start_wait_time_s": "120",
         "RAY_worker_niceness": "0",  # Ray's workers let all others go first, which takes long on a busy machine
         "RAY_health_check_period_ms": "500",  # so that the loss of a node is noticed soon
         "RAY_health_check_failure_threshold": "3",
     }
 )
-
-_OF_RAY = ("raylet", "gcs_server", "plasma_store", "ray::")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -48,20 +47,23 @@ def cluster() -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # paths of sockets must be short
+    os.environ["RAY_TMPDIR"] = folder  # where Ray notes the address of its latest cluster
     before = {child.pid for child in psutil.Process().children(recursive=True)}
-    started = Cluster(
-        initialize_head=True,
-        head_node_args={"num_cpus": 2, "num_gpus": 0, "temp_dir": folder, "include_dashboard": False},
-    )
-    started.add_node(num_cpus=2, num_gpus=2)
-    ray.init(address=started.address, logging_level="warning", log_to_driver=False)
-    yield started
-    ray.shutdown()
-    started.shutdown()
-    left = [child for child in psutil.Process().children(recursive=True) if child.pid not in before]
-    _, left = psutil.wait_procs(left, timeout=10)
-    shutil.rmtree(folder, ignore_errors=True)
-    assert not [child.name() for child in left if child.name().startswith(_OF_RAY)]
+    started = Cluster()
+    try:
+        started.add_node(num_cpus=2, num_gpus=0, temp_dir=folder, include_dashboard=False)
+        started.add_node(num_cpus=2, num_gpus=2)
+        ray.init(address=started.address, logging_level="warning", log_to_driver=False)
+        yield started
+    finally:
+        ray.shutdown()
+        started.shutdown()
+        left = [child for child in psutil.Process().children(recursive=True) if child.pid not in before]
+        _, left = psutil.wait_procs(left, timeout=10)
+        for child in left:
+            child.kill()
+        shutil.rmtree(folder, ignore_errors=True)
+    assert not left, "Ray's processes outlived its shutdown"
     assert not Path(folder).exists()
 
 
