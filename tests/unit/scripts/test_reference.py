@@ -23,6 +23,7 @@ NAMES = [
     "events.md",
     "metrics.md",
     "doctor.md",
+    "ray.md",
     "stage-specs.md",
     "grafana/gpuexec.json",
 ]
