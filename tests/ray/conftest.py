@@ -47,11 +47,13 @@ def cluster() -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # paths of sockets must be short
+    sessions = Path(folder, "ray")
+    sessions.mkdir()
     os.environ["RAY_TMPDIR"] = folder  # where Ray notes the address of its latest cluster
     before = {child.pid for child in psutil.Process().children(recursive=True)}
     started = Cluster()
     try:
-        started.add_node(num_cpus=2, num_gpus=0, temp_dir=folder, include_dashboard=False)
+        started.add_node(num_cpus=2, num_gpus=0, temp_dir=str(sessions), include_dashboard=False)
         started.add_node(num_cpus=2, num_gpus=2)
         ray.init(address=started.address, logging_level="warning", log_to_driver=False)
         yield started
