@@ -70,6 +70,7 @@ try:
     kill_id_generator_actor()
     ray.shutdown()
     found["removed on Ray"] = remove(RayDataExecutor(), "removed")
+    ray.shutdown()  # or this process would still ask the cluster, which is about to stop
 finally:
     client.stop()
 os.environ.pop("RAY_ADDRESS", None)
