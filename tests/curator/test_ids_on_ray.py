@@ -53,8 +53,8 @@ def remove(executor, target):
 
 
 local = LocalExecutor(show_progress=False, capsule_dir="")
-client = RayClient(num_cpus=2, num_gpus=0, include_dashboard=False, ray_temp_dir=sys.argv[2],
-                   object_store_memory=100_000_000)
+client = RayClient(num_cpus=4, num_gpus=0, include_dashboard=False, ray_temp_dir=sys.argv[2],
+                   object_store_memory=300_000_000)
 client.start()
 try:
     create_id_generator_actor()
@@ -70,6 +70,7 @@ try:
     kill_id_generator_actor()
     ray.shutdown()
     found["removed on Ray"] = remove(RayDataExecutor(), "removed")
+    ray.shutdown()  # or this process would still ask the cluster, which is about to stop
 finally:
     client.stop()
 os.environ.pop("RAY_ADDRESS", None)
