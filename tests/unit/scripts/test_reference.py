@@ -23,8 +23,8 @@ NAMES = [
     "events.md",
     "metrics.md",
     "doctor.md",
-    "ray.md",
     "stage-specs.md",
+    "ray.md",
     "grafana/gpuexec.json",
 ]
 
