@@ -17,7 +17,7 @@ from gpuexec.contract import metrics
 from gpuexec.contract.phases import StagePhase
 from gpuexec.core.attempts import halve
 from gpuexec.core.retries import Action, DecisionReason, Failure, FailureKind, RetryPolicy, Verdict, judge
-from gpuexec.errors import GpuexecError, GpuShareExceeded
+from gpuexec.errors import GpuShareExceeded
 from gpuexec.executors.ray.ledger import Loss, Standing
 from gpuexec.executors.ray.notes import AttemptFailed, BatchId, BlockDone, GaveUp, Note, RunFailed
 from gpuexec.executors.ray.rows import Key, output_keys, task_of
@@ -34,7 +34,7 @@ _END_OF_RETIRED = 1  # exit status of a worker that ends itself
 Row = tuple[Key, Any]
 
 
-class RunIsOver(GpuexecError):
+class RunIsOver(Exception):
     """The run has ended or failed, so this block is not worked on. The driver knows why."""
 
 
