@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import sys
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from gpuexec.config import ExecutorConfig, merged_options
 from gpuexec.contract.executor import BaseExecutor
 from gpuexec.curator import registration
 from gpuexec.curator.origin import is_curator_stage
-from gpuexec.driver.cancellation import Cancellation
-from gpuexec.errors import ConfigurationError, RunCancelled, drop_driver_frames
+from gpuexec.errors import ConfigurationError, drop_driver_frames
 from gpuexec.executors.checks import check_call, checked_observers
 from gpuexec.executors.exporting import exporters_for, perf_records_for
 from gpuexec.executors.initial_tasks import initial_tasks_for
@@ -20,6 +18,7 @@ from gpuexec.executors.option_repr import executor_repr
 from gpuexec.executors.ray.connection import check_address, connected, import_ray
 from gpuexec.executors.ray.curators_own import CURATORS, run_curators
 from gpuexec.executors.ray.meanings import check_options, check_own_options
+from gpuexec.executors.running import RunsGoingOn
 from gpuexec.executors.stage_options import check_stage_options, own_options
 
 if TYPE_CHECKING:
@@ -79,11 +78,7 @@ class RayExecutor(BaseExecutor):
         self.curator_executor = curator_executor
         self.observers = checked_observers(observers)
         self.last_report: RunReport | None = None
-        self._running: set[Cancellation] = set()
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave out the runs that are going on: they belong to this process."""
-        return {**self.__dict__, "_running": set()}
+        self._running = RunsGoingOn()
 
     def __repr__(self) -> str:
         return executor_repr(self, self.options)
@@ -93,8 +88,7 @@ class RayExecutor(BaseExecutor):
 
         What is at work has 2 s to finish; then its process is killed.
         """
-        for cancellation in tuple(self._running):
-            cancellation.request()
+        self._running.cancel()
 
     def execute(self, stages: Sequence[Any], initial_tasks: Sequence[Any] | None = None) -> list[Any]:
         """Run the stages and return the last one's tasks, in the order in which one process would make them.
@@ -136,7 +130,7 @@ class RayExecutor(BaseExecutor):
 
     def _results(self, stages: Sequence[Any], tasks: Sequence[Any]) -> Generator[tuple[Any, Any], None, None]:
         with (
-            self._cancellable() as cancellation,
+            self._running.cancellable() as cancellation,
             exporters_for(self.options) as exporters,
             perf_records_for(self, stages) as recorders,
             connected(self.address, self.options),
@@ -168,17 +162,3 @@ class RayExecutor(BaseExecutor):
             records_calls=self._stage_perf_collection_requested,
             on_report=keep_report,
         )
-
-    @contextlib.contextmanager
-    def _cancellable(self) -> Iterator[Cancellation]:
-        cancellation = Cancellation()
-        self._running.add(cancellation)
-        try:
-            yield cancellation
-        except RunCancelled as error:
-            if cancellation.by_own_task:  # which expects this, and is not cancelled otherwise
-                raise sys.modules["asyncio"].CancelledError(str(error)) from error
-            raise
-        finally:
-            self._running.discard(cancellation)
-            cancellation.close()
