@@ -17,7 +17,7 @@ from gpuexec.executors.initial_tasks import initial_tasks_for
 from gpuexec.executors.option_repr import executor_repr
 from gpuexec.executors.ray.connection import check_address, connected, import_ray
 from gpuexec.executors.ray.curators_own import CURATORS, run_curators
-from gpuexec.executors.ray.meanings import check_options, check_own_options
+from gpuexec.executors.ray.meanings import check_options, check_own_options, notes_on
 from gpuexec.executors.running import RunsGoingOn
 from gpuexec.executors.stage_options import check_stage_options, own_options
 
@@ -147,6 +147,10 @@ class RayExecutor(BaseExecutor):
         check_stage_options(stages, self.options)
         for stage in stages:
             check_own_options(stage.name, own_options(stage, self.options))
+            for note in notes_on(stage):
+                from loguru import logger
+
+                logger.warning("{}", note)
 
     def _run(self, observers: Sequence[Observer]) -> RayRun:
         from gpuexec.executors.ray.run import RayRun

@@ -7,8 +7,12 @@ docs/ray.md has this table; it is made from here. No option is ignored in silenc
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from typing import Any
 
 from gpuexec.config import ExecutorConfig
+from gpuexec.contract.async_stages import is_async
+from gpuexec.curator.stage_specs import asks_of
 from gpuexec.errors import ConfigurationError
 from gpuexec.executors.option_repr import changed_options
 from gpuexec.executors.shard_option import VARIABLE
@@ -128,3 +132,12 @@ def check_own_options(stage_name: str, own: dict[str, object]) -> None:
             raise ConfigurationError(
                 f"RayExecutor: option {name!r} of stage {stage_name!r} has no meaning on a Ray cluster: {meaning.text}"
             )
+
+
+def notes_on(stage: Any) -> Iterator[str]:
+    """Yield what of a stage has no effect on a cluster, to be told at the start of a run."""
+    if is_async(stage):
+        yield f"stage {stage.name!r} is asynchronous: on Ray each of its workers has one call in flight"
+    for text in asks_of(stage).without_effect:
+        if not text.startswith("ray_stage_spec"):  # Ray itself is given those
+            yield f"stage {stage.name!r}, without effect: {text}"

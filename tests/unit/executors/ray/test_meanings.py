@@ -10,7 +10,7 @@ import pytest
 from gpuexec import ProcessingStage, RayExecutor
 from gpuexec.config import ExecutorConfig
 from gpuexec.errors import ConfigurationError
-from gpuexec.executors.ray.meanings import MEANINGS
+from gpuexec.executors.ray.meanings import MEANINGS, notes_on
 from tests.process.stages import Apply, same
 
 ROOT = Path(__file__).parents[4]
@@ -91,3 +91,24 @@ def test_the_page_has_the_table():
     for name, meaning in MEANINGS.items():
         verdict = "honoured" if meaning.honoured else "refused"
         assert f"| `{name}` | {verdict} | {meaning.text} |" in page
+
+
+class AskingXenna(Apply):
+    def xenna_stage_spec(self) -> dict[str, object]:
+        return {"slots_per_actor": 4}
+
+    def ray_stage_spec(self) -> dict[str, object]:
+        return {"ray_remote_args": {"memory": 10**9}}
+
+
+class Awaited(Apply):
+    async def process(self, task):
+        return task
+
+
+def test_what_a_stage_asks_for_in_vain_is_told_and_what_is_for_ray_is_not():
+    assert list(notes_on(Apply(same))) == []
+    (note,) = notes_on(AskingXenna(same))
+    assert "xenna_stage_spec()['slots_per_actor']" in note
+    (note,) = notes_on(Awaited(same))
+    assert "one call in flight" in note
