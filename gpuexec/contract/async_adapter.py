@@ -60,7 +60,9 @@ class AsyncAdapter:
 
         Where this thread runs an event loop already, as a notebook's does, another thread runs this one.
         """
-        return self._run_in_thread(coroutine) if _runs_event_loop() else self._runner.run(coroutine)
+        if not _runs_loop():  # not in an except block, or what the stage raises would have a context
+            return self._runner.run(coroutine)
+        return self._run_in_thread(coroutine)
 
     def _run_in_thread(self, coroutine: Coroutine[Any, Any, T]) -> T:
         self._thread = self._thread or concurrent.futures.ThreadPoolExecutor(1, "gpuexec-async-stage")
@@ -185,7 +187,7 @@ def _cancelled_by_stage() -> Iterator[None]:
         raise RuntimeError("the stage's coroutine was cancelled, by nobody outside of the stage") from error
 
 
-def _runs_event_loop() -> bool:
+def _runs_loop() -> bool:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
