@@ -70,6 +70,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a test holds these names aga
     from gpuexec.errors import WorkerDied as WorkerDied
     from gpuexec.executors.inline import InlineExecutor as InlineExecutor
     from gpuexec.executors.local import LocalExecutor as LocalExecutor
+    from gpuexec.executors.ray.executor import RayExecutor as RayExecutor
     from gpuexec.executors.replay import replay as replay
     from gpuexec.executors.run_plan import RunPlan as RunPlan
     from gpuexec.executors.run_plan import plan as plan
@@ -112,6 +113,7 @@ _HOMES = {
     ),
     "executors.inline": "InlineExecutor",
     "executors.local": "LocalExecutor",
+    "executors.ray.executor": "RayExecutor",
     "executors.replay": "replay",
     "executors.run_plan": "RunPlan plan",
     "hardware.inventory": "read_node",

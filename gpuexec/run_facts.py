@@ -35,7 +35,7 @@ class RunFacts(Record):
     """What a run is.
 
     ``run_id``: six hexadecimal digits. ``pipeline``: the pipeline's name; "pipeline" if the executor was called
-    without one. ``executor``: "local" or "inline".
+    without one. ``executor``: "local", "inline" or "ray".
     ``options``: those that differ from the defaults. ``versions``: of this program's libraries, as far as they are
     imported. ``node``: hostname, cpus, memory_bytes, platform, kernel; ``usable_cpus`` and ``devices``: what the
     planner could give to workers. ``host``: the machine before the run.

@@ -32,9 +32,17 @@ class Announcement(NamedTuple):
 
 def announce_task_classes() -> Announcement | None:
     """Return the announcement of the task classes that are in ``__main__`` now; ``None`` if there are none."""
-    classes = tuple(_task_classes())
+    classes, definitions = task_class_definitions()
     if not classes:
         return None
+    payload = store(codec.encode(Announces(definitions)), SegmentPool())
+    shared = payload.shared() if isinstance(payload, SegmentRef) else payload
+    return Announcement(shared, frozenset(definitions), classes)
+
+
+def task_class_definitions() -> tuple[tuple[type, ...], dict[str, bytes]]:
+    """Return the task classes that are in ``__main__`` now, and their definitions by token."""
+    classes = tuple(_task_classes())
     definitions: dict[str, bytes] = {}
     for cls in classes:
         try:
@@ -43,9 +51,7 @@ def announce_task_classes() -> Announcement | None:
             continue
         if len(definition) <= _MAX_BYTES:
             definitions[token] = definition
-    payload = store(codec.encode(Announces(definitions)), SegmentPool())
-    shared = payload.shared() if isinstance(payload, SegmentRef) else payload
-    return Announcement(shared, frozenset(definitions), classes)
+    return classes, definitions
 
 
 def _task_classes() -> Iterator[type]:

@@ -25,6 +25,7 @@ class ExecutorName(StrEnum):
 
     LOCAL = "local"
     INLINE = "inline"
+    RAY = "ray"
 
 
 Target = Annotated[
@@ -61,7 +62,10 @@ Shard = Annotated[
 def run(
     target: Target,
     executor_name: Annotated[
-        ExecutorName, typer.Option("--executor", help="local: worker processes; inline: this process.")
+        ExecutorName,
+        typer.Option(
+            "--executor", help="local: worker processes; inline: this process; ray: the cluster at $RAY_ADDRESS."
+        ),
     ] = ExecutorName.LOCAL,
     settings: Settings = [],  # noqa: B006 - typer makes a new list
     options: Options = [],  # noqa: B006
@@ -75,7 +79,7 @@ def run(
         ),
     ] = None,
 ) -> None:
-    """Run a pipeline on this node.
+    """Run a pipeline on this node, or on a cluster.
 
     Exit status: 0 if it went through, 3 if it did with tasks in quarantine, 1 if it failed, 130 after Ctrl-C.
     """
@@ -149,6 +153,10 @@ def _make_executor(name: ExecutorName, options: dict[str, Any]) -> Any:
         from gpuexec.executors.inline import InlineExecutor
 
         return InlineExecutor(options)
+    if name is ExecutorName.RAY:
+        from gpuexec.executors.ray.executor import RayExecutor
+
+        return RayExecutor(options)
     from gpuexec.executors.local import LocalExecutor
 
     return LocalExecutor(options)

@@ -59,9 +59,7 @@ class AsyncAdapter:
 
         Where this thread runs an event loop already, as a notebook's does, another thread runs this one.
         """
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
+        if not _runs_loop():  # not in an except block, or what the stage raises would have a context
             return self._runner.run(coroutine)
         self._thread = self._thread or concurrent.futures.ThreadPoolExecutor(1, "gpuexec-async-stage")
         return self._thread.submit(self._runner.run, coroutine).result()
@@ -150,6 +148,14 @@ class AsyncAdapter:
         result = method(*arguments)
         if asyncio.iscoroutine(result):
             self.run(result)
+
+
+def _runs_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 class _Returns:

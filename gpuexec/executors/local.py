@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from gpuexec.config import ExecutorConfig, merged_options
 from gpuexec.contract.executor import BaseExecutor
 from gpuexec.curator import registration
-from gpuexec.driver.cancellation import Cancellation
 from gpuexec.driver.early_template import template_started_early
-from gpuexec.errors import RunCancelled, drop_driver_frames
+from gpuexec.errors import drop_driver_frames
 from gpuexec.executors.checks import check_call, checked_observers
 from gpuexec.executors.exporting import exporters_for, perf_records_for
 from gpuexec.executors.option_repr import executor_repr
+from gpuexec.executors.running import RunsGoingOn
 from gpuexec.executors.shard_option import with_shard
 from gpuexec.processes.standard_streams import occupy_standard_descriptors
 
@@ -58,11 +57,7 @@ class LocalExecutor(BaseExecutor):
         self.options = ExecutorConfig.create(self.config)
         self.observers = checked_observers(observers)
         self.last_report: RunReport | None = None
-        self._running: set[Cancellation] = set()
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave out the runs that are going on: they belong to this process."""
-        return {**self.__dict__, "_running": set()}
+        self._running = RunsGoingOn()
 
     def cancel(self) -> None:
         """End every run of this executor that is going on, within 5 s, from any thread.
@@ -70,22 +65,7 @@ class LocalExecutor(BaseExecutor):
         A run ends as after Ctrl-C: batches in flight may be finished, workers tear down. Its caller gets
         ``RunCancelled``. Without a run this does nothing; later runs are not affected.
         """
-        for cancellation in tuple(self._running):
-            cancellation.request()
-
-    @contextlib.contextmanager
-    def _cancellable(self) -> Iterator[Cancellation]:
-        cancellation = Cancellation()
-        self._running.add(cancellation)
-        try:
-            yield cancellation
-        except RunCancelled as error:
-            if cancellation.by_own_task:  # which expects this, and is not cancelled otherwise
-                raise sys.modules["asyncio"].CancelledError(str(error)) from error
-            raise
-        finally:
-            self._running.discard(cancellation)
-            cancellation.close()
+        self._running.cancel()
 
     def __repr__(self) -> str:
         return executor_repr(self, self.options)
@@ -116,7 +96,7 @@ class LocalExecutor(BaseExecutor):
         options = with_shard(self.options, stages)
         early = contextlib.nullcontext() if folder else template_started_early(stages, options)
         with (
-            self._cancellable() as cancellation,
+            self._running.cancellable() as cancellation,
             exporters_for(self.options) as exporters,
             perf_records_for(self, stages) as recorders,
             early,
@@ -153,7 +133,7 @@ class LocalExecutor(BaseExecutor):
         check_call(stages)
         options = with_shard(self.options, stages)
         run = self._run(options, self._checkpoint_folder(checkpoint), accept_changed=accept_changed_pipeline)
-        return run.stream(stages, initial_tasks, self._cancellable)
+        return run.stream(stages, initial_tasks, self._running.cancellable)
 
     def _checkpoint_folder(self, given: str | os.PathLike[str] | None) -> str | None:
         """Return the checkpoint folder of a run: the one given to its call, else the option's."""

@@ -13,7 +13,6 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-from gpuexec.channel import codec
 from gpuexec.channel.announcement import announce_task_classes
 from gpuexec.channel.own_modules import send_own_modules_by_value
 from gpuexec.channel.payload import Payload, SegmentRef
@@ -27,10 +26,11 @@ from gpuexec.driver.cancellation import Cancellation
 from gpuexec.driver.capsules import CapsuleKeeper
 from gpuexec.driver.initial_tasks import InitialTasks, ListedTasks, StreamedTasks
 from gpuexec.driver.run import Run
-from gpuexec.errors import ConfigurationError, StageNotPicklable, drop_driver_frames
+from gpuexec.errors import ConfigurationError, drop_driver_frames
 from gpuexec.events import Observer
 from gpuexec.executors.exporting import exporters_for
 from gpuexec.executors.initial_tasks import checked_tasks, initial_tasks_for
+from gpuexec.executors.pickled_stage import encoded_stage
 from gpuexec.executors.prepare import Prepared, prepare, with_spill_folder
 from gpuexec.executors.progress import progress_for
 from gpuexec.executors.run_facts import run_facts
@@ -336,24 +336,6 @@ def _pickled(stage: Any, name: str) -> tuple[Payload, list[str]]:
 
     Raises ``StageNotPicklable``, whose message names the attribute at fault.
     """
-    try:
-        encoded, modules = codec.encode_with_modules(stage)
-    except Exception as error:
-        culprit = _unpicklable_attribute(stage)
-        subject = f"its attribute {culprit}" if culprit else "it"
-        raise StageNotPicklable(
-            f"stage {name!r} cannot be sent to a worker: {subject} cannot be pickled "
-            f"({type(error).__name__}: {error}). Create such objects in setup(), which runs in the worker."
-        ) from error
+    encoded, modules = encoded_stage(stage, name)
     payload = store(encoded, SegmentPool())
     return payload.shared() if isinstance(payload, SegmentRef) else payload, modules
-
-
-def _unpicklable_attribute(owner: Any, depth: int = 3) -> str | None:
-    for name, value in getattr(owner, "__dict__", {}).items():
-        try:
-            codec.encode(value)
-        except Exception:  # noqa: BLE001 - whatever pickling raises, this attribute is the culprit
-            inner = _unpicklable_attribute(value, depth - 1) if depth else None
-            return f"{name}.{inner}" if inner else f"{name} ({type(value).__name__})"
-    return None

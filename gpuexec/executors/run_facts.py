@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gpuexec._version import __version__
@@ -13,6 +14,7 @@ from gpuexec.curator import stage_facts
 from gpuexec.driver.host_state import read_host_state
 from gpuexec.executors.option_repr import changed_options
 from gpuexec.executors.prepare import Prepared
+from gpuexec.planning.model import StageDemand
 from gpuexec.report.room_facts import room_as_facts
 from gpuexec.run_facts import RunFacts, StageFacts
 
@@ -36,6 +38,20 @@ _NOT_SHOWN = "…"
 
 def run_facts(executor: str, prepared: Prepared, options: ExecutorConfig) -> RunFacts:
     """Return the facts of a run that is about to start, with a new id. ``executor``: "local" or "inline"."""
+    room = room_as_facts(prepared.allocator.ledger, prepared.allocator.usable_cpus)
+    return facts_of(executor, prepared.stages, prepared.demands, options, room, cpus=len(prepared.node.host.cpus))
+
+
+def facts_of(
+    executor: str,
+    stages: Sequence[Any],
+    demands: Sequence[StageDemand],
+    options: ExecutorConfig,
+    room: Mapping[str, Any],
+    *,
+    cpus: float,
+) -> RunFacts:
+    """Return the facts of a run. ``room``: what its planner could give to workers. ``cpus``: of the driver's node."""
     system = os.uname()
     return RunFacts(
         run_id=os.urandom(3).hex(),
@@ -45,18 +61,18 @@ def run_facts(executor: str, prepared: Prepared, options: ExecutorConfig) -> Run
         versions=versions(),
         node={
             "hostname": system.nodename,
-            "cpus": len(prepared.node.host.cpus),
+            "cpus": cpus,
             "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
             "platform": f"{system.sysname} {system.machine}",
             "kernel": system.release,
-            **room_as_facts(prepared.allocator.ledger, prepared.allocator.usable_cpus),
+            **room,
         },
-        stages=_stages(prepared),
+        stages=_stages(stages, demands),
         host=read_host_state(),
     )
 
 
-def _stages(prepared: Prepared) -> tuple[StageFacts, ...]:
+def _stages(stages: Sequence[Any], demands: Sequence[StageDemand]) -> tuple[StageFacts, ...]:
     return tuple(
         StageFacts(
             name=demand.name,
@@ -67,7 +83,7 @@ def _stages(prepared: Prepared) -> tuple[StageFacts, ...]:
             gpu_memory_gb=demand.gpu_memory_gb,
             num_workers=demand.num_workers,
         )
-        for stage, demand in zip(prepared.stages, prepared.demands, strict=True)
+        for stage, demand in zip(stages, demands, strict=True)
     )
 
 

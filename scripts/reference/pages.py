@@ -7,6 +7,7 @@ from reference.events import events_page
 from reference.grafana import dashboard
 from reference.metrics import metrics_page
 from reference.options import options_page
+from reference.ray import ray_page
 from reference.stage_specs import stage_specs_page
 
 PAGES = {
@@ -17,5 +18,6 @@ PAGES = {
     "metrics.md": metrics_page,
     "doctor.md": doctor_page,
     "stage-specs.md": stage_specs_page,
+    "ray.md": ray_page,
     "grafana/gpuexec.json": dashboard,
 }

@@ -6,12 +6,16 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
+import pandas as pd
+import psutil
 import pytest
 
 from tests.process.running import ROOT
 
+LIMIT_S = 300  # on two idle cores a cluster takes 20 s to start, and its workers as long
 PROGRAM = """
 import json, os, sys
 from pathlib import Path
@@ -49,8 +53,8 @@ def remove(executor, target):
 
 
 local = LocalExecutor(show_progress=False, capsule_dir="")
-client = RayClient(num_cpus=2, num_gpus=0, include_dashboard=False, ray_temp_dir=sys.argv[2],
-                   object_store_memory=100_000_000)
+client = RayClient(num_cpus=4, num_gpus=0, include_dashboard=False, ray_temp_dir=sys.argv[2],
+                   object_store_memory=300_000_000)
 client.start()
 try:
     create_id_generator_actor()
@@ -66,6 +70,7 @@ try:
     kill_id_generator_actor()
     ray.shutdown()
     found["removed on Ray"] = remove(RayDataExecutor(), "removed")
+    ray.shutdown()  # or this process would still ask the cluster, which is about to stop
 finally:
     client.stop()
 os.environ.pop("RAY_ADDRESS", None)
@@ -80,7 +85,7 @@ print("FOUND", json.dumps(found))
 """
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(LIMIT_S)
 def test_ids_and_what_is_removed_by_them_are_those_of_ray_data(tmp_path: Path, tmp_path_factory):
     (tmp_path / "in").mkdir()
     (tmp_path / "duplicates").mkdir()
@@ -88,8 +93,6 @@ def test_ids_and_what_is_removed_by_them_are_those_of_ray_data(tmp_path: Path, t
     for number, size in enumerate(sizes):
         rows = [{"text": f"{number}-{row}"} for row in range(size)]
         (tmp_path / "in" / f"{number}.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    import pandas as pd
-
     pd.DataFrame({"id": [1, 4, 5, 9]}).to_parquet(tmp_path / "duplicates" / "part.parquet")
     found = _run(tmp_path)
     on_ray = found["generated on Ray"]
@@ -105,19 +108,22 @@ def test_ids_and_what_is_removed_by_them_are_those_of_ray_data(tmp_path: Path, t
 
 
 def _run(folder: Path) -> dict:
-    import tempfile
-
     environ = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     paths = os.pathsep.join((str(Path(sys.executable).parent), environ["PATH"]))  # RayClient looks for `ray` there
     with tempfile.TemporaryDirectory(prefix="r", dir="/tmp") as ray_folder:  # a socket's path must be short
-        done = subprocess.run(
+        program = subprocess.Popen(
             [sys.executable, "-W", "ignore", "-c", PROGRAM, str(folder), ray_folder],
-            check=False,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
             env={**environ, "PYTHONPATH": str(ROOT), "PATH": paths, "RAY_AUTH_MODE": "disabled"},
-            timeout=280,
         )
-    (line,) = [line for line in done.stdout.splitlines() if line.startswith("FOUND")] or [done.stderr[-4000:]]
+        try:
+            output, errors = program.communicate(timeout=LIMIT_S - 20)
+        finally:  # with a cluster that it has not stopped
+            for process in [*psutil.Process().children(recursive=True)] if program.poll() is None else ():
+                process.kill()
+            program.wait()
+    (line,) = [line for line in output.splitlines() if line.startswith("FOUND")] or [errors[-4000:]]
     assert line.startswith("FOUND"), line
     return json.loads(line.removeprefix("FOUND"))

@@ -16,7 +16,7 @@ from tests.process.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "slurm.md").read_text()
-SCRIPT, HISTORY, AGAIN, CONTAINER, STEPS = re.findall(r"^```bash\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+SCRIPT, HISTORY, AGAIN, CONTAINER, STEPS = re.findall(r"^```sh\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
 PIPELINE = """
 import time
 from pathlib import Path

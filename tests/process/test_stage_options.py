@@ -127,7 +127,12 @@ def test_every_option_that_a_stage_may_have_reaches_it(option: dataclasses.Field
     config = ExecutorConfig.create()
     stage = Apply(abs).with_(**{option.name: OTHER_VALUES.get(option.name, 77)})
     changed = config.for_stage(stage.executor_options)
-    parts = (policy_of, limits_of, error_handling_of, lambda options: (options.fusion, options.share_enforcement))
+    parts = (
+        policy_of,
+        limits_of,
+        error_handling_of,
+        lambda options: (options.fusion, options.share_enforcement, options.max_concurrency),
+    )
     assert [part(changed) for part in parts] != [part(config) for part in parts]
 
 

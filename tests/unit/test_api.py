@@ -102,7 +102,12 @@ NAMES = list(SOURCES)
 def test_every_module_imports_alone(names: list[str]):
     command = [sys.executable, "-c", IMPORT_EACH_ALONE, *names]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    failed = json.loads(done.stdout)
+    failed = {
+        name: error
+        for name, error in json.loads(done.stdout).items()
+        # Ray is in the environment of scripts/test-ray only.
+        if not (name.startswith("gpuexec.executors.ray.") and "No module named 'ray'" in error)
+    }
     assert not failed, "\n".join(f"{name}: {error}" for name, error in failed.items())
 
 

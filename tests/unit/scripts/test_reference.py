@@ -16,7 +16,17 @@ from gpuexec import events
 from gpuexec.observe.metric_table import METRICS
 
 ROOT = Path(__file__).parents[3]
-NAMES = ["cli.md", "comparison.md", "options.md", "events.md", "metrics.md", "doctor.md", "grafana/gpuexec.json"]
+NAMES = [
+    "cli.md",
+    "comparison.md",
+    "options.md",
+    "events.md",
+    "metrics.md",
+    "doctor.md",
+    "stage-specs.md",
+    "ray.md",
+    "grafana/gpuexec.json",
+]
 
 
 @pytest.fixture
