@@ -16,8 +16,12 @@ if TYPE_CHECKING:
 
 dedup = typer.Typer(help="Remove documents that are there twice, exactly or nearly.", no_args_is_help=True)
 
-_NUMBERS = ("memory_bytes", "block_bytes", "partitions", "seed", "char_ngrams", "num_bands", "minhashes_per_band")
-_SWITCHES = ("normalize_text", "group_empty", "keep_work", "use_64bit_hash")
+_FUZZY_NUMBERS = ("seed", "char_ngrams", "num_bands", "minhashes_per_band")
+_NUMBERS = ("memory_bytes", "block_bytes", "partitions", *_FUZZY_NUMBERS)
+_FUZZY_SWITCHES = ("use_64bit_hash",)
+_SWITCHES = ("normalize_text", "group_empty", "keep_work", *_FUZZY_SWITCHES)
+_FUZZY = _FUZZY_NUMBERS + _FUZZY_SWITCHES
+_BOTH = tuple(name for name in _NUMBERS + _SWITCHES if name not in _FUZZY)
 
 Inputs = Annotated[
     list[str],
@@ -35,10 +39,11 @@ Id = Annotated[
 Remove = Annotated[bool, typer.Option("--remove", help="Also write the documents that stay, to FOLDER/documents.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results of other settings or documents.")]
 Settings = Annotated[
+    list[str], typer.Option("--set", metavar="KEY=VALUE", help=f"Another setting: {', '.join(_BOTH)} (docs/dedup.md).")
+]
+FuzzySettings = Annotated[
     list[str],
-    typer.Option(
-        "--set", metavar="KEY=VALUE", help=f"Another setting: {', '.join(_NUMBERS + _SWITCHES)} (docs/dedup.md)."
-    ),
+    typer.Option("--set", metavar="KEY=VALUE", help=f"Another setting: {', '.join(_BOTH + _FUZZY)} (docs/dedup.md)."),
 ]
 Options = Annotated[
     list[str], typer.Option("--option", "-o", metavar="KEY=VALUE", help="An executor option (`gpuexec options`).")
@@ -74,7 +79,7 @@ def fuzzy(
     id_column: Id = None,
     remove: Remove = False,
     overwrite: Overwrite = False,
-    settings: Settings = [],  # noqa: B006
+    settings: FuzzySettings = [],  # noqa: B006
     options: Options = [],  # noqa: B006
 ) -> None:
     """Find documents with nearly the same text, by MinHash. The first of each group stays."""

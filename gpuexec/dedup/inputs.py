@@ -56,19 +56,29 @@ def sources_of(paths: Paths, apart_from: Path) -> list[Source]:
     """Return the files that are meant, sorted by path. ``apart_from``: the output, which may lie inside the input.
 
     ``paths``: files, patterns such as ``data/*.jsonl.gz``, and folders, of which all files below with a known name
-    count, but for those whose name or folder begins with ``.`` or ``_``. Raises ``ConfigurationError`` for what does
-    not exist or has an unknown format.
+    count, but for those whose name or folder begins with ``.`` or ``_``. A file that is there under several names, by
+    links or by ``..``, is read once, under one of them. Raises ``ConfigurationError`` for what does not exist or
+    has an unknown format, and if the output would hold all of the input.
     """
     named = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
-    found = {path for each in named for path in _files(os.fspath(each))}
-    paths_to_read = sorted(path for path in found if not Path(path).is_relative_to(apart_from.absolute()))
+    found = sorted({path for each in named for path in _files(os.fspath(each))})
+    output = apart_from.resolve()
+    by_file = {path.resolve(): str(path) for path in reversed(found)}  # so that the first name of a file stays
+    paths_to_read = sorted(path for file, path in by_file.items() if not file.is_relative_to(output))
     if not paths_to_read:
-        raise ConfigurationError(
-            f"there are no documents to read in {', '.join(map(str, named)) or 'an empty list'}: looked for files that "
-            f"end in {', '.join(_FORMATS)}, of which JSON lines may be compressed ({', '.join(PACKED)})"
-        )
+        raise ConfigurationError(_nothing_to_read(named, output if found else None))
     common = os.path.commonpath([os.path.dirname(path) for path in paths_to_read])  # noqa: PTH120 - texts, not paths
     return [_source(path, os.path.relpath(path, common)) for path in paths_to_read]
+
+
+def _nothing_to_read(named: Sequence[str | os.PathLike[str]], output: Path | None) -> str:
+    """Return why there is nothing to read; ``output``: the folder in which everything is, ``None`` if nothing is."""
+    if output is not None:
+        return f"all of the input is in the output folder {output}, which is not read: name another output folder"
+    return (
+        f"there are no documents to read in {', '.join(map(str, named)) or 'an empty list'}: looked for files that "
+        f"end in {', '.join(_FORMATS)}, of which JSON lines may be compressed ({', '.join(PACKED)})"
+    )
 
 
 def blocks_of(sources: Sequence[Source], block_bytes: int) -> list[Block]:
@@ -84,39 +94,47 @@ def blocks_of(sources: Sequence[Source], block_bytes: int) -> list[Block]:
     return blocks
 
 
-def _files(path: str) -> Iterator[str]:
+def _files(path: str) -> Iterator[Path]:
     if "://" in path:
         raise ConfigurationError(f"input {path!r}: only files of this machine can be read; copy the data here first")
     given = Path(path).absolute()
     if given.is_dir():
-        yield from _files_below(given)
+        yield from _files_below(given.resolve())
+    elif given.exists():
+        yield _checked(given)
     elif any(letter in path for letter in "*?["):
         import glob
 
         for match in sorted(glob.glob(str(given), recursive=True)):  # noqa: PTH207 - a pattern of any depth
             if not Path(match).is_dir():
-                yield _checked(match)
-    elif given.exists():
-        yield _checked(str(given))
+                yield _checked(Path(match))
     else:
         raise ConfigurationError(f"input {path!r} does not exist")
 
 
-def _files_below(folder: Path) -> Iterator[str]:
+def _files_below(folder: Path) -> Iterator[Path]:
+    """Yield the files below a folder. Links to folders are followed, each folder is read once."""
+    known: set[Path] = set()
     for parent, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith((".", "_"))]
+        real = Path(parent).resolve()
+        if real in known:
+            folders.clear()
+            continue
+        known.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "_")))
         for name in files:
             if not name.startswith((".", "_")) and format_of(name):
-                yield str(Path(parent, name))
+                yield Path(parent, name)
 
 
-def _checked(path: str) -> str:
-    if format_of(path) is None:
+def _checked(path: Path) -> Path:
+    """Return a file, its folder without links and ``..``, so that a file has one path however it is named."""
+    if format_of(path.name) is None:
         raise ConfigurationError(
-            f"input {path!r} has an unknown format: the name of a file of JSON lines ends in .jsonl, .ndjson or .json, "
-            f"perhaps followed by {', '.join(PACKED)}, and that of a Parquet file in .parquet"
+            f"input {str(path)!r} has an unknown format: the name of a file of JSON lines ends in .jsonl, .ndjson or "
+            f".json, perhaps followed by {', '.join(PACKED)}, and that of a Parquet file in .parquet"
         )
-    return path
+    return path.parent.resolve() / path.name
 
 
 def _source(path: str, name: str) -> Source:

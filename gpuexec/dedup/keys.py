@@ -6,7 +6,8 @@ so that a block with many short documents does not need more memory than others;
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,6 +19,7 @@ from gpuexec.dedup.grouping import COPIES, RECORD, pass_of, records_of, share_of
 Array = np.ndarray[Any, Any]
 
 _SEGMENT = 1 << 20  # records: 24 MB
+_INDEX = np.dtype("<i8")  # the numbers of records at which shares begin
 
 
 class KeyFolder:
@@ -38,7 +40,7 @@ class KeyFolder:
 
         ``facts`` may be filled while the batches are made.
         """
-        index = [np.zeros(self.bands * self.shares + 1, np.int64)]
+        index = [np.zeros(self.bands * self.shares + 1, _INDEX)]
         with opened(self._path(block, "keys")) as file:
             waiting: list[tuple[Array, Array]] = []
             for batch in batches:
@@ -48,47 +50,53 @@ class KeyFolder:
                     waiting = []
             if waiting:
                 index.append(self._write_segment(file, waiting, int(index[-1][-1])))
-        with opened(self._path(block, "npy")) as file:
-            np.save(file, np.stack(index[1:] or index))
+        with opened(self._path(block, "index")) as file:
+            file.write(np.stack(index[1:] or index).tobytes())
         write_json(self._path(block, "json"), facts)
 
-    def count(self, blocks: Sequence[int], share: int) -> int:
-        """Return how many records the blocks have in a share, which is one of ``bands * shares``."""
-        return sum(int(np.diff(self._bounds(block, share), axis=1).sum()) for block in blocks)
-
     def batches(self, blocks: Sequence[int], share: int, memory: int) -> Iterator[Iterator[Array]]:
-        """Yield passes over a share as batches of records, so that a pass can be compared within ``memory`` bytes.
+        """Yield passes over a share, one of ``bands * shares``, as batches of records.
 
-        Records with equal keys are in the same pass.
+        A pass can be compared within ``memory`` bytes. Records with equal keys are in the same pass.
         """
         at_once = max(1, memory // (2 * COPIES * RECORD.itemsize))  # as many as are kept of what is past
-        passes = -(-self.count(blocks, share) // at_once)
+        spans = {block: found for block in blocks if len(found := self._spans(block, share))}
+        passes = -(-sum(int((found[:, 1] - found[:, 0]).sum()) for found in spans.values()) // at_once)
         for number in range(passes):
-            yield self._batches(blocks, share, at_once, number, passes)
+            yield self._batches(spans, at_once, number, passes)
 
-    def _batches(self, blocks: Sequence[int], share: int, at_once: int, number: int, passes: int) -> Iterator[Array]:
+    def _batches(self, spans: Mapping[int, Array], at_once: int, number: int, passes: int) -> Iterator[Array]:
         waiting: list[Array] = []
-        for records in self._records(blocks, share, at_once):
+        size = 0
+        for records in self._records(spans, at_once):
             chosen = records if passes == 1 else records[pass_of(records, passes) == number]
-            if waiting and sum(map(len, waiting)) + len(chosen) > at_once:
+            if waiting and size + len(chosen) > at_once:
                 yield np.concatenate(waiting)
-                waiting = []
+                waiting, size = [], 0
             waiting.append(chosen)
+            size += len(chosen)
         if waiting:
             yield np.concatenate(waiting)
 
-    def _records(self, blocks: Sequence[int], share: int, at_once: int) -> Iterator[Array]:
-        for block in blocks:
+    def _records(self, spans: Mapping[int, Array], at_once: int) -> Iterator[Array]:
+        for block, found in spans.items():
             with self._path(block, "keys").open("rb") as file:
-                for start, end in self._bounds(block, share):
-                    for begin in range(int(start), int(end), at_once):
+                for start, end in found.tolist():
+                    for begin in range(start, end, at_once):
                         file.seek(begin * RECORD.itemsize)
-                        yield np.fromfile(file, RECORD, min(at_once, int(end) - begin))
+                        yield np.fromfile(file, RECORD, min(at_once, end - begin))
 
-    def _bounds(self, block: int, share: int) -> Array:
-        """Return, for each segment of a block, the first record of a share and the end of it."""
-        index = np.load(self._path(block, "npy"), mmap_mode="r")
-        return np.array(index[:, share : share + 2])
+    def _spans(self, block: int, share: int) -> Array:
+        """Return the first record of a share and the end of it, for each segment of a block that has any."""
+        row = (self.bands * self.shares + 1) * _INDEX.itemsize
+        with self._path(block, "index").open("rb", buffering=0) as file:
+            segments = os.fstat(file.fileno()).st_size // row
+            found = b"".join(
+                os.pread(file.fileno(), 2 * _INDEX.itemsize, each * row + share * _INDEX.itemsize)
+                for each in range(segments)
+            )
+        bounds = np.frombuffer(found, _INDEX).reshape(-1, 2)
+        return bounds[bounds[:, 0] < bounds[:, 1]]
 
     def _write_segment(self, file: IO[bytes], batches: Sequence[tuple[Array, Array]], first: int) -> Array:
         keys, at = (np.concatenate(parts) for parts in zip(*batches, strict=True))
@@ -97,7 +105,7 @@ class KeyFolder:
         order = np.argsort(shares, kind="stable")
         file.write(records[order].tobytes())
         counts = np.bincount(shares, minlength=self.bands * self.shares)
-        return np.concatenate([[first], first + np.cumsum(counts)])
+        return np.concatenate([[first], first + np.cumsum(counts)]).astype(_INDEX)
 
     def _path(self, block: int, suffix: str) -> Path:
         return self.folder / f"{block:08d}.{suffix}"

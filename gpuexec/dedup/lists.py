@@ -36,7 +36,7 @@ def write_lists(workplace: Workplace, block: int, first_numbers: Sequence[int]) 
         ids, to_remove = _column(numbers), _column(numbers[removed])  # they are sorted
     else:
         ids = _ids(workplace.ids_path(block), rows)
-        to_remove = ids.filter(pa.array(removed.tolist())).sort()
+        to_remove = ids.filter(pa.array(removed.tolist(), pa.bool_())).sort()
     _write(workplace.ids_folder, block, pa.table({column: to_remove}))
     _write(workplace.groups_folder, block, pa.table({column: ids, group_column: _column(groups)}))  # see `is_listed`
 

@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import lzma
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -48,7 +49,9 @@ def check_unchanged(source: Source) -> None:
     except OSError as error:
         raise UnreadableInput(f"{source.path} cannot be read: {error.strerror}") from error
     if (status.st_size, status.st_mtime_ns) != (source.size, source.changed_ns):
-        raise UnreadableInput(f"{source.path} was changed since the deduplication began: run again with overwrite=True")
+        raise UnreadableInput(
+            f"{source.path} was changed since the deduplication began: run again with overwrite=True (--overwrite)"
+        )
 
 
 def lines_of(block: Block) -> Iterator[tuple[int, bytes]]:
@@ -58,7 +61,7 @@ def lines_of(block: Block) -> Iterator[tuple[int, bytes]]:
     """
     try:
         yield from _lines_of(block)
-    except (OSError, EOFError, lzma.LZMAError) as error:
+    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         raise UnreadableInput(f"{block.source.path} cannot be read: {error}") from error
 
 
@@ -116,17 +119,24 @@ def _parsed(path: str, position: int, line: bytes) -> dict[str, Any]:
     try:
         document = json.loads(line.removeprefix(_MARK) if position == 0 else line)
     except ValueError as error:  # JSONDecodeError, UnicodeDecodeError
-        raise UnreadableInput(f"{path}: the line at byte {position:,} is not JSON: {error}") from error
+        raise UnreadableInput(
+            f"{path}: the line at byte {position:,} is not JSON: {error}; "
+            "each line is to be one document, an object {…}"
+        ) from error
+    except RecursionError as error:
+        raise UnreadableInput(f"{path}: the line at byte {position:,} is nested too deeply to be read") from error
     if not isinstance(document, dict):
         kind = type(document).__name__
-        raise UnreadableInput(f"{path}: the line at byte {position:,} is a {kind}, and a document is an object {{…}}")
+        raise UnreadableInput(
+            f"{path}: the line at byte {position:,} is of type {kind}; each line is to be one document, an object {{…}}"
+        )
     return document
 
 
 def _check_values(values: Sequence[Any], columns: Sequence[str], where: str) -> None:
     text, *identity = values
     if text is not None and not isinstance(text, str):
-        raise UnreadableInput(f"{where}: column {columns[0]!r} has a {type(text).__name__} where a text should be")
+        raise UnreadableInput(f"{where}: column {columns[0]!r} has a value of type {type(text).__name__}, not a text")
     if identity and (identity[0] is None or isinstance(identity[0], bool | float | list | dict)):
         raise UnreadableInput(
             f"{where}: column {columns[1]!r} has {identity[0]!r} where an id should be: a text or a whole number"
@@ -173,9 +183,14 @@ def _check_schema(path: str, schema: Any, columns: Sequence[str]) -> None:
     for column, wanted in zip(columns, ("text", "texts or whole numbers"), strict=False):
         if column not in schema.names:
             raise UnreadableInput(_without_column(path, column, schema.names))
+        if schema.names.count(column) > 1:
+            raise UnreadableInput(f"{path} has {schema.names.count(column)} columns {column!r}: rename all but one")
         kind = schema.field(column).type
         if kinds.is_dictionary(kind):
             kind = kind.value_type
         is_text = kinds.is_string(kind) or kinds.is_large_string(kind) or kinds.is_string_view(kind)
-        if not is_text and (column == columns[0] or not kinds.is_integer(kind)):
+        also = (
+            kinds.is_null(kind) if column == columns[0] else kinds.is_integer(kind)
+        )  # pandas writes only None as null
+        if not is_text and not also:
             raise UnreadableInput(f"{path}: column {column!r} has values of type {kind}, and should have {wanted}")

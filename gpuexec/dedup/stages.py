@@ -62,7 +62,7 @@ class HashDocuments(ProcessingStage[BlockTask, BlockTask]):
 
     def process(self, task: BlockTask) -> BlockTask:
         facts: dict[str, Any] = {"documents": 0, "without_text": 0, "id_type": None}
-        with self._ids(task.data.index, facts) as keep_ids:
+        with self._ids(task.data, facts) as keep_ids:
             batches = self._keys(task.data, facts, keep_ids)
             self.workplace.keys.write(task.data.index, batches, facts)
         task.documents = facts["documents"]
@@ -91,7 +91,7 @@ class HashDocuments(ProcessingStage[BlockTask, BlockTask]):
             yield keys, at
 
     @contextlib.contextmanager
-    def _ids(self, block: int, facts: dict[str, Any]) -> Iterator[Any]:
+    def _ids(self, block: Block, facts: dict[str, Any]) -> Iterator[Any]:
         """Yield a function that keeps ids of a block's documents in a file."""
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -102,16 +102,21 @@ class HashDocuments(ProcessingStage[BlockTask, BlockTask]):
             yield None
             return
         with contextlib.ExitStack() as stack:
-            path = stack.enter_context(written(self.workplace.ids_path(block)))
+            path = stack.enter_context(written(self.workplace.ids_path(block.index)))
             writer: Any = None
 
             def keep(ids: list[Any]) -> None:
                 nonlocal writer
+                if not ids:
+                    return
                 kind = pa.string() if isinstance(ids[0], str) else pa.int64()
                 try:
                     table = pa.table({"id": pa.array(ids, kind if writer is None else writer.schema.field("id").type)})
-                except (pa.ArrowException, OverflowError, TypeError) as error:
-                    raise UnreadableInput(f"ids must be all texts or all whole numbers of 64 bits: {error}") from error
+                except (pa.ArrowException, OverflowError, TypeError, UnicodeError) as error:
+                    raise UnreadableInput(
+                        f"{block.source.path}: ids in column {self.workplace.settings.id!r} must be all texts, or all "
+                        f"whole numbers of 64 bits: {error}"
+                    ) from error
                 if writer is None:
                     writer = stack.enter_context(pq.ParquetWriter(path, table.schema))
                     facts["id_type"] = str(kind)

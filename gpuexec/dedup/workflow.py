@@ -89,6 +89,8 @@ class Workflow:
         if summary is None:
             summary = self._work()
             self._place.finish(summary, keep_work=keep_work)
+        else:
+            self._place.tidy(keep_work=keep_work)  # a run that was killed at its very end has left it
         place = self._place
         return DedupResult(
             documents=summary["documents"],

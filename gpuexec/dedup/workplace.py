@@ -16,6 +16,7 @@ from gpuexec.dedup.inputs import Block, Source, blocks_of
 from gpuexec.dedup.keys import KeyFolder
 from gpuexec.dedup.labels import Labels
 from gpuexec.dedup.settings import Settings
+from gpuexec.errors import ConfigurationError
 from gpuexec.records import Record
 
 _VERSION = 1  # of the files in the folder
@@ -98,7 +99,14 @@ class Workplace(Record):
 
     def finish(self, summary: dict[str, Any], *, keep_work: bool) -> None:
         """Note the end, and remove what was needed until then."""
+        for folder in (self.ids_folder, self.groups_folder, self.documents_folder):
+            for part in folder.rglob("*.part"):  # of a process that was killed while it wrote
+                part.unlink(missing_ok=True)
         write_json(self.output / _SUMMARY, summary)
+        self.tidy(keep_work=keep_work)
+
+    def tidy(self, *, keep_work: bool) -> None:
+        """Remove the work folder, unless it is to be kept."""
         if not keep_work:
             shutil.rmtree(self.work, ignore_errors=True)
 
@@ -141,21 +149,43 @@ def job_in(
         "files": [list(source.to_tuple()) for source in sources],
     }
     found = read_json(output / _PLAN)
-    if found is not None and not overwrite and _results_are_gone(output, settings):
-        overwrite = not _difference(found, plan)
     if found is not None and not overwrite:
         difference = _difference(found, plan)
-        if difference:
+        if difference and _has_work(output):
             raise OutputInUse(
                 f"{output} has the results of another deduplication: {difference}. Name another folder, or set "
-                "overwrite=True to replace them"
+                "overwrite=True (--overwrite) to replace them"
             )
+        overwrite = bool(difference) or _results_are_gone(output, settings)
+    goes_on = found is not None and not overwrite
+    if goes_on:
         block_bytes, shares = found["block_bytes"], found["shares"]
-    else:
+    blocks = blocks_of(sources, block_bytes)
+    workplace = Workplace(output, settings, shares, len(blocks))
+    if settings.remove:
+        _check_names(workplace, blocks)
+    if not goes_on:
         _clear(output, overwrite=overwrite)
         write_json(output / _PLAN, {**plan, "block_bytes": block_bytes, "shares": shares})
-    blocks = blocks_of(sources, block_bytes)
-    return Job(Workplace(output, settings, shares, len(blocks)), blocks, found is not None and not overwrite)
+    return Job(workplace, blocks, goes_on)
+
+
+def _check_names(workplace: Workplace, blocks: Sequence[Block]) -> None:
+    """Raise ``ConfigurationError`` if two blocks would be written to the same file."""
+    taken: dict[Path, Block] = {}
+    for block in blocks:
+        path = workplace.document_path(block)
+        other = taken.setdefault(path, block)
+        if other is not block:
+            raise ConfigurationError(
+                f"what stays of {other.source.path} and of {block.source.path} would go to the same file {path}: "
+                "rename one of them, or set block_bytes to more than the size of the larger one"
+            )
+
+
+def _has_work(output: Path) -> bool:
+    """Return whether a run has got anywhere; one that has failed at its first file may begin with other settings."""
+    return (output / _SUMMARY).exists() or any((output / _WORK / "keys").glob("*.json"))
 
 
 def _results_are_gone(output: Path, settings: Settings) -> bool:

@@ -18,7 +18,9 @@ def missing_lines(promised: str, printed: str) -> list[str]:
 
 
 def _is_in(promised: str, printed: str) -> bool:
-    return all(alike(part) in printed for part in promised.split("…"))
+    parts = [alike(part) for part in promised.split("…")]
+    begin = re.escape(parts[0])  # not the end of a longer number, such as 1_0 of 0_1_0
+    return re.search(f"(?<![_#]){begin}", printed) is not None and all(part in printed for part in parts)
 
 
 def alike(line: str) -> str:

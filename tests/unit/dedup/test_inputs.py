@@ -50,6 +50,36 @@ def test_the_output_inside_the_input_is_not_read(folder: Path):
     assert names(folder, apart_from=folder / "sub") == ["a.jsonl.gz", "b.jsonl", "e.json.zst"]
 
 
+def test_a_file_with_several_names_is_read_once(folder: Path):
+    (folder / "back").symlink_to(".")
+    (folder / "sub" / "up").symlink_to("..")
+    (folder / "z.jsonl").symlink_to("b.jsonl")
+    expected = ["a.jsonl.gz", "b.jsonl", "e.json.zst", "sub/c.parquet", "sub/d.ndjson"]
+    assert names([folder, folder / "sub" / ".." / "b.jsonl", folder / "sub" / ".."]) == expected
+
+
+def test_a_link_to_a_file_keeps_its_own_name(tmp_path: Path):
+    (tmp_path / "blob").touch()
+    (tmp_path / "a.jsonl").symlink_to("blob")
+    assert names(tmp_path / "a.jsonl") == ["a.jsonl"]
+
+
+def test_a_file_may_have_the_letters_of_patterns_in_its_name(tmp_path: Path):
+    (tmp_path / "a[1].jsonl").touch()
+    assert names(tmp_path / "a[1].jsonl") == ["a[1].jsonl"]
+
+
+def test_the_output_is_not_read_through_a_link(folder: Path):
+    (folder / "out").symlink_to("sub")
+    assert names(folder, apart_from=folder / "out") == ["a.jsonl.gz", "b.jsonl", "e.json.zst"]
+
+
+@pytest.mark.parametrize("output", [".", ".."])
+def test_an_output_that_holds_all_of_the_input_is_refused(folder: Path, output: str):
+    with pytest.raises(ConfigurationError, match="all of the input is in the output folder"):
+        sources_of(folder, apart_from=folder / output)
+
+
 @pytest.mark.parametrize(
     ("paths", "problem"),
     [

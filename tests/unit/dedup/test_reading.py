@@ -94,11 +94,15 @@ def test_a_document_without_the_column_has_no_text(tmp_path: Path):
     ("line", "problem"),
     [
         ('{"text": "a"', r"the line at byte 14 is not JSON"),
-        ("[1, 2]", r"the line at byte 14 is a list, and a document is an object"),
-        ('{"text": 5, "id": 1}', r"byte 14: column 'text' has a int where a text should be"),
+        ("[1, 2]", r"the line at byte 14 is of type list; each line is to be one document"),
+        ('{"text": 5, "id": 1}', r"byte 14: column 'text' has a value of type int, not a text"),
         ('{"text": "a", "id": null}', r"byte 14: column 'id' has None where an id should be"),
         ('{"text": "a", "id": 1.5}', r"byte 14: column 'id' has 1.5 where an id should be"),
         ('{"text": "\xff"}', r"the line at byte 14 is not JSON"),
+        (
+            '{"text": "a", "id": 1, "deep": ' + "[" * 200_000 + "]" * 200_000 + "}",
+            r"the line at byte 14 is nested too deeply",
+        ),
     ],
 )
 def test_what_is_wrong_with_a_line(tmp_path: Path, line: str, problem: str):
@@ -129,6 +133,27 @@ def test_what_is_wrong_with_parquet(tmp_path: Path, columns: dict[str, Any], pro
     pq.write_table(pa.table(columns), tmp_path / "a.parquet")
     with pytest.raises(UnreadableInput, match=problem):
         texts(tmp_path, id_column="id" if "id" in columns else None)
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path):
+    pq.write_table(pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], ["text", "text"]), tmp_path / "a.parquet")
+    with pytest.raises(UnreadableInput, match=r"a\.parquet has 2 columns 'text'"):
+        texts(tmp_path)
+
+
+def test_a_column_of_nothing_but_none_has_no_texts(tmp_path: Path):
+    pq.write_table(pa.table({"text": pa.nulls(2)}), tmp_path / "a.parquet")  # as pandas writes it
+    assert texts(tmp_path) == [None, None]
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".bz2", ".xz", ".zst"])
+def test_a_file_that_is_damaged_in_its_midst_is_named(tmp_path: Path, suffix: str):
+    lines = b"".join(b'{"text": "%d"}\n' % (number * number) for number in range(5000))
+    data = bytearray(PACKERS[suffix](lines))
+    data[len(data) // 3 : len(data) // 3 + 10] = b"\xff" * 10
+    (tmp_path / f"a.jsonl{suffix}").write_bytes(data)
+    with pytest.raises(UnreadableInput, match=rf"a\.jsonl{suffix}"):
+        texts(tmp_path)
 
 
 @pytest.mark.parametrize("suffix", [".gz", ".bz2", ".xz", ".zst"])
@@ -171,3 +196,13 @@ def test_parquet_keeps_its_columns(tmp_path: Path):
     copied = pq.read_table(target)
     assert copied.equals(table.take([0, 2]))
     assert copied.schema.metadata[b"made"] == b"here"
+
+
+def test_parquet_keeps_its_compression_and_has_few_row_groups(tmp_path: Path):
+    path, target = tmp_path / "a.parquet", tmp_path / "out" / "a.parquet"
+    pq.write_table(pa.table({"text": [str(number) for number in range(20_000)]}), path, compression="zstd")
+    (block,) = blocks(path)
+    copy_without(block, pa.array([1]).to_numpy(), target)
+    copied = pq.read_metadata(target)
+    assert (copied.num_rows, copied.num_row_groups) == (19_999, 1)
+    assert copied.row_group(0).column(0).compression == "ZSTD"

@@ -280,6 +280,42 @@ def test_results_of_other_documents_are_not_mixed(tmp_path: Path):
     assert ExactDeduplication(data, tmp_path / "out", overwrite=True).run(INLINE).documents == 3
 
 
+def test_a_run_that_got_nowhere_may_begin_with_other_settings(tmp_path: Path):
+    data = write_jsonl(tmp_path / "a.jsonl", ["a", "a"])
+    with pytest.raises(UnreadableInput, match="no column 'body'"):
+        ExactDeduplication(data, tmp_path / "out", text="body").run(INLINE)
+    assert removed(ExactDeduplication(data, tmp_path / "out").run(INLINE)) == [1]
+
+
+def test_a_file_that_could_not_be_read_at_all_may_be_mended(tmp_path: Path):
+    (tmp_path / "a.parquet").write_bytes(b"")
+    with pytest.raises(ConfigurationError, match="cannot be read as Parquet"):
+        ExactDeduplication(tmp_path / "a.parquet", tmp_path / "out").run(INLINE)
+    pq.write_table(pa.table({"text": ["a", "a"]}), tmp_path / "a.parquet")
+    assert removed(ExactDeduplication(tmp_path / "a.parquet", tmp_path / "out").run(INLINE)) == [1]
+
+
+def test_files_of_a_killed_run_do_not_stay(tmp_path: Path):
+    data = write_jsonl(tmp_path / "a.jsonl", ["a", "a"])
+    job = ExactDeduplication(data, tmp_path / "out", remove=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stages_module.RemoveDuplicates, "process", _raise)
+        with pytest.raises(KeyboardInterrupt):
+            job.run(INLINE)
+    for folder in ("ExactDuplicateIds", "groups", "documents"):
+        (tmp_path / "out" / folder).mkdir(exist_ok=True)
+        (tmp_path / "out" / folder / "x.parquet.123.part").touch()
+    job.run(INLINE)
+    assert list((tmp_path / "out").rglob("*.part")) == []
+    (tmp_path / "out" / "work").mkdir()  # killed between the last note and the removal of this folder
+    job.run(INLINE)
+    assert not (tmp_path / "out" / "work").exists()
+
+
+def _raise(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
 def test_results_that_were_removed_are_made_again(tmp_path: Path):
     data = write_jsonl(tmp_path / "a.jsonl", ["a", "a"])
     job = ExactDeduplication(data, tmp_path / "out", remove=True)
@@ -334,13 +370,41 @@ def test_the_same_id_twice_is_refused(tmp_path: Path, first: list[str], second: 
             ExactDeduplication(tmp_path / "in", tmp_path / "out", id="key").run(INLINE)
 
 
+def test_an_id_that_is_no_unicode_is_refused(tmp_path: Path):
+    write_jsonl(tmp_path / "a.jsonl", ["one"], key=["\ud800"])
+    with pytest.raises(UnreadableInput, match=r"a\.jsonl: ids in column 'key'"):
+        ExactDeduplication(tmp_path / "a.jsonl", tmp_path / "out", id="key").run(INLINE)
+
+
+@pytest.mark.parametrize("row_groups", [0, 1, 2])
+def test_files_without_documents_may_have_an_id_column(tmp_path: Path, row_groups: int):
+    empty = pa.table({"text": pa.array([], pa.string()), "key": pa.array([], pa.int64())})
+    (tmp_path / "in").mkdir()
+    with pq.ParquetWriter(tmp_path / "in" / "a.parquet", empty.schema) as writer:
+        for _ in range(row_groups):
+            writer.write_table(empty)
+    (tmp_path / "in" / "b.jsonl").touch()
+    result = ExactDeduplication(tmp_path / "in", tmp_path / "out", id="key", remove=True).run(INLINE)
+    assert (result.documents, removed(result)) == (0, [])
+
+
+def test_two_files_are_never_written_to_one(tmp_path: Path):
+    write_jsonl(tmp_path / "in" / "a.jsonl", ["x" * 600] * 3)
+    write_jsonl(tmp_path / "in" / "a.part-000000.jsonl", ["other"])
+    with pytest.raises(ConfigurationError, match=r"would go to the same file .*a\.part-000000\.jsonl"):
+        ExactDeduplication(tmp_path / "in", tmp_path / "out", remove=True, block_bytes=1024).run(INLINE)
+    assert ExactDeduplication(tmp_path / "in", tmp_path / "out", remove=True).run(INLINE).removed == 2
+
+
 def test_ids_of_two_types_are_refused(tmp_path: Path):
     write_jsonl(tmp_path / "in" / "1.jsonl", ["one"], key=[1])
     write_jsonl(tmp_path / "in" / "2.jsonl", ["two"], key=["b"])
     with pytest.raises(Exception, match="texts in some files and whole numbers in others"):
         ExactDeduplication(tmp_path / "in", tmp_path / "out", id="key").run(INLINE)
     write_jsonl(tmp_path / "mixed.jsonl", ["one", "two"], key=[1, "b"])
-    with pytest.raises(UnreadableInput, match="ids must be all texts or all whole numbers"):
+    with pytest.raises(
+        UnreadableInput, match=r"mixed\.jsonl: ids in column 'key' must be all texts, or all whole numbers"
+    ):
         ExactDeduplication(tmp_path / "mixed.jsonl", tmp_path / "out2", id="key").run(INLINE)
 
 

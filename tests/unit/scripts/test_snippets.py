@@ -152,6 +152,11 @@ def test_figures_frames_and_white_space_may_differ_but_not_words():
     assert missing_lines("page: …/report.html", "page: /home/you/report.txt") == ["page: …/report.html"]
 
 
+def test_the_end_of_a_longer_id_is_not_the_id():
+    assert missing_lines("1_0 GOOD", "0_1_0 GOOD") == ["1_0 GOOD"]
+    assert not missing_lines("0_1_0 GOOD", "worker: 0_1_0 GOOD")
+
+
 @pytest.mark.parametrize(
     ("language", "marks", "curator", "expected"),
     [
