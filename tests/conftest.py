@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -89,8 +90,7 @@ def leaves_nothing_behind() -> Iterator[None]:
     gc.collect()
     gc.freeze()  # what outlives this test is not searched again after the next: that took 0.1 s a test
     leaked = {kind: now - before[kind] for kind, now in _holdings().items()}
-    # Other processes of the machine use /dev/shm too, for moments.
-    leaked["files"] = Counter(name for name in leaked["files"] if Path(name).exists())
+    leaked["files"] = Counter(_still_there(leaked["files"]))
     assert not any(leaked.values()), f"left behind: { {k: dict(v) for k, v in leaked.items() if v} }"
 
 
@@ -128,6 +128,14 @@ def own_state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         yield
+
+
+def _still_there(names: Iterable[str], within_s: float = 10.0) -> list[str]:
+    """Return those of the files that stay. Other tests use /dev/shm at the same time, and clean up in a moment."""
+    ends = time.monotonic() + within_s
+    while (left := [name for name in names if Path(name).exists()]) and time.monotonic() < ends:
+        time.sleep(0.05)
+    return left
 
 
 def _holdings() -> dict[str, Counter[str]]:
