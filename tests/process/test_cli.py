@@ -64,7 +64,8 @@ def test_run_of_a_broken_pipeline_shows_the_table_and_the_error():
     [
         (("run", f"{__name__}:smal"), 1, "error: tests.process.test_cli has no 'smal'; did you mean 'small'?"),
         (("run", f"{__name__}:small", "-o", "queue_task=3"), 1, "did you mean 'queue_tasks'?"),
-        (("run", f"{__name__}:small", "--executor", "ray"), 2, "'ray' is not one of"),
+        (("run", f"{__name__}:small", "--executor", "dask"), 2, "'dask' is not one of"),
+        (("run", f"{__name__}:small", "--executor", "ray"), 1, "pip install 'gpuexec[ray]'"),
         (("run",), 2, "Missing argument"),
         (("plan", f"{__name__}:small", "--node", "nowhere.json"), 1, "error: --node nowhere.json: No such file"),
         (("plan", f"{__name__}:small", "--node", "README.md"), 1, "is not JSON"),
