@@ -125,6 +125,11 @@ def _array(environ: Mapping[str, str], count: int | None) -> Found | None:
             f"shard='auto': {told}: the array has gaps, as one has that submits some tasks again, and the variables "
             f"do not say of how many: say shard='auto/N', with the N of the whole array; or {_WAY_OUT}"
         )
+    if first > 1:
+        raise ConfigurationError(
+            f"shard='auto': {told}: the array begins with {first}, as one may that submits some tasks again, and the "
+            f"variables do not say of how many: say shard='auto/N', with the N of the whole array; or {_WAY_OUT}"
+        )
     return Found(Shard.checked((number - first) // step, size, told), told)
 
 
