@@ -43,13 +43,18 @@ them was, which is named. Everything else was **not run here**, and the last col
 def curator_page() -> str:
     results = json.loads((DOCS / "curator.json").read_text(encoding="utf-8"))
     reasons = tomllib.loads((DOCS / "curator.toml").read_text(encoding="utf-8"))
-    rows = {name: stage_row(name, found, results["missing"], reasons["groups"]) for name, found in results["classes"].items()}
+    rows = {
+        name: stage_row(name, found, results["missing"], reasons["groups"])
+        for name, found in results["classes"].items()
+    }
     areas: dict[str, list[str]] = {}
     for name, row in rows.items():
         areas.setdefault(name.partition(":")[0].partition(".")[0], []).append(_line(name, row))
     parts = [HEAD, _counts(rows, results, reasons["before"]), LEGEND]
     for area, lines in areas.items():
-        parts.append(f"\n### {area}\n\n| class | module | verdict | why | proof |\n|---|---|---|---|---|\n" + "\n".join(lines))
+        parts.append(
+            f"\n### {area}\n\n| class | module | verdict | why | proof |\n|---|---|---|---|---|\n" + "\n".join(lines)
+        )
     return "\n".join(parts) + "\n"
 
 

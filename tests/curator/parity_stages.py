@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from nemo_curator.stages.text.download import DocumentDownloader, DocumentExtractor, DocumentIterator, URLGenerator
 from nemo_curator.stages.synthetic.omni.base import ModelProcessingStage
+from nemo_curator.stages.text.download import DocumentDownloader, DocumentExtractor, DocumentIterator, URLGenerator
 
 
 class Urls(URLGenerator):

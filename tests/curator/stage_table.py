@@ -77,7 +77,9 @@ def main(how: str, runs: str) -> int:
         if bool(known["classes"].get(name)) != bool(found["classes"].get(name))
     )
     if known["version"] == found["version"] and differing:
-        print(f"docs/curator.json differs from what ran: {', '.join(differing)}; run scripts/test-curator --write-table")
+        print(
+            f"docs/curator.json differs from what ran: {', '.join(differing)}; run scripts/test-curator --write-table"
+        )
         return 1
     return 0
 

@@ -29,8 +29,15 @@ def serving(folder: Path) -> Iterator[str]:
         def do_POST(self) -> None:
             asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             message = {"role": "assistant", "content": answer(asked["messages"])}
-            self._send({"id": "1", "object": "chat.completion", "created": 0, "model": asked["model"], "choices":
-                        [{"index": 0, "message": message, "finish_reason": "stop"}]})
+            self._send(
+                {
+                    "id": "1",
+                    "object": "chat.completion",
+                    "created": 0,
+                    "model": asked["model"],
+                    "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+                }
+            )
 
         def _send(self, body: bytes | dict) -> None:
             content = body if isinstance(body, bytes) else json.dumps(body).encode()

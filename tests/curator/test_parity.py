@@ -47,9 +47,21 @@ def oracle(place: Any) -> Callable[[str], dict[str, Any]]:
     paths = os.pathsep.join((str(Path(sys.executable).parent), environ["PATH"]))  # RayClient looks for `ray` there
     with tempfile.TemporaryDirectory(prefix="r", dir="/tmp") as temporary:  # a socket's path must be short
         done = subprocess.run(
-            [sys.executable, "-W", "ignore", "-m", "tests.curator.parity_on_ray", place.folder, temporary, place.server,
-             *SERVED],
-            check=False, capture_output=True, text=True, timeout=280,
+            [
+                sys.executable,
+                "-W",
+                "ignore",
+                "-m",
+                "tests.curator.parity_on_ray",
+                place.folder,
+                temporary,
+                place.server,
+                *SERVED,
+            ],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=280,
             env={**environ, "PYTHONPATH": str(ROOT), "PATH": paths, "RAY_AUTH_MODE": "disabled"},
         )
 
