@@ -15,8 +15,8 @@ The tables are made by `scripts/test-curator --write-table` from what the suite 
 reasons in `docs/curator.toml`.
 
 `pip install 'gpuexec[curator]'` brings NeMo Curator, 1.3 or later and below 2. A pipeline changes one line:
-`pipeline.run(LocalExecutor())`. Its stages are Curator's own and run through Curator's own adapter, so task ids, metrics
-and failed tasks are those of Curator ([move from Ray and back](howto/move-from-ray.md)).
+`pipeline.run(LocalExecutor())`. Its stages are Curator's own and run through Curator's own adapter, so task ids,
+metrics and failed tasks are those of Curator ([move from Ray and back](howto/move-from-ray.md)).
 
 | for | read |
 |---|---|
@@ -34,9 +34,9 @@ reason.
 """
 
 LEGEND = """
-"Run by" names the test in `tests/curator/` that ran the class on `LocalExecutor`: with worker processes, tiny inputs, no
-GPU, no model and no network but a server on the same machine. A class that others derive from counts as run if one of
-them was, which is named. Everything else was **not run here**, and the last column says what its verdict rests on.
+"Run by" names the test in `tests/curator/` that ran the class on `LocalExecutor`: with worker processes, tiny inputs,
+no GPU, no model and no network but a server on the same machine. A class that others derive from counts as run if one
+of them was, which is named. Everything else was **not run here**, and the last column says what its verdict rests on.
 """
 
 
@@ -61,7 +61,10 @@ def curator_page() -> str:
 def stage_row(
     name: str, found: dict[str, str], missing: dict[str, str], groups: list[dict[str, Any]]
 ) -> tuple[str, str, str]:
-    """Return verdict, reason and proof of a class. ``found``: empty, or the ``test`` that ran it, and ``by`` which class."""
+    """Return verdict, reason and proof of a class.
+
+    ``found``: empty, or the ``test`` that ran it, and ``by`` which class if by a derived one.
+    """
     group = next((one for one in groups if any(fnmatch.fnmatchcase(name, pattern) for pattern in one["classes"])), None)
     if found:
         care = group is not None and group["verdict"] == "care"
@@ -91,12 +94,12 @@ def _counts(rows: dict[str, tuple[str, str, str]], results: dict[str, Any], befo
     return "\n".join(
         [
             f"\n## Stage classes of NeMo Curator {results['version']}\n",
-            f"The package has {total} classes of stages, by name in its source, abstract and composite ones included.\n",
+            f"The package has {total} classes of stages, by name in its source, with abstract and composite ones.\n",
             "| | before | now |",
             "|---|---|---|",
             *lines,
             f"| of these, run by a test | not counted | {ran} |",
-            f"\nBefore: {before['how']}. Now: by the rows below. The {total - ran} classes that no test ran have verdicts by "
-            "their code only.",
+            f"\nBefore: {before['how']}. Now: by the rows below.",
+            f"The {total - ran} classes that no test ran have their verdicts by their code only.",
         ]
     )

@@ -1,4 +1,6 @@
-"""Runs the parity pipelines on Ray Data, with one small cluster: python -m tests.curator.parity_on_ray FOLDER TEMP NAMES
+"""Runs the parity pipelines on Ray Data, with one small cluster.
+
+Usage: python -m tests.curator.parity_on_ray FOLDER TEMPORARY SERVER NAMES…
 
 Each outcome goes to a file of its own in FOLDER: an object with what `outcome` returns, or with the error.
 """

@@ -557,11 +557,11 @@ def video_files(at: Place) -> Parts:
 
 
 def lance(at: Place) -> Parts:
-    import lance as format
+    import lance as lance_format
     import pyarrow as pa
     from nemo_curator.stages.text.io.reader.lance import LanceReader
 
-    format.write_dataset(pa.table({"text": list(TEXTS)}), str(at.outputs / "table.lance"))
+    lance_format.write_dataset(pa.table({"text": list(TEXTS)}), str(at.outputs / "table.lance"))
     return [LanceReader(str(at.outputs / "table.lance"))], None
 
 
