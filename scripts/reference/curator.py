@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 DOCS = Path(__file__).parents[2] / "docs"
-VERDICTS = {"runs": "runs here", "care": "runs with care", "not": "does not"}
+VERDICTS = {"ran": "runs here", "runs": "runs here, by its code", "care": "runs with care", "not": "does not"}
 
 HEAD = """# NeMo Curator on gpuexec
 
@@ -70,7 +70,7 @@ def stage_row(
         care = group is not None and group["verdict"] == "care"
         test = found["test"].removeprefix("tests/curator/")
         proof = f"run by `{test}`" + (f", as the base of `{found['by']}`" if "by" in found else "")
-        return ("care", group["why"], proof) if care and group is not None else ("runs", "", proof)
+        return ("care", group["why"], proof) if care and group is not None else ("ran", "", proof)
     if group is None:
         raise ValueError(f"docs/curator.toml says nothing of {name}, which the suite has not run")
     lacking = missing.get(name.partition(":")[0])
@@ -90,7 +90,7 @@ def _counts(rows: dict[str, tuple[str, str, str]], results: dict[str, Any], befo
     ran = sum(map(bool, results["classes"].values()))
     was = {"care": len(before["care"]), "not": len(before["not"])}
     was["runs"] = total - was["care"] - was["not"]
-    lines = [f"| {text} | {was[verdict]} | {now[verdict]} |" for verdict, text in VERDICTS.items()]
+    lines = [f"| {text} | {was.get(verdict, '–')} | {now[verdict]} |" for verdict, text in VERDICTS.items()]
     return "\n".join(
         [
             f"\n## Stage classes of NeMo Curator {results['version']}\n",
@@ -98,7 +98,7 @@ def _counts(rows: dict[str, tuple[str, str, str]], results: dict[str, Any], befo
             "| | before | now |",
             "|---|---|---|",
             *lines,
-            f"| of these, run by a test | not counted | {ran} |",
+            f"| run by a test, with care or without | not counted | {ran} |",
             f"\nBefore: {before['how']}. Now: by the rows below.",
             f"The {total - ran} classes that no test ran have their verdicts by their code only.",
         ]

@@ -281,6 +281,7 @@ def transcripts(at: Place) -> Parts:
                 "pred_text": text,
                 "text": text,
                 "_skipme": "",
+                "segments": [{"text": text}],
                 "language": "en",
                 "source_lang": "en",
             },
@@ -556,16 +557,7 @@ def video_files(at: Place) -> Parts:
     return [VideoReader(str(folder))], None
 
 
-def lance(at: Place) -> Parts:
-    import lance as lance_format
-    import pyarrow as pa
-    from nemo_curator.stages.text.io.reader.lance import LanceReader
-
-    lance_format.write_dataset(pa.table({"text": list(TEXTS)}), str(at.outputs / "table.lance"))
-    return [LanceReader(str(at.outputs / "table.lance"))], None
-
-
-ABSENT = {"transcripts": "1.3", "sound_events": "1.3", "lance": "1.3"}
+ABSENT = {"transcripts": "1.3", "sound_events": "1.3"}
 """Pipelines of stages that a version does not have."""
 
 PIPELINES: dict[str, Callable[[Place], Parts]] = {
@@ -598,7 +590,6 @@ PIPELINES: dict[str, Callable[[Place], Parts]] = {
         samples,
         video,
         video_files,
-        lance,
     )
 }
 
@@ -637,7 +628,7 @@ def _plain(value: Any, at: Place) -> Any:
     if hasattr(value, "__dataclass_fields__"):
         value = {name: getattr(value, name) for name in value.__dataclass_fields__}
     if isinstance(value, dict):
-        return {str(key): _plain(part, at) for key, part in sorted(value.items())}
+        return {str(key): _plain(part, at) for key, part in sorted(value.items()) if not str(key).endswith("_time")}
     if isinstance(value, list | tuple | np.ndarray):
         return [_plain(part, at) for part in value]
     if hasattr(value, "numpy"):
