@@ -112,7 +112,7 @@ def empty_task_for(stage: StageLike) -> Any:
 
 def _num_workers(stage: StageLike, name: str, asks: StageAsks) -> int | None:
     """Return the fixed number of workers. Raises ``ConfigurationError`` if the stage asks for one in several ways."""
-    count, per_node = stage.num_workers(), stage.num_workers_per_node()
+    count, per_node = stage.num_workers(), _per_node(stage)
     if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
         raise ConfigurationError(f"stage {name!r}: num_workers() must return a whole number >= 1, got {count!r}")
     if per_node is not None:
@@ -128,3 +128,8 @@ def _num_workers(stage: StageLike, name: str, asks: StageAsks) -> int | None:
         raise ConfigurationError(f"stage {name!r} asks for a number of workers by {' and by '.join(used)}: use one")
     per_node = asks.workers_per_node if per_node is None else per_node
     return count if per_node is None else max(1, math.ceil(per_node))
+
+
+def _per_node(stage: StageLike) -> float | None:
+    """Return ``num_workers_per_node()``. Stages of NeMo Curator 1.3 do not have it."""
+    return stage.num_workers_per_node() if hasattr(stage, "num_workers_per_node") else None

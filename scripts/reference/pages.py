@@ -2,6 +2,7 @@
 
 from reference.command_line import command_line_page
 from reference.comparison import comparison_page
+from reference.curator import curator_page
 from reference.doctor import doctor_page
 from reference.events import events_page
 from reference.grafana import dashboard
@@ -13,6 +14,7 @@ from reference.stage_specs import stage_specs_page
 PAGES = {
     "cli.md": command_line_page,
     "comparison.md": comparison_page,
+    "curator.md": curator_page,
     "options.md": options_page,
     "events.md": events_page,
     "metrics.md": metrics_page,

@@ -1,0 +1,114 @@
+"""NeMo Curator's own stages, as many as run without a GPU, a model and the network: here, and on Ray Data as oracle."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from nemo_curator.pipeline import Pipeline
+
+from gpuexec import InlineExecutor, LocalExecutor
+from tests.curator.parity_pipelines import ABSENT, PIPELINES, Place, outcome, write_inputs
+from tests.curator.stand_in_server import serving
+from tests.process.running import ROOT
+
+VERSION = importlib.metadata.version("nemo-curator")
+SERVED = [name for name in PIPELINES if not VERSION.startswith(ABSENT.get(name, "none"))]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Place]]:
+    folder = tmp_path_factory.mktemp("parity")
+    (folder / "in").mkdir()
+    write_inputs(folder / "in")
+    with serving(folder / "in") as server:
+
+        def place_of(name: str) -> Place:
+            at = Place(folder / "in", folder / "here" / name, server)
+            at.outputs.mkdir(parents=True)
+            return at
+
+        place_of.folder, place_of.server = folder, server
+        yield place_of
+
+
+@pytest.fixture(scope="module")
+def oracle(place: Any) -> Callable[[str], dict[str, Any]]:
+    """Return what Ray Data gives for a pipeline. All of them run when the first is asked for, in one cluster."""
+    environ = {name: value for name, value in os.environ.items() if name not in {"RAY_ADDRESS", "GPUEXEC_STAGE_RUNS"}}
+    paths = os.pathsep.join((str(Path(sys.executable).parent), environ["PATH"]))  # RayClient looks for `ray` there
+    with tempfile.TemporaryDirectory(prefix="r", dir="/tmp") as temporary:  # a socket's path must be short
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-W",
+                "ignore",
+                "-m",
+                "tests.curator.parity_on_ray",
+                place.folder,
+                temporary,
+                place.server,
+                *SERVED,
+            ],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=280,
+            env={**environ, "PYTHONPATH": str(ROOT), "PATH": paths, "RAY_AUTH_MODE": "disabled"},
+        )
+
+    def on_ray(name: str) -> dict[str, Any]:
+        path = place.folder / f"{name}.json"
+        assert path.exists(), done.stderr[-4000:]
+        return json.loads(path.read_text())
+
+    return on_ray
+
+
+@pytest.fixture(scope="module")
+def here(place: Any) -> Callable[[str], dict[str, Any]]:
+    """Return what `LocalExecutor` gives for a pipeline, which runs once."""
+    known: dict[str, dict[str, Any]] = {}
+
+    def run(name: str) -> dict[str, Any]:
+        if name not in known:
+            known[name] = _run(name, place(name), LocalExecutor(show_progress=False, capsule_dir=""))
+        return known[name]
+
+    return run
+
+
+def _run(name: str, at: Place, executor: Any) -> dict[str, Any]:
+    stages, tasks = PIPELINES[name](at)
+    return outcome(Pipeline(name=name, stages=stages).run(executor, initial_tasks=tasks), at)
+
+
+@pytest.mark.parametrize("name", list(PIPELINES))
+def test_stages_run_here(place: Any, here: Any, name: str):
+    """`InlineExecutor` calls the stages one after the other in this process, which is what they are made for."""
+    skip_absent(name)
+    inline = _run(name, place(f"inline-{name}"), InlineExecutor(show_progress=False, capsule_dir=""))
+    assert inline["tasks"]
+    assert here(name) == inline
+
+
+@pytest.mark.skipif(not os.environ.get("GPUEXEC_RAY_ORACLE"), reason="GPUEXEC_RAY_ORACLE=1 asks Ray Data, for minutes")
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", list(PIPELINES))
+def test_results_are_those_of_ray_data(here: Any, oracle: Any, name: str):
+    skip_absent(name)
+    assert "error" not in oracle(name), oracle(name)["error"]
+    assert here(name) == oracle(name)
+
+
+def skip_absent(name: str) -> None:
+    if name not in SERVED:
+        pytest.skip(f"NeMo Curator {VERSION} does not have these stages")
