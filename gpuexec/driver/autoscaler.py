@@ -147,12 +147,19 @@ class Autoscaler:
 
     def _apply(self, proposal: Proposal, stages: Sequence[StageState], now: float) -> None:
         by_index = {stage.spec.index: stage for stage in stages}
+        served = {start.grant.stage_index for start in proposal.starts}
         for stage in stages:
-            if not stage.has_fixed_count:
-                self._pool.withdraw_pending(stage)  # no snapshot counted these grants: their share may go to others now
+            # No snapshot counted these grants: their share may go to others now. A CPU stage's only one stays, since
+            # stages downstream hold their share while they wait for it; CPUs may be shared by more than fit.
+            is_only = not stage.workers and stage.spec.index not in served and not stage.spec.uses_gpu
+            if not (stage.has_fixed_count or is_only):
+                self._pool.withdraw_pending(stage)
         for stop in proposal.stops:
             self._pool.drain(by_index[stop.stage_index], stop.worker_id, now)
         for start in proposal.starts:
             self._pool.worker_ids.add(start.grant.worker_id)
-            if not self._pool.add(by_index[start.grant.stage_index], start.grant, str(start.reason), now):
+            stage = by_index[start.grant.stage_index]
+            if not self._pool.add(stage, start.grant, str(start.reason), now):
                 self._not_before = now + _REFUSED_PAUSE_S
+                if not stage.workers:  # while it has none, nothing happens that would lead to the next cycle
+                    stage.pending_grants.append(start.grant)

@@ -24,7 +24,7 @@ metrics and failed tasks are those of Curator ([move from Ray and back](howto/mo
 | `ray_stage_spec()`, `xenna_stage_spec()`, `runtime_env` | [stage specs](stage-specs.md) |
 | stages that ask language models, `async def process` | [asynchronous stages](async-stages.md) |
 | exact and fuzzy deduplication | [deduplication](dedup.md) |
-| SLURM arrays and more machines | [scaling](scaling.md), [SLURM](slurm.md) |
+| SLURM arrays and more machines | [scaling](scaling.md), [SLURM](slurm.md), [RayExecutor](ray.md) |
 
 ## Versions
 

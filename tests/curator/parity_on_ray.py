@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -26,7 +27,8 @@ def main(folder: Path, temporary: str, server: str, names: list[str]) -> None:
     client.start()
     try:
         for name in names:
-            at = Place(folder / "in", folder / "ray" / name, server)
+            at = Place(folder / "in", folder / "out" / name, server)
+            shutil.rmtree(at.outputs, ignore_errors=True)
             at.outputs.mkdir(parents=True)
             (folder / f"{name}.json").write_text(json.dumps(_run(name, at)))
     finally:

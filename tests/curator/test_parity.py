@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -32,7 +33,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], 
     with serving(folder / "in") as server:
 
         def place_of(name: str) -> Place:
-            at = Place(folder / "in", folder / "here" / name, server)
+            at = Place(folder / "in", folder / "out" / name, server)  # the same for all executors: ids come of paths
+            shutil.rmtree(at.outputs, ignore_errors=True)
             at.outputs.mkdir(parents=True)
             return at
 
@@ -95,7 +97,7 @@ def _run(name: str, at: Place, executor: Any) -> dict[str, Any]:
 def test_stages_run_here(place: Any, here: Any, name: str):
     """`InlineExecutor` calls the stages one after the other in this process, which is what they are made for."""
     skip_absent(name)
-    inline = _run(name, place(f"inline-{name}"), InlineExecutor(show_progress=False, capsule_dir=""))
+    inline = _run(name, place(name), InlineExecutor(show_progress=False, capsule_dir=""))
     assert inline["tasks"]
     assert here(name) == inline
 

@@ -179,6 +179,11 @@ def test_what_depends_on_a_workers_gpu_is_not_read_for_all(importing: Importing,
     assert "'module_of_checked' read CUDA_VISIBLE_DEVICES" in ran.report.notes[-1]
 
 
+def test_a_module_may_read_all_variables_as_tqdm_does(importing: Importing, no_templates: None, tmp_path: Path):
+    stage = importing("everything = list(os.environ.items())")
+    assert is_warm(run_local([stage], items(1), checkpoint=tmp_path)), "with a checkpoint, no template is started early"
+
+
 def test_workers_of_a_template_are_pinned_to_gpus_of_their_own(nvml_node):
     nvml_node(nodes.unequal())
     ran = run_local([OnGpu(workers=3, gpus=1)], items(*range(6)))

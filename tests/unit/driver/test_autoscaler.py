@@ -8,6 +8,7 @@ import pytest
 
 from gpuexec import events
 from gpuexec.channel.messages import BatchStats
+from gpuexec.core.decide import StartReason, workers_to_start
 from gpuexec.core.stage import StageSpec, StageState
 from gpuexec.core.worker import EndReason, Worker, WorkerEvent
 from gpuexec.driver import autoscaler
@@ -191,6 +192,30 @@ def test_a_refused_worker_is_not_asked_for_in_every_cycle(monkeypatch):
     cycles.now += 10.0
     assert len(cycles.run()) == 1
     assert len(cycles.pool.added) == 15
+
+
+def test_the_only_worker_of_a_stage_stays_pending_while_it_has_to_wait(monkeypatch):
+    """It waits for its modules to be imported. Without a worker and a grant, the stage would never have one."""
+    cycles = Cycles(monkeypatch)
+    cycles.stage.workers.clear()
+    cycles.pool.refuses = True
+    [event] = cycles.run()
+    assert event.reason is ActionReason.NO_WORKER
+    assert [grant.worker_id for grant in cycles.stage.pending_grants][:1] == list(event.started)[:1]
+    assert workers_to_start(cycles.stage.view()) == (1, StartReason.FIRST)
+
+
+def test_a_stage_without_a_worker_keeps_its_grant_if_it_gets_no_other(monkeypatch):
+    cycles = Cycles(monkeypatch)
+    cycles.stage.workers.clear()
+    pending = cycles.allocator.grant(0, 1, ())
+    cycles.stage.pending_grants.append(pending)
+    cycles.autoscaler._apply(Proposal(ActionReason.SLOWEST), [cycles.stage], cycles.now)
+    assert list(cycles.stage.pending_grants) == [pending]
+    engage(cycles.stage)
+    cycles.stage.pending_grants.append(cycles.allocator.grant(0, 2, ()))
+    cycles.autoscaler._apply(Proposal(ActionReason.SLOWEST), [cycles.stage], cycles.now)
+    assert not cycles.stage.pending_grants
 
 
 def test_a_new_phase_reports_its_first_outcome(monkeypatch):
