@@ -13,6 +13,7 @@ import pandas as pd
 import psutil
 import pytest
 
+from tests.curator.ray_command import path_with_ray
 from tests.process.running import ROOT
 
 LIMIT_S = 300  # on two idle cores a cluster takes 20 s to start, and its workers as long
@@ -109,7 +110,7 @@ def test_ids_and_what_is_removed_by_them_are_those_of_ray_data(tmp_path: Path, t
 
 def _run(folder: Path) -> dict:
     environ = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    paths = os.pathsep.join((str(Path(sys.executable).parent), environ["PATH"]))  # RayClient looks for `ray` there
+    paths = path_with_ray(environ)
     with tempfile.TemporaryDirectory(prefix="r", dir="/tmp") as ray_folder:  # a socket's path must be short
         program = subprocess.Popen(
             [sys.executable, "-W", "ignore", "-c", PROGRAM, str(folder), ray_folder],

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,10 +17,12 @@ from nemo_curator.pipeline import Pipeline
 
 from gpuexec import InlineExecutor, LocalExecutor
 from tests.curator.parity_pipelines import ABSENT, PIPELINES, Place, outcome, write_inputs
+from tests.curator.ray_command import path_with_ray
 from tests.curator.stand_in_server import serving
 from tests.process.running import ROOT
 
 VERSION = importlib.metadata.version("nemo-curator")
+ORACLE_S = 800  # a pipeline takes Ray Data some 15 s on two cores
 SERVED = [name for name in PIPELINES if not VERSION.startswith(ABSENT.get(name, "none"))]
 
 
@@ -46,7 +47,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], 
 def oracle(place: Any) -> Callable[[str], dict[str, Any]]:
     """Return what Ray Data gives for a pipeline. All of them run when the first is asked for, in one cluster."""
     environ = {name: value for name, value in os.environ.items() if name not in {"RAY_ADDRESS", "GPUEXEC_STAGE_RUNS"}}
-    paths = os.pathsep.join((str(Path(sys.executable).parent), environ["PATH"]))  # RayClient looks for `ray` there
+    paths = path_with_ray(environ)
     with tempfile.TemporaryDirectory(prefix="r", dir="/tmp") as temporary:  # a socket's path must be short
         done = subprocess.run(
             [
@@ -63,7 +64,7 @@ def oracle(place: Any) -> Callable[[str], dict[str, Any]]:
             check=False,
             capture_output=True,
             text=True,
-            timeout=280,
+            timeout=ORACLE_S,
             env={**environ, "PYTHONPATH": str(ROOT), "PATH": paths, "RAY_AUTH_MODE": "disabled"},
         )
 
@@ -102,8 +103,8 @@ def test_stages_run_here(place: Any, here: Any, name: str):
     assert here(name) == inline
 
 
-@pytest.mark.skipif(not os.environ.get("GPUEXEC_RAY_ORACLE"), reason="GPUEXEC_RAY_ORACLE=1 asks Ray Data, for minutes")
-@pytest.mark.timeout(300)
+@pytest.mark.skipif(not os.environ.get("GPUEXEC_RAY_ORACLE"), reason="GPUEXEC_RAY_ORACLE=1 asks Ray Data, for ten minutes")
+@pytest.mark.timeout(ORACLE_S + 100)
 @pytest.mark.parametrize("name", list(PIPELINES))
 def test_results_are_those_of_ray_data(here: Any, oracle: Any, name: str):
     skip_absent(name)
