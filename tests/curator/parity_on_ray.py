@@ -22,7 +22,12 @@ from tests.curator.parity_pipelines import PIPELINES, Place, outcome
 
 def main(folder: Path, temporary: str, server: str, names: list[str]) -> None:
     client = RayClient(
-        num_cpus=4, num_gpus=0, include_dashboard=False, ray_temp_dir=temporary, object_store_memory=200_000_000
+        # More than there are: each actor of a pipeline takes one, and Ray Data waits for ever for the last.
+        num_cpus=16,
+        num_gpus=0,
+        include_dashboard=False,
+        ray_temp_dir=temporary,
+        object_store_memory=200_000_000,
     )
     client.start()
     try:

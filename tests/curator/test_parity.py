@@ -48,7 +48,9 @@ def oracle(place: Any) -> Callable[[str], dict[str, Any]]:
     """Return what Ray Data gives for a pipeline. All of them run when the first is asked for, in one cluster."""
     environ = {name: value for name, value in os.environ.items() if name not in {"RAY_ADDRESS", "GPUEXEC_STAGE_RUNS"}}
     paths = path_with_ray(environ)
-    with tempfile.TemporaryDirectory(prefix="r", dir="/tmp") as temporary:  # a socket's path must be short
+    with tempfile.TemporaryDirectory(
+        prefix="r", dir="/tmp", ignore_cleanup_errors=True
+    ) as temporary:  # a socket's path must be short
         done = subprocess.run(
             [
                 sys.executable,
