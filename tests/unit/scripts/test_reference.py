@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[3]
 NAMES = [
     "cli.md",
     "comparison.md",
+    "curator.md",
     "options.md",
     "events.md",
     "metrics.md",
