@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from gpuexec.cli.target import parse_options
 from gpuexec.errors import ConfigurationError
 from gpuexec.executors.values import read_value
-
-if TYPE_CHECKING:
-    from gpuexec.dedup import DedupResult
 
 dedup = typer.Typer(help="Remove documents that are there twice, exactly or nearly.", no_args_is_help=True)
 
@@ -64,11 +62,8 @@ def exact(
     """Find documents with the same text. The first of each group stays."""
     from gpuexec.dedup import ExactDeduplication
 
-    given = _settings(settings)
-    job = ExactDeduplication(
-        inputs, output, text=text, id=id_column, remove=remove, overwrite=overwrite, **_known(ExactDeduplication, given)
-    )
-    _show(job.run(_executor(options)))
+    given = {"text": text, "id": id_column, "remove": remove, "overwrite": overwrite}
+    _run(ExactDeduplication, inputs, output, settings, options, given)
 
 
 @dedup.command()
@@ -85,15 +80,29 @@ def fuzzy(
     """Find documents with nearly the same text, by MinHash. The first of each group stays."""
     from gpuexec.dedup import FuzzyDeduplication
 
-    given = _settings(settings)
-    job = FuzzyDeduplication(
-        inputs, output, text=text, id=id_column, remove=remove, overwrite=overwrite, **_known(FuzzyDeduplication, given)
-    )
-    _show(job.run(_executor(options)))
+    given = {"text": text, "id": id_column, "remove": remove, "overwrite": overwrite}
+    _run(FuzzyDeduplication, inputs, output, settings, options, given)
 
 
-def _settings(settings: list[str]) -> dict[str, Any]:
+def _run(
+    kind: Callable[..., Any],
+    inputs: list[str],
+    output: Path,
+    settings: list[str],
+    options: list[str],
+    given: dict[str, Any],
+) -> None:
+    """Run one kind of deduplication and show its result. ``given``: the settings that have options of their own."""
+    from gpuexec.executors.local import LocalExecutor
+
+    job = kind(inputs, output, **given, **_settings(kind, settings))
+    typer.echo(str(job.run(LocalExecutor(parse_options(options)))))
+
+
+def _settings(kind: Callable[..., Any], settings: list[str]) -> dict[str, Any]:
     """Return the settings of ``KEY=VALUE`` texts. Raises ``ConfigurationError`` for one that there is not."""
+    import inspect
+
     found: dict[str, Any] = {}
     for setting in settings:
         name, equals, value = setting.partition("=")
@@ -101,26 +110,9 @@ def _settings(settings: list[str]) -> dict[str, Any]:
             raise ConfigurationError(
                 f"--set {setting!r}: the settings are {', '.join(_NUMBERS + _SWITCHES)}, each as KEY=VALUE"
             )
-        kind = "int" if name in _NUMBERS else "bool"
-        found[name] = read_value(value, kind, where=f"--set {name}={value!r}: it")
-    return found
-
-
-def _known(job: Any, given: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings. Raises ``ConfigurationError`` for those that this kind does not have."""
-    import inspect
-
-    unknown = sorted(given.keys() - inspect.signature(job).parameters.keys())
+        value_kind = "int" if name in _NUMBERS else "bool"
+        found[name] = read_value(value, value_kind, where=f"--set {name}={value!r}: it")
+    unknown = sorted(found.keys() - inspect.signature(kind).parameters.keys())
     if unknown:
         raise ConfigurationError(f"--set {unknown[0]}: only `gpuexec dedup fuzzy` has this setting")
-    return given
-
-
-def _executor(options: list[str]) -> Any:
-    from gpuexec.executors.local import LocalExecutor
-
-    return LocalExecutor(parse_options(options))
-
-
-def _show(result: DedupResult) -> None:
-    typer.echo(str(result))
+    return found

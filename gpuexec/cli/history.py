@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -82,10 +82,7 @@ def _show_one(folder: Folder, history: History, *, as_json: bool) -> int:
     if as_json:
         typer.echo(json.dumps(asdict(history), indent=2))
     else:
-        console = Console()
-        console.print(runs_table(history))
-        for line in summary_lines(history):
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+        _print(runs_table(history), summary_lines(history))
     return 0 if folder.state is FolderState.DONE else _LEFT
 
 
@@ -97,13 +94,17 @@ def _show_several(folders: Sequence[Folder], *, as_json: bool) -> int:
     if as_json:
         typer.echo(json.dumps(overview_json(found), indent=2))
     else:
-        console = Console()
-        console.print(folders_table(found))
-        for line in overview_lines(found):
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+        _print(folders_table(found), overview_lines(found))
     if found.is_complete:
         return 0
     return _CANNOT_TELL if found.doubts else _LEFT
+
+
+def _print(table: Table, lines: Iterable[str]) -> None:
+    console = Console()
+    console.print(table)
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def runs_table(history: History) -> Table:
