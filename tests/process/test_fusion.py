@@ -199,9 +199,11 @@ def test_an_exit_names_the_task():
 
 def test_a_death_at_what_arrives_is_of_the_stage_that_gets_it():
     options: dict[str, Any] = {"on_task_failure": "quarantine", "max_attempts": 1}
-    ran = run_local([Light("a"), MakesDeadly("b", at=2), Light("c")], given_items(3), **options)
+    slow = Light("c", seconds=0.3)  # too slow for what is made of one task to go on in the same batch
+    ran = run_local([Light("a"), MakesDeadly("b", at=2), slow], given_items(3), **options)
     assert len(ran.tasks) == 2
     assert [(q.stage_name, q.task_id) for q in ran.report.quarantined] == [("c", "0_1_0_0"), ("c", "0_1_0_1")]
+    assert {f.error for f in ran.report.failures} == {"exited with code 7"}
     assert ran.report.stages[0].tasks_in == 3
 
 

@@ -13,6 +13,7 @@ from gpuexec import events
 from gpuexec.errors import ConfigurationError
 from gpuexec.hardware import nvml_calls, telemetry
 from gpuexec.hardware.nvml_errors import NOT_SUPPORTED
+from gpuexec.report.energy import MEASURED_FROM_S
 from gpuexec.report.model import RunReport
 from tests.nvml_sim import nodes
 from tests.nvml_sim.simulator import SimulatedNode
@@ -112,7 +113,7 @@ def test_the_report_has_series_and_energy(node, seen):
     assert series["sm_util"] == {**series["sm_util"], "unit": "%", "reason": None}
     assert max(filter(None, series["memory_used"]["max"])) == pytest.approx(2 * nodes.GIB, rel=1e-5)
     assert gpu["energy"]["joules"] > 0
-    assert gpu["energy"]["kind"] == "short"
+    assert gpu["energy"]["kind"] == ("short" if gpu["energy"]["seconds"] < MEASURED_FROM_S else "measured")
     assert {one["worker"] for one in report["processes"]} == {"driver", report["workers"][0]["id"]}
     energy = report["stages"][0]["energy"]
     assert energy["kind"] == "attributed"

@@ -30,7 +30,9 @@ close = pytest.approx
 
 @given(st.integers(1, 2000), st.floats(-50, 50))
 def test_student_is_that_of_scipy(degrees: int, t: float):
-    assert t_probability(t, degrees) == close(scipy_stats.t.cdf(t, degrees), abs=1e-3 if degrees > 1000 else 1e-10)
+    # SciPy itself is off by up to 4e-10 for one degree of freedom and t near 0, where the value is 0.5 + atan(t) / pi.
+    expected = scipy_stats.t.cdf(t, degrees) if degrees > 1 else 0.5 + math.atan(t) / math.pi
+    assert t_probability(t, degrees) == close(expected, abs=1e-3 if degrees > 1000 else 1e-10)
 
 
 @given(st.integers(1, 1000), st.floats(0.5, 0.9999))
