@@ -135,6 +135,7 @@ class Run:
             announcement=announcement.payload if announcement is not None else None,
             uses_mps=uses_mps,
             mps_daemon=mps_daemon,
+            ids_address="" if served_ids is None else served_ids.address,
             warm=WarmOptions(config.warm_idle_s, self._emit) if config.start_method == StartMethod.WARM else None,
         )
         self._telemetry = Telemetry(config.sample_interval_s, plan, self._processes, self._emit)

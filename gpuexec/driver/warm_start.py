@@ -19,7 +19,6 @@ from gpuexec import events
 from gpuexec.channel.messages import LogLine
 from gpuexec.contract.allocation import Allocation
 from gpuexec.core.stage import StageState
-from gpuexec.curator.ray_actors import ID_GENERATOR_VARIABLE
 from gpuexec.errors import TemplateLost
 from gpuexec.processes import kept_templates
 from gpuexec.processes.guardian import Guardian
@@ -186,7 +185,7 @@ class WarmStart:
         if not fit:
             return
         try:
-            template = kept_templates.take(key) or Template(key, _without_workers_own(env), self._folder)
+            template = kept_templates.take(key) or Template(key, env, self._folder)
             self._ask(template, fit, env, own, second=second)
         except OSError:  # if the system refuses processes, it will say so when it is asked for a worker
             self._cold |= {(group.index, key) for group in fit}
@@ -238,7 +237,7 @@ class WarmStart:
         if answer["stale"]:
             self._drop(use, keep=False)
             with self._spawning_if_refused(key, use.stages):
-                self._ask(Template(key, _without_workers_own(use.env), self._folder), use.stages, use.env, use.own)
+                self._ask(Template(key, use.env, self._folder), use.stages, use.env, use.own)
             return
         loaded = answer["loaded"]
         if loaded == len(use.stages):
@@ -338,11 +337,3 @@ def _written(path: str) -> int | None:
         return Path(path).stat().st_mtime_ns
     except OSError:
         return None
-
-
-def _without_workers_own(env: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables without the address that workers ask for ids: each gets it when it is forked.
-
-    A library that reads all variables when it is imported would otherwise be taken for one that has read it.
-    """
-    return {name: value for name, value in env.items() if name != ID_GENERATOR_VARIABLE}

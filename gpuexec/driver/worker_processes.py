@@ -16,6 +16,7 @@ from gpuexec.channel.wire import Receiver, Sender
 from gpuexec.core.ports import Started
 from gpuexec.core.stage import StageSpec, StageState
 from gpuexec.core.worker import Exit, Worker
+from gpuexec.curator.ray_actors import ID_GENERATOR_VARIABLE
 from gpuexec.driver.warm_start import Group, NotYet, WarmOptions, WarmStart
 from gpuexec.errors import ConnectionLost, StartRefused, TemplateLost
 from gpuexec.hardware.host import read_oom_kills
@@ -72,11 +73,13 @@ class WorkerProcesses:
         announcement: Payload | None = None,
         uses_mps: bool = False,
         mps_daemon: MpsDaemon | None = None,
+        ids_address: str = "",
         warm: WarmOptions | None = None,
     ) -> None:
         self._run_id = run_id
         self._node_id = node_id
         self._base_env = base_env
+        self._ids_address = ids_address
         self._folder = working_directory()  # the caller may change it while the run goes on
         self._on_grants = on_grants
         self._task_seed = task_seed
@@ -175,8 +178,10 @@ class WorkerProcesses:
         oom_kills = read_oom_kills()
         spawned_at = time.monotonic()
         try:
+            # No template has these: a library that reads all variables when it is imported there has not read them.
             if PORT_VARIABLE not in env:
                 env[PORT_VARIABLE] = str(self._ports.take())
+            env[ID_GENERATOR_VARIABLE] = self._ids_address
             process, is_forked = self._new_process(worker, env, template)
             self._introduce(worker, process, message, oom_kills)
         except OSError as error:

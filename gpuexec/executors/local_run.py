@@ -225,7 +225,6 @@ class LocalRun:
         task_seed = checkpoint.task_seed if self._options.task_seed is None else self._options.task_seed
         announcement = announce_task_classes()
         ids = self._served_ids(checkpoint.folder)
-        base_env[ray_actors.ID_GENERATOR_VARIABLE] = "" if ids is None else ids.address
         return Run(
             specs,
             prepared.plan,

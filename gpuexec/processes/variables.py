@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from gpuexec.contract.allocation import Allocation
-from gpuexec.curator.ray_actors import RAY_ADDRESS, names_cluster
+from gpuexec.curator.ray_actors import ID_GENERATOR_VARIABLE, RAY_ADDRESS, names_cluster
 from gpuexec.policies import ShareEnforcement
 from gpuexec.processes.gpu_limits import library_limits, mps_limits, reads_fraction
 
@@ -27,7 +27,10 @@ _FOR_VLLM = {"VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
 _FOR_RAY = {"RAY_ENABLE_AUTO_CONNECT": "0"}
 
 HASH_SEED = "PYTHONHASHSEED"
-_INTERACTIVE = "PYTHONINSPECT"  # a worker has nobody to talk to
+_OF_THIS_PROCESS = (
+    "PYTHONINSPECT",  # a worker has nobody to talk to
+    ID_GENERATOR_VARIABLE,  # where this process asks for ids, if it is itself a worker
+)
 
 THREAD_CAPS = (
     # BLAS, OpenMP and what is built on them
@@ -83,7 +86,7 @@ def variables_of_run(environ: Mapping[str, str], hash_seed: int | None) -> tuple
     started without that flag and without the variables that Python reads.
     """
     left_out = sorted(name for name in environ if _is_of_launcher(name))
-    env = {name: value for name, value in environ.items() if name not in left_out and name != _INTERACTIVE}
+    env = {name: value for name, value in environ.items() if name not in left_out and name not in _OF_THIS_PROCESS}
     if sys.flags.ignore_environment:
         env = {name: value for name, value in env.items() if not name.startswith("PYTHON")}
     if not env.get(HASH_SEED):

@@ -16,6 +16,7 @@ import pytest
 
 from gpuexec import ProcessingStage
 from gpuexec.capsules.read import load_capsule
+from gpuexec.curator.ray_actors import ID_GENERATOR_VARIABLE
 from gpuexec.errors import StartRefused
 from tests.process import stages
 from tests.process.running import ROOT, logged, run_command, run_local, run_python
@@ -139,6 +140,11 @@ def test_workers_side_by_side_look_for_ports_in_ranges_of_their_own(monkeypatch)
     assert abs(int(first["VLLM_PORT"]) - int(second["VLLM_PORT"])) >= 32
     monkeypatch.setenv("VLLM_PORT", "6000")
     assert run_local([Apply(environment)], items(0)).data[0]["VLLM_PORT"] == "6000"
+
+
+def test_workers_of_a_worker_do_not_ask_for_ids_where_it_does(monkeypatch):
+    monkeypatch.setenv(ID_GENERATOR_VARIABLE, "an address of another run")
+    assert run_local([Apply(environment)], items(0)).data[0][ID_GENERATOR_VARIABLE] == ""
 
 
 @pytest.mark.parametrize("flag", ["-E", "-I", "-P", "-s"])
