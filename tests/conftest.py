@@ -22,6 +22,7 @@ pytest_plugins = ["tests.nvml_sim.plugin"]
 
 ROOT = Path(__file__).parent.parent
 
+_WITH_PROCESSES = ROOT / "tests" / "process"
 _IS_EXHAUSTIVE = bool(os.environ.get("GPUEXEC_EXHAUSTIVE"))
 _WATCHED_FOLDERS = (Path("/dev/shm"), ROOT)
 # Tests that run beside this one may make semaphores of multiprocessing; gpuexec never does.
@@ -42,22 +43,45 @@ hypothesis.settings.load_profile("gpuexec")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "exhaustive: the rest of a table of which other tests are a sample")
+    config.addinivalue_line("markers", "exhaustive: a slow test, or the rest of a table of which others are a sample")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not _IS_EXHAUSTIVE:
+    _sample_cases(items)
+    if _leaves_out(config):
         left_out = [item for item in items if item.get_closest_marker("exhaustive")]
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in set(left_out)]
     _multiply_examples(items)
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if not _IS_EXHAUSTIVE:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if _leaves_out(config):
         terminalreporter.section("LEFT OUT: exhaustive tests and tests of pages in a browser")
         terminalreporter.line("GPUEXEC_EXHAUSTIVE=1 scripts/test and scripts/test-browser run them, and .ci/run does")
+
+
+def _leaves_out(config: pytest.Config) -> bool:
+    """Whether exhaustive tests are left out. One that is asked for by its name is run."""
+    return not _IS_EXHAUSTIVE and not any("::" in argument for argument in config.args)
+
+
+def _sample_cases(items: list[pytest.Item]) -> None:
+    """Mark the cases of a long table of tests with processes as exhaustive, but for the first, the middle and the last.
+
+    A table in which cases are marked already has a sample of its own.
+    """
+    tables: dict[tuple[Path, str], list[pytest.Item]] = {}
+    for item in items:
+        if item.path.is_relative_to(_WITH_PROCESSES) and getattr(item, "callspec", None) is not None:
+            tables.setdefault((item.path, item.originalname), []).append(item)  # type: ignore[attr-defined]
+    for cases in tables.values():
+        if not any(case.get_closest_marker("exhaustive") for case in cases):
+            sample = {cases[0], cases[len(cases) // 2], cases[-1]}
+            for case in cases:
+                if case not in sample:
+                    case.add_marker("exhaustive")
 
 
 def _multiply_examples(items: list[pytest.Item]) -> None:

@@ -131,5 +131,6 @@ def _num_workers(stage: StageLike, name: str, asks: StageAsks) -> int | None:
 
 
 def _per_node(stage: StageLike) -> float | None:
-    """Return ``num_workers_per_node()``. Stages of NeMo Curator 1.3 do not have it."""
-    return stage.num_workers_per_node() if hasattr(stage, "num_workers_per_node") else None
+    """Return ``num_workers_per_node()``. Stages of NeMo Curator 1.3 have no such method, and one has such a field."""
+    method = getattr(stage, "num_workers_per_node", None)
+    return method() if callable(method) else None

@@ -23,6 +23,8 @@ from tests.process.running import ROOT
 
 VERSION = importlib.metadata.version("nemo-curator")
 ORACLE_S = 800  # a pipeline takes Ray Data some 15 s on two cores
+# What Curator's own stages raise on Ray Data, whose batches of tasks are NumPy arrays.
+RAISED_ON_RAY_DATA = {"samples": "The truth value of an array with more than one element is ambiguous"}
 SERVED = [name for name in PIPELINES if not VERSION.startswith(ABSENT.get(name, "none"))]
 
 
@@ -112,6 +114,9 @@ def test_stages_run_here(place: Any, here: Any, name: str):
 @pytest.mark.parametrize("name", list(PIPELINES))
 def test_results_are_those_of_ray_data(here: Any, oracle: Any, name: str):
     skip_absent(name)
+    if name in RAISED_ON_RAY_DATA:
+        assert RAISED_ON_RAY_DATA[name] in oracle(name)["error"]
+        return
     assert "error" not in oracle(name), oracle(name)["error"]
     assert here(name) == oracle(name)
 

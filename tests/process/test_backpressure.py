@@ -103,6 +103,7 @@ def test_results_may_be_more_than_there_are_descriptors():
 
 
 @pytest.mark.skipif(psutil.virtual_memory().available < 10e9, reason="needs 10 GB of memory")
+@pytest.mark.exhaustive
 def test_a_task_of_more_than_two_gigabytes():
     (task,) = run_local([Huge(), LengthAndLast()], items(0), fusion="off").tasks
     assert task.data == (Huge.size, 7)

@@ -55,6 +55,7 @@ def lines_of(folder: Path) -> int:
     return journal.read_bytes().count(b"\n") if journal.exists() else 0
 
 
+@pytest.mark.exhaustive
 def test_a_sweep_that_is_killed_twice_accounts_for_every_point(tmp_path, nvml_node):
     nvml_node(nodes.node(nodes.metered(0), nodes.metered(1)))
     out = tmp_path / "out"

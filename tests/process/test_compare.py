@@ -38,6 +38,7 @@ def compared(*arguments: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.exhaustive
 def test_a_stage_made_slower_is_the_change_and_the_effect(tmp_path):
     fast = [a_run() for _ in range(3)]
     slow = [a_run(nap_twice, queue_tasks=64) for _ in range(3)]

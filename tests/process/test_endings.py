@@ -287,6 +287,7 @@ def test_what_a_stage_leaves_running_ends_with_its_worker(tmp_path: Path):
     wait_until_gone([int(path.read_text())])
 
 
+@pytest.mark.exhaustive
 def test_a_process_that_prints_indefinitely_does_not_hold_the_run():
     assert run_local([Apply(stages.leave_a_chatterer)], items(1)).data == [1]
 

@@ -59,6 +59,7 @@ CHEAP = (
 )
 
 
+@pytest.mark.exhaustive
 def test_what_can_be_checked_on_a_simulated_node_passes(nvml_node, tmp_path: Path):
     description = nodes.node(nodes.metered(0))
     nvml_node(description)

@@ -19,6 +19,12 @@ def test_workers_per_node_are_workers(per_node, workers):
     assert stage_facts.demand_of(Upper().with_(num_workers_per_node=per_node)).num_workers == workers
 
 
+def test_a_field_of_that_name_is_no_method():
+    stage = Upper()
+    stage.num_workers_per_node = None  # as in ImageDuplicatesRemovalStage of NeMo Curator 1.3
+    assert stage_facts.demand_of(stage).num_workers is None
+
+
 @pytest.mark.parametrize("count", [0, -1, 1.5, True, "2"])
 def test_a_number_of_workers_that_is_none(count):
     class Odd(Upper):
