@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -27,6 +28,12 @@ _IS_EXHAUSTIVE = bool(os.environ.get("GPUEXEC_EXHAUSTIVE"))
 _WATCHED_FOLDERS = (Path("/dev/shm"), ROOT)
 # Tests that run beside this one may make semaphores of multiprocessing; gpuexec never does.
 _OTHERS = ("sem.mp-",) if "PYTEST_XDIST_WORKER" in os.environ else ()
+# Where coverage is measured, it costs each process that a test starts 0.2 s of CPU time, so not all tests pay for it.
+_MEASURED_PROCESSES = re.compile(
+    "test_(async_stages|bench_trial|checkpoint|cli|debugging|endings_matrix|environment|fallbacks|fusion|gpus|hangs|"
+    "large_arrays|local_executor|memory_limits|nvtx|output|replay|retries|shards|stream|warm_start)"
+)
+_FOR_COVERAGE = "COVERAGE_PROCESS_CONFIG"
 _CHILDREN_ARE_LISTED = Path("/proc/thread-self/children").exists()  # with CONFIG_PROC_CHILDREN
 _MADE_BY_TOOLS = {".coverage", ".hypothesis", ".pytest_cache", ".ruff_cache", "__pycache__", ".mypy_cache"}
 
@@ -134,6 +141,13 @@ def templates_end_with_the_tests() -> Iterator[None]:
     kept_templates.end_all()
     processes = _holdings()["processes"] - before["processes"]
     assert not processes, f"left behind: {dict(processes)}"
+
+
+@pytest.fixture(autouse=True)
+def coverage_of_processes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep coverage out of the processes that most tests start, if it is measured."""
+    if _FOR_COVERAGE in os.environ and not _MEASURED_PROCESSES.fullmatch(request.path.stem):
+        monkeypatch.delenv(_FOR_COVERAGE)
 
 
 @pytest.fixture(autouse=True)
