@@ -9,6 +9,8 @@ import io
 import json
 import math
 import re
+import subprocess
+import sys
 import tarfile
 import wave
 from collections.abc import Callable
@@ -557,7 +559,44 @@ def video_files(at: Place) -> Parts:
     return [VideoReader(str(folder))], None
 
 
-ABSENT = {"transcripts": "1.3", "sound_events": "1.3"}
+_WRITE_LANCE = """
+import sys, lance, pyarrow as pa
+from nemo_curator.tasks.interleaved import INTERLEAVED_SCHEMA
+rows = [{"text": f"text {row}", "n": row} for row in range(10)]
+lance.write_dataset(pa.Table.from_pylist(rows), sys.argv[1] + "/rows.lance", max_rows_per_file=3)
+parts = [
+    {"sample_id": str(row // 2), "position": row % 2, "modality": "text", "text_content": f"part {row}"}
+    for row in range(6)
+]
+table = pa.Table.from_pylist(parts, schema=INTERLEAVED_SCHEMA)
+lance.write_dataset(table, sys.argv[1] + "/parts.lance", max_rows_per_file=2)
+"""
+
+
+def lance_rows(at: Place) -> Parts:
+    from nemo_curator.stages.text.io.reader.lance import LanceReader
+
+    return [LanceReader(f"{_lance_folder(at)}/rows.lance", fragments_per_partition=2, fields=["n", "text"])], None
+
+
+def lance_parts(at: Place) -> Parts:
+    from nemo_curator.stages.interleaved.lance.reader import InterleavedLanceReader
+
+    return [InterleavedLanceReader(f"{_lance_folder(at)}/parts.lance")], None
+
+
+def _lance_folder(at: Place) -> Path:
+    folder = at.inputs / "lance"
+    if not folder.exists():
+        folder.mkdir()
+        subprocess.run([sys.executable, "-c", _WRITE_LANCE, folder], check=True)
+    return folder
+
+
+NOT_IN_THE_DRIVER = {"lance_rows", "lance_parts"}
+"""Pipelines whose library keeps threads and descriptors for as long as the process that reads with it lives."""
+
+ABSENT = {"transcripts": "1.3", "sound_events": "1.3", "lance_rows": "1.3", "lance_parts": "1.3"}
 """Pipelines of stages that a version does not have."""
 
 PIPELINES: dict[str, Callable[[Place], Parts]] = {
@@ -590,6 +629,8 @@ PIPELINES: dict[str, Callable[[Place], Parts]] = {
         samples,
         video,
         video_files,
+        lance_rows,
+        lance_parts,
     )
 }
 
