@@ -54,7 +54,7 @@ def runs_lines(summaries: list[RunSummary], width: int) -> list[str]:
     cells = [
         [
             moment(run.started_at) or "?",
-            shortened(printable(run.pipeline), width // 4),
+            shortened(printable(run.pipeline), width // 4) + (f" {printable(run.shard)}" if run.shard else ""),
             run.outcome,
             "?" if run.seconds is None else seconds(run.seconds),
             "?" if run.tasks_out is None else f"{run.tasks_out:,}",

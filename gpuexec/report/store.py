@@ -14,7 +14,7 @@ from gpuexec.hardware.host import name_of_user
 from gpuexec.naming import abbreviated
 from gpuexec.private_folder import state_path
 from gpuexec.report import run_folder
-from gpuexec.report.bounds import finite
+from gpuexec.report.bounds import Data, finite
 
 SCHEMA_NAME, SCHEMA_VERSION = "gpuexec-report", 1
 _MOST_DIGITS = 9  # of a version
@@ -36,7 +36,8 @@ class RunSummary(NamedTuple):
     """A run in a few words.
 
     ``started_at``: POSIX time in seconds. ``seconds``: how long it took, or has taken so far. ``size_bytes``: of its
-    files. What is not known is ``None``. ``problem``: why the report cannot be read.
+    files. ``shard``: which part of the sources it ran, as ``"3/8"``, if not all. What is not known is ``None``.
+    ``problem``: why the report cannot be read.
     """
 
     folder: str
@@ -48,6 +49,7 @@ class RunSummary(NamedTuple):
     tasks_in: int | None
     tasks_out: int | None
     size_bytes: int | None
+    shard: str | None = None
     error: str | None = None
     problem: str | None = None
 
@@ -130,8 +132,16 @@ class RunFolderReader:
             tasks_in=_count(report.get("tasks_in")),
             tasks_out=_count(report.get("tasks_out")),
             size_bytes=size,
+            shard=shard_of(report),
             error=None if report.get("error") is None else str(report["error"]),
         )
+
+
+def shard_of(report: Data) -> str | None:
+    """Return which part of the sources a run processed, as ``"3/8"``; ``None`` if all."""
+    options = report.get("options")
+    shard = options.get("shard") if isinstance(options, dict) else None
+    return None if shard is None else str(shard)
 
 
 def load_report(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from gpuexec.report.bounds import Data, finite, number, row, rows
 from gpuexec.report.columns import INDENT, Column, cell_width, lay_out, wrapped
+from gpuexec.report.store import shard_of
 from gpuexec.report.wording import counted, moment
 from gpuexec.report.wording import seconds as in_words
 from gpuexec.units import format_bytes
@@ -57,8 +58,7 @@ def _heading(report: Data, outcome: str) -> str:
     when = "" if started is None else f", {started}"
     seconds = finite(report.get("wall_s")) or finite(report.get("elapsed_s"))
     took = "" if seconds is None else f" after {in_words(seconds)}"
-    options = report.get("options")
-    shard = options.get("shard") if isinstance(options, dict) else None
+    shard = shard_of(report)
     part = "" if shard is None else f", shard {shard}"
     text = f"{report.get('pipeline')} ({report.get('run_id')}){part}{when}: {outcome}{took}"
     tasks = f", {counted(number(report.get('tasks_in')), 'task')} in, {number(report.get('tasks_out')):,.0f} out"

@@ -58,6 +58,15 @@ def test_runs_are_listed_oldest_first():
     assert "refused" in listed[1]["error"]
 
 
+def test_runs_of_shards_are_told_apart():
+    for shard in ("0/2", "1/2"):
+        assert run_command("run", f"{__name__}:small", "--shard", shard).returncode == 0
+    listed = run_command("runs").stdout
+    assert "small 0/2" in listed
+    assert "small 1/2" in listed
+    assert [run["shard"] for run in json.loads(run_command("runs", "--json").stdout)] == ["0/2", "1/2"]
+
+
 def test_a_list_with_damaged_and_newer_runs_is_whole():
     path = Path(run_local([Apply(double)], items(1)).report.folder)
     newer = Path(run_local([Apply(double)], items(1)).report.folder)
