@@ -33,6 +33,9 @@ def importing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Impor
     folder.mkdir()
     monkeypatch.syspath_prepend(folder)
     monkeypatch.setenv("TESTS_DRIVER", str(os.getpid()))
+    # Python takes cached bytecode for that of a source with the same size and second of its last change.
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
 
     def make(source: str, function: str = "def work(value): return value", name: str = "checked") -> Apply:
         only_there = "".join(f"    {line}\n" for line in ["pass", *source.splitlines()])
