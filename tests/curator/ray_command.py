@@ -1,4 +1,4 @@
-"""Where the command `ray` is, which Curator's RayClient looks for in PATH."""
+"""Ray as the oracle: whether it is asked, and where its command is, which Curator's RayClient looks for in PATH."""
 
 from __future__ import annotations
 
@@ -6,6 +6,12 @@ import importlib.metadata
 import os
 from collections.abc import Mapping
 from pathlib import Path
+
+import pytest
+
+asks_ray = pytest.mark.skipif(
+    os.environ.get("GPUEXEC_RAY_ORACLE") == "0", reason="GPUEXEC_RAY_ORACLE=0: Ray Data is not asked"
+)
 
 
 def path_with_ray(environ: Mapping[str, str]) -> str:

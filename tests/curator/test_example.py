@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.curator.ray_command import asks_ray
+
 EXAMPLE = Path(__file__).parents[2] / "examples" / "curator_text.py"
 
 
@@ -28,6 +30,7 @@ def kept(folder: Path) -> set[str]:
     return {json.loads(line)["path"] for path in folder.glob("*.jsonl") for line in path.read_text().splitlines()}
 
 
+@asks_ray
 def test_both_executors_keep_the_same_documents(tmp_path: Path):
     docs, out = tmp_path / "docs", tmp_path / "out"
     docs.mkdir()

@@ -13,7 +13,7 @@ import pandas as pd
 import psutil
 import pytest
 
-from tests.curator.ray_command import path_with_ray
+from tests.curator.ray_command import asks_ray, path_with_ray
 from tests.process.running import ROOT
 
 LIMIT_S = 300  # on two idle cores a cluster takes 20 s to start, and its workers as long
@@ -86,6 +86,7 @@ print("FOUND", json.dumps(found))
 """
 
 
+@asks_ray
 @pytest.mark.timeout(LIMIT_S)
 def test_ids_and_what_is_removed_by_them_are_those_of_ray_data(tmp_path: Path, tmp_path_factory):
     (tmp_path / "in").mkdir()

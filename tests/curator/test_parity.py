@@ -17,7 +17,7 @@ from nemo_curator.pipeline import Pipeline
 
 from gpuexec import InlineExecutor, LocalExecutor
 from tests.curator.parity_pipelines import ABSENT, NOT_IN_THE_DRIVER, PIPELINES, Place, outcome, write_inputs
-from tests.curator.ray_command import path_with_ray
+from tests.curator.ray_command import asks_ray, path_with_ray
 from tests.curator.stand_in_server import serving
 from tests.process.running import ROOT
 
@@ -110,7 +110,7 @@ def test_stages_run_here(place: Any, here: Any, name: str):
     assert here(name) == inline
 
 
-@pytest.mark.skipif(os.environ.get("GPUEXEC_RAY_ORACLE") == "0", reason="GPUEXEC_RAY_ORACLE=0: Ray Data is not asked")
+@asks_ray
 @pytest.mark.timeout(ORACLE_S + 100)
 @pytest.mark.parametrize("name", list(PIPELINES))
 def test_results_are_those_of_ray_data(here: Any, oracle: Any, name: str):
