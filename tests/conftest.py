@@ -30,8 +30,8 @@ _WATCHED_FOLDERS = (Path("/dev/shm"), ROOT)
 _OTHERS = ("sem.mp-",) if "PYTEST_XDIST_WORKER" in os.environ else ()
 # Where coverage is measured, it costs each process that a test starts 0.2 s of CPU time, so not all tests pay for it.
 _MEASURED_PROCESSES = re.compile(
-    "test_(async_stages|bench_trial|checkpoint|cli|debugging|endings_matrix|environment|fallbacks|fusion|gpus|hangs|"
-    "large_arrays|local_executor|memory_limits|nvtx|output|replay|retries|shards|stream|warm_start)"
+    "test_(async_stages|bench_trial|checkpoint|cli|debugging|endings_matrix|environment|fallbacks|fusion|large_arrays|"
+    "local_executor|memory_limits|output|replay|retries|shards|warm_start)"
 )
 _FOR_COVERAGE = "COVERAGE_PROCESS_CONFIG"
 _CHILDREN_ARE_LISTED = Path("/proc/thread-self/children").exists()  # with CONFIG_PROC_CHILDREN
