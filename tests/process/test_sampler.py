@@ -117,7 +117,7 @@ def test_the_report_has_series_and_energy(node, seen):
     assert {one["worker"] for one in report["processes"]} == {"driver", report["workers"][0]["id"]}
     energy = report["stages"][0]["energy"]
     assert energy["kind"] == "attributed"
-    assert 0 <= energy["joules"] <= gpu["energy"]["joules"]
+    assert 0 <= energy["joules"] <= gpu["energy"]["joules"] * (1 + 1e-9)  # a sum of many parts
     assert energy["joules"] + gpu["energy"]["idle_joules"] == pytest.approx(gpu["energy"]["joules"])
     assert report["workers"][0]["energy"] == {**energy, "joules": pytest.approx(energy["joules"])}
 
