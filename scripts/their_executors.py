@@ -15,14 +15,7 @@ from nemo_curator.core.client import RayClient
 
 from gpuexec import LocalExecutor
 
-EXECUTORS = {
-    "nemo_curator.backends.ray_data": "RayDataExecutor",
-    "nemo_curator.backends.ray_data.executor": "RayDataExecutor",
-    "nemo_curator.backends.xenna": "XennaExecutor",
-    "nemo_curator.backends.xenna.executor": "XennaExecutor",
-    "nemo_curator.backends.ray_actor_pool": "RayActorPoolExecutor",
-    "nemo_curator.backends.ray_actor_pool.executor": "RayActorPoolExecutor",
-}
+EXECUTORS = {"ray_data": "RayDataExecutor", "xenna": "XennaExecutor", "ray_actor_pool": "RayActorPoolExecutor"}
 
 
 class InTheirPlace(LocalExecutor):
@@ -37,8 +30,9 @@ def _start_nothing(_client: RayClient) -> None:
     os.environ["RAY_ADDRESS"] = ""
 
 
-for module, name in EXECUTORS.items():
-    setattr(importlib.import_module(module), name, InTheirPlace)
+for package, name in EXECUTORS.items():
+    for module in (package, f"{package}.executor"):
+        setattr(importlib.import_module(f"nemo_curator.backends.{module}"), name, InTheirPlace)
 if not os.environ.get("REAL_RAY"):
     RayClient.start, RayClient.stop = _start_nothing, lambda _client: None
     ray.init = ray.shutdown = lambda *_args, **_options: None

@@ -50,6 +50,12 @@ def row(value: Any) -> Data:
     return value if isinstance(value, Mapping) else {}
 
 
+def shard_of(report: Data) -> str | None:
+    """Return which part of the sources a run processed, as ``"3/8"``; ``None`` if all."""
+    shard = row(report.get("options")).get("shard")
+    return None if shard is None else str(shard)
+
+
 def numbers(value: Any) -> list[float]:
     """Return a list of figures; ``None`` counts as 0."""
     return [number(entry) for entry in value] if isinstance(value, (list, tuple)) else []

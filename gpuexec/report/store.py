@@ -14,7 +14,7 @@ from gpuexec.hardware.host import name_of_user
 from gpuexec.naming import abbreviated
 from gpuexec.private_folder import state_path
 from gpuexec.report import run_folder
-from gpuexec.report.bounds import Data, finite
+from gpuexec.report.bounds import finite, shard_of
 
 SCHEMA_NAME, SCHEMA_VERSION = "gpuexec-report", 1
 _MOST_DIGITS = 9  # of a version
@@ -135,13 +135,6 @@ class RunFolderReader:
             shard=shard_of(report),
             error=None if report.get("error") is None else str(report["error"]),
         )
-
-
-def shard_of(report: Data) -> str | None:
-    """Return which part of the sources a run processed, as ``"3/8"``; ``None`` if all."""
-    options = report.get("options")
-    shard = options.get("shard") if isinstance(options, dict) else None
-    return None if shard is None else str(shard)
 
 
 def load_report(path: str | os.PathLike[str]) -> dict[str, Any]:

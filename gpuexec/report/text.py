@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from gpuexec.report.bounds import Data, finite, number, row, rows
+from gpuexec.report.bounds import Data, finite, number, row, rows, shard_of
 from gpuexec.report.columns import INDENT, Column, cell_width, lay_out, wrapped
-from gpuexec.report.store import shard_of
 from gpuexec.report.wording import counted, moment
 from gpuexec.report.wording import seconds as in_words
 from gpuexec.units import format_bytes

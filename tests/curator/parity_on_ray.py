@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from nemo_curator.backends.ray_data import RayDataExecutor
 from nemo_curator.core.client import RayClient
 from nemo_curator.pipeline import Pipeline
 
-from tests.curator.parity_pipelines import PIPELINES, Place, outcome
+from tests.curator.parity_pipelines import PIPELINES, Place, empty_place, outcome
 
 
 def main(folder: Path, temporary: str, server: str, names: list[str]) -> None:
@@ -32,10 +31,8 @@ def main(folder: Path, temporary: str, server: str, names: list[str]) -> None:
     client.start()
     try:
         for name in names:
-            at = Place(folder / "in", folder / "out" / name, server)
-            shutil.rmtree(at.outputs, ignore_errors=True)
-            at.outputs.mkdir(parents=True)
-            (folder / f"{name}.json").write_text(json.dumps(_run(name, at)))
+            found = _run(name, empty_place(folder, name, server))
+            (folder / f"{name}.json").write_text(json.dumps(found))
     finally:
         client.stop()
 

@@ -9,6 +9,7 @@ import io
 import json
 import math
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -36,6 +37,14 @@ class Place:
     inputs: Path
     outputs: Path
     server: str
+
+
+def empty_place(folder: Path, name: str, server: str) -> Place:
+    """Return where a pipeline runs, without outputs. It is the same for all executors, since ids are made of paths."""
+    at = Place(folder / "in", folder / "out" / name, server)
+    shutil.rmtree(at.outputs, ignore_errors=True)
+    at.outputs.mkdir(parents=True)
+    return at
 
 
 def write_inputs(folder: Path) -> None:

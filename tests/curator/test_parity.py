@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,7 +15,15 @@ import pytest
 from nemo_curator.pipeline import Pipeline
 
 from gpuexec import InlineExecutor, LocalExecutor
-from tests.curator.parity_pipelines import ABSENT, NOT_IN_THE_DRIVER, PIPELINES, Place, outcome, write_inputs
+from tests.curator.parity_pipelines import (
+    ABSENT,
+    NOT_IN_THE_DRIVER,
+    PIPELINES,
+    Place,
+    empty_place,
+    outcome,
+    write_inputs,
+)
 from tests.curator.ray_command import asks_ray, path_with_ray
 from tests.curator.stand_in_server import serving
 from tests.process.running import ROOT
@@ -36,10 +43,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], 
     with serving(folder / "in") as server:
 
         def place_of(name: str) -> Place:
-            at = Place(folder / "in", folder / "out" / name, server)  # the same for all executors: ids come of paths
-            shutil.rmtree(at.outputs, ignore_errors=True)
-            at.outputs.mkdir(parents=True)
-            return at
+            return empty_place(folder, name, server)
 
         place_of.folder, place_of.server = folder, server
         yield place_of
