@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import signal
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
@@ -74,14 +75,17 @@ class AsyncAdapter:
             begun.set_result(lambda: loop.call_soon_threadsafe(task.cancel))
             return await coroutine
 
-        running = self._thread.submit(self._runner.run, cancellable())
-        try:
-            return running.result()
-        except BaseException:
-            if not running.done():  # Ctrl-C comes to this thread only
-                begun.result()()
-                concurrent.futures.wait([running])
-            raise
+        def cancel() -> None:
+            begun.add_done_callback(lambda cancelled: cancelled.result()())
+
+        with _interrupts_handled(cancel) as interrupts:
+            try:
+                return self._thread.submit(self._runner.run, cancellable()).result()
+            except BaseException:
+                if not interrupts:  # another signal's handler may have raised, and the coroutine still run
+                    cancel()
+                    self._thread.submit(_runs_loop).result()  # the thread does one thing after the other
+                raise
 
     async def call(self, tasks: list[Any]) -> list[Any]:
         """Await the stage on these tasks and return its outputs, with ids and stats, and without markers.
@@ -185,6 +189,34 @@ def _cancelled_by_stage() -> Iterator[None]:
         yield
     except asyncio.CancelledError as error:
         raise RuntimeError("the stage's coroutine was cancelled, by nobody outside of the stage") from error
+
+
+@contextlib.contextmanager
+def _interrupts_handled(cancel: Callable[[], None]) -> Iterator[list[int]]:
+    """Let Ctrl-C call ``cancel``, and raise ``KeyboardInterrupt`` at the end of the block; a second one raises at once.
+
+    ``KeyboardInterrupt`` in the midst of the block could lose sight of a coroutine that another thread has begun. As
+    with asyncio, a handler of the program's own is left alone. Yields the signals that have arrived.
+    """
+    arrived: list[int] = []
+
+    def handle(number: int, _frame: object) -> None:
+        arrived.append(number)
+        if len(arrived) > 1:
+            raise KeyboardInterrupt
+        cancel()
+
+    is_main_thread = threading.current_thread() is threading.main_thread()
+    if not is_main_thread or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield arrived
+        return
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield arrived
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if arrived:
+            raise KeyboardInterrupt from None
 
 
 def _runs_loop() -> bool:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
+import contextlib
+import signal
+import sys
 
 import pytest
 
 from gpuexec import ConfigurationError, FailedTask, InvalidTask, StageContractError
+from gpuexec.contract import async_adapter
 from gpuexec.contract.adapter import BaseStageAdapter
 from gpuexec.contract.async_adapter import AsyncAdapter
 from gpuexec.contract.async_stages import check_async, is_async, stated_concurrency
@@ -132,3 +137,62 @@ def test_metrics_of_calls_side_by_side_are_kept_apart():
         metrics = task._stage_perf[0].custom_metrics
         assert set(metrics) == {"first", "from_thread", "part_0", "part_1"}
         assert set(metrics.values()) == {task.data}
+
+
+# ---- in a notebook, whose thread runs an event loop already ------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
+def test_ctrl_c_ends_the_coroutine_wherever_it_arrives():
+    """It arrives before each line that the notebook's thread runs, in turn, until there is no such line."""
+    position = 0
+    while _interrupted_before_line(position):
+        position += 1
+    assert position > 30
+
+
+def _interrupted_before_line(position: int) -> bool:
+    """Run a coroutine as in a notebook, with Ctrl-C before a line; return whether there were as many lines."""
+    interrupted = False
+    files = {module.__file__ for module in (async_adapter, contextlib, concurrent.futures.thread)}
+
+    def interrupt(frame, event, _argument):
+        nonlocal position, interrupted
+        if event == "line" and frame.f_code.co_filename in files and not interrupted:
+            interrupted = position == 0
+            position -= 1
+            if interrupted:
+                signal.raise_signal(signal.SIGINT)
+        return interrupt
+
+    running = False
+
+    async def runs():
+        nonlocal running
+        running = True
+        try:
+            await asyncio.sleep(0.005)
+        finally:
+            running = False
+        return 7
+
+    async def cell():
+        adapter, traced = AsyncAdapter(BaseStageAdapter(Sleeps())), sys.gettrace()
+        sys.settrace(interrupt)
+        try:
+            assert adapter.run(runs()) == 7
+        finally:
+            sys.settrace(traced)
+            assert not running
+            adapter.close()
+
+    loop = asyncio.new_event_loop()  # `asyncio.run` would handle the signal
+    try:
+        loop.run_until_complete(cell())
+    except KeyboardInterrupt:
+        assert interrupted
+    else:
+        assert not interrupted, "Ctrl-C was lost"
+    finally:
+        loop.close()
+    return interrupted
