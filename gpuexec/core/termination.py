@@ -97,9 +97,10 @@ class Terminator:
     # ---- as time passes --------------------------------------------------------------------------------
 
     def restart_timeouts(self, since: float, now: float) -> None:
-        """Restart all timeouts if the caller had control for long (from ``since`` to ``now``).
+        """Restart all timeouts if the driver was away for long (from ``since`` to ``now``).
 
-        Nobody read the workers' messages then, so a worker may have waited for the driver.
+        The caller had control, or the driver was stopped, or the whole machine was. Nobody read the workers' messages
+        then, so a worker may have waited for the driver.
         """
         if self._shortest is not None and now - since > _LONG_TURN * self._shortest:
             self._restarted_at = now

@@ -276,7 +276,8 @@ class Run:
             self._advance()
             if self._state.phase_is_over:
                 return
-            for worker, what in self._processes.wait(self._seconds_to_wait()):
+            until = time.monotonic() + (seconds := self._seconds_to_wait())
+            for worker, what in self._processes.wait(seconds):
                 self._handle(worker, what)
             self._cancellation.check()
             finished = self._state.dispatcher.take_finished()
@@ -296,6 +297,7 @@ class Run:
             now = time.monotonic()
             if wrote:
                 self._note_pause(IdleReason.CHECKPOINT_WRITE, began, now)
+            self._state.terminator.restart_timeouts(until, now)
             self._state.terminator.check(self._processes.workers, now)
             self._memory.check(now)
             self._telemetry.pass_on(now)

@@ -74,7 +74,9 @@ class Watch:
         readiness: list[tuple[Hashable, Readiness]] = []
         exits: list[tuple[Hashable, Readiness]] = []
         with interrupts.signals_delivered():
-            ready = self._selector.select(timeout)
+            # After a pause of this whole process (Ctrl-Z, a laptop that sleeps), the first call says that the time is
+            # over, although messages wait: their senders would be taken for late.
+            ready = self._selector.select(timeout) or self._selector.select(0)
         for selected, events in ready:
             key, kind = selected.data
             if kind is Readiness.EXIT:

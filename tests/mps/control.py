@@ -37,8 +37,8 @@ def start() -> None:
         listener.close()
         while True:
             signal.pause()
-    PID_FILE.write_text(str(os.getpid()))
     (LOGS / "control.log").write_text(os.environ["CUDA_VISIBLE_DEVICES"])
+    PID_FILE.write_text(str(os.getpid()))
     while True:
         connection, _ = listener.accept()
         with connection:

@@ -15,6 +15,8 @@ import pytest
 from loguru import logger
 
 from gpuexec import InlineExecutor, LocalExecutor, Pipeline, ProcessingStage
+from gpuexec.contract.phases import StagePhase
+from gpuexec.core.termination import Terminator
 from gpuexec.report.model import RunReport
 from tests.process.stages import Item
 
@@ -92,4 +94,12 @@ def run_python(*arguments: object, typed: str = "", **environment: str) -> subpr
         capture_output=True,
         text=True,
         env={**os.environ, "COLUMNS": "120", **environment},
+    )
+
+
+def limit_only(monkeypatch: pytest.MonkeyPatch, *phases: StagePhase) -> None:
+    """Let workers take as long as they like in other phases: on a loaded machine, a process takes seconds to start."""
+    limit_of = Terminator._limit
+    monkeypatch.setattr(
+        Terminator, "_limit", lambda self, worker: limit_of(self, worker) if worker.phase in phases else None
     )

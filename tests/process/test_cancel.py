@@ -18,9 +18,7 @@ from gpuexec import LocalExecutor, RunCancelled
 from tests.process.running import ROOT, local_executor, run_python
 from tests.process.stages import items
 from tests.process.stages.interrupts import Endless
-from tests.process.waiting import wait_until
-
-WITHIN_S = 5.0
+from tests.process.waiting import ENDS_WITHIN_S, wait_until
 
 
 @pytest.fixture
@@ -29,11 +27,11 @@ def stage(tmp_path: Path) -> Endless:
 
 
 @pytest.fixture
-def within_5_s() -> Iterator[list[float]]:
+def ends_in_time() -> Iterator[list[float]]:
     """A list for the time at which the run was to end."""
     asked_at: list[float] = []
     yield asked_at
-    assert time.monotonic() - asked_at[0] < WITHIN_S
+    assert time.monotonic() - asked_at[0] < ENDS_WITHIN_S
 
 
 def when_at_work(stage: Endless, then) -> threading.Thread:
@@ -51,11 +49,11 @@ def assert_interrupted(executor: LocalExecutor) -> None:
     assert executor.last_report.failures == []
 
 
-def test_another_thread_cancels(stage: Endless, within_5_s: list[float]):
+def test_another_thread_cancels(stage: Endless, ends_in_time: list[float]):
     executor = local_executor()
 
     def cancel() -> None:
-        within_5_s.append(time.monotonic())
+        ends_in_time.append(time.monotonic())
         executor.cancel()
         executor.cancel()
 
@@ -67,11 +65,11 @@ def test_another_thread_cancels(stage: Endless, within_5_s: list[float]):
     assert executor.last_report.error.endswith("the run was cancelled")
 
 
-def test_a_stream_is_cancelled(stage: Endless, within_5_s: list[float]):
+def test_a_stream_is_cancelled(stage: Endless, ends_in_time: list[float]):
     executor = local_executor()
 
     def cancel() -> None:
-        within_5_s.append(time.monotonic())
+        ends_in_time.append(time.monotonic())
         executor.cancel()
 
     thread = when_at_work(stage, cancel)
@@ -89,7 +87,7 @@ def test_without_a_run_there_is_nothing_to_cancel(stage: Endless):
 
 
 @pytest.mark.parametrize("way", ["to_thread", "run_in_executor", "wait_for"])
-def test_a_cancelled_task_that_awaits_a_thread_ends_the_run(stage: Endless, within_5_s: list[float], way: str):
+def test_a_cancelled_task_that_awaits_a_thread_ends_the_run(stage: Endless, ends_in_time: list[float], way: str):
     executor = local_executor()
 
     async def main() -> None:
@@ -102,7 +100,7 @@ def test_a_cancelled_task_that_awaits_a_thread_ends_the_run(stage: Endless, with
         task = asyncio.ensure_future(asyncio.wait_for(work, 600) if way == "wait_for" else work)
         while not (stage.folder / "at work").exists():
             await asyncio.sleep(0.01)
-        within_5_s.append(time.monotonic())
+        ends_in_time.append(time.monotonic())
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -111,14 +109,14 @@ def test_a_cancelled_task_that_awaits_a_thread_ends_the_run(stage: Endless, with
     assert_interrupted(executor)
 
 
-def test_a_cancelled_task_that_runs_it_itself_ends_as_cancelled(stage: Endless, within_5_s: list[float]):
+def test_a_cancelled_task_that_runs_it_itself_ends_as_cancelled(stage: Endless, ends_in_time: list[float]):
     executor = local_executor()
 
     async def run() -> None:
         task = asyncio.current_task()
 
         def cancel() -> None:
-            within_5_s.append(time.monotonic())
+            ends_in_time.append(time.monotonic())
             task.cancel()
 
         thread = when_at_work(stage, cancel)
@@ -159,7 +157,7 @@ finally:
 
 
 @pytest.mark.parametrize("where", ["thread", "coroutine"])
-def test_ctrl_c_under_asyncio(stage: Endless, within_5_s: list[float], where: str):
+def test_ctrl_c_under_asyncio(stage: Endless, ends_in_time: list[float], where: str):
     """Its own handler cancels the main task, and no more."""
     driver = subprocess.Popen(
         [sys.executable, "-c", UNDER_ASYNCIO, str(stage.folder), where],
@@ -171,7 +169,7 @@ def test_ctrl_c_under_asyncio(stage: Endless, within_5_s: list[float], where: st
     )
     try:
         wait_until((stage.folder / "at work").exists, running=driver)
-        within_5_s.append(time.monotonic())
+        ends_in_time.append(time.monotonic())
         driver.send_signal(signal.SIGINT)
         out, err = driver.communicate(timeout=30)
     finally:

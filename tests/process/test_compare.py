@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gpuexec.report.store import load_report
+from gpuexec.report.store import find_run, load_report
 from tests.nvml_sim import nodes
 from tests.process.running import run_command, run_local
 from tests.process.stages import ApplyIn, double, fail, items
@@ -60,9 +60,17 @@ def test_equal_runs_show_no_difference():
     found = compared(first, second)
     assert found["changes"] == found["refusals"] == []
     assert found["verdict"]["kind"] != "shown"
-    times = {figure["key"]: figure["finding"] for figure in found["stages"][1]["figures"]}
-    assert times["p50_s"] == times["task_s"] == "none"
-    assert not [stage for stage in found["verdict"]["stages"] if stage["name"] == "naps"]
+
+
+def test_a_run_does_not_differ_from_its_like(tmp_path):
+    run_id = a_run()
+    like = tmp_path / "like" / "report.json"
+    like.parent.mkdir()
+    like.write_text(find_run(run_id).report_file.read_text().replace(run_id, "abcdef"))
+    found = compared(run_id, str(like.parent))
+    figures = [figure["finding"] for stage in found["stages"] for figure in stage["figures"]]
+    assert set(figures) == {"none"}
+    assert found["verdict"]["stages"] == []
 
 
 def test_a_run_beside_another_tenant_is_not_judged(nvml_node):

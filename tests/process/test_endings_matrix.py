@@ -20,7 +20,7 @@ import pytest
 from gpuexec import ResultNotPicklable, WorkerDied
 from gpuexec.contract.phases import StagePhase
 from gpuexec.errors import RemoteStageError
-from tests.process.running import Ran, local_executor, run_local
+from tests.process.running import Ran, limit_only, local_executor, run_local
 from tests.process.stages import be_stopped, die, endings, hang, items, segfault
 from tests.process.stages.endings import Ends, EndsOnNode, EndsWhenUnpickled, Returns
 
@@ -207,8 +207,16 @@ def imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
 
 @pytest.mark.parametrize(("end", "phase", "outcome", "start_method"), CELLS)
 def test_an_end(
-    end: Any, phase: str, outcome: Outcome, start_method: str, tmp_path: Path, imported: Callable[[Any], Ends]
+    end: Any,
+    phase: str,
+    outcome: Outcome,
+    start_method: str,
+    tmp_path: Path,
+    imported: Callable[[Any], Ends],
+    monkeypatch: pytest.MonkeyPatch,
 ):
+    if phase in SETTING_UP:
+        limit_only(monkeypatch, StagePhase.SETUP, StagePhase.SETUP_ON_NODE)
     if phase == "import":
         stage = imported(end)
     else:

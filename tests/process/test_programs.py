@@ -6,7 +6,6 @@ import multiprocessing.spawn
 import os
 import sys
 import textwrap
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -160,18 +159,16 @@ def test_a_forked_child_cannot_take_its_parents_tasks():
 def test_a_driver_that_is_stopped_does_not_hold_the_time_against_its_workers(tmp_path: Path):
     """As when a laptop sleeps, or after Ctrl-Z: the worker waits for the driver, not the other way round."""
     stage = Waits(tmp_path)
-    driver, pause_s = os.getpid(), 2.0
-
-    def stop_for_a_while() -> None:
-        stage.wait_until_at_work()
-        stopper = f"kill -STOP {driver}; touch {stage.go}; sleep {pause_s}; kill -CONT {driver}"
-        os.posix_spawn("/bin/sh", ["sh", "-c", stopper], os.environ)
-
-    thread = threading.Thread(target=stop_for_a_while)
-    thread.start()
-    ran = run_local([stage], items(1), batch_timeout_s=pause_s / 2, max_attempts=1)
-    thread.join()
-    os.wait()
+    driver, pause_s = os.getpid(), 4.0
+    stopper = (
+        f"until [ -e '{stage.at_work}' ]; do sleep 0.05; done; "
+        f"kill -STOP {driver}; touch {stage.go}; sleep {pause_s}; kill -CONT {driver}"
+    )
+    pid = os.posix_spawn("/bin/sh", ["sh", "-c", stopper], os.environ)
+    with logged() as messages:
+        ran = run_local([stage], items(1), batch_timeout_s=pause_s / 2, max_attempts=1)
+    os.waitpid(pid, 0)
+    assert not [message for message in messages if "most recent call first" in message], "nobody asked for stacks"
     assert ran.data == [1]
 
 

@@ -37,7 +37,6 @@ def run(stages: list[Paced], count: int, **options: Any) -> tuple[RunReport, Cou
 def test_a_slow_stage_gets_the_cpus_that_are_free(tmp_path: Path):
     stages = [Paced("quick", 0.001, tmp_path, "slow", 3), Paced("slow", 0.05, tmp_path, "slow", 3)]
     report, started = run(stages, 1000, cpus=4)
-    assert started["quick"] <= 2  # where it cannot keep up on a loaded machine, it gets another one
     assert started["slow"] >= 3
     assert {w.start_reason for w in report.workers if w.worker_id in ("slow-1", "slow-2")} == {ActionReason.SLOWEST}
 
@@ -50,8 +49,8 @@ def test_a_pipeline_of_more_light_stages_than_cpus_leaves_room_for_the_heavy_one
 
 def test_workers_move_when_the_work_does(tmp_path: Path):
     """The CPUs are all taken by the first bottleneck when the second one appears."""
-    first = Paced("first", 0.05, tmp_path, "second", 3, then=0.01)
-    second = Paced("second", 0.001, tmp_path, "second", 3, then=0.05)
+    first = Paced("first", 0.05, tmp_path, "second", 3, then=0.01, shift=("first", 3))
+    second = Paced("second", 0.001, tmp_path, "second", 3, then=0.05, shift=("first", 3))
     report, started = run([first, second], 2000, cpus=5)
     assert started["first"] >= 3
     assert started["second"] >= 3
@@ -83,14 +82,15 @@ def test_a_fixed_stage_keeps_its_number(tmp_path: Path, options: dict[str, int])
 def test_a_stage_whose_workers_wait_for_work_gets_no_more(tmp_path: Path):
     """What is slow here is the caller, who hands out one task after the other."""
     executor = local_executor(cpus=6)
+    done = 0
 
     def tasks() -> Iterator[Item]:
-        for task in items(*range(60)):
+        for number, task in enumerate(items(*range(60))):
             yield task
-            wait_until(
-                lambda: any(tmp_path.glob("s-0-*"))
-            )  # or tasks would wait for the first worker, and need more of them
+            wait_until(lambda number=number: done > number)  # so that none waits for a worker
             time.sleep(0.02)
 
-    assert sum(1 for _ in executor.execute_iter([Paced("s", 0.005, tmp_path, "s", 9)], tasks())) == 60
+    for _ in executor.execute_iter([Paced("s", 0.005, tmp_path, "s", 9)], tasks()):
+        done += 1
+    assert done == 60
     assert [w.worker_id for w in executor.last_report.workers] == ["s-0"]

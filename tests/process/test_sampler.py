@@ -53,7 +53,6 @@ def seen() -> Seen:
 @pytest.fixture
 def node(nvml_node, monkeypatch) -> Iterator[SimulatedNode]:
     """Two GPUs of which everything can be read; our pids are those that the driver library reports."""
-    monkeypatch.setenv("GPUEXEC_NVML_TIMEOUT_S", "0.5")
     monkeypatch.setattr(telemetry, "in_initial_pid_namespace", lambda: True)
     made = nvml_node(nodes.node(nodes.metered(0), nodes.metered(1)))
     yield made
@@ -130,7 +129,9 @@ def test_readings_that_a_gpu_does_not_support_have_reasons(node, seen):
     assert gpu.unknown == dict.fromkeys(("sm_util_percent", "memory_util_percent", "energy_mj"), NOT_SUPPORTED)
 
 
-def test_a_call_that_hangs_stops_the_series_once_and_the_run_goes_on(node, seen):
+def test_a_call_that_hangs_stops_the_series_once_and_the_run_goes_on(node, seen, monkeypatch):
+    monkeypatch.setenv("GPUEXEC_NVML_TIMEOUT_S", "1")
+
     def tasks() -> Iterator[Item]:
         yield from until(lambda: seen.samples)
         node.hang("nvmlDeviceGetTemperature")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import random
@@ -42,13 +43,12 @@ def folder(tmp_path: Path, nvml_node) -> Iterator[Path]:
 def spilled_files(pid: int, folder: Path) -> dict[int, int]:
     """Return the bytes on disk of each file without a name in ``folder`` that a process holds."""
     found = {}
-    for fd in Path(f"/proc/{pid}/fd").iterdir():
-        try:
-            if str(fd.readlink()).startswith(str(folder)):
-                status = fd.stat()
-                found[status.st_ino] = status.st_blocks * 512
-        except OSError:
-            continue
+    with contextlib.suppress(OSError):  # the process has ended
+        for fd in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                if str(fd.readlink()).startswith(str(folder)):
+                    status = fd.stat()
+                    found[status.st_ino] = status.st_blocks * 512
     return found
 
 

@@ -22,6 +22,7 @@ from tests.process.live_runs import Runs, live_runs
 from tests.process.running import ROOT, local_executor, run_command, run_local
 from tests.process.stages import Apply, Item, items, same
 from tests.process.stages.gpus import HoldsPlainly, OnGpu
+from tests.process.waiting import wait_until
 
 NASTY = "[bold]a\nb[/bold] 🦊" + "x" * 300
 
@@ -34,6 +35,7 @@ def runs(tmp_path: Path) -> Iterator[Runs]:
 
 def test_a_snapshot_of_a_run_as_text(runs: Runs):
     run = runs.start()
+    wait_until((runs.folder / "go-first").exists)
     (socket,) = runs.sockets()
     assert stat.S_IMODE(socket.stat().st_mode) == 0o600
     assert stat.S_IMODE(socket.parent.stat().st_mode) == 0o700

@@ -530,13 +530,18 @@ def test_a_template_that_hangs_at_import_is_given_up(importing: Importing):
     assert "setup_timeout_s" in str(ran.error)
 
 
-def test_the_run_ends_while_a_template_imports(importing: Importing):
-    stage = importing("import time\ntime.sleep(100)")
+def test_the_run_ends_while_a_template_imports(importing: Importing, no_templates, tmp_path: Path):
+    begun = tmp_path / "begun"
+    stage = importing(f"import pathlib, time\npathlib.Path({str(begun)!r}).touch()\ntime.sleep(100)")
     executor = local_executor()
-    before = kept_templates.kept()
-    timer = threading.Timer(0.3, executor.cancel)
-    timer.start()
+
+    def cancel() -> None:
+        wait_until(begun.exists)
+        executor.cancel()
+
+    thread = threading.Thread(target=cancel)
+    thread.start()
     with pytest.raises(Exception, match="cancel"):
         executor.execute([stage], items(1))
-    timer.join()
-    assert kept_templates.kept() == before
+    thread.join()
+    assert not kept_templates.kept()

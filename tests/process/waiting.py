@@ -8,6 +8,12 @@ import subprocess
 import time
 from collections.abc import Callable
 
+ENDS_WITHIN_S = 5.0 + 10.0
+"""For a run that is interrupted: the 5 s that it may take, and what a loaded machine may add to them.
+
+`tests/unit/driver/test_shutdown.py` asserts that the times which such a run gives its workers are less than 5 s.
+"""
+
 
 def wait_until(
     happened: Callable[[], object], *, running: subprocess.Popen[str] | None = None, within_s: float | None = None

@@ -11,17 +11,19 @@ from gpuexec import ProcessingStage, Resources
 from tests.process.running import ids_and_data, run_inline
 from tests.process.stages import Apply, Item, Range, double
 from tests.process.stages.transforms import FanOut
+from tests.process.waiting import wait_until
 from tests.ray.running import run_ray
 
 
 class Slow(ProcessingStage[Item, Item]):
-    """Writes down on which node it works."""
+    """Writes down on which node it works, and waits there until the node ``lost`` has done two tasks."""
 
     name = "slow"
     resources = Resources(cpus=0.25)  # so that all workers, and tasks beside them, fit on the nodes that are left
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, lost: str) -> None:
         self.folder = folder
+        self.lost = lost
 
     def setup(self, worker_metadata: Any = None) -> None:
         import ray
@@ -31,27 +33,29 @@ class Slow(ProcessingStage[Item, Item]):
     def process(self, task: Item) -> Item:
         with (self.folder / self.node).open("a") as out:
             out.write(f"{task.task_id}\n")
-        time.sleep(0.2)
+        if self.node == self.lost:
+            time.sleep(0.2)
+        else:
+            wait_until(lambda: has_worked(self.folder / self.lost), within_s=120)
         return Item(task.dataset_name, task.data + 1)
+
+
+def has_worked(log: Path) -> bool:
+    return log.exists() and log.read_text().count("\n") >= 2
 
 
 def test_a_node_that_is_killed_costs_time_only(cluster: Any, tmp_path: Path):
     extra = cluster.add_node(num_cpus=2, num_gpus=0)
 
     def stages() -> list[ProcessingStage]:
-        return [Range(40), Apply(double), Slow(tmp_path).with_(num_workers=4), FanOut()]
+        return [Range(40), Apply(double), Slow(tmp_path, extra.node_id).with_(num_workers=4), FanOut()]
 
     killed = threading.Event()
 
     def kill_when_it_works() -> None:
-        path = tmp_path / extra.node_id
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            if path.exists() and path.read_text().count("\n") >= 2:
-                cluster.remove_node(extra, allow_graceful=False)
-                killed.set()
-                return
-            time.sleep(0.05)
+        wait_until(lambda: has_worked(tmp_path / extra.node_id), within_s=120)
+        cluster.remove_node(extra, allow_graceful=False)
+        killed.set()
 
     killer = threading.Thread(target=kill_when_it_works)
     killer.start()

@@ -22,7 +22,7 @@ from tests.process.running import ROOT, run_command, run_python
 SNIPPETS = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/ray.md").read_text(), re.DOTALL | re.MULTILINE)
 
 HANGS = """
-import signal, sys
+import sys, time
 from pathlib import Path
 from gpuexec import RayExecutor, ProcessingStage
 
@@ -31,7 +31,7 @@ class Hangs(ProcessingStage):
     def process(self, task):
         Path(self.path).touch()
         while True:
-            signal.pause()
+            time.sleep(0.05)
 
 if __name__ == "__main__":
     stage = Hangs()

@@ -315,9 +315,12 @@ def be_stopped(value: Any = None) -> None:
 
 
 def hang(value: Any = None) -> None:
-    """Wait indefinitely; signal handlers run meanwhile."""
+    """Wait indefinitely; signal handlers run meanwhile.
+
+    `signal.pause` would not notice a signal that arrives just before it is called.
+    """
     while True:
-        signal.pause()
+        time.sleep(0.05)
 
 
 def announce_and_wait(path: str) -> None:
@@ -332,7 +335,7 @@ def start_child_and_wait(path: str) -> None:
 
     child = subprocess.Popen(["sleep", "1000"])
     Path(path).write_text(f"{os.getpid()} {child.pid}")
-    signal.pause()
+    hang()
 
 
 def ignore_everything(path: str) -> None:
@@ -354,7 +357,7 @@ class WaitsInFinalizer:
 
     def __del__(self) -> None:
         Path(self.path).write_text(str(os.getpid()))
-        signal.pause()
+        hang()
 
 
 def wait_in_a_finalizer(path: str) -> str:

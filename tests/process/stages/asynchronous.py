@@ -51,11 +51,20 @@ class Sleeps(ProcessingStage[Item, Item]):
         await asyncio.sleep(0)
 
 
-class TakesLonger(Sleeps):
-    """Its first tasks take the longest."""
+class EndsInReverse(Sleeps):
+    """A task is done after the next one is; the last is numbered ``last``."""
+
+    def __init__(self, last: int) -> None:
+        super().__init__()
+        self.last = last
+
+    async def setup(self, worker_metadata: Any = None) -> None:
+        await super().setup(worker_metadata)
+        self.done = [asyncio.Event() for _ in range(self.last + 1)]
 
     async def work(self, task: Item) -> None:
-        await asyncio.sleep(max(0.0, 0.05 - task.data * 0.01))
+        await (super().work(task) if task.data == self.last else self.done[task.data + 1].wait())
+        self.done[task.data].set()
 
 
 class FailsAt(Sleeps):

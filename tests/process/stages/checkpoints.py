@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import signal
 from dataclasses import dataclass
 from pathlib import Path
 
 from gpuexec import FailedTask, ProcessingStage
-from tests.process.stages import Item, die, items
+from tests.process.stages import Item, die, hang, items
 
 AT_FAULT = "p4-1"
 FAULT = "fault"  # the file that says what happens at this item; to remove it is to repair the node
@@ -74,8 +73,7 @@ class Faulty(ProcessingStage[Item, Item]):
                 die()
             case "wait":
                 (self.folder / "waits").write_text(str(os.getpid()))
-                while True:
-                    signal.pause()
+                hang()
         return task
 
 

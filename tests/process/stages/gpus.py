@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from pathlib import Path
 from typing import Any
 
@@ -61,14 +60,19 @@ class Holds(OnGpu):
 
         gpu = self.metadata.allocation.device_ids[0]
         simulator.hold_memory(gpu, 3 * GIB)
-        seen = self.listings()
-        wait_until(lambda: self.listings() >= seen + 2)  # the first may have begun before the change
+        wait_until_read(self.listing_log, os.getpid())
         simulator.hold_memory(gpu, 1 * GIB)
         return task
 
-    def listings(self) -> int:
-        """Return how often this process has asked NVML for the processes on a GPU, and got some."""
-        return self.listing_log.read_text().split().count(str(os.getpid())) if self.listing_log.exists() else 0
+
+def wait_until_read(listing_log: Path, reader: int) -> None:
+    """Wait until a process has read from NVML what the processes on a GPU hold at present."""
+
+    def listings() -> int:
+        return listing_log.read_text().split().count(str(reader)) if listing_log.exists() else 0
+
+    seen = listings()
+    wait_until(lambda: listings() >= seen + 2)  # the first may have begun before the change
 
 
 class HoldsPlainly(OnGpu):
@@ -87,18 +91,25 @@ class HoldsPlainly(OnGpu):
 class Exceeds(OnGpu):
     """Holds as many GiB of its GPU as the numbers of a batch come to, until the next batch; one worker.
 
-    ``in_child``: a process that the stage starts holds it. ``seconds``: stand for the work of a batch. ``frees``: it is
-    free again when the batch is done.
+    ``in_child``: a process that the stage starts holds it. ``listing_log``: go on when what is held has been read, by
+    the worker or by the process ``reader``; see `Holds`. ``frees``: it is free again when the batch is done.
     """
 
     batch_size = 2
 
     def __init__(
-        self, *, in_child: bool = False, seconds: float = 0.0, frees: bool = False, **resources: float
+        self,
+        *,
+        in_child: bool = False,
+        listing_log: Path | None = None,
+        reader: int | None = None,
+        frees: bool = False,
+        **resources: float,
     ) -> None:
         super().__init__(workers=1, name="exceeds", **resources)
         self.in_child = in_child
-        self.seconds = seconds
+        self.listing_log = listing_log
+        self.reader = reader
         self.frees = frees
 
     def process_batch(self, tasks: list[Item]) -> list[Item]:
@@ -111,7 +122,8 @@ class Exceeds(OnGpu):
 
             holder = subprocess.Popen(["sleep", "100"]).pid
         simulator.hold_memory(gpu, int(sum(task.data for task in tasks) * GIB), holder)
-        time.sleep(self.seconds)
+        if self.listing_log is not None:
+            wait_until_read(self.listing_log, self.reader or os.getpid())
         if self.frees:
             simulator.hold_memory(gpu, 0, holder)
         for task in tasks:

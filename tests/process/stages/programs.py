@@ -32,19 +32,20 @@ class Waits(ProcessingStage[Item, Item]):
         self.takes_over = takes_over
 
     @property
+    def at_work(self) -> Path:
+        return self.folder / "at work"
+
+    @property
     def go(self) -> Path:
         return self.folder / "go"
 
     def num_workers(self) -> int:
         return 1
 
-    def wait_until_at_work(self) -> None:
-        wait_until((self.folder / "at work").exists, within_s=60)
-
     def process(self, task: Item) -> Item:
         if self.takes_over:
             self.take_over()
-        (self.folder / "at work").touch()
+        self.at_work.touch()
         wait_until(self.go.exists, within_s=60)
         return task
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from gpuexec import ProcessingStage
-from tests.process.stages import Apply, Item
+from tests.process.stages import Apply, Item, hang
 from tests.process.waiting import wait_until
 
 
@@ -84,5 +84,5 @@ class KillsTemplate(ProcessingStage[Item, Item]):
         except FileExistsError:
             return task
         os.kill(os.getppid(), signal.SIGKILL)
-        signal.pause()
+        hang()
         return task

@@ -31,7 +31,10 @@ class Hoards(ProcessingStage[Item, Item]):
 
 
 class Paced(ProcessingStage[Item, Item]):
-    """Takes ``seconds`` for a task (``then`` from task 100 on) until ``enough`` workers of a stage are ready."""
+    """Takes ``seconds`` for a task until ``enough`` workers of a stage are ready.
+
+    It takes ``then`` instead, once as many workers of a stage as ``shift`` names are ready.
+    """
 
     batch_size = 1
 
@@ -42,11 +45,14 @@ class Paced(ProcessingStage[Item, Item]):
         folder: Path,
         awaited: str,
         enough: int,
-        then: float | None = None,
+        then: float = 0.0,
+        shift: tuple[str, int] | None = None,
         **resources: float,
     ) -> None:
         self.name = name
-        self.seconds = (seconds, seconds if then is None else then)
+        self.seconds = seconds
+        self.then = then
+        self.shift = shift
         self.folder = folder
         self.awaited = (awaited, enough)
         self.resources = Resources(**{"cpus": 1.0, **resources})
@@ -55,10 +61,12 @@ class Paced(ProcessingStage[Item, Item]):
         (self.folder / worker_metadata.worker_id).touch()
 
     def process(self, task: Item) -> Item:
-        name, enough = self.awaited
-        if len(list(self.folder.glob(f"{name}-*"))) < enough:
-            time.sleep(self.seconds[task.data >= 100])
+        if not self.are_ready(*self.awaited):
+            time.sleep(self.then if self.shift is not None and self.are_ready(*self.shift) else self.seconds)
         return task
+
+    def are_ready(self, name: str, enough: int) -> bool:
+        return len(list(self.folder.glob(f"{name}-*"))) >= enough
 
 
 class PacedByOne(Paced):

@@ -20,7 +20,7 @@ NASTY_NAMES = ("two\nlines", "[bold]not bold[/bold] [/", "🦊" * 20, "x" * 300,
 _MOMENT = 1_795_959_538.0
 
 
-def wait_for(happened: Callable[[], object], within_s: float = 20.0) -> None:
+def wait_for(happened: Callable[[], object], within_s: float = 100.0) -> None:
     """Return once ``happened()`` is true; another thread makes it so."""
     deadline = time.monotonic() + within_s
     while not happened():

@@ -25,7 +25,7 @@ def screen_of(app: TopApp) -> str:
 
 async def until(app: TopApp, happened: Callable[[], object]) -> None:
     """Let the app work until it shows what is waited for."""
-    for _ in range(2000):
+    for _ in range(10_000):
         if happened():
             return
         await asyncio.sleep(0.01)
