@@ -9,7 +9,10 @@ from gpuexec.records import Record
 
 
 class StageFacts(Record):
-    """What a stage is and asks for. ``gpu_memory_gb`` is in GiB; ``num_workers`` is its own fixed count, if any."""
+    """What a stage is and asks for. ``gpu_memory_gb`` is in GiB; ``num_workers`` is its own fixed count, if any.
+
+    ``max_concurrency``: how many calls a worker has in flight at most; ``None`` for a stage that is not asynchronous.
+    """
 
     name: str
     class_name: str
@@ -18,6 +21,7 @@ class StageFacts(Record):
     gpus: float
     gpu_memory_gb: float
     num_workers: int | None
+    max_concurrency: int | None = None
 
 
 class HostState(Record):

@@ -14,6 +14,7 @@ from gpuexec.curator import stage_facts
 from gpuexec.driver.host_state import read_host_state
 from gpuexec.executors.option_repr import changed_options
 from gpuexec.executors.prepare import Prepared
+from gpuexec.executors.stage_options import max_concurrency_of
 from gpuexec.planning.model import StageDemand
 from gpuexec.report.room_facts import room_as_facts
 from gpuexec.run_facts import RunFacts, StageFacts
@@ -67,12 +68,12 @@ def facts_of(
             "kernel": system.release,
             **room,
         },
-        stages=_stages(stages, demands),
+        stages=_stages(stages, demands, options),
         host=read_host_state(),
     )
 
 
-def _stages(stages: Sequence[Any], demands: Sequence[StageDemand]) -> tuple[StageFacts, ...]:
+def _stages(stages: Sequence[Any], demands: Sequence[StageDemand], options: ExecutorConfig) -> tuple[StageFacts, ...]:
     return tuple(
         StageFacts(
             name=demand.name,
@@ -82,6 +83,7 @@ def _stages(stages: Sequence[Any], demands: Sequence[StageDemand]) -> tuple[Stag
             gpus=demand.gpus,
             gpu_memory_gb=demand.gpu_memory_gb,
             num_workers=demand.num_workers,
+            max_concurrency=max_concurrency_of(stage, options),
         )
         for stage, demand in zip(stages, demands, strict=True)
     )

@@ -149,6 +149,7 @@ def _stage(report: RunReport, stage: StageReport, bin_s: float, bins: int, until
         "gpus": facts.gpus if facts else None,
         "gpu_memory_gb": facts.gpu_memory_gb if facts else None,
         "num_workers": facts.num_workers if facts else None,
+        "max_concurrency": facts.max_concurrency if facts else None,
         **{name: getattr(stage, name) for name in totals.split()},
         "first_s": stage.first_at,
         "last_s": stage.last_at,

@@ -18,7 +18,7 @@ from gpuexec.report.wording import named, on_one_line
 
 _WITHOUT_EFFECT = {"run_dir", "show_progress", "progress_interval_s", "capsule_dir"}  # where and how things are shown
 _PER_RUN = {"checkpoint"}  # every repeat needs a folder of its own: only whether there is one counts
-_STAGE_SETTINGS = ("class_name", "batch_size", "cpus", "gpus", "gpu_memory_gb", "num_workers")
+_STAGE_SETTINGS = ("class_name", "batch_size", "cpus", "gpus", "gpu_memory_gb", "num_workers", "max_concurrency")
 _NODE_FACTS = ("hostname", "cpus", "memory_bytes", "platform", "kernel")
 _ABSENT = "absent"
 _MOST_VALUE_CHARS = 80

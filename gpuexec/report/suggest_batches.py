@@ -32,7 +32,11 @@ def batch_suggestions(run: RecordedRun) -> Iterator[Suggestion]:
 
 
 def _size(run: RecordedRun, index: int) -> int:
-    return int(number(run.stage(index).get("batch_size")))
+    """Return the size of a stage's batches; 0 if it is unknown, or another one would have no effect."""
+    stage = run.stage(index)
+    size = int(number(stage.get("batch_size")))
+    takes_single_tasks = size == 1 and stage.get("max_concurrency") is not None
+    return 0 if takes_single_tasks else size
 
 
 def _instead(run: RecordedRun, index: int, size: int) -> str:

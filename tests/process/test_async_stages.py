@@ -52,6 +52,7 @@ def test_every_task_has_its_own_time_and_metrics_and_the_order_is_kept():
     assert perf[0].process_time > perf[3].process_time > perf[5].process_time >= 0.009
     assert all(stats.num_items_processed == 1 for stats in perf)
     (stage,) = ran.report.stages
+    assert [facts.max_concurrency for facts in ran.report.facts.stages] == [16]
     assert stage.tasks_in == stage.batches == 6, "a batch each"
     assert stage.longest_s >= perf[0].process_time
 

@@ -361,6 +361,16 @@ def test_small_tasks_travel_together():
     assert report["wall_s"] / (1 + found.gain_share) == pytest.approx(0.3 * report["wall_s"], rel=0.1)
 
 
+def test_what_has_no_effect_on_an_asynchronous_stage_is_not_suggested():
+    stages = (SimStage("read", 0.001, bytes_per_task=200), SimStage("ask", 0.01, transfer_share=0.8), READ)
+    report = report_of(SimRun(stages, 1000), options={"fusion": "off"})
+    assert of_kind(report, "larger_batch")
+    assert of_kind(report, "fusion")
+    report["stages"][1]["max_concurrency"] = 8
+    assert not of_kind(report, "larger_batch")
+    assert not of_kind(report, "fusion")
+
+
 def test_fusion_is_turned_on_again():
     stages = (SimStage("read", 0.01), SimStage("clean", 0.01, transfer_share=0.8), SimStage("split", 0.01))
     report = report_of(SimRun(stages, 1000), options={"fusion": "off"})
