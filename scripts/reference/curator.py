@@ -37,7 +37,8 @@ reason.
 The pipelines of `tests/curator/parity_pipelines.py` run on `LocalExecutor`, on `InlineExecutor` and on Curator's
 `RayDataExecutor`, and the suite compares what comes out: tasks, their ids, their data and the files that were written.
 All are equal but the one with `synthetic.omni`, whose stage asks `if not tasks`: on Ray Data that raises, since tasks
-come there as a NumPy array.
+come there as a NumPy array. The two that read Lance are not run on `InlineExecutor`: its library keeps threads in the
+process that reads with it.
 """
 
 OWN = """

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib
-import importlib.metadata
 import inspect
 import json
 import random
@@ -35,9 +34,9 @@ from gpuexec.dedup import ExactDeduplication, FuzzyDeduplication
 from gpuexec.dedup.bands import band_keys, bucket_name
 from gpuexec.dedup.components import components
 from gpuexec.dedup.minhash import MinHasher, permutations
+from tests.curator.version import VERSION
 
 INLINE = InlineExecutor(show_progress=False)
-VERSION = importlib.metadata.version("nemo-curator")
 STAGES = "nemo_curator.stages.deduplication"
 RAPIDS = {"cudf", "cudf_streaming", "cupy", "cuml", "pylibcudf", "pylibcugraph", "raft_dask", "rapidsmpf", "rmm"}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 import subprocess
@@ -26,9 +25,9 @@ from tests.curator.parity_pipelines import (
 )
 from tests.curator.ray_command import asks_ray, path_with_ray
 from tests.curator.stand_in_server import serving
+from tests.curator.version import VERSION
 from tests.process.running import ROOT
 
-VERSION = importlib.metadata.version("nemo-curator")
 ORACLE_S = 1800  # a pipeline takes Ray Data some 15 s on two cores, and much more beside other work
 # What Curator's own stages raise on Ray Data, whose batches of tasks are NumPy arrays.
 RAISED_ON_RAY_DATA = {"samples": "The truth value of an array with more than one element is ambiguous"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 from pathlib import Path
 
@@ -19,9 +18,9 @@ from nemo_curator.tasks.utils import TaskPerfUtils
 from nemo_curator.utils.performance_utils import StagePerfStats
 
 from gpuexec import InlineExecutor, LocalExecutor
+from tests.curator.version import VERSION
 
 FILES = 4
-VERSION = importlib.metadata.version("nemo-curator")
 
 
 @pytest.fixture
