@@ -77,7 +77,7 @@ def _leaves_out(config: pytest.Config) -> bool:
 
 
 def _sample_cases(items: list[pytest.Item]) -> None:
-    """Mark the cases of a long table of tests with processes as exhaustive, but for the first, the middle and the last.
+    """Mark the cases of a table of tests with processes as exhaustive, but for the first.
 
     A table in which cases are marked already has a sample of its own.
     """
@@ -87,10 +87,8 @@ def _sample_cases(items: list[pytest.Item]) -> None:
             tables.setdefault((item.path, item.originalname), []).append(item)  # type: ignore[attr-defined]
     for cases in tables.values():
         if not any(case.get_closest_marker("exhaustive") for case in cases):
-            sample = {cases[0], cases[len(cases) // 2], cases[-1]}
-            for case in cases:
-                if case not in sample:
-                    case.add_marker("exhaustive")
+            for case in cases[1:]:
+                case.add_marker("exhaustive")
 
 
 def _multiply_examples(items: list[pytest.Item]) -> None:

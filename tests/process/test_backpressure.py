@@ -86,6 +86,7 @@ print([task.data for task in out] == [i % 256 for i in range(400)])
 """
 
 
+@pytest.mark.exhaustive
 def test_full_queues_leave_descriptors_for_the_rest():
     """Six queues of large tasks before a slow stage, with few descriptors for all of them."""
     done = run_python("-c", FEW_DESCRIPTORS)

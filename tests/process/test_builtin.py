@@ -19,6 +19,7 @@ from tests.nvml_sim import nodes
 from tests.process.running import run_command
 
 
+@pytest.mark.exhaustive
 def test_transport_and_start_are_measured(monkeypatch: pytest.MonkeyPatch):
     facts = {"cpu": "EPYC", "usable_cpus": 2.0}
     assert results_per_s([Pass("pass")], pieces([b"x"] * 200)) > 0
@@ -30,6 +31,7 @@ def test_transport_and_start_are_measured(monkeypatch: pytest.MonkeyPatch):
     assert {spawned.better, warm.better} == {LOWER}
 
 
+@pytest.mark.exhaustive
 def test_memory_is_copied_in_all_workers_at_once(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(host, "_COPY_BYTES", 8 * MIB)
     one, every = host.memory_figures({"cpu": "EPYC", "usable_cpus": 2.0}, 2**30, 1)

@@ -11,7 +11,7 @@ from typing import Any
 from gpuexec import ProcessingStage, Resources
 from tests.process.stages import Item
 
-PRINTED = 100_000_000  # bytes
+PRINTED = 20_000_000  # bytes
 _LINE = b"x" * 999_999 + b"\n"
 
 # ---- kinds of end: what happens instead of the stage's own code ---------------------------------------------
