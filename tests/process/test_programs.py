@@ -156,13 +156,16 @@ def test_a_forked_child_cannot_take_its_parents_tasks():
     assert sorted(results) == list(range(0, 400, 2))
 
 
-def test_a_driver_that_is_stopped_does_not_hold_the_time_against_its_workers(tmp_path: Path):
-    """As when a laptop sleeps, or after Ctrl-Z: the worker waits for the driver, not the other way round."""
+@pytest.mark.parametrize("whose", ["the driver's", "the whole machine's"])
+def test_a_pause_is_not_held_against_the_workers(tmp_path: Path, whose: str):
+    """After Ctrl-Z, the worker has waited for the driver; where a virtual machine is paused, both have."""
     stage = Waits(tmp_path)
-    driver, pause_s = os.getpid(), 4.0
+    paused, pause_s = str(os.getpid()), 4.0
+    if whose == "the whole machine's":
+        paused += f" $(cat '{stage.at_work}')"
     stopper = (
-        f"until [ -e '{stage.at_work}' ]; do sleep 0.05; done; "
-        f"kill -STOP {driver}; touch {stage.go}; sleep {pause_s}; kill -CONT {driver}"
+        f"until [ -s '{stage.at_work}' ]; do sleep 0.05; done; paused=\"{paused}\"; "
+        f"kill -STOP $paused; touch {stage.go}; sleep {pause_s}; kill -CONT $paused"
     )
     pid = os.posix_spawn("/bin/sh", ["sh", "-c", stopper], os.environ)
     with logged() as messages:

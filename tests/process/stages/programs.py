@@ -22,7 +22,7 @@ def working_directory(value: object) -> tuple[str, int]:
 
 
 class Waits(ProcessingStage[Item, Item]):
-    """Says in ``folder`` that it is at work and waits for a go; with ``takes_over``, it changes its process first."""
+    """Writes its pid to ``folder`` and waits for a go; with ``takes_over``, it changes its process first."""
 
     name = "waits"
     resources = Resources(cpus=0.25)
@@ -45,7 +45,8 @@ class Waits(ProcessingStage[Item, Item]):
     def process(self, task: Item) -> Item:
         if self.takes_over:
             self.take_over()
-        self.at_work.touch()
+        if not self.at_work.exists():  # what takes over may have left it without permissions
+            self.at_work.write_text(str(os.getpid()))
         wait_until(self.go.exists, within_s=60)
         return task
 
