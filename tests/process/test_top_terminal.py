@@ -153,7 +153,8 @@ def test_it_ends_with_its_terminal_where_no_signal_tells_it(run: LiveRun, tmp_pa
     ],
 )
 def test_it_ends_while_everything_in_it_is_blocked(prepare, end, status):
-    code = f"from gpuexec.live.terminal import *; {prepare}; print('on', flush=True); threading.Event().wait()"
+    # An unbuffered `print` writes twice, and the terminal may be gone by then.
+    code = f"from gpuexec.live.terminal import *; {prepare}; os.write(1, b'on'); threading.Event().wait()"
     with Terminal(sys.executable, "-c", code) as terminal:
         terminal.wait_for("on")
         end(terminal)
