@@ -110,6 +110,7 @@ def test_a_difference_of_single_runs_is_seen_and_not_shown():
     assert all(figure["low"] is None for figure in found["figures"])
 
 
+@pytest.mark.exhaustive
 def test_many_stages_do_not_show_a_difference_by_chance():
     chance = random.Random(7)
 
