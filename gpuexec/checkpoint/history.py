@@ -25,6 +25,7 @@ from gpuexec.checkpoint.snapshot import snapshot
 from gpuexec.errors import CheckpointError
 
 RUNNING = "running"
+_READINGS = 3  # of a journal whose run begins or ends meanwhile
 _RUNS = "SELECT id, started, ended, outcome, pid, host, digest, pipeline, shard FROM runs ORDER BY id"
 INTERRUPTED = "interrupted"  # no end was recorded, and no process holds the lock
 
@@ -81,6 +82,15 @@ class History:
 
 def read_history(folder: str | os.PathLike[str], *, max_failures: int = 10) -> History:
     """Read a checkpoint folder. Raises ``CheckpointError`` if it has no checkpoint or cannot be read."""
+    for _ in range(_READINGS):
+        history, was_running = _read_once(folder, max_failures)
+        if is_locked(Path(folder) / SUBFOLDER) == was_running:
+            break  # else a run has begun or ended in between, and would be told as interrupted
+    return history
+
+
+def _read_once(folder: str | os.PathLike[str], max_failures: int) -> tuple[History, bool]:
+    """Return what is in a folder, and whether a run was going on when it was looked at."""
     subfolder = Path(folder) / SUBFOLDER
     path = subfolder / FILE_NAME
     try:
@@ -95,8 +105,8 @@ def read_history(folder: str | os.PathLike[str], *, max_failures: int = 10) -> H
     elsewhere = is_running and not _is_held_here(subfolder)
     with translated_sqlite_errors(path), _opened(path, elsewhere=elsewhere) as db:
         if check_header(db, path) == 0:
-            return History((), Counts(), ())  # the first run was killed while making it
-        return _read(db, max_failures, is_running=is_running)
+            return History((), Counts(), ()), is_running  # the first run was killed while making it
+        return _read(db, max_failures, is_running=is_running), is_running
 
 
 @contextlib.contextmanager

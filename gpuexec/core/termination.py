@@ -12,7 +12,8 @@ stopped by SIGSTOP or a debugger runs no code, handlers included, so it is kille
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Collection, Iterable
 from enum import StrEnum
 
 from gpuexec.channel.messages import Stop
@@ -24,7 +25,7 @@ from gpuexec.records import MutableRecord
 
 STACKS_S = 0.5  # to print them
 _TEARDOWN_S = 2.0  # for a worker that took too long
-_LONG_TURN = 0.25  # of the shortest timeout
+_LONG_TURN = 0.25  # of the shortest timeout, or of _TEARDOWN_S if there is none
 _LIMITED = STARTING | {WorkerState.READY, WorkerState.DRAINING}
 _NO_STACKS = "no stacks: the process was stopped (by SIGSTOP or a debugger), so it could not print them"
 
@@ -52,7 +53,9 @@ class Terminator:
     def __init__(self, processes: Processes, limits: Iterable[StageLimits]) -> None:
         self._processes = processes
         self._shortest = min((timeout for each in limits for timeout in each.timeouts), default=None)
+        self._long_turn_s = _LONG_TURN * (_TEARDOWN_S if self._shortest is None else self._shortest)
         self._restarted_at = 0.0
+        self._checked_at = math.inf
 
     # ---- on request ------------------------------------------------------------------------------------
 
@@ -96,17 +99,26 @@ class Terminator:
 
     # ---- as time passes --------------------------------------------------------------------------------
 
-    def restart_timeouts(self, since: float, now: float) -> None:
-        """Restart all timeouts if the driver was away for long (from ``since`` to ``now``).
+    def restart_timeouts(self, workers: Iterable[Worker], since: float, now: float) -> None:
+        """Restart all timeouts if the driver was away for long (from ``since`` to ``now``), and put off what is due.
 
         The caller had control, or the driver was stopped, or the whole machine was. Nobody read the workers' messages
-        then, so a worker may have waited for the driver.
+        then, so a worker may have waited for the driver, or have been stopped as well.
         """
-        if self._shortest is not None and now - since > _LONG_TURN * self._shortest:
-            self._restarted_at = now
+        if now - since <= self._long_turn_s:
+            return
+        self._restarted_at = self._checked_at = now
+        for worker in workers:
+            if worker.termination is not None:
+                worker.termination.due += now - since
 
-    def check(self, workers: Iterable[Worker], now: float) -> None:
-        """Take the steps that are due, and begin to end workers that take too long."""
+    def check(self, workers: Collection[Worker], now: float, waited_s: float = math.inf) -> None:
+        """Take the steps that are due, and begin to end workers that take too long.
+
+        ``waited_s``: how long the driver meant to wait, at most, since the last check. Above that, it was away.
+        """
+        self.restart_timeouts(workers, self._checked_at + waited_s, now)
+        self._checked_at = now
         for worker in workers:
             if worker.termination is not None:
                 if now >= worker.termination.due:
@@ -170,12 +182,14 @@ class Terminator:
                 limit_s = limits.batch_timeout_s
                 if limit_s is not None:
                     current = self._processes.current_batch(worker)
-                    since = _next_batch_due(worker) if current is None else current[1]
+                    since = self._next_batch_due(worker) if current is None else current[1]
         if since is None or limit_s is None:
             return None
         return max(since, self._restarted_at) + limit_s, worker.phase, limit_s
 
+    def _next_batch_due(self, worker: Worker) -> float:
+        """Return when a worker that is between two batches should have begun the next.
 
-def _next_batch_due(worker: Worker) -> float:
-    """Return when a worker that is between two batches should have begun the next."""
-    return max(worker.heard_at, min(batch.sent_at for batch in worker.in_flight.values()))
+        It may have ended a batch that took long, and the driver have been away since, for less than a long turn.
+        """
+        return max(worker.heard_at, min(batch.sent_at for batch in worker.in_flight.values())) + self._long_turn_s

@@ -276,7 +276,7 @@ class Run:
             self._advance()
             if self._state.phase_is_over:
                 return
-            until = time.monotonic() + (seconds := self._seconds_to_wait())
+            seconds = self._seconds_to_wait()
             for worker, what in self._processes.wait(seconds):
                 self._handle(worker, what)
             self._cancellation.check()
@@ -297,14 +297,13 @@ class Run:
             now = time.monotonic()
             if wrote:
                 self._note_pause(IdleReason.CHECKPOINT_WRITE, began, now)
-            self._state.terminator.restart_timeouts(until, now)
-            self._state.terminator.check(self._processes.workers, now)
+            self._state.terminator.check(self._processes.workers, now, seconds)
             self._memory.check(now)
             self._telemetry.pass_on(now)
             self._gauge_if_due(now)
 
     def _note_return_of_caller(self, since: float, now: float) -> None:
-        self._state.terminator.restart_timeouts(since, now)
+        self._state.terminator.restart_timeouts(self._processes.workers, since, now)
         if now - since > _BUSY_CALLER_S:
             self._state.dispatcher.waits.restart(now)
         self._note_pause(IdleReason.CALLER_NOT_READING, since, now)

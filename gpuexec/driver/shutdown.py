@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 
@@ -59,9 +60,10 @@ class Shutdown:
             if until is not None and now >= until:
                 return
             times = [t for t in (until, terminator.next_due(workers)) if t is not None]
-            for worker, what in self._processes.wait(max(0.0, min(times) - now) if times else None):
+            seconds = max(0.0, min(times) - now) if times else math.inf
+            for worker, what in self._processes.wait(seconds if times else None):
                 self._handle_last(worker, what)
-            terminator.check(self._processes.workers, time.monotonic())
+            terminator.check(self._processes.workers, time.monotonic(), seconds)
 
     def _handle_last(self, worker: Worker, what: Readiness) -> None:
         try:

@@ -274,10 +274,7 @@ class WorkerProcesses:
         """
         if self._warm is not None and (left := self._warm.seconds_left()) is not None:
             timeout = left if timeout is None else min(left, timeout)
-        ready = self._watch.wait(timeout)
-        if self._warm is not None:
-            self._warm.check()
-        for key, what in ready:
+        for key, what in self._watch.wait(timeout):
             if callable(key):
                 key()
                 continue
@@ -289,6 +286,8 @@ class WorkerProcesses:
                     self._flush(handle)
             else:
                 yield handle.worker, what
+        if self._warm is not None:  # once their answers are read, which may have waited
+            self._warm.check()
 
     def read(self, worker: Worker) -> list[Message]:
         """Return the messages that have arrived; at end of file, disconnect."""

@@ -146,7 +146,7 @@ def is_live(folder: Path) -> bool:
 
 def was_killed(folder: Path) -> bool:
     """Return whether the run of a folder was killed: it left its lock, and nobody holds it."""
-    return (folder / LOCK).exists() and not is_live(folder)
+    return not is_live(folder) and (folder / LOCK).exists()  # in this order: a run that ends removes it
 
 
 def size_of(folder: Path) -> int:

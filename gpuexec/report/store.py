@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable
@@ -105,7 +106,12 @@ class RunFolderReader:
         if not report.get("ended"):
             if self.is_live:
                 return Outcome.RUNNING
-            return Outcome.KILLED if run_folder.was_killed(self.path) else Outcome.UNKNOWN
+            if run_folder.was_killed(self.path):
+                return Outcome.KILLED
+            with contextlib.suppress(RunNotFound):
+                report = self.report()  # it may have ended since the report was read
+            if not report.get("ended"):
+                return Outcome.UNKNOWN
         if report.get("interrupted"):
             return Outcome.INTERRUPTED
         return Outcome.OK if report.get("ok") else Outcome.FAILED

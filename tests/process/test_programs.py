@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import multiprocessing.spawn
 import os
+import subprocess
 import sys
 import textwrap
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from gpuexec import ConfigurationError, Pipeline
+from gpuexec import ConfigurationError, Pipeline, events
 from tests.process.running import local_executor, logged, run_local, run_python
 from tests.process.stages import Apply, double, items
 from tests.process.stages.endings import EndsOnNode
-from tests.process.stages.programs import Waits, doubled_by_a_run, working_directory
+from tests.process.stages.programs import TearsDown, Waits, doubled_by_a_run, working_directory
 
 SCRIPT = """
 import multiprocessing, sys
@@ -156,23 +158,49 @@ def test_a_forked_child_cannot_take_its_parents_tasks():
     assert sorted(results) == list(range(0, 400, 2))
 
 
-@pytest.mark.parametrize("whose", ["the driver's", "the whole machine's"])
-def test_a_pause_is_not_held_against_the_workers(tmp_path: Path, whose: str):
+PAUSE_S = 4.0
+
+
+def pauses(noted: Path, *, whole_machine: bool = True, then: str = ":") -> subprocess.Popen[bytes]:
+    """Stop this process, once a worker has written its pid to a file, and that worker too; let them go on later."""
+    worker = f"$(cat '{noted}')" if whole_machine else ""
+    paused = f"until [ -s '{noted}' ]; do sleep 0.05; done; paused=\"{os.getpid()} {worker}\"; kill -STOP $paused"
+    return subprocess.Popen(["sh", "-c", f"{paused}; {then}; sleep {PAUSE_S}; kill -CONT $paused"])
+
+
+@pytest.mark.parametrize("whole_machine", [False, True])
+def test_a_pause_is_not_held_against_the_workers(tmp_path: Path, whole_machine: bool):
     """After Ctrl-Z, the worker has waited for the driver; where a virtual machine is paused, both have."""
     stage = Waits(tmp_path)
-    paused, pause_s = str(os.getpid()), 4.0
-    if whose == "the whole machine's":
-        paused += f" $(cat '{stage.at_work}')"
-    stopper = (
-        f"until [ -s '{stage.at_work}' ]; do sleep 0.05; done; paused=\"{paused}\"; "
-        f"kill -STOP $paused; touch {stage.go}; sleep {pause_s}; kill -CONT $paused"
-    )
-    pid = os.posix_spawn("/bin/sh", ["sh", "-c", stopper], os.environ)
-    with logged() as messages:
-        ran = run_local([stage], items(1), batch_timeout_s=pause_s / 2, max_attempts=1)
-    os.waitpid(pid, 0)
+    with (
+        logged() as messages,
+        pauses(stage.at_work, whole_machine=whole_machine, then=f"touch '{stage.go}'"),
+    ):
+        ran = run_local([stage], items(1), batch_timeout_s=PAUSE_S / 2, max_attempts=1)
     assert not [message for message in messages if "most recent call first" in message], "nobody asked for stacks"
     assert ran.data == [1]
+
+
+def test_nor_is_one_that_does_not_find_the_driver_waiting(tmp_path: Path):
+    """As often where a fast stage runs beside a slow one: the driver is at work when the machine is paused."""
+    stage, paused = Waits(tmp_path), tmp_path / "paused"
+
+    class IsPaused:
+        def on_event(self, event: events.RunEvent) -> None:
+            if isinstance(event, events.Gauged) and stage.at_work.exists() and not paused.exists():
+                paused.write_text(stage.at_work.read_text())
+                time.sleep(1.0)  # it is stopped meanwhile
+
+    with pauses(paused, then=f"touch '{stage.go}'"):
+        ran = run_local([stage], items(1), batch_timeout_s=PAUSE_S / 2, max_attempts=1, observers=[IsPaused()])
+    assert ran.data == [1]
+
+
+def test_a_pause_in_teardown_does_not_cut_it_off(tmp_path: Path):
+    stage = TearsDown(tmp_path)
+    with pauses(stage.at_work):
+        run_local([stage], items(1), stop_timeout_s=PAUSE_S - 1)
+    assert (tmp_path / "torn down").exists()
 
 
 def test_a_stage_may_take_over_the_signals_and_the_working_directory(tmp_path: Path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 from gpuexec import LocalExecutor, Pipeline, ProcessingStage, Resources
@@ -19,6 +20,30 @@ def doubled_by_a_run(value: int) -> int:
 
 def working_directory(value: object) -> tuple[str, int]:
     return str(Path.cwd()), os.getpid()
+
+
+class TearsDown(ProcessingStage[Item, Item]):
+    """Writes its pid to ``folder`` when it begins to tear down, and a file when it has."""
+
+    name = "tears_down"
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @property
+    def at_work(self) -> Path:
+        return self.folder / "at work"
+
+    def num_workers(self) -> int:
+        return 1
+
+    def process(self, task: Item) -> Item:
+        return task
+
+    def teardown(self) -> None:
+        self.at_work.write_text(str(os.getpid()))
+        time.sleep(1.5)
+        (self.folder / "torn down").touch()
 
 
 class Waits(ProcessingStage[Item, Item]):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from gpuexec.checkpoint import history
 from gpuexec.checkpoint.history import INTERRUPTED, RUNNING, Counts, read_history
 from gpuexec.checkpoint.journal import FILE_NAME, LOCK_NAME, SUBFOLDER, Journal
 from gpuexec.core.sources import Settled
@@ -123,6 +124,15 @@ def test_a_second_writer_is_refused_with_the_process_of_the_first(tmp_path):
     Journal.open(tmp_path).close()  # the lock has died with its holder
 
 
+def test_a_run_that_begins_while_the_journal_is_read_is_running(tmp_path, monkeypatch):
+    before, is_locked = [False], history.is_locked
+    with start(HOLDER, tmp_path) as holder:
+        holder.stdout.readline()
+        monkeypatch.setattr(history, "is_locked", lambda folder: before.pop() if before else is_locked(folder))
+        assert [run.outcome for run in read_history(tmp_path).runs] == [RUNNING]
+        holder.kill()
+
+
 def test_a_second_writer_in_the_same_process_is_refused(journal, tmp_path):
     with pytest.raises(CheckpointError, match="in use by process"):
         Journal.open(tmp_path / "c")
@@ -146,10 +156,10 @@ def test_a_writer_killed_at_any_moment_loses_nothing_it_had_acknowledged(tmp_pat
             known = max([known, *map(int, writer.stdout.read().split())])
         with closing(Journal.open(tmp_path)) as journal:
             assert all(journal.is_done(str(number)) for number in range(known))
-    history = read_history(tmp_path)
-    assert history.sources.done % 3 == 0  # steps are whole
-    assert history.sources.pending in {0, 3, 6}
-    assert [run.outcome for run in history.runs] == [INTERRUPTED, INTERRUPTED]
+    read = read_history(tmp_path)
+    assert read.sources.done % 3 == 0  # steps are whole
+    assert read.sources.pending in {0, 3, 6}
+    assert [run.outcome for run in read.runs] == [INTERRUPTED, INTERRUPTED]
     with closing(sqlite3.connect(tmp_path / SUBFOLDER / FILE_NAME)) as db:
         assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 

@@ -378,15 +378,31 @@ def test_a_long_turn_of_the_caller_restarts_the_timeouts():
     world = started(1, tasks=1, batch_timeout_s=8.0)
     worker = world.worker()
     world.inside(worker).processing = (next(iter(worker.in_flight)), world.now)
-    world.terminator.restart_timeouts(world.now, world.now + 1.9)
+    world.terminator.restart_timeouts([worker], world.now, world.now + 1.9)
     assert world.terminator.next_due([worker]) == world.now + 8.0, "a short one does not"
-    world.terminator.restart_timeouts(world.now, world.now + 7.0)
+    world.terminator.restart_timeouts([worker], world.now, world.now + 7.0)
     assert world.terminator.next_due([worker]) == world.now + 15.0
 
 
+def test_a_long_turn_of_the_caller_puts_off_the_end_of_workers_that_tear_down():
+    world = started(1, tasks=1)
+    worker = world.worker()
+    world.terminator.stop(worker, EndReason.STAGE_DONE, world.now, within_s=3.0)
+    world.terminator.restart_timeouts([worker], world.now, world.now + 4.0)
+    assert world.terminator.next_due([worker]) == world.now + 7.0
+
+
+def test_a_worker_whose_results_may_wait_to_be_read_is_given_a_turn_more():
+    world = started(1, tasks=1, batch_timeout_s=8.0)
+    (batch,) = world.worker().in_flight.values()
+    assert world.terminator.next_due(world.workers) == batch.sent_at + 8.0 + 2.0
+
+
 def test_a_worker_that_never_begins_the_next_batch_is_hung_too():
-    world = started(1, tasks=1, batch_timeout_s=5.0)
-    world.step(5.1)
+    world = started(1, tasks=1, batch_timeout_s=4.0)
+    world.step(4.9)
+    assert world.worker().state is WorkerState.READY
+    world.step(0.2)
     assert world.worker().state is WorkerState.HUNG
 
 

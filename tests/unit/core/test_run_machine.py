@@ -194,7 +194,7 @@ class Run(RuleBasedStateMachine):
         assert worker.state is WorkerState.STOPPING
         assert inside.interrupted
         assert worker.timeout.stacks == ["Thread 1"]
-        world.terminator.restart_timeouts(began, world.now)
+        world.terminator.restart_timeouts(world.workers, began, world.now)
 
     def _die(self, worker, culprit, reported):
         self._report(worker, reported)

@@ -143,6 +143,11 @@ def test_a_summary_has_the_outcome(runs, fields, outcome):
     assert find_run().summary().outcome == outcome
 
 
+def test_a_run_that_ends_while_it_is_looked_at_has_the_outcome_of_its_last_report(runs):
+    a_run(runs, "abc123")
+    assert find_run().outcome({**REPORT, "ended": False}) is Outcome.OK
+
+
 def test_a_run_that_left_its_lock_was_killed(runs):
     path = a_run(runs, "abc123", ended=False)
     (path / run_folder.LOCK).touch()
