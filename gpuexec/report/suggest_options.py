@@ -113,7 +113,8 @@ def _neighbours(run: RecordedRun) -> list[list[int]]:
     """Return runs of neighbouring stages which, as far as a report tells, could be fused."""
     groups: list[list[int]] = [[]]
     for index in sorted(run.loads):
-        size, is_async = number(run.stage(index).get("batch_size")), run.stage(index).get("max_concurrency") is not None
+        stage = run.stage(index)
+        size, is_async = number(stage.get("batch_size")), stage.get("max_concurrency") is not None
         if run.uses_gpu(index) or run.demands[index].num_workers is not None or size > 1 or is_async:
             groups.append([])
         else:

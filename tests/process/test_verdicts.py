@@ -119,12 +119,11 @@ HELPS = {
 @pytest.mark.parametrize("name", PLANTED)
 def test_the_first_sentence_names_what_was_planted(gpus, name: str):
     """One run of three must be told right: a loaded machine plants pauses of its own, and they are told too."""
-    for left in (2, 1, 0):
-        with contextlib.ExitStack() as stack:
-            if left:
-                stack.enter_context(contextlib.suppress(AssertionError))
+    for _ in range(2):
+        with contextlib.suppress(AssertionError):
             check_what_is_told(name)
             return
+    check_what_is_told(name)
 
 
 def check_what_is_told(name: str) -> None:

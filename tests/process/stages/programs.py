@@ -22,30 +22,6 @@ def working_directory(value: object) -> tuple[str, int]:
     return str(Path.cwd()), os.getpid()
 
 
-class TearsDown(ProcessingStage[Item, Item]):
-    """Writes its pid to ``folder`` when it begins to tear down, and a file when it has."""
-
-    name = "tears_down"
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    @property
-    def at_work(self) -> Path:
-        return self.folder / "at work"
-
-    def num_workers(self) -> int:
-        return 1
-
-    def process(self, task: Item) -> Item:
-        return task
-
-    def teardown(self) -> None:
-        self.at_work.write_text(str(os.getpid()))
-        time.sleep(1.5)
-        (self.folder / "torn down").touch()
-
-
 class Waits(ProcessingStage[Item, Item]):
     """Writes its pid to ``folder`` and waits for a go; with ``takes_over``, it changes its process first."""
 
@@ -85,3 +61,17 @@ class Waits(ProcessingStage[Item, Item]):
             gone.mkdir(mode=0o700)
             os.chdir(gone)
             gone.rmdir()
+
+
+class TearsDown(Waits):
+    """Waits for nothing; writes its pid to ``folder`` when it begins to tear down, and a file when it has."""
+
+    name = "tears_down"
+
+    def process(self, task: Item) -> Item:
+        return task
+
+    def teardown(self) -> None:
+        self.at_work.write_text(str(os.getpid()))
+        time.sleep(1.5)
+        (self.folder / "torn down").touch()
